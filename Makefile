@@ -1,0 +1,32 @@
+# Everything a newcomer needs; each target makes the virtual environment first where it is missing.
+FITS := import ensurepip, sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
+PYTHON ?= $(shell for name in python3.12 python3.11 python3; do $$name -c "$(FITS)" 2>/dev/null && echo $$name && break; done)
+OUT ?= runs
+ARGS ?=
+BIN := .venv/bin
+
+.PHONY: setup study test check lint types
+setup: .venv/ready
+
+.venv/ready: pyproject.toml requirements.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed; name one with make PYTHON=..."; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	touch .venv/ready
+
+study: setup  ## the quickstart: a front on digits within minutes
+	$(BIN)/python -m cfamc_ray.tune --space quickstart.yaml --out $(OUT) $(ARGS)
+
+test: setup
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+check: lint types test

@@ -1,0 +1,153 @@
+"""From a space file and the command line's overrides to a `StudyConfig`, with errors that name file, key and remedy."""
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.study import METRICS, StudyConfig
+from cfamc_ray.config.trial import TrialConfig, trial_keys
+
+PACKAGE = Path(__file__).resolve().parent.parent
+SPACE_FOLDERS = (Path("search_spaces"), PACKAGE / "search_spaces", PACKAGE.parent / "search_spaces")
+"""Where a bare name is looked up: the working directory's, the wheel's, and the checkout's."""
+
+
+def find_space(name: str) -> Path:
+    """The file of a space given as a path or as a bare name such as ``pareto.yaml``.
+
+    Raises:
+        InputError: where there is none; the message lists the spaces that there are.
+    """
+    candidates = [Path(name), *(folder / name for folder in SPACE_FOLDERS)]
+    for path in candidates:
+        if path.is_file():
+            return path
+    known = sorted({path.name for folder in SPACE_FOLDERS for path in folder.glob("*.yaml")})
+    raise InputError(f"{name}: no such file, and no space of this name. Spaces at hand: {', '.join(known) or 'none'}")
+
+
+def read_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
+    """Read and validate a space file.
+
+    Args:
+        path: the YAML file.
+        overrides: ``key=value`` as typed after ``--set``; keys of a study (``budget.trials``), or of a trial
+            (``crops.views``), which then is no longer searched.
+
+    Raises:
+        InputError: for everything that is wrong with the file or an override.
+    """
+    tree = _read_yaml(path)
+    for override in overrides:
+        _override(tree, override)
+    try:
+        return StudyConfig.model_validate(tree)
+    except ValidationError as error:
+        raise InputError("\n".join(f"{path}: {problem}" for problem in _problems(error))) from None
+
+
+def dump_study(config: StudyConfig) -> str:
+    """The study as YAML that `read_study` reads back to an equal one."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that stands twice in one mapping, where plain YAML keeps the last in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for position, key in enumerate(keys):
+            if key in keys[:position]:
+                mark = node.value[position][0].start_mark
+                raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands twice", problem_mark=mark)
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)  # noqa: S506 (a SafeLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}, column {mark.column + 1}:" if mark else ""
+        raise InputError(f"{path}:{where} not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    if not isinstance(tree, dict):
+        raise InputError(f"{path}: must hold keys of a study ({', '.join(StudyConfig.model_fields)}), not {tree!r}")
+    return tree
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise InputError(f"--set {override}: write key=value, as in --set budget.trials=20")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"--set {override}: {text!r} is not a YAML value") from None
+    first, *rest = key.split(".")
+    if first in TrialConfig.model_fields:
+        first, rest = "trial", [first, *rest]
+    if first not in StudyConfig.model_fields:
+        known = [*StudyConfig.model_fields, *TrialConfig.model_fields]
+        raise InputError(f"--set {override}: there is no key {first!r}{_nearest(first, known)}")
+    if first == "space" and rest:
+        rest = [".".join(rest)]
+    if first == "trial" and isinstance(tree.get("space"), dict):
+        tree["space"].pop(".".join(rest), None)
+    branch = tree
+    for name in [first, *rest][:-1]:
+        child = branch.setdefault(name, {})
+        if not isinstance(child, dict):
+            raise InputError(f"--set {override}: {name} holds the value {child!r}, so it has no keys")
+        branch = child
+    branch[[first, *rest][-1]] = value
+
+
+def _problems(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors():
+        location = [str(part) for part in problem["loc"]]
+        key = ".".join(location)
+        match problem["type"]:
+            case "extra_forbidden":
+                *parents, name = location
+                yield f"unknown key {key}{_nearest(name, _fields_at(parents))}"
+            case "missing":
+                yield f"the key {key} is missing"
+            case "value_error":
+                message = problem["msg"].removeprefix("Value error, ")
+                yield f"{key}: {message}" + _given(problem["input"]) if key else message + _nearest_space_key(message)
+            case _:
+                yield f"{key}: {problem['msg'][0].lower()}{problem['msg'][1:]}" + _given(problem["input"])
+
+
+def _given(value: object) -> str:
+    return "" if isinstance(value, Mapping | BaseModel) else f" (it is {value!r})"
+
+
+def _fields_at(location: Iterable[str]) -> list[str]:
+    model: Any = StudyConfig
+    for name in location:
+        field = model.model_fields.get(name) if hasattr(model, "model_fields") else None
+        model = field.annotation if field else None
+    return list(model.model_fields) if hasattr(model, "model_fields") else []
+
+
+def _nearest_space_key(message: str) -> str:
+    if message.startswith("objectives: no trial reports"):
+        return _nearest(message.rpartition("reports ")[2].strip("'"), list(METRICS))
+    if message.startswith("space.") and "no such key" in message:
+        return _nearest(message.split(":", maxsplit=1)[0].removeprefix("space."), trial_keys())
+    return ""
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; known here: {', '.join(known)}" if known else ""

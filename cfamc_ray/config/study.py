@@ -1,0 +1,222 @@
+"""A study: a question, objectives, a space of trials, a budget and the machines it may use."""
+
+import random
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_serializer, field_validator, model_validator
+
+from cfamc_ray.config.space import (
+    Choice,
+    Condition,
+    Constant,
+    FloatRange,
+    IntRange,
+    Range,
+    Real,
+    Scalar,
+    Strict,
+    dump_range,
+    parse_range,
+)
+from cfamc_ray.config.trial import TrialConfig, trial_keys
+
+Direction = Literal["maximize", "minimize"]
+
+METRICS: dict[str, Direction] = {
+    "clean_accuracy": "maximize",
+    "robust_accuracy": "maximize",
+    "crop_passes": "minimize",
+    "flops": "minimize",
+    "train_seconds": "minimize",
+    "eval_seconds": "minimize",
+    "peak_memory_bytes": "minimize",
+}
+"""What a finished trial can be judged by, with the direction that makes sense."""
+
+
+class SearchConfig(Strict):
+    """How the next point is chosen."""
+
+    sampler: Literal["tpe", "nsga2", "nsga3", "gp", "random"] = "tpe"
+    """Optuna's sampler: tree-structured Parzen estimator, two genetic algorithms, Gaussian process, or random."""
+    startup_trials: int = Field(default=8, ge=1)
+    """Random points before TPE or the Gaussian process starts to learn; the genetic algorithms' population."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the sampler; with one trial at a time it fixes all points."""
+
+
+class BudgetConfig(Strict):
+    """When the study ends."""
+
+    trials: int = Field(default=16, ge=1)
+    """How many points are tried, failed ones included."""
+
+
+class ResourceConfig(Strict):
+    """What runs at once, and what each trial may use."""
+
+    trials_at_once: int = Field(default=1, ge=1)
+    workers_per_trial: int = Field(default=1, ge=1)
+    """Data-parallel workers of a trial; each takes its share of every minibatch."""
+    cpus_per_worker: int = Field(default=1, ge=1)
+    """Processor cores, and so threads, of each worker."""
+    gpus_per_worker: Real = Field(default=0.0, ge=0)
+    """GPUs of each worker: 0 (it computes on CPUs), a fraction such as 0.5 (two share one), or 1."""
+    minutes_per_trial: Real | None = Field(default=None, gt=0)
+    """A trial that is not done after so long is stopped; null: no limit."""
+    restarts: int = Field(default=2, ge=0)
+    """How often a trial whose process was killed from outside is started again, from its last epoch."""
+
+    @model_validator(mode="after")
+    def _one_gpu(self) -> "ResourceConfig":
+        if self.gpus_per_worker > 1:
+            raise ValueError(f"gpus_per_worker must not exceed 1, not {self.gpus_per_worker}: add workers instead")
+        return self
+
+    @property
+    def cpus_at_once(self) -> int:
+        """Cores that the study needs when all its places are taken."""
+        return self.trials_at_once * self.workers_per_trial * self.cpus_per_worker
+
+    @property
+    def gpus_at_once(self) -> float:
+        """GPUs that the study needs when all its places are taken."""
+        return self.trials_at_once * self.workers_per_trial * self.gpus_per_worker
+
+
+class StudyConfig(Strict):
+    """A space file, resolved."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    """Name of the study and of its folder."""
+    question: str = ""
+    """What the study is to answer, in a sentence."""
+    objectives: dict[str, Direction] = Field(
+        default={"clean_accuracy": "maximize", "robust_accuracy": "maximize"}, min_length=1
+    )
+    """Metrics of a trial and their directions; the front is taken over all of them."""
+    reference: dict[str, Real] = {}
+    """Worst value of an objective that still counts for the hypervolume; 0 for what is maximised unless given. An
+    objective that is minimised takes the worst finished value where none is given."""
+    search: SearchConfig = SearchConfig()
+    budget: BudgetConfig = BudgetConfig()
+    resources: ResourceConfig = ResourceConfig()
+    keep_encoders: Literal["front", "all"] = "front"
+    """Whose encoders stay in the study folder at the end."""
+    trial: TrialConfig = TrialConfig()
+    """What all trials share; keys that are not given have the defaults of the reference."""
+    space: dict[str, Range] = {}
+    """What is searched: a dotted key of a trial and its range."""
+    conditions: tuple[Condition, ...] = Field(default=(), strict=False)
+    """Comparisons between keys that every point meets."""
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _parse_space(cls, value: object) -> object:
+        if not isinstance(value, Mapping):
+            return value
+        ranges: dict[object, Range] = {}
+        for key, written in value.items():
+            try:
+                ranges[key] = parse_range(written)
+            except ValidationError as error:
+                raise ValueError(f"{key} {_first_message(error)}") from None
+            except ValueError as error:
+                raise ValueError(f"{key} {error}") from None
+        return ranges
+
+    @field_validator("conditions", mode="before")
+    @classmethod
+    def _parse_conditions(cls, value: object) -> object:
+        if not isinstance(value, list | tuple):
+            return value
+        conditions = []
+        for written in value:
+            try:
+                conditions.append(written if isinstance(written, Condition) else Condition(str(written)))
+            except ValueError as error:
+                raise ValueError(f"{written!r} {error}") from None
+        return tuple(conditions)
+
+    @field_serializer("space")
+    def _dump_space(self, value: dict[str, Range]) -> dict[str, object]:
+        return {key: dump_range(written) for key, written in value.items()}
+
+    @field_serializer("conditions")
+    def _dump_conditions(self, value: tuple[Condition, ...]) -> list[str]:
+        return [condition.text for condition in value]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "StudyConfig":
+        for name in (*self.objectives, *self.reference):
+            if name not in METRICS:
+                raise ValueError(f"objectives: no trial reports {name!r}")
+        for name in self.reference:
+            if name not in self.objectives:
+                raise ValueError(f"reference: {name} is not among the objectives {', '.join(self.objectives)}")
+        self._check_ranges()
+        self._check_conditions()
+        workers, batch = self.resources.workers_per_trial, "pretraining.batch_images"
+        for size in self.space[batch].edges() if batch in self.space else [self.trial.value_of(batch)]:
+            if not isinstance(size, int) or size % workers:
+                raise ValueError(f"{batch} {size} cannot be shared evenly by resources.workers_per_trial {workers}")
+        return self
+
+    def _check_ranges(self) -> None:
+        for key, written in self.space.items():
+            if key not in trial_keys():
+                raise ValueError(f"space.{key}: no such key of a trial")
+            for edge in written.edges():
+                try:
+                    self.trial.with_values({key: edge})
+                except ValidationError as error:
+                    # A rule between several keys is a matter of the sampled points, not of one key's bounds.
+                    if any(problem["loc"] for problem in error.errors()):
+                        raise ValueError(f"space.{key}: {_first_message(error)} (it is {edge!r})") from None
+
+    def _check_conditions(self) -> None:
+        drawn = random.Random(0)  # noqa: S311 (no secret)
+        points = [{key: draw(written, drawn) for key, written in self.space.items()} for _ in range(4096)]
+        if not any(self.admits(point) for point in points):
+            shown = "; ".join(condition.text for condition in self.conditions) or "the rules between a trial's keys"
+            raise ValueError(f"conditions: none of {len(points)} random points of the space meets them ({shown})")
+
+    def admits(self, point: Mapping[str, Scalar]) -> bool:
+        """Whether a point of the space makes a valid trial and meets all conditions.
+
+        Raises:
+            ValueError: for a condition that names a key no trial has, or that cannot be computed.
+        """
+        try:
+            trial = self.trial.with_values(dict(point))
+        except ValidationError:
+            return False
+        for condition in self.conditions:
+            try:
+                if not condition.holds(trial.value_of):
+                    return False
+            except ValueError as error:
+                raise ValueError(f"conditions: {condition.text!r} {error}") from None
+        return True
+
+    def identity(self) -> dict[str, Any]:
+        """What must not change while a study goes on; the budget, the machines and the wording may."""
+        return self.model_dump(mode="json", include={"objectives", "search", "trial", "space", "conditions"})
+
+
+def draw(written: Range, source: random.Random) -> Scalar:
+    """One value of a range, at random (evenly; the check of the conditions is all that uses it)."""
+    match written:
+        case IntRange(bounds=(low, high), step=step):
+            return source.randrange(low, high + 1, step)
+        case FloatRange(bounds=(low, high)):
+            return source.uniform(low, high)
+        case Choice(values=values):
+            return source.choice(values)
+        case Constant(value=value):
+            return value
+
+
+def _first_message(error: ValidationError) -> str:
+    return error.errors()[0]["msg"].removeprefix("Value error, ")

@@ -1,0 +1,298 @@
+"""Everything that decides one trial's result, and the quantities that follow from it.
+
+The field docstrings are the reference of every key; the defaults are the paper's recipe (arXiv 2501.03507) with the
+sane variant of each choice that the published code hides.
+"""
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, model_validator
+
+from cfamc_ray.config.space import Pixels, Real, Strict
+
+Share = Real
+"""A probability or a fraction of a whole, from 0 to 1."""
+
+
+class DataConfig(Strict):
+    """Which images, and how many of them pretrain, probe and validate."""
+
+    name: Literal["digits", "cifar10", "cifar100", "npz", "imagefolder"] = "cifar10"
+    """`digits` ships with scikit-learn; `cifar10` and `cifar100` are torchvision's; `npz` is a file with x_train,
+    y_train, x_test, y_test; `imagefolder` is a folder with one folder of images for each class."""
+    path: str | None = None
+    """The file of `npz` or the folder of `imagefolder`; a relative path is looked up in the working directory, then in
+    the folder that the environment variable CFAMC_DATA names."""
+    image_size: int = Field(default=32, ge=8, le=1024)
+    """Height and width in pixels to which `digits` and `imagefolder` are resized once; other sources keep theirs."""
+    pretrain_images: int = Field(default=45_000, ge=2)
+    """Images that pretraining sees, without their labels."""
+    probe_images: int = Field(default=45_000, ge=2)
+    """Labelled training images that the linear probe is fitted on."""
+    probe_overlap: bool = True
+    """Whether the probe may be fitted on images that pretraining saw too."""
+    validation_images: int = Field(default=5_000, ge=2)
+    """Training images held out of pretraining and probe; a search is judged on them alone."""
+    split_seed: int = Field(default=0, ge=0)
+    """Seed of the stratified split; it is not the trial's seed, so that all trials are judged on the same images."""
+
+    @model_validator(mode="after")
+    def _path_where_needed(self) -> "DataConfig":
+        if self.name in ("npz", "imagefolder") and self.path is None:
+            raise ValueError(f"path is missing: name the {'file' if self.name == 'npz' else 'folder'} of {self.name}")
+        if self.name not in ("npz", "imagefolder") and self.path is not None:
+            raise ValueError(f"path is only for npz and imagefolder; {self.name} needs none")
+        return self
+
+
+class CropsConfig(Strict):
+    """Random resized crops, each augmented by itself (published recipe of EMP-SSL)."""
+
+    views: int = Field(default=16, ge=2)
+    """Crops of every image (V). With fewer than 4 the mean embedding is unstable."""
+    size: int = Field(default=32, ge=8, le=512)
+    """Height and width of a crop in pixels; the cost of a crop pass grows with its square."""
+    scale: tuple[Share, Share] = Field(default=(0.08, 1.0), strict=False)
+    """Smallest and largest share of the image's area; (0.25, 0.25) with ratio (1, 1) are the paper's patches."""
+    ratio: tuple[Real, Real] = Field(default=(3 / 4, 4 / 3), strict=False)
+    """Smallest and largest width over height."""
+    flip_probability: Share = 0.5
+    jitter_probability: Share = 0.8
+    brightness: Real = Field(default=0.4, ge=0)
+    """Colour jitter: the factor is drawn from 1 - value to 1 + value; contrast and saturation likewise."""
+    contrast: Real = Field(default=0.4, ge=0)
+    saturation: Real = Field(default=0.4, ge=0)
+    hue: Real = Field(default=0.2, ge=0, le=0.5)
+    """Largest turn of the hue in either direction, as a share of the whole circle."""
+    grayscale_probability: Share = 0.2
+    blur_probability: Share = 0.1
+    blur_sigma: tuple[Real, Real] = Field(default=(0.1, 2.0), strict=False)
+    """Smallest and largest standard deviation of the Gaussian blur, in pixels of the crop."""
+    solarize_probability: Share = 0.1
+
+    @model_validator(mode="after")
+    def _sensible(self) -> "CropsConfig":
+        for name in ("scale", "ratio", "blur_sigma"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"{name} must be two positive numbers, the smaller first, not {[low, high]}")
+        if self.scale[1] > 1:
+            raise ValueError(f"scale must not exceed 1, the whole image, not {self.scale[1]}")
+        for name in type(self).model_fields:
+            if name.endswith("_probability") and not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be from 0 to 1, not {getattr(self, name)}")
+        return self
+
+
+class PerturbationConfig(Strict):
+    """One perturbation per crop, inside the l∞ ball of radius epsilon and inside the pixel box."""
+
+    attack: Literal["free", "pgd", "none"] = "free"
+    """`free`: the backward pass of each replay also moves the perturbation; `pgd`: separate attack passes before one
+    weight update; `none`: ordinary pretraining."""
+    epsilon: Pixels = 8 / 255
+    """Radius of the ball."""
+    step_ratio: Real = Field(default=0.01 * 255 / 8, gt=0)
+    """Step size over epsilon; the published step of 0.01 at 8/255 is 0.31875."""
+    steps: int = Field(default=5, ge=1)
+    """Attack passes per minibatch; read by `pgd` alone."""
+    carry: bool = True
+    """Whether the perturbation goes on to the next minibatch's crops by position; else it starts at zero each time."""
+    project_first: bool = True
+    """Whether a carried perturbation is clipped to its new crops before the first replay (published: no)."""
+    keep_attack_gradients: bool = False
+    """Whether a `pgd` weight update also adds the weight gradients of its attack passes (published: yes)."""
+    attack_in_train_mode: bool = True
+    """Whether batch norm uses and moves its batch statistics in the attack passes of `pgd` (published: yes)."""
+
+    @property
+    def step_size(self) -> float:
+        """What one ascent step adds to a pixel."""
+        return self.step_ratio * self.epsilon
+
+
+class EncoderConfig(Strict):
+    """A ResNet without its classifier, then the pre-feature, then the projector."""
+
+    architecture: Literal["resnet18", "resnet50"] = "resnet18"
+    """Both with the stem for small images: a 3x3 convolution of stride 1 and no max-pooling."""
+    width: int = Field(default=64, ge=4, multiple_of=4)
+    """Channels of the first stage; 64 is the paper's."""
+    norm: Literal["batch", "group"] = "batch"
+    """`group` normalises each image by itself, so nothing depends on the batch or on the number of workers."""
+    prefeature_width: int = Field(default=4096, ge=2)
+    """Width of the layer that the linear probe reads."""
+    hidden_width: int = Field(default=4096, ge=2)
+    """Width of the projector's hidden layer."""
+    embedding_width: int = Field(default=1024, ge=2)
+    """Width of the unit-length rows that the loss sees (D)."""
+    synchronize_norm: bool = True
+    """Whether several workers on GPUs share one batch norm over the global batch (published: no); torch has no such
+    batch norm for CPUs, where each worker normalises its own share."""
+
+
+class LossConfig(Strict):
+    """EMP-SSL: minus the weighted invariance, minus the weighted coding rate."""
+
+    invariance_weight: Real = Field(default=200.0, ge=0)
+    rate_weight: Real = Field(default=1.0, ge=0)
+    rate_epsilon: Real = Field(default=0.2, gt=0)
+    """Distortion of the coding rate, used as it is (the paper's formula squares it, its code does not)."""
+
+
+class OptimizerConfig(Strict):
+    """SGD with Nesterov momentum and LARS, on a cosine to zero without warm-up."""
+
+    lr: Real = Field(default=0.3, gt=0)
+    """Largest effective rate of a layer. Under LARS the local rate is far below, so this hardly acts on weights."""
+    momentum: Real = Field(default=0.9, ge=0, lt=1)
+    weight_decay: Real = Field(default=1e-4, ge=0)
+    trust_coefficient: Real | None = Field(default=0.005, gt=0)
+    """Strength of LARS, what sets the pace of the weights; null switches LARS off."""
+    schedule: Literal["updates", "minibatches", "constant"] = "updates"
+    """Horizon of the cosine, which advances at each weight update: all `updates` or, as published, the number of
+    `minibatches`, which ends at zero for odd replays and at the full rate for even ones."""
+
+
+class PretrainingConfig(Strict):
+    """The loop."""
+
+    epochs: int = Field(default=10, ge=1)
+    replays: int = Field(default=3, ge=1)
+    """Weight updates on the same crops (m)."""
+    batch_images: int = Field(default=100, ge=2)
+    """Images of a minibatch over all workers (B); the network sees views x batch_images crops at once."""
+    precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
+    """Arithmetic of the network; the first layer's input, norms of rows and log-determinants stay in float32 at least.
+    `auto` is bfloat16 where the processor computes it fast, else float32."""
+
+
+class EvaluationConfig(Strict):
+    """What a search measures after each epoch on validation images."""
+
+    features: Literal["prefeature", "backbone"] = "prefeature"
+    """What the linear probe reads: the pre-feature, as published, or the ResNet's output."""
+    probe_l2: Real = Field(default=1e-3, gt=0)
+    """L2 strength of the probe: l2/2 times the squared norm of the weights is added to the mean cross-entropy, features
+    being standardised first. Without it separable features drive the head, and its gradients, to extremes."""
+    probe_tolerance: Real = Field(default=1e-4, gt=0)
+    """The probe's fit ends when no entry of the objective's gradient exceeds this."""
+    probe_iterations: int = Field(default=200, ge=1)
+    """The probe's fit ends after so many L-BFGS iterations at the latest."""
+    attack_epsilon: Pixels = 4 / 255
+    """Radius of the l∞ ball of the threat model."""
+    attack_steps: int = Field(default=10, ge=1)
+    """Steps of projected gradient descent on the cross-entropy, in float32."""
+    attack_step_ratio: Real = Field(default=0.25, gt=0)
+    """Step size over attack_epsilon."""
+    attack_restarts: int = Field(default=1, ge=1)
+    """Random starts; an image counts as robust when none breaks it."""
+    attack_images: int = Field(default=1_000, ge=1)
+    """How many of the validation images are attacked; all of them where there are fewer."""
+
+
+class TrialConfig(Strict):
+    """One trial: two trials with equal configs, hardware, threads and workers give equal numbers."""
+
+    seed: int = Field(default=0, ge=0)
+    """Seed of the initial weights, the order of the images, the crops and the attacks' starts."""
+    data: DataConfig = DataConfig()
+    crops: CropsConfig = CropsConfig()
+    perturbation: PerturbationConfig = PerturbationConfig()
+    encoder: EncoderConfig = EncoderConfig()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    pretraining: PretrainingConfig = PretrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TrialConfig":
+        if self.pretraining.batch_images > self.data.pretrain_images:
+            raise ValueError(
+                f"pretraining.batch_images {self.pretraining.batch_images} exceeds "
+                f"data.pretrain_images {self.data.pretrain_images}: an epoch would have no minibatch"
+            )
+        if self.perturbation.attack == "pgd" and self.pretraining.replays != 1:
+            raise ValueError(
+                f"pretraining.replays must be 1 with perturbation.attack pgd, not {self.pretraining.replays}: "
+                "its attack passes are perturbation.steps"
+            )
+        return self
+
+    @property
+    def minibatches_per_epoch(self) -> int:
+        """Complete minibatches; the images left over sit out the epoch (another few each time)."""
+        return self.data.pretrain_images // self.pretraining.batch_images
+
+    @property
+    def updates(self) -> int:
+        """Weight updates of the whole trial."""
+        return self.pretraining.epochs * self.minibatches_per_epoch * self.pretraining.replays
+
+    @property
+    def attack_passes_per_epoch(self) -> int:
+        """Forward and backward passes of a crop that serve the attack alone, per epoch."""
+        if self.perturbation.attack != "pgd":
+            return 0
+        return self._crops_per_epoch * self.perturbation.steps
+
+    @property
+    def crop_passes_per_epoch(self) -> int:
+        """All forward and backward passes of one crop in an epoch: V m N for free replay, V (k + 1) N for PGD."""
+        return self._crops_per_epoch * self.pretraining.replays + self.attack_passes_per_epoch
+
+    @property
+    def crop_passes(self) -> int:
+        """Crop passes of the whole trial."""
+        return self.pretraining.epochs * self.crop_passes_per_epoch
+
+    @property
+    def _crops_per_epoch(self) -> int:
+        return self.minibatches_per_epoch * self.pretraining.batch_images * self.crops.views
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits that are equal for equal configs alone."""
+        return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()[:12]
+
+    def value_of(self, key: str) -> Any:
+        """The value of a dotted key, such as ``crops.views``, or of a derived quantity, such as ``crop_passes``.
+
+        Raises:
+            ValueError: where there is no such key.
+        """
+        value: Any = self
+        for name in key.split("."):
+            if name.startswith("_") or not isinstance(value, Strict) or not hasattr(value, name):
+                raise ValueError(f"names {key}, which no trial has")
+            value = getattr(value, name)
+        return value
+
+    def with_values(self, values: dict[str, Any]) -> "TrialConfig":
+        """This config with the values of some dotted keys replaced, validated anew.
+
+        Raises:
+            pydantic.ValidationError: where a key is unknown or a value is out of bounds.
+        """
+        tree = self.model_dump()
+        for key, value in values.items():
+            *parents, leaf = key.split(".")
+            branch = tree
+            for parent in parents:
+                branch = branch.setdefault(parent, {})
+            branch[leaf] = value
+        return TrialConfig.model_validate(tree)
+
+
+def trial_keys() -> list[str]:
+    """All dotted keys of a trial, such as ``crops.views``."""
+    keys = []
+    for name, field in TrialConfig.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            keys += [f"{name}.{leaf}" for leaf in section.model_fields]
+        else:
+            keys.append(name)
+    return keys

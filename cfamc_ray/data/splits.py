@@ -1,0 +1,66 @@
+"""Which images pretrain, probe and validate a trial, and which test a finalist (shapes as in images.py)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.trial import DataConfig
+from cfamc_ray.data.images import ImageSubset, LabelledImages
+from cfamc_ray.data.sources import read_source
+from cfamc_ray.data.stratification import stratified_order
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """All that a trial may see; the test split is no part of it."""
+
+    pretrain: ImageSubset
+    probe: LabelledImages
+    validation: LabelledImages
+    classes: int
+
+
+def load_splits(config: DataConfig, *, folder: Path | None = None) -> Splits:
+    """Split the training images, each class in proportion.
+
+    With one seed and one number of validation images, smaller splits are parts of larger ones, and validation images
+    are in neither of the others.
+
+    Args:
+        config: the source and the counts.
+        folder: as for `read_source`.
+
+    Raises:
+        InputError: where the source cannot be read, or has too few training images.
+    """
+    source = read_source(config, folder=folder)
+    _check_counts(config, available=len(source.train))
+    order = stratified_order(source.train.labels_N, config.split_seed)
+    validation, rest = order[: config.validation_images], order[config.validation_images :]
+    probe = rest if config.probe_overlap else rest[config.pretrain_images :]
+    return Splits(
+        pretrain=ImageSubset(source.train.images_NCHW, rest[: config.pretrain_images]),
+        probe=source.train.take(probe[: config.probe_images]),
+        validation=source.train.take(validation),
+        classes=source.classes,
+    )
+
+
+def load_test(config: DataConfig, *, folder: Path | None = None) -> LabelledImages:
+    """The test split, for finalists alone.
+
+    Raises:
+        InputError: where the source cannot be read.
+    """
+    return read_source(config, folder=folder).test
+
+
+def _check_counts(config: DataConfig, *, available: int) -> None:
+    pretrain, probe = config.pretrain_images, config.probe_images
+    needed = config.validation_images + (max(pretrain, probe) if config.probe_overlap else pretrain + probe)
+    if needed > available:
+        learning = f"data.pretrain_images {pretrain} {'or' if config.probe_overlap else '+'} data.probe_images {probe}"
+        raise InputError(
+            f"data.validation_images {config.validation_images} + {learning} need {needed} training images, "
+            f"but {config.path or config.name} has {available}: lower the counts"
+        )

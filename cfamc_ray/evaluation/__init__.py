@@ -1,0 +1,1 @@
+"""How good an encoder is, and what it cost: linear probe, attacks, cost."""

@@ -1,0 +1,70 @@
+"""Projected gradient descent on a classifier.
+
+Shapes: N images, C/H/W channels/height/width, K classes.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cfamc_ray.method.perturbation import ascend, project
+
+Logits = Callable[[Tensor], Tensor]
+"""Pixels (N, C, H, W) in [0, 1] to logits (N, K)."""
+
+
+def pgd(
+    logits_of: Logits,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    epsilon: float,
+    steps: int,
+    step_size: float,
+    restarts: int = 1,
+    start: Literal["uniform", "zero"] = "uniform",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Adversarial images that maximise the cross-entropy in the l∞ ball (PGD, arXiv 1706.06083).
+
+    An image that a start has broken is left as it is; so the result does not depend on the other images of a batch
+    as long as the classifier treats each by itself.
+
+    Args:
+        logits_of: the classifier, in evaluation mode.
+        images: pixels in [0, 1].
+        labels: true classes.
+        epsilon: radius of the ball.
+        steps: ascent steps of each start, at least 1.
+        step_size: of each step, in pixels.
+        restarts: starts; those after the first attack only what is not yet broken.
+        start: uniform in the ball, or zero.
+        generator: of the uniform starts, on the CPU.
+
+    Returns:
+        images of the same shape; for each one the first that is misclassified, or else the last start's end.
+    """
+    adversarial = images.clone()
+    open_indices = torch.arange(len(images), device=images.device)
+    for _ in range(restarts):
+        x, y = images[open_indices], labels[open_indices]
+        delta = torch.zeros_like(x)
+        if start == "uniform":
+            noise = torch.rand(images.shape, generator=generator, dtype=x.dtype).to(x.device)[open_indices]
+            delta = project((2 * noise - 1) * epsilon, x, epsilon=epsilon)
+        for _ in range(steps):
+            perturbed = (x + delta).requires_grad_()
+            with torch.enable_grad():
+                loss = F.cross_entropy(logits_of(perturbed), y, reduction="sum")
+                (gradient,) = torch.autograd.grad(loss, perturbed)
+            delta = ascend(delta, gradient, x, step_size=step_size, epsilon=epsilon)
+        adversarial[open_indices] = x + delta
+        with torch.no_grad():
+            resists = logits_of(x + delta).argmax(-1) == y
+        open_indices = open_indices[resists]
+        if len(open_indices) == 0:
+            break
+    return adversarial

@@ -1,0 +1,89 @@
+"""What a trial costs, known before it runs: FLOPs are counted, not measured."""
+
+import random
+import resource
+import sys
+from contextlib import suppress
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from cfamc_ray.config.study import StudyConfig, draw
+from cfamc_ray.config.trial import EncoderConfig, TrialConfig
+from cfamc_ray.method.encoder import SelfSupervisedEncoder
+
+
+def training_flops(config: TrialConfig) -> int:
+    """FLOPs of the matrix products of a whole trial's training, two for each multiplication and addition.
+
+    Every crop pass that updates weights is a forward and a whole backward pass; an attack pass of its own needs the
+    gradient of the input alone, about two thirds of that, unless its weight gradients are kept.
+    """
+    update, attack = crop_pass_flops(config.encoder, config.crops.size)
+    attack_passes = config.attack_passes_per_epoch
+    attack_flops = update if config.perturbation.keep_attack_gradients else attack
+    per_epoch = (config.crop_passes_per_epoch - attack_passes) * update + attack_passes * attack_flops
+    return config.pretraining.epochs * per_epoch
+
+
+class StudyCost(NamedTuple):
+    """Cost of one trial over random points of a study's space, evaluation not counted."""
+
+    crop_passes_low: int
+    crop_passes_mean: float
+    crop_passes_high: int
+    flops_mean: float
+
+
+def study_cost(config: StudyConfig, *, points: int = 256) -> StudyCost:
+    """What a trial of the study costs, from points drawn at random that meet the conditions."""
+    source = random.Random(0)  # noqa: S311 (no secret)
+    drawn = ({key: draw(written, source) for key, written in config.space.items()} for _ in range(100 * points))
+    trials = [config.trial.with_values(point) for point in islice(filter(config.admits, drawn), points)]
+    passes = [trial.crop_passes for trial in trials]
+    flops = [training_flops(trial) for trial in trials]
+    return StudyCost(min(passes), sum(passes) / len(passes), max(passes), sum(flops) / len(flops))
+
+
+@lru_cache
+def crop_pass_flops(config: EncoderConfig, size: int) -> tuple[int, int]:
+    """FLOPs of one crop's forward and backward pass, with and without the weights' gradients.
+
+    Args:
+        config: of the encoder.
+        size: height and width of the crop in pixels.
+    """
+    with torch.device("meta"):
+        encoder = SelfSupervisedEncoder(config)
+        crops_NCHW = torch.empty(2, 3, size, size, requires_grad=True)  # batch norm needs two
+    counts = []
+    for weights in (True, False):
+        encoder.requires_grad_(weights)
+        with FlopCounterMode(display=False) as counter:
+            encoder(crops_NCHW).sum().backward()
+        counts.append(counter.get_total_flops() // 2)
+    return counts[0], counts[1]
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Start a new measurement of `peak_memory_bytes`, where the system can."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the largest resident size
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Most memory in use at once since the reset: of the GPU's allocator, or the process's resident size."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with suppress(OSError):
+        status = Path("/proc/self/status").read_text()
+        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")) * 1024
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest if sys.platform == "darwin" else largest * 1024

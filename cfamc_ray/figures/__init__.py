@@ -1,0 +1,1 @@
+"""Drawing, thin, from what `study` computed."""

@@ -1,0 +1,247 @@
+"""Random resized crops, each with an augmentation of its own, made in batches on the images' device.
+
+All random numbers are drawn first, on the CPU, for the whole batch: so a crop does not depend on the device or on the
+number of workers, and the device never waits for the host. Cropping, resizing and flipping are one product with two
+small matrices per crop, which interpolates and antialiases exactly as torchvision does.
+
+Shapes: V views, B images, C/H/W channels/height/width, N = V * B crops, S side of a crop.
+"""
+
+import math
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cfamc_ray.config.trial import CropsConfig
+
+ATTEMPTS = 10
+"""Boxes drawn before the central fallback, as in torchvision."""
+SOLARIZE_THRESHOLD = 128 / 255
+LUMA = (0.2989, 0.587, 0.114)
+"""Weights of red, green and blue in a grey value (ITU-R BT.601, as torchvision rounds them)."""
+
+
+@dataclass(frozen=True)
+class CropParameters:
+    """What is random about the crops of a batch; every field has the axes V and B first."""
+
+    box_VB4: Tensor
+    """Top, left, height and width in pixels, whole numbers."""
+    flip_VB: Tensor
+    brightness_VB: Tensor
+    """Factors of the colour jitter; 1 changes nothing."""
+    contrast_VB: Tensor
+    saturation_VB: Tensor
+    hue_VB: Tensor
+    """Turn of the hue as a share of the circle; 0 changes nothing."""
+    order_VB4: Tensor
+    """Which of brightness 0, contrast 1, saturation 2 and hue 3 comes first, second, third and last."""
+    grayscale_VB: Tensor
+    blur_sigma_VB: Tensor
+    """Standard deviation in pixels of the crop; 0 for no blur."""
+    solarize_VB: Tensor
+
+    def of_images(self, images: slice) -> "CropParameters":
+        """The parameters of some of the images, for a worker's share of a batch."""
+        return CropParameters(*(getattr(self, field.name)[:, images] for field in fields(self)))
+
+    def to(self, device: torch.device) -> "CropParameters":
+        """The same on another device."""
+        return CropParameters(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
+
+
+def draw_crop_parameters(
+    config: CropsConfig, *, images: int, height: int, width: int, generator: torch.Generator
+) -> CropParameters:
+    """Draw the crops of a batch, each by itself, distributed as by torchvision's transforms.
+
+    Args:
+        config: ranges and probabilities.
+        images: B.
+        height: of the images in pixels.
+        width: of the images in pixels.
+        generator: of the CPU.
+    """
+    shape = (config.views, images)
+
+    def uniform(low: float, high: float) -> Tensor:
+        return torch.rand(shape, generator=generator) * (high - low) + low
+
+    def happens(probability: float) -> Tensor:
+        return torch.rand(shape, generator=generator) < probability
+
+    def factor(strength: float) -> Tensor:
+        return torch.where(jitter, uniform(max(0.0, 1 - strength), 1 + strength), 1.0)
+
+    box = _draw_boxes(config, shape, height, width, generator)
+    flip = happens(config.flip_probability)
+    jitter = happens(config.jitter_probability)
+    return CropParameters(
+        box_VB4=box,
+        flip_VB=flip,
+        brightness_VB=factor(config.brightness),
+        contrast_VB=factor(config.contrast),
+        saturation_VB=factor(config.saturation),
+        hue_VB=torch.where(jitter, uniform(-config.hue, config.hue), 0.0),
+        order_VB4=torch.rand((*shape, 4), generator=generator).argsort(-1),
+        grayscale_VB=happens(config.grayscale_probability),
+        blur_sigma_VB=torch.where(happens(config.blur_probability), uniform(*config.blur_sigma), 0.0),
+        solarize_VB=happens(config.solarize_probability),
+    )
+
+
+def _draw_boxes(
+    config: CropsConfig, shape: tuple[int, int], height: int, width: int, generator: torch.Generator
+) -> Tensor:
+    attempts = (*shape, ATTEMPTS)
+    area = height * width * (torch.rand(attempts, generator=generator) * (config.scale[1] - config.scale[0]))
+    area += height * width * config.scale[0]
+    low, high = (math.log(ratio) for ratio in config.ratio)
+    ratio = torch.exp(torch.rand(attempts, generator=generator) * (high - low) + low)
+    widths, heights = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
+    fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
+    first = fits.int().argmax(-1, keepdim=True)
+    h, w = heights.gather(-1, first).squeeze(-1), widths.gather(-1, first).squeeze(-1)
+    # A uniform whole number from 0 to the free space, both included.
+    top = (torch.rand(shape, generator=generator) * (height - h + 1)).floor()
+    left = (torch.rand(shape, generator=generator) * (width - w + 1)).floor()
+    drawn = torch.stack([top, left, h, w], -1)
+    return torch.where(fits.any(-1, keepdim=True), drawn, _central_box(config, height, width)).long()
+
+
+def _central_box(config: CropsConfig, height: int, width: int) -> Tensor:
+    """The largest central box whose ratio is allowed: torchvision's fallback."""
+    ratio = min(max(width / height, config.ratio[0]), config.ratio[1])
+    h = height if width / height >= ratio else round(width / ratio)
+    w = width if width / height <= ratio else round(height * ratio)
+    return torch.tensor([(height - h) // 2, (width - w) // 2, h, w], dtype=torch.float32)
+
+
+def make_crops(images_BCHW: Tensor, parameters: CropParameters, *, size: int) -> Tensor:
+    """Cut, resize and augment.
+
+    Args:
+        images_BCHW: uint8, three channels.
+        parameters: of these images, on any device.
+        size: height and width of a crop in pixels (S).
+
+    Returns:
+        crops_VBCSS in [0, 1], float32, on the images' device.
+    """
+    parameters = parameters.to(images_BCHW.device)
+    V, B = parameters.flip_VB.shape
+    crops_NCSS = _resize(images_BCHW, parameters, size).flatten(0, 1)
+    crops_NCSS = _jitter(crops_NCSS, parameters)
+    crops_NCSS = torch.where(_per_crop(parameters.grayscale_VB), _gray(crops_NCSS), crops_NCSS)
+    crops_NCSS = _blur(crops_NCSS, parameters.blur_sigma_VB.flatten())
+    solarized_NCSS = torch.where(crops_NCSS >= SOLARIZE_THRESHOLD, 1 - crops_NCSS, crops_NCSS)
+    crops_NCSS = torch.where(_per_crop(parameters.solarize_VB), solarized_NCSS, crops_NCSS)
+    return crops_NCSS.reshape(V, B, *crops_NCSS.shape[1:])
+
+
+def _resize(images_BCHW: Tensor, parameters: CropParameters, size: int) -> Tensor:
+    V, B = parameters.flip_VB.shape
+    _, C, H, W = images_BCHW.shape
+    top_VB, left_VB, height_VB, width_VB = parameters.box_VB4.unbind(-1)
+    rows_VBSH = _interpolation(top_VB, height_VB, size, H)
+    columns_VBSW = _interpolation(left_VB, width_VB, size, W)
+    columns_VBSW = torch.where(parameters.flip_VB[..., None, None], columns_VBSW.flip(-2), columns_VBSW)
+    images_BCHW = images_BCHW.float() / 255
+    # Rows first, for all views of an image in one product: (V S, H) x (H, C W).
+    pixels_BHX = images_BCHW.transpose(1, 2).flatten(2)
+    strips_BYX = rows_VBSH.transpose(0, 1).flatten(1, 2) @ pixels_BHX
+    strips_VBSCW = strips_BYX.unflatten(1, (V, size)).unflatten(3, (C, W)).transpose(0, 1)
+    crops_NYS = strips_VBSCW.flatten(2, 3).flatten(0, 1) @ columns_VBSW.flatten(0, 1).mT
+    crops_VBCSS: Tensor = crops_NYS.view(V, B, size, C, size).transpose(2, 3).contiguous()
+    return crops_VBCSS.clamp_(0, 1)
+
+
+def _interpolation(start_VB: Tensor, length_VB: Tensor, size: int, extent: int) -> Tensor:
+    """Weights with which each of `size` outputs averages the pixels of its box.
+
+    They form a triangle: as wide as an output pixel where it shrinks (antialiasing), else as an input pixel.
+    """
+    scale_VB11 = (length_VB / size)[..., None, None]
+    output_S1 = torch.arange(size, device=start_VB.device)[:, None]
+    pixel_P = torch.arange(extent, device=start_VB.device)
+    place_VBSP = pixel_P - start_VB[..., None, None]
+    distance_VBSP = (place_VBSP + 0.5 - scale_VB11 * (output_S1 + 0.5)).abs()
+    weights_VBSP = (1 - distance_VBSP / scale_VB11.clamp(min=1)).clamp_(min=0)
+    inside_VBSP = (place_VBSP >= 0) & (place_VBSP < length_VB[..., None, None])
+    weights_VBSP = weights_VBSP * inside_VBSP
+    normalised_VBSP: Tensor = weights_VBSP / weights_VBSP.sum(-1, keepdim=True)
+    return normalised_VBSP
+
+
+def _jitter(crops_NCSS: Tensor, parameters: CropParameters) -> Tensor:
+    """Brightness, contrast, saturation and hue, in each crop's own order.
+
+    The first three are blends with black, the mean grey and the grey image. Hue costs most, so it is computed once:
+    every crop passes three blends, hue, and three blends again, and those not on its side of hue have the factor 1.
+    """
+    order_N4 = parameters.order_VB4.flatten(0, 1)
+    ones_N = torch.ones_like(parameters.brightness_VB.flatten())
+    factors = (parameters.brightness_VB, parameters.contrast_VB, parameters.saturation_VB)
+    factor_N4 = torch.stack([*(factor.flatten() for factor in factors), ones_N], -1).gather(-1, order_N4)
+    hue_place_N1 = (order_N4 == 3).int().argmax(-1, keepdim=True)
+    place_4 = torch.arange(4, device=order_N4.device)
+    before_N4 = torch.where(place_4 < hue_place_N1, factor_N4, 1.0)
+    after_N4 = torch.where(place_4 > hue_place_N1, factor_N4, 1.0)
+    for place in range(3):
+        crops_NCSS = _blend(crops_NCSS, order_N4[:, place], before_N4[:, place])
+    crops_NCSS = _turn_hue(crops_NCSS, parameters.hue_VB.flatten())
+    for place in range(1, 4):
+        crops_NCSS = _blend(crops_NCSS, order_N4[:, place], after_N4[:, place])
+    return crops_NCSS
+
+
+def _blend(crops_NCSS: Tensor, kind_N: Tensor, factor_N: Tensor) -> Tensor:
+    kind_N111 = kind_N[:, None, None, None]
+    gray_N1SS = _gray(crops_NCSS)
+    other_N1SS = torch.where(kind_N111 == 2, gray_N1SS, gray_N1SS.mean((-2, -1), keepdim=True))
+    other_N1SS = torch.where(kind_N111 == 0, 0.0, other_N1SS)
+    return torch.lerp(other_N1SS, crops_NCSS, factor_N[:, None, None, None]).clamp_(0, 1)
+
+
+def _gray(crops_NCSS: Tensor) -> Tensor:
+    red, green, blue = crops_NCSS.unbind(1)
+    return (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue)[:, None]
+
+
+def _turn_hue(crops_NCSS: Tensor, turn_N: Tensor) -> Tensor:
+    """Add to the hue of the hue-saturation-value form."""
+    red, green, blue = crops_NCSS.unbind(1)
+    value, least = crops_NCSS.amax(1), crops_NCSS.amin(1)
+    chroma = value - least
+    safe = torch.where(chroma > 0, chroma, 1.0)
+    sixth = torch.where(
+        value == red,
+        (green - blue) / safe,
+        torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
+    )
+    sixth = sixth + 6 * turn_N[:, None, None]
+    offsets_3 = torch.tensor([5.0, 3.0, 1.0], device=crops_NCSS.device)[:, None, None]
+    k_NCSS = torch.remainder(sixth[:, None] + offsets_3, 6)
+    turned_NCSS = value[:, None] - chroma[:, None] * torch.minimum(k_NCSS, 4 - k_NCSS).clamp_(0, 1)
+    return torch.where(turn_N[:, None, None, None] == 0, crops_NCSS, turned_NCSS)
+
+
+def _blur(crops_NCSS: Tensor, sigma_N: Tensor) -> Tensor:
+    """Gaussian blur with reflected borders, as a product with one symmetric-kernel matrix on either side."""
+    size = crops_NCSS.shape[-1]
+    radius = min(size - 1, 8)
+    offset_K = torch.arange(-radius, radius + 1, device=crops_NCSS.device)
+    kernel_NK = torch.exp(-0.5 * (offset_K / sigma_N.clamp(min=1e-3)[:, None]) ** 2)
+    kernel_NK = kernel_NK / kernel_NK.sum(-1, keepdim=True)
+    target_SK = torch.arange(size, device=crops_NCSS.device)[:, None] + offset_K
+    target_SK = (size - 1) - ((size - 1) - target_SK.abs()).abs()
+    reflection_SKS = F.one_hot(target_SK, size).to(crops_NCSS.dtype)
+    matrix_N1SS = torch.einsum("nk,skt->nst", kernel_NK, reflection_SKS)[:, None]
+    blurred_NCSS = matrix_N1SS @ crops_NCSS @ matrix_N1SS.mT
+    return torch.where(_per_crop(sigma_N) > 0, blurred_NCSS, crops_NCSS)
+
+
+def _per_crop(values: Tensor) -> Tensor:
+    return values.flatten()[:, None, None, None]

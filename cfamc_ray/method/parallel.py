@@ -1,0 +1,50 @@
+"""Several workers as one: embeddings gathered with their gradient, gradients summed.
+
+The loss is that of the global batch on every worker. Its gradient with respect to a worker's own embeddings is then
+complete as it is, and the gradient of the weights is the sum, not the mean, of the workers'.
+
+Shapes: V views, b images of one worker, B images of all, D embedding width.
+"""
+
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+class _GatherImages(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z_VbD: Tensor) -> Tensor:
+        return gather_images(z_VbD)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (gradient_VBD,) = gradients
+        return gradient_VBD.chunk(dist.get_world_size(), dim=1)[dist.get_rank()]
+
+
+def gather_embeddings(z_VbD: Tensor) -> Tensor:
+    """z_VBD of all workers in rank order; the gradient flows back to the worker's own part."""
+    return cast(Tensor, _GatherImages.apply(z_VbD))
+
+
+def gather_images(values_Vb: Tensor) -> Tensor:
+    """Concatenate along the second axis, in rank order, without a gradient."""
+    parts = [torch.empty_like(values_Vb, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, values_Vb.contiguous())
+    return torch.cat(parts, dim=1)
+
+
+def data_parallel(module: nn.Module) -> DistributedDataParallel:
+    """A wrapper whose backward pass leaves the sum of the workers' gradients on each."""
+    wrapper = DistributedDataParallel(module)
+    wrapper.register_comm_hook(None, _sum_gradients)
+    return wrapper
+
+
+def _sum_gradients(_: None, bucket: Any) -> torch.futures.Future[Tensor]:
+    work = dist.all_reduce(bucket.buffer(), async_op=True)
+    assert work is not None
+    return work.get_future().then(lambda future: cast(Tensor, future.value()[0]))

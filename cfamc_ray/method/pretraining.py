@@ -1,0 +1,129 @@
+"""The training loop of one minibatch: free replays, or separate attack passes before one update.
+
+Shapes: V views, B images, C/H/W channels/height/width, D embedding width, R replays.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from cfamc_ray.method.perturbation import ascend, project
+
+Encoder = Callable[[Tensor], Tensor]
+"""(V*B, C, H, W) pixels to (V*B, D) unit rows."""
+LossFunction = Callable[[Tensor], Tensor]
+"""z_VBD to a scalar."""
+
+
+def free_replays(
+    encoder: Encoder,
+    optimizer: Optimizer,
+    scheduler: LRScheduler | None,
+    crops_VBCHW: Tensor,
+    delta_VBCHW: Tensor,
+    *,
+    loss_function: LossFunction,
+    replays: int,
+    epsilon: float,
+    step_size: float,
+    project_first: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Train on the same crops several times; each backward pass also moves the perturbation (CF-AMC-SSL, algorithm 1).
+
+    Args:
+        encoder: maps pixels to unit rows; trained in place.
+        optimizer: of the encoder's parameters; one step per replay.
+        scheduler: advanced once per replay; None for a constant rate.
+        crops_VBCHW: pixels in [0, 1].
+        delta_VBCHW: perturbation that the last minibatch left, or zeros; not changed.
+        loss_function: of the embeddings.
+        replays: updates on these crops (m), at least 1.
+        epsilon: radius of the l∞ ball.
+        step_size: of the ascent.
+        project_first: whether delta is clipped to these crops before the first replay (published: no).
+
+    Returns:
+        the moved perturbation, and losses_R.
+    """
+    if project_first:
+        delta_VBCHW = project(delta_VBCHW, crops_VBCHW, epsilon=epsilon)
+    losses = []
+    for _ in range(replays):
+        optimizer.zero_grad()
+        loss, gradient_VBCHW = _backward(encoder, loss_function, crops_VBCHW, delta_VBCHW)
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+        delta_VBCHW = ascend(delta_VBCHW, gradient_VBCHW, crops_VBCHW, step_size=step_size, epsilon=epsilon)
+        losses.append(loss)
+    return delta_VBCHW, torch.stack(losses)
+
+
+def pgd_update(
+    encoder: Encoder,
+    optimizer: Optimizer,
+    scheduler: LRScheduler | None,
+    crops_VBCHW: Tensor,
+    delta_VBCHW: Tensor,
+    *,
+    loss_function: LossFunction,
+    steps: int,
+    epsilon: float,
+    step_size: float,
+    attack_encoder: Encoder | None = None,
+    keep_attack_gradients: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Ascend for several steps, then train once on the perturbed crops: the published PGD baselines.
+
+    Args:
+        encoder: maps pixels to unit rows; trained in place.
+        optimizer: of the encoder's parameters; one step.
+        scheduler: advanced once; None for a constant rate.
+        crops_VBCHW: pixels in [0, 1].
+        delta_VBCHW: where the attack starts; not changed.
+        loss_function: of the embeddings.
+        steps: attack passes (k).
+        epsilon: radius of the l∞ ball.
+        step_size: of the ascent.
+        attack_encoder: what the attack passes see, where it is not the encoder as it is (another mode, or the module
+            inside a data-parallel wrapper).
+        keep_attack_gradients: whether the attack passes' weight gradients add to the update's, as published.
+
+    Returns:
+        the moved perturbation, and losses_1.
+    """
+    attack_encoder = attack_encoder or encoder
+    optimizer.zero_grad()
+    delta_VBCHW = project(delta_VBCHW, crops_VBCHW, epsilon=epsilon)
+    for _ in range(steps):
+        if keep_attack_gradients:
+            _, gradient_VBCHW = _backward(attack_encoder, loss_function, crops_VBCHW, delta_VBCHW)
+        else:
+            perturbed_VBCHW = (crops_VBCHW + delta_VBCHW).requires_grad_()
+            loss = _loss_of(attack_encoder, loss_function, perturbed_VBCHW)
+            (gradient_VBCHW,) = torch.autograd.grad(loss, perturbed_VBCHW)
+        delta_VBCHW = ascend(delta_VBCHW, gradient_VBCHW, crops_VBCHW, step_size=step_size, epsilon=epsilon)
+    loss, _ = _backward(encoder, loss_function, crops_VBCHW, delta_VBCHW)
+    optimizer.step()
+    if scheduler is not None:
+        scheduler.step()
+    return delta_VBCHW, loss[None]
+
+
+def _backward(
+    encoder: Encoder, loss_function: LossFunction, crops_VBCHW: Tensor, delta_VBCHW: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One pass that adds to the weights' gradients; the detached loss and the gradient of the perturbed crops."""
+    perturbed_VBCHW = (crops_VBCHW + delta_VBCHW).requires_grad_()
+    loss = _loss_of(encoder, loss_function, perturbed_VBCHW)
+    loss.backward()
+    assert perturbed_VBCHW.grad is not None
+    return loss.detach(), perturbed_VBCHW.grad
+
+
+def _loss_of(encoder: Encoder, loss_function: LossFunction, images_VBCHW: Tensor) -> Tensor:
+    V, B = images_VBCHW.shape[:2]
+    return loss_function(encoder(images_VBCHW.flatten(0, 1)).unflatten(0, (V, B)))

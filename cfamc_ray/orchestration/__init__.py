@@ -1,0 +1,20 @@
+"""Ray: the only folder that imports it. Trials as trainables, the search as a Tune searcher, the study's run.
+
+Ray reads these settings when it is first imported.
+"""
+
+import os
+
+SETTINGS = {
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # else every worker under `uv run` gets a virtual environment of its own
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths keep their meaning
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",  # the default of 2 s adds up over the trials of a study
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # trials write their own rows and events, into their own folders
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+for _name, _value in SETTINGS.items():
+    os.environ.setdefault(_name, _value)

@@ -1,0 +1,187 @@
+"""The run of a study: Ray is started, trials are trained, and what they say is written down."""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import optuna
+import ray
+from ray import tune
+from ray.tune.experiment import Trial as TuneTrial
+
+from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.orchestration.searcher import StudySearch
+from cfamc_ray.orchestration.trainables import OneWorkerTrial, several_workers
+from cfamc_ray.orchestration.view import StudyView, output_to
+from cfamc_ray.search.bookkeeping import open_storage, open_study, reconcile
+from cfamc_ray.study.front import progress_of
+from cfamc_ray.study.records import TrialFolder, TrialRecord, read_trials, trial_name, write_config, write_text
+
+REFRESH_SECONDS = 1.0
+
+
+def run_study(config: StudyConfig, folder: Path, *, address: str | None = None) -> bool:
+    """Train trials until the budget is spent; those that began before go on from where they were.
+
+    Args:
+        config: of the study.
+        folder: of the study; made if missing.
+        address: of a running Ray cluster, ``auto`` or ``HOST:PORT``; None for one of this machine's own.
+
+    Returns:
+        whether the budget is spent; False after Ctrl-C.
+
+    Raises:
+        InputError: where the folder cannot be written, the cluster cannot be reached or is too small, or the storage
+            holds another study.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_config(folder, config)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror}); name another folder with --out") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = open_storage(folder)
+    study = open_study(config, storage)
+    unfinished = reconcile(study, config, read_trials(folder))
+    todo = config.budget.trials - len(study.get_trials(deepcopy=False)) + len(unfinished)
+    if todo <= 0:
+        return True
+    with output_to(folder / "ray.log") as person:
+        _start_ray(config, address)
+        try:
+            write_text(folder / "environment.json", json.dumps(_environment(address), indent=1) + "\n")
+            with StudyView(config, person) as view:
+                watcher = _Watcher(config, folder, view)
+                _tuner(config, folder, StudySearch(config, storage, folder, unfinished), todo, watcher).fit()
+        finally:
+            ray.shutdown()
+    return (
+        all(record.status != "running" for record in watcher.records) and len(watcher.records) >= config.budget.trials
+    )
+
+
+def _start_ray(config: StudyConfig, address: str | None) -> None:
+    try:
+        ray.init(address=address, include_dashboard=False if address is None else None, log_to_driver=False)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise InputError(f"--address {address}: no Ray cluster answers there ({error})") from None
+    there = ray.cluster_resources()
+    for kind, needed in (("CPU", config.resources.cpus_at_once), ("GPU", config.resources.gpus_at_once)):
+        if needed > there.get(kind, 0):
+            resources = config.resources
+            raise InputError(
+                f"resources: {resources.trials_at_once} trials at once x {resources.workers_per_trial} workers x "
+                f"{resources.cpus_per_worker if kind == 'CPU' else resources.gpus_per_worker:g} {kind}s need "
+                f"{needed:g} {kind}s, but there are {there.get(kind, 0):g}: lower trials_at_once, workers_per_trial or "
+                f"{kind.lower()}s_per_worker"
+            )
+
+
+def _tuner(config: StudyConfig, folder: Path, search: StudySearch, todo: int, watcher: "_Watcher") -> tune.Tuner:
+    resources = config.resources
+    if resources.workers_per_trial == 1:
+        trainable = tune.with_resources(
+            tune.with_parameters(OneWorkerTrial, study=config, folder=folder),
+            {"cpu": resources.cpus_per_worker, "gpu": resources.gpus_per_worker},
+        )
+    else:
+        # The workers take what they need from the cluster; the process that waits for them needs nothing.
+        trainable = tune.with_resources(several_workers(config, folder), {"cpu": 0})
+    return tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=search,
+            num_samples=todo,
+            max_concurrent_trials=resources.trials_at_once,
+            reuse_actors=resources.workers_per_trial == 1,
+            trial_name_creator=_tune_trial_name,
+            trial_dirname_creator=_tune_trial_name,
+        ),
+        run_config=tune.RunConfig(
+            name=folder.name,
+            storage_path=str(folder.parent),
+            failure_config=tune.FailureConfig(max_failures=resources.restarts),
+            callbacks=[watcher],
+            verbose=0,
+        ),
+    )
+
+
+def _tune_trial_name(trial: TuneTrial) -> str:
+    return trial_name(trial.config["number"])
+
+
+class _Watcher(tune.Callback):
+    """Keeps the view up to date, and notes trials whose process was lost for good."""
+
+    def __init__(self, config: StudyConfig, folder: Path, view: StudyView) -> None:
+        self.config, self.folder, self.view = config, folder, view
+        self.records = read_trials(folder)
+        self.ended_before = sum(record.status != "running" for record in self.records)
+        self.started, self.shown = time.monotonic(), 0.0
+
+    def on_step_end(self, iteration: int, trials: Sequence[TuneTrial], **info: Any) -> None:
+        """Draw, at most once a second."""
+        if time.monotonic() - self.shown >= REFRESH_SECONDS:
+            self._show()
+
+    def on_trial_start(self, iteration: int, trials: Sequence[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """Count it."""
+        self._reread(trial)
+
+    def on_trial_result(
+        self, iteration: int, trials: Sequence[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Take in a new row."""
+        self._reread(trial)
+
+    def on_trial_error(self, iteration: int, trials: Sequence[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """Note the reason, where the trial could not."""
+        trial_folder = TrialFolder(self.folder, trial.config["number"])
+        record = trial_folder.read()
+        if record is None or record.status == "running":
+            trial_folder.open(trial.config["point"])
+            trial_folder.close("failed", _reason(trial))
+        self._reread(trial)
+
+    def on_experiment_end(self, trials: Sequence[TuneTrial], **info: Any) -> None:
+        """Draw the end."""
+        self._show()
+
+    def _reread(self, trial: TuneTrial) -> None:
+        number = trial.config["number"]
+        record = TrialFolder(self.folder, number).read() or TrialRecord(number, trial.config["point"])
+        known = {known.number: known for known in self.records} | {number: record}
+        self.records = [known[number] for number in sorted(known)]
+
+    def _show(self) -> None:
+        self.shown = time.monotonic()
+        seconds = self.shown - self.started
+        self.view.show(progress_of(self.config, self.records, seconds=seconds, ended_before=self.ended_before))
+
+
+def _reason(trial: TuneTrial) -> str:
+    error = trial.get_error()
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"its process ended: {lines[-1]}" if lines else "its process ended"
+
+
+def _environment(address: str | None) -> dict[str, Any]:
+    packages = ("cfamc_ray", "torch", "torchvision", "ray", "optuna", "numpy", "scikit-learn", "moocore")
+    return {
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "ray cluster": address or "of this machine",
+        "resources": {name: amount for name, amount in ray.cluster_resources().items() if ":" not in name},
+        "versions": {package: version(package) for package in packages},
+    }

@@ -1,0 +1,120 @@
+"""What a person sees while a study runs, and where everything else that Ray prints goes."""
+
+import math
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.study.front import Progress
+
+
+@contextmanager
+def output_to(log: Path) -> Iterator[TextIO]:
+    """Send what this process and its children print to a file; yields a stream that still reaches the person.
+
+    Ray prints from C++ and from child processes, so the file descriptors themselves are redirected.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(1), os.dup(2)]
+    person = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors="replace")
+    with log.open("ab", buffering=0) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    try:
+        yield person
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for descriptor, original in zip((1, 2), kept, strict=True):
+            os.dup2(original, descriptor)
+            os.close(original)
+        person.close()
+
+
+class StudyView:
+    """One calm view of a running study: live on a terminal, a line per ended trial elsewhere.
+
+    Args:
+        config: of the study.
+        stream: what reaches the person.
+    """
+
+    def __init__(self, config: StudyConfig, stream: TextIO) -> None:
+        self.config = config
+        self.console = Console(file=stream)
+        self._live = Live(console=self.console, auto_refresh=False, transient=True)
+        self._ended = -1
+
+    def __enter__(self) -> "StudyView":
+        if self.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def show(self, progress: Progress) -> None:
+        """Draw the view anew; elsewhere than on a terminal, only once another trial has ended."""
+        if self.console.is_terminal:
+            self._live.update(_draw(self.config, progress), refresh=True)
+            return
+        ended = progress.finished + progress.failed
+        if ended != self._ended:
+            self._ended = ended
+            self.console.print(_line(progress), soft_wrap=True, highlight=False)
+
+
+def _draw(config: StudyConfig, progress: Progress) -> Group:
+    table = Table.grid(padding=(0, 2))
+    ended = progress.finished + progress.failed
+    failed = f", {progress.failed} failed or stopped" if progress.failed else ""
+    table.add_row("trials", f"{progress.finished} of {progress.total} done, {progress.running} running{failed}")
+    for name, value in progress.best.items():
+        table.add_row(f"best {name.replace('_', ' ')}", show_value(name, value))
+    table.add_row("front", f"{progress.front_size} points, hypervolume {progress.hypervolume:.4g}")
+    table.add_row("time", f"{show_seconds(progress.seconds)}, about {show_seconds(progress.seconds_left)} left")
+    title = Text(f"{config.name}: {config.question}" if config.question else config.name, style="bold")
+    return Group(title, ProgressBar(total=progress.total, completed=ended, width=60), table)
+
+
+def _line(progress: Progress) -> str:
+    best = ", ".join(
+        f"best {name.replace('_', ' ')} {show_value(name, value)}" for name, value in progress.best.items()
+    )
+    failed = f", {progress.failed} failed or stopped" if progress.failed else ""
+    return (
+        f"{progress.finished} of {progress.total} trials done, {progress.running} running{failed}; {best}; "
+        f"front of {progress.front_size}, hypervolume {progress.hypervolume:.4g}; "
+        f"{show_seconds(progress.seconds)}, about {show_seconds(progress.seconds_left)} left"
+    )
+
+
+def show_value(metric: str, value: float | None) -> str:
+    """A metric as a person reads it; a dash where it is missing."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if metric.endswith("accuracy"):
+        return f"{value:.1%}"
+    return show_seconds(value) if metric.endswith("seconds") else f"{value:.3g}"
+
+
+def show_seconds(seconds: float) -> str:
+    """A duration such as 42 s, 3 min 05 s or 2 h 07 min."""
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes == 0:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

@@ -1,0 +1,126 @@
+"""Points of a search space: Optuna's samplers, held to the conditions and to what has not been tried yet."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
+
+from cfamc_ray.config.space import Choice, Constant, FloatRange, IntRange, Range
+from cfamc_ray.config.study import SearchConfig, StudyConfig
+
+ATTEMPTS = {"tpe": 64, "nsga2": 64, "nsga3": 64, "gp": 4, "random": 64}
+"""Proposals of a sampler that may be refused before random ones are tried; a Gaussian process takes long for each."""
+RANDOM_ATTEMPTS = 4096
+
+
+def distributions(space: Mapping[str, Range]) -> dict[str, BaseDistribution]:
+    """Optuna's form of the ranges; constants are not searched."""
+    found: dict[str, BaseDistribution] = {}
+    for key, written in space.items():
+        match written:
+            case IntRange(bounds=(low, high), log=log, step=step):
+                found[key] = IntDistribution(low, high, log=log, step=step)
+            case FloatRange(bounds=(low, high), log=log):
+                found[key] = FloatDistribution(low, high, log=log)
+            case Choice(values=values):
+                found[key] = CategoricalDistribution(values)
+    return found
+
+
+def suggest_point(trial: optuna.Trial, space: Mapping[str, Range]) -> dict[str, Any]:
+    """The value of every key of the space; values that the trial has already are kept."""
+    suggested = {key: trial._suggest(key, distribution) for key, distribution in distributions(space).items()}
+    constants = {key: written.value for key, written in space.items() if isinstance(written, Constant)}
+    return {key: suggested.get(key, constants.get(key)) for key in space}
+
+
+class FeasibleSampler(BaseSampler):
+    """Asks a sampler of Optuna again until a point meets the conditions and has not been tried.
+
+    Every trial has a sampler of its own, seeded by the study's seed and the trial's number: what the samplers know is
+    in the storage, so a resumed study goes on as if it had not been interrupted.
+
+    Args:
+        config: of the study.
+    """
+
+    def __init__(self, config: StudyConfig) -> None:
+        self.config = config
+        self.distributions = distributions(config.space)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """All keys together, for a condition binds several."""
+        return self.distributions
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """A new point that meets the conditions; after many attempts, one that was tried before."""
+        if not search_space:
+            return {}
+        if self.config.admits(trial.params) and set(search_space) <= set(trial.params):
+            return trial.params  # a trial that goes on
+        tried = [known.params for known in study.get_trials(deepcopy=False) if known.number != trial.number]
+        repeated = None
+        for point in self._proposals(study, trial):
+            if self.config.admits(point):
+                if point not in tried:
+                    return point
+                repeated = repeated or point
+        if repeated is None:
+            raise RuntimeError(f"no point that meets the conditions in {RANDOM_ATTEMPTS} attempts")
+        return repeated
+
+    def _proposals(self, study: optuna.Study, trial: FrozenTrial) -> Iterator[dict[str, Any]]:
+        search = self.config.search
+        seed = (search.seed, trial.number)
+        for name, attempts in ((search.sampler, ATTEMPTS[search.sampler]), ("random", RANDOM_ATTEMPTS)):
+            sampler = make_sampler(search, name, seed)
+            sampler.before_trial(study, trial)
+            space = sampler.infer_relative_search_space(study, trial)
+            for _ in range(attempts):
+                point = sampler.sample_relative(study, trial, space)
+                for key, distribution in self.distributions.items():
+                    if key not in point:
+                        point[key] = sampler.sample_independent(study, trial, key, distribution)
+                yield point
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Never needed: all keys are sampled together."""
+        raise AssertionError(f"{param_name} is not a key of the space")
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        """Let the sampler keep its books."""
+        name, seed = self.config.search.sampler, (self.config.search.seed, trial.number)
+        make_sampler(self.config.search, name, seed).after_trial(study, trial, state, values)
+
+
+def make_sampler(config: SearchConfig, name: str, seed: Sequence[int]) -> BaseSampler:
+    """One of Optuna's samplers by the name that a space file uses."""
+    word = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    startup = config.startup_trials
+    match name:
+        case "tpe":
+            return TPESampler(seed=word, n_startup_trials=startup, multivariate=True)
+        case "nsga2":
+            return NSGAIISampler(seed=word, population_size=max(startup, 2))
+        case "nsga3":
+            return NSGAIIISampler(seed=word, population_size=max(startup, 2))
+        case "gp":
+            return GPSampler(seed=word, n_startup_trials=startup, warn_independent_sampling=False)
+        case "random":
+            return RandomSampler(seed=word)
+    raise ValueError(f"search.sampler: there is no sampler {name!r}")

@@ -1,0 +1,1 @@
+"""What a finished or running study says: records, front, hypervolume. Neither torch nor Ray."""

@@ -1,0 +1,178 @@
+"""The study folder: the one place that knows how it is laid out, written and read.
+
+    STUDY/study.yaml                       the space as resolved
+    STUDY/environment.json                 versions, hardware
+    STUDY/optuna.db                        the sampler's storage
+    STUDY/trials.csv, front.csv, report/   derived; written anew from the trials
+    STUDY/trial_00007/trial.json           number and sampled point
+    STUDY/trial_00007/epochs.jsonl         one row of metrics per epoch
+    STUDY/trial_00007/outcome.json         status and reason, if it ended other than finished
+    STUDY/trial_00007/checkpoint.pt        of an unfinished trial
+    STUDY/trial_00007/encoder.safetensors  of a finished one
+
+What the trials' own folders hold is the truth. Every file is written under a temporary name and renamed, so a reader
+never sees half of one, and reading never unpickles anything.
+"""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.reading import dump_study, read_study
+from cfamc_ray.config.study import StudyConfig
+
+Status = Literal["finished", "stopped", "failed", "infeasible", "running"]
+Row = Mapping[str, Any]
+
+COSTS = ("crop_passes", "flops", "train_seconds", "eval_seconds", "peak_memory_bytes")
+"""What stands beside the objectives in every table."""
+
+
+def trial_name(number: int) -> str:
+    """The id of a trial, which is its folder's name too."""
+    return f"trial_{number:05d}"
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """What is known of one trial."""
+
+    number: int
+    point: Mapping[str, Any]
+    """Searched keys and their values."""
+    rows: Sequence[Row] = field(default=())
+    """One per finished epoch."""
+    status: Status = "running"
+    reason: str = ""
+    """Why a trial that is not finished ended."""
+
+    @property
+    def trial_id(self) -> str:
+        """As in the tables."""
+        return trial_name(self.number)
+
+    def value(self, metric: str) -> float:
+        """A metric after the last epoch; NaN where it is missing."""
+        value = self.rows[-1].get(metric) if self.rows else None
+        return float(value) if isinstance(value, int | float) else math.nan
+
+    def values(self, metrics: Iterable[str]) -> list[float]:
+        """Several metrics after the last epoch."""
+        return [self.value(metric) for metric in metrics]
+
+
+class TrialFolder:
+    """Files of one trial.
+
+    Args:
+        study: the study's folder.
+        number: of the trial.
+    """
+
+    def __init__(self, study: Path, number: int) -> None:
+        self.number = number
+        self.path = study / trial_name(number)
+        self.checkpoint = self.path / "checkpoint.pt"
+        self.encoder = self.path / "encoder.safetensors"
+
+    def open(self, point: Mapping[str, Any]) -> None:
+        """Make the folder and note the point."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_text(self.path / "trial.json", json.dumps({"number": self.number, "point": dict(point)}) + "\n")
+
+    def write_rows(self, rows: Iterable[Row]) -> None:
+        """Replace the rows; what is not a finite number is written as null, never as a number."""
+        write_text(self.path / "epochs.jsonl", "".join(json.dumps(_without_nan(row)) + "\n" for row in rows))
+
+    def close(self, status: Status, reason: str = "") -> None:
+        """Note that the trial ended other than finished."""
+        if self.path.is_dir():
+            write_text(self.path / "outcome.json", json.dumps({"status": status, "reason": reason}) + "\n")
+
+    def read(self) -> TrialRecord | None:
+        """The record; None where the trial never began."""
+        try:
+            point = json.loads((self.path / "trial.json").read_text())["point"]
+        except FileNotFoundError:
+            return None
+        rows = [json.loads(line) for line in _text_or_empty(self.path / "epochs.jsonl").splitlines()]
+        outcome = json.loads(_text_or_empty(self.path / "outcome.json") or "{}")
+        running: Status = "finished" if rows and rows[-1]["done"] else "running"
+        return TrialRecord(self.number, point, rows, outcome.get("status", running), outcome.get("reason", ""))
+
+
+def read_trials(study: Path) -> list[TrialRecord]:
+    """All trials of a study folder, by number."""
+    numbers = sorted(int(path.name.removeprefix("trial_")) for path in study.glob("trial_[0-9]*"))
+    records = (TrialFolder(study, number).read() for number in numbers)
+    return [record for record in records if record is not None]
+
+
+def read_config(study: Path) -> StudyConfig:
+    """The study as it was resolved when it began.
+
+    Raises:
+        InputError: where the folder holds no study.
+    """
+    if not (study / "study.yaml").is_file():
+        raise InputError(f"{study}: holds no study (there is no study.yaml in it)")
+    return read_study(study / "study.yaml")
+
+
+def write_config(study: Path, config: StudyConfig) -> None:
+    """Note the study as resolved."""
+    write_text(study / "study.yaml", dump_study(config))
+
+
+def trials_table(config: StudyConfig, records: Iterable[TrialRecord]) -> list[dict[str, Any]]:
+    """One row per trial: id, status, reason, epochs, objectives, cost, and a column for each searched key.
+
+    A metric that is missing is None.
+    """
+    metrics = list(dict.fromkeys([*config.objectives, *COSTS]))
+    table = []
+    for record in records:
+        row: dict[str, Any] = {
+            "trial_id": record.trial_id,
+            "status": record.status,
+            "reason": record.reason,
+            "epochs": len(record.rows),
+        }
+        row |= {name: record.rows[-1].get(name) if record.rows else None for name in metrics}
+        row |= {key: record.point.get(key) for key in config.space}
+        table.append(row)
+    return table
+
+
+def csv_text(table: Sequence[Mapping[str, Any]]) -> str:
+    """A table as CSV; None is an empty cell."""
+    text = io.StringIO()
+    if table:
+        writer = csv.DictWriter(text, fieldnames=list(table[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)
+    return text.getvalue()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a reader, or a crash, never sees half of it."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def _text_or_empty(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""
+
+
+def _without_nan(row: Row) -> dict[str, Any]:
+    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}

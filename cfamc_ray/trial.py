@@ -1,0 +1,367 @@
+"""One trial from config to metrics, epoch by epoch, resumable after any of them; it knows nothing of Ray.
+
+A trial holds no random state: initial weights, order, crops and attacks are drawn from generators seeded by the trial's
+seed and the place in the run. So a resumed trial goes on bit for bit, given equal hardware, threads and workers.
+
+Shapes: V views, B images of a minibatch, b of one worker, C/H/W channels/height/width.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.data.splits import Splits
+from cfamc_ray.evaluation.cost import peak_memory_bytes, reset_peak_memory, training_flops
+from cfamc_ray.evaluation.protocols import search_scores
+from cfamc_ray.method.crops import draw_crop_parameters, make_crops
+from cfamc_ray.method.encoder import SelfSupervisedEncoder, save_encoder
+from cfamc_ray.method.loss import emp_ssl_loss
+from cfamc_ray.method.optimizer import build_optimizer, build_scheduler
+from cfamc_ray.method.parallel import data_parallel, gather_embeddings, gather_images
+from cfamc_ray.method.pretraining import free_replays, pgd_update
+
+WEIGHTS, ORDER, CROPS, ATTACK = range(4)
+"""What a generator is for; part of its seed."""
+
+
+class TrialFailed(Exception):  # noqa: N818 (an outcome, not an error of the program)
+    """The trial cannot go on; the message is the reason that the study's tables show."""
+
+
+class OutOfTime(TrialFailed):
+    """The trial exceeded its time limit."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a worker stands among the workers of a trial, and what it computes on."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+
+@dataclass(frozen=True)
+class TrialMetrics:
+    """One row per epoch. Sums run from the trial's first epoch, means over the epoch."""
+
+    epoch: int
+    """Finished epochs."""
+    done: bool
+    clean_accuracy: float
+    """Of the linear probe on validation images, a fraction."""
+    robust_accuracy: float
+    """The same under PGD with the evaluation's threat model."""
+    probe_accuracy: float
+    """On the images that the probe was fitted on."""
+    validation_images: int
+    attacked_images: int
+    loss: float
+    invariance: float
+    """Mean cosine to the mean view."""
+    coding_rate: float
+    """Mean over views, in nats."""
+    learning_rate: float
+    """After the epoch's last update."""
+    clipped_share: float | None
+    """Share of layers whose last LARS step was limited by the learning rate; none without LARS."""
+    delta_mean: float
+    """Mean size of the perturbation after the epoch, in pixels."""
+    delta_border_share: float
+    """Share of its entries at the ball's border."""
+    crop_passes: int
+    flops: int
+    train_seconds: float
+    eval_seconds: float
+    peak_memory_bytes: int
+    """Of the first worker: the GPU's allocator or, on CPUs, the process."""
+    crop_passes_per_second: float
+    """Over the epoch's training, all workers together."""
+    precision: str
+    device: str
+
+
+class Trial:
+    """A trial in progress.
+
+    Args:
+        config: of the trial.
+        splits: images as `data` serves them.
+        place: of this worker; the process group has to exist where there are several.
+        seconds: time limit over all epochs, resumed ones included; None for none.
+    """
+
+    def __init__(
+        self, config: TrialConfig, splits: Splits, *, place: Place | None = None, seconds: float | None = None
+    ) -> None:
+        self.config, self.place, self.seconds = config, place or Place(), seconds
+        device = self.place.device
+        self.weight_type, autocast = arithmetic(config.pretraining.precision, device)
+        self.precision = str(autocast or self.weight_type).removeprefix("torch.")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_seed(config.seed, WEIGHTS))
+            encoder = SelfSupervisedEncoder(config.encoder, autocast=autocast)
+        encoder = encoder.to(device, self.weight_type).to(memory_format=torch.channels_last)
+        if self.place.size > 1 and device.type == "cuda" and config.encoder.synchronize_norm:
+            encoder = nn.SyncBatchNorm.convert_sync_batchnorm(encoder)
+        self.encoder = encoder
+        self.replica = data_parallel(encoder) if self.place.size > 1 else encoder
+        optimizer = config.optimizer
+        self.optimizer = build_optimizer(
+            encoder.parameters(),
+            lr=optimizer.lr,
+            momentum=optimizer.momentum,
+            weight_decay=optimizer.weight_decay,
+            trust_coefficient=optimizer.trust_coefficient,
+        )
+        horizons = {
+            "updates": config.updates,
+            "minibatches": config.updates // config.pretraining.replays,
+            "constant": None,
+        }
+        self.scheduler = build_scheduler(self.optimizer, horizon=horizons[optimizer.schedule])
+        B, V, S = config.pretraining.batch_images, config.crops.views, config.crops.size
+        share = B // self.place.size
+        self.share = slice(self.place.rank * share, (self.place.rank + 1) * share)
+        self.delta_VbCHW = torch.zeros(V, share, 3, S, S, dtype=self.weight_type, device=device)
+        self.splits = splits
+        self.images = splits.pretrain.to(device)
+        self.rows: list[TrialMetrics] = []
+        self._terms: list[Tensor] = []
+
+    @property
+    def epoch(self) -> int:
+        """Finished epochs."""
+        return len(self.rows)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done."""
+        return self.epoch == self.config.pretraining.epochs
+
+    def __iter__(self) -> Iterator[TrialMetrics]:
+        """Train on, one row after each epoch."""
+        while not self.finished:
+            yield self.run_epoch()
+
+    def run_epoch(self) -> TrialMetrics:
+        """Train and evaluate one epoch.
+
+        With several workers, all train and gather, and all return the first one's evaluation.
+
+        Raises:
+            OutOfTime: after the minibatch that exceeds the time limit.
+            TrialFailed: where the loss is no longer finite.
+        """
+        reset_peak_memory(self.place.device)
+        started = time.perf_counter()
+        losses = self._train_epoch(started)
+        terms = torch.stack(self._terms).mean(0)
+        loss = losses.mean().item()  # waits for the device, so the time is the work's
+        trained = time.perf_counter()
+        if not math.isfinite(loss):
+            raise TrialFailed(f"diverged: the loss is {loss} in epoch {self.epoch + 1}")
+        scores = self._evaluate()
+        evaluated = time.perf_counter()
+        config, before = self.config, self.rows[-1] if self.rows else None
+        delta = self.delta_VbCHW.abs()
+        clipped: Tensor | None = getattr(self.optimizer, "clipped_share", None)
+        row = TrialMetrics(
+            epoch=self.epoch + 1,
+            done=self.epoch + 1 == config.pretraining.epochs,
+            **scores,
+            loss=loss,
+            invariance=terms[0].item(),
+            coding_rate=terms[1].item(),
+            learning_rate=float(self.scheduler.get_last_lr()[0]),
+            clipped_share=None if clipped is None else clipped.item(),
+            delta_mean=delta.mean().item(),
+            delta_border_share=(delta >= config.perturbation.epsilon * (1 - 1e-6)).double().mean().item(),
+            crop_passes=(self.epoch + 1) * config.crop_passes_per_epoch,
+            flops=(self.epoch + 1) * training_flops(config) // config.pretraining.epochs,
+            train_seconds=(before.train_seconds if before else 0.0) + trained - started,
+            eval_seconds=(before.eval_seconds if before else 0.0) + evaluated - trained,
+            peak_memory_bytes=max(peak_memory_bytes(self.place.device), before.peak_memory_bytes if before else 0),
+            crop_passes_per_second=config.crop_passes_per_epoch / (trained - started),
+            precision=self.precision,
+            device=device_name(self.place.device),
+        )
+        self.rows.append(row)
+        return row
+
+    def _train_epoch(self, started: float) -> Tensor:
+        config = self.config
+        B = config.pretraining.batch_images
+        H, W = self.images.images_NCHW.shape[-2:]
+        self.encoder.train()
+        self._terms.clear()
+        spent = self.rows[-1].train_seconds + self.rows[-1].eval_seconds if self.rows else 0.0
+        order_n = torch.randperm(len(self.images), generator=self._generator(ORDER, self.epoch))
+        losses = []
+        for step in range(config.minibatches_per_epoch):
+            parameters = draw_crop_parameters(
+                config.crops, images=B, height=H, width=W, generator=self._generator(CROPS, self.epoch, step)
+            )
+            images_bCHW = self.images.batch(order_n[step * B : (step + 1) * B][self.share]).to(self.place.device)
+            crops_VbCHW = make_crops(images_bCHW, parameters.of_images(self.share), size=config.crops.size)
+            losses.append(self._update(crops_VbCHW.to(self.weight_type)))
+            if self.seconds is not None and spent + time.perf_counter() - started > self.seconds:
+                raise OutOfTime(
+                    f"time limit of {self.seconds / 60:g} minutes reached in epoch {self.epoch + 1} "
+                    f"of {config.pretraining.epochs}"
+                )
+        return torch.cat(losses)
+
+    def _update(self, crops_VbCHW: Tensor) -> Tensor:
+        """Train on one minibatch; the losses of its updates."""
+        perturbation = self.config.perturbation
+        if not perturbation.carry:
+            self.delta_VbCHW = torch.zeros_like(self.delta_VbCHW)
+        attacks = perturbation.attack != "none"
+        if perturbation.attack == "pgd":
+            self.delta_VbCHW, losses = pgd_update(
+                self.replica,
+                self.optimizer,
+                self.scheduler,
+                crops_VbCHW,
+                self.delta_VbCHW,
+                loss_function=self._loss,
+                steps=perturbation.steps,
+                epsilon=perturbation.epsilon,
+                step_size=perturbation.step_size,
+                attack_encoder=self._attack_pass,
+                keep_attack_gradients=perturbation.keep_attack_gradients,
+            )
+        else:
+            self.delta_VbCHW, losses = free_replays(
+                self.replica,
+                self.optimizer,
+                self.scheduler,
+                crops_VbCHW,
+                self.delta_VbCHW,
+                loss_function=self._loss,
+                replays=self.config.pretraining.replays,
+                epsilon=perturbation.epsilon if attacks else 0.0,
+                step_size=perturbation.step_size,
+                project_first=perturbation.project_first,
+            )
+        return losses
+
+    def _loss(self, z_VbD: Tensor) -> Tensor:
+        z_VBD = gather_embeddings(z_VbD) if self.place.size > 1 else z_VbD
+        loss = self.config.loss
+        return emp_ssl_loss(
+            z_VBD,
+            invariance_weight=loss.invariance_weight,
+            rate_weight=loss.rate_weight,
+            epsilon=loss.rate_epsilon,
+            observe=lambda invariance, rate: self._terms.append(torch.stack([invariance, rate])),
+        )
+
+    def _attack_pass(self, images_NCHW: Tensor) -> Tensor:
+        self.encoder.train(self.config.perturbation.attack_in_train_mode)
+        z_ND: Tensor = self.encoder(images_NCHW)
+        self.encoder.train()
+        return z_ND
+
+    def _evaluate(self) -> dict[str, Any]:
+        if self.place.rank > 0:
+            return _missing_scores()
+        scores = search_scores(
+            self.encoder,
+            self.splits.probe,
+            self.splits.validation,
+            classes=self.splits.classes,
+            config=self.config.evaluation,
+            generator=self._generator(ATTACK, self.epoch),
+        )
+        return asdict(scores)
+
+    def _generator(self, purpose: int, *place: int) -> torch.Generator:
+        return torch.Generator().manual_seed(_seed(self.config.seed, purpose, *place))
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint; a reader never sees half of it. Called by all workers, written by the first.
+
+        It does not depend on the number of workers: their perturbations are gathered.
+        """
+        delta_VBCHW = gather_images(self.delta_VbCHW) if self.place.size > 1 else self.delta_VbCHW
+        if self.place.rank > 0:
+            return
+        state = {
+            "fingerprint": self.config.fingerprint,
+            "rows": [asdict(row) for row in self.rows],
+            "encoder": self.encoder.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "delta": delta_VBCHW,
+        }
+        partial = path.with_name(path.name + ".partial")
+        torch.save(state, partial)
+        partial.replace(path)
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint of the same config.
+
+        Raises:
+            TrialFailed: where the checkpoint is of another config.
+        """
+        state = torch.load(path, map_location=self.place.device, weights_only=True)
+        if state["fingerprint"] != self.config.fingerprint:
+            raise TrialFailed(f"{path} is a checkpoint of another config: {state['fingerprint']}")
+        self.rows = [TrialMetrics(**row) for row in state["rows"]]
+        self.encoder.load_state_dict(state["encoder"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.delta_VbCHW = state["delta"][:, self.share].contiguous()
+
+    def save_encoder(self, path: Path) -> None:
+        """Write the encoder alone, as `cfamc_ray.method.encoder.load_encoder` reads it; by the first worker."""
+        if self.place.rank == 0:
+            save_encoder(path, self.encoder, self.config.encoder)
+
+
+def arithmetic(precision: str, device: torch.device) -> tuple[torch.dtype, torch.dtype | None]:
+    """Type of the weights, and of the matrix products where that differs."""
+    if precision == "auto":
+        precision = "bfloat16" if _fast_bfloat16(device) else "float32"
+    if precision == "bfloat16":
+        return torch.float32, torch.bfloat16
+    return {"float32": torch.float32, "float64": torch.float64}[precision], None
+
+
+def _fast_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+def device_name(device: torch.device) -> str:
+    """What a table shows as the device."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}"
+
+
+def _missing_scores() -> dict[str, Any]:
+    return {
+        "probe_accuracy": math.nan,
+        "clean_accuracy": math.nan,
+        "robust_accuracy": math.nan,
+        "validation_images": 0,
+        "attacked_images": 0,
+    }
+
+
+def _seed(*words: int) -> int:
+    """A 63-bit seed that differs wherever any of the words does."""
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))
