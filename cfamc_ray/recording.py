@@ -12,7 +12,7 @@ import torch
 
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.data.splits import Splits
-from cfamc_ray.study.records import TrialFolder
+from cfamc_ray.study.records import Status, TrialFolder
 from cfamc_ray.tensorboard import TrialEvents
 from cfamc_ray.trial import OutOfTime, Place, Trial, TrialFailed
 
@@ -76,7 +76,7 @@ class RecordedTrial:
         return row
 
 
-def ends_trial(error: Exception) -> tuple[str, str] | None:
+def ends_trial(error: Exception) -> tuple[Status, str] | None:
     """Status and reason where an exception ends a trial alone; None where the process should not go on."""
     match error:
         case OutOfTime():

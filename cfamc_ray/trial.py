@@ -11,16 +11,17 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from pickle import UnpicklingError
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.data.splits import Splits
 from cfamc_ray.evaluation.cost import peak_memory_bytes, reset_peak_memory, training_flops
-from cfamc_ray.evaluation.protocols import search_scores
+from cfamc_ray.evaluation.protocols import Scores, search_scores
 from cfamc_ray.method.crops import draw_crop_parameters, make_crops
 from cfamc_ray.method.encoder import SelfSupervisedEncoder, save_encoder
 from cfamc_ray.method.loss import emp_ssl_loss
@@ -30,6 +31,10 @@ from cfamc_ray.method.pretraining import free_replays, pgd_update
 
 WEIGHTS, ORDER, CROPS, ATTACK = range(4)
 """What a generator is for; part of its seed."""
+
+
+NO_SCORES = Scores(math.nan, math.nan, math.nan, validation_images=0, attacked_images=0)
+"""Of the workers that do not evaluate."""
 
 
 class TrialFailed(Exception):  # noqa: N818 (an outcome, not an error of the program)
@@ -128,6 +133,7 @@ class Trial:
             "constant": None,
         }
         self.scheduler = build_scheduler(self.optimizer, horizon=horizons[optimizer.schedule])
+        assert config.pretraining.batch_images % self.place.size == 0, "a minibatch is shared evenly"
         B, V, S = config.pretraining.batch_images, config.crops.views, config.crops.size
         share = B // self.place.size
         self.share = slice(self.place.rank * share, (self.place.rank + 1) * share)
@@ -155,11 +161,11 @@ class Trial:
     def run_epoch(self) -> TrialMetrics:
         """Train and evaluate one epoch.
 
-        With several workers, all train and gather, and all return the first one's evaluation.
+        With several workers all train, and the first one alone evaluates: the others' accuracies are NaN.
 
         Raises:
-            OutOfTime: after the minibatch that exceeds the time limit.
-            TrialFailed: where the loss is no longer finite.
+            OutOfTime: after the minibatch in which the first worker exceeds the time limit; on all workers.
+            TrialFailed: where the loss or the encoder's features are no longer finite.
         """
         reset_peak_memory(self.place.device)
         started = time.perf_counter()
@@ -172,19 +178,19 @@ class Trial:
         scores = self._evaluate()
         evaluated = time.perf_counter()
         config, before = self.config, self.rows[-1] if self.rows else None
-        delta = self.delta_VbCHW.abs()
+        delta, border = self.delta_VbCHW.abs(), config.perturbation.epsilon * (1 - 1e-6)
         clipped: Tensor | None = getattr(self.optimizer, "clipped_share", None)
         row = TrialMetrics(
             epoch=self.epoch + 1,
             done=self.epoch + 1 == config.pretraining.epochs,
-            **scores,
+            **asdict(scores),
             loss=loss,
             invariance=terms[0].item(),
             coding_rate=terms[1].item(),
             learning_rate=float(self.scheduler.get_last_lr()[0]),
             clipped_share=None if clipped is None else clipped.item(),
             delta_mean=delta.mean().item(),
-            delta_border_share=(delta >= config.perturbation.epsilon * (1 - 1e-6)).double().mean().item(),
+            delta_border_share=((delta > 0) & (delta >= border)).double().mean().item(),
             crop_passes=(self.epoch + 1) * config.crop_passes_per_epoch,
             flops=(self.epoch + 1) * training_flops(config) // config.pretraining.epochs,
             train_seconds=(before.train_seconds if before else 0.0) + trained - started,
@@ -213,12 +219,24 @@ class Trial:
             images_bCHW = self.images.batch(order_n[step * B : (step + 1) * B][self.share]).to(self.place.device)
             crops_VbCHW = make_crops(images_bCHW, parameters.of_images(self.share), size=config.crops.size)
             losses.append(self._update(crops_VbCHW.to(self.weight_type)))
-            if self.seconds is not None and spent + time.perf_counter() - started > self.seconds:
+            if self._out_of_time(spent + time.perf_counter() - started):
+                assert self.seconds is not None
                 raise OutOfTime(
                     f"time limit of {self.seconds / 60:g} minutes reached in epoch {self.epoch + 1} "
                     f"of {config.pretraining.epochs}"
                 )
         return torch.cat(losses)
+
+    def _out_of_time(self, seconds: float) -> bool:
+        return self.seconds is not None and self._first_says(seconds > self.seconds)
+
+    def _first_says(self, truth: bool) -> bool:
+        """What the first worker found, on all of them: they have to stop together."""
+        if self.place.size == 1:
+            return truth
+        shared = torch.tensor(truth, device=self.place.device)
+        dist.broadcast(shared, src=0)
+        return bool(shared)
 
     def _update(self, crops_VbCHW: Tensor) -> Tensor:
         """Train on one minibatch; the losses of its updates."""
@@ -240,6 +258,7 @@ class Trial:
                 attack_encoder=self._attack_pass,
                 keep_attack_gradients=perturbation.keep_attack_gradients,
             )
+            del self._terms[-1 - perturbation.steps : -1]  # the attack's passes are no part of the update's loss
         else:
             self.delta_VbCHW, losses = free_replays(
                 self.replica,
@@ -272,18 +291,23 @@ class Trial:
         self.encoder.train()
         return z_ND
 
-    def _evaluate(self) -> dict[str, Any]:
-        if self.place.rank > 0:
-            return _missing_scores()
-        scores = search_scores(
-            self.encoder,
-            self.splits.probe,
-            self.splits.validation,
-            classes=self.splits.classes,
-            config=self.config.evaluation,
-            generator=self._generator(ATTACK, self.epoch),
-        )
-        return asdict(scores)
+    def _evaluate(self) -> Scores:
+        scores, problem = NO_SCORES, ""
+        if self.place.rank == 0:
+            try:
+                scores = search_scores(
+                    self.encoder,
+                    self.splits.probe,
+                    self.splits.validation,
+                    classes=self.splits.classes,
+                    config=self.config.evaluation,
+                    generator=self._generator(ATTACK, self.epoch),
+                )
+            except FloatingPointError as error:
+                problem = str(error)
+        if self._first_says(bool(problem)):
+            raise TrialFailed(f"diverged: {problem or 'found by the first worker'} after epoch {self.epoch + 1}")
+        return scores
 
     def _generator(self, purpose: int, *place: int) -> torch.Generator:
         return torch.Generator().manual_seed(_seed(self.config.seed, purpose, *place))
@@ -312,9 +336,12 @@ class Trial:
         """Go on from a checkpoint of the same config.
 
         Raises:
-            TrialFailed: where the checkpoint is of another config.
+            TrialFailed: where the checkpoint cannot be read, or is of another config.
         """
-        state = torch.load(path, map_location=self.place.device, weights_only=True)
+        try:
+            state = torch.load(path, map_location=self.place.device, weights_only=True)
+        except (OSError, RuntimeError, UnpicklingError) as error:
+            raise TrialFailed(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
         if state["fingerprint"] != self.config.fingerprint:
             raise TrialFailed(f"{path} is a checkpoint of another config: {state['fingerprint']}")
         self.rows = [TrialMetrics(**row) for row in state["rows"]]
@@ -350,16 +377,6 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}"
-
-
-def _missing_scores() -> dict[str, Any]:
-    return {
-        "probe_accuracy": math.nan,
-        "clean_accuracy": math.nan,
-        "robust_accuracy": math.nan,
-        "validation_images": 0,
-        "attacked_images": 0,
-    }
 
 
 def _seed(*words: int) -> int:

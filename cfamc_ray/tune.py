@@ -138,7 +138,12 @@ def _print_front(config: StudyConfig, members: Sequence[TrialRecord], records: S
         return
     table = Table(box=None, pad_edge=False)
     metrics = list(dict.fromkeys([*config.objectives, "crop_passes"]))
-    for name in ("trial", *(metric.replace("_", " ") for metric in metrics), "time", *config.space):
+    leaves = [key.rpartition(".")[2] for key in config.space]
+    keys = [
+        leaf.replace("_", " ") if leaves.count(leaf) == 1 else key
+        for key, leaf in zip(config.space, leaves, strict=True)
+    ]
+    for name in ("trial", *(metric.replace("_", " ") for metric in metrics), "time", *keys):
         table.add_column(name, justify="right", overflow="fold")
     for record in members:
         values = [show_value(metric, record.value(metric)) for metric in metrics]

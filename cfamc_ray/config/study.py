@@ -1,5 +1,6 @@
 """A study: a question, objectives, a space of trials, a budget and the machines it may use."""
 
+import math
 import random
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -206,10 +207,14 @@ class StudyConfig(Strict):
 
 
 def draw(written: Range, source: random.Random) -> Scalar:
-    """One value of a range, at random (evenly; the check of the conditions is all that uses it)."""
+    """One value of a range, at random; evenly, on the range's scale."""
     match written:
+        case IntRange(bounds=(low, high), log=True):
+            return min(max(round(math.exp(source.uniform(math.log(low - 0.5), math.log(high + 0.5)))), low), high)
         case IntRange(bounds=(low, high), step=step):
             return source.randrange(low, high + 1, step)
+        case FloatRange(bounds=(low, high), log=True):
+            return min(max(math.exp(source.uniform(math.log(low), math.log(high))), low), high)
         case FloatRange(bounds=(low, high)):
             return source.uniform(low, high)
         case Choice(values=values):

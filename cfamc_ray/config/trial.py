@@ -174,7 +174,7 @@ class EvaluationConfig(Strict):
 
     features: Literal["prefeature", "backbone"] = "prefeature"
     """What the linear probe reads: the pre-feature, as published, or the ResNet's output."""
-    probe_l2: Real = Field(default=1e-3, gt=0)
+    probe_l2: Real = Field(default=1e-2, gt=0)
     """L2 strength of the probe: l2/2 times the squared norm of the weights is added to the mean cross-entropy, features
     being standardised first. Without it separable features drive the head, and its gradients, to extremes."""
     probe_tolerance: Real = Field(default=1e-4, gt=0)

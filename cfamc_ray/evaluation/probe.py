@@ -17,10 +17,10 @@ def fit_probe(
     """Fit a linear classifier to convergence.
 
     Minimises the mean cross-entropy plus l2/2 |W|² over the weights of standardised features (L-BFGS with a strong
-    Wolfe line search from zero, in float32 at least); the standardisation is then folded into the returned layer.
+    Wolfe line search from zero, in the features' type); the standardisation is then folded into the returned layer.
 
     Args:
-        features_NF: of the training images.
+        features_NF: of the training images, float32 or float64.
         labels_N: classes from 0 to classes - 1.
         classes: K.
         l2: strength, positive.
@@ -53,7 +53,10 @@ def fit_probe(
 
     with torch.enable_grad():
         optimizer.step(objective)
-    head = nn.Linear(features_NF.shape[1], classes, device=features_NF.device, dtype=features_NF.dtype)
+    # No initial weights: drawing them would move the process's global random state.
+    head: nn.Linear = nn.utils.skip_init(
+        nn.Linear, features_NF.shape[1], classes, device=features_NF.device, dtype=features_NF.dtype
+    )
     with torch.no_grad():
         head.weight.copy_(weight_KF * scale_F)
         head.bias.copy_(bias_K - head.weight @ mean_F)

@@ -50,6 +50,9 @@ def search_scores(
         classes: number of classes.
         config: probe and threat model.
         generator: of the attack's starts, on the CPU.
+
+    Raises:
+        FloatingPointError: where the encoder's features are not finite.
     """
     was_training = encoder.training
     encoder.eval()
@@ -57,6 +60,8 @@ def search_scores(
     encoder.requires_grad_(False)
     try:
         features_NF = encode(encoder, probe_images.images_NCHW, config.features)
+        if not features_NF.isfinite().all():
+            raise FloatingPointError("the encoder's features are not finite")
         labels_N = probe_images.labels_N.to(features_NF.device)
         head = fit_probe(
             features_NF,

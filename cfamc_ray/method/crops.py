@@ -135,7 +135,7 @@ def make_crops(images_BCHW: Tensor, parameters: CropParameters, *, size: int) ->
     crops_NCSS = _resize(images_BCHW, parameters, size).flatten(0, 1)
     crops_NCSS = _jitter(crops_NCSS, parameters)
     crops_NCSS = torch.where(_per_crop(parameters.grayscale_VB), _gray(crops_NCSS), crops_NCSS)
-    crops_NCSS = _blur(crops_NCSS, parameters.blur_sigma_VB.flatten())
+    crops_NCSS = _blur(crops_NCSS, parameters.blur_sigma_VB.flatten()).clamp_(0, 1)
     solarized_NCSS = torch.where(crops_NCSS >= SOLARIZE_THRESHOLD, 1 - crops_NCSS, crops_NCSS)
     crops_NCSS = torch.where(_per_crop(parameters.solarize_VB), solarized_NCSS, crops_NCSS)
     return crops_NCSS.reshape(V, B, *crops_NCSS.shape[1:])

@@ -174,8 +174,8 @@ def load_encoder(path: Path) -> SelfSupervisedEncoder:
         with safe_open(path, framework="pt") as file:
             config = EncoderConfig.model_validate_json((file.metadata() or {})["encoder"])
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (OSError, SafetensorError, KeyError, ValidationError) as error:
+        encoder = SelfSupervisedEncoder(config).to(weights["backbone.stem.weight"].dtype)
+        encoder.load_state_dict(weights)
+    except (OSError, SafetensorError, KeyError, ValidationError, RuntimeError) as error:
         raise InputError(f"{path}: not an encoder that was saved here ({error})") from None
-    encoder = SelfSupervisedEncoder(config).to(weights["backbone.stem.weight"].dtype)
-    encoder.load_state_dict(weights)
     return encoder.eval()

@@ -46,8 +46,9 @@ class Lars(torch.optim.SGD):
         trust = group["trust_coefficient"] * weight_norms / (gradient_norms + decay * weight_norms + EPSILON)
         # A layer of zeros, or without a gradient, takes the plain step; so does one at lr = 0, which does not move.
         usable = (weight_norms > 0) & (gradient_norms > 0)
-        ratio = torch.where(usable, trust / group["lr"] if group["lr"] > 0 else torch.ones_like(trust), 1.0)
-        self.clipped_share = (ratio >= 1).float().mean()
+        usable &= group["lr"] > 0
+        ratio = torch.where(usable, trust / max(group["lr"], torch.finfo(trust.dtype).tiny), 1.0)
+        self.clipped_share = (usable & (ratio >= 1)).float().mean()
         torch._foreach_add_(gradients, weights, alpha=decay)
         torch._foreach_mul_(gradients, list(ratio.clamp(max=1.0).unbind()))
 

@@ -44,7 +44,7 @@ def data_parallel(module: nn.Module) -> DistributedDataParallel:
     return wrapper
 
 
-def _sum_gradients(_: None, bucket: Any) -> torch.futures.Future[Tensor]:
+def _sum_gradients(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
     work = dist.all_reduce(bucket.buffer(), async_op=True)
     assert work is not None
     return work.get_future().then(lambda future: cast(Tensor, future.value()[0]))

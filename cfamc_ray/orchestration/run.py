@@ -109,6 +109,7 @@ def _tuner(config: StudyConfig, folder: Path, search: StudySearch, todo: int, wa
             name=folder.name,
             storage_path=str(folder.parent),
             failure_config=tune.FailureConfig(max_failures=resources.restarts),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials keep their own
             callbacks=[watcher],
             verbose=0,
         ),
@@ -127,6 +128,10 @@ class _Watcher(tune.Callback):
         self.records = read_trials(folder)
         self.ended_before = sum(record.status != "running" for record in self.records)
         self.started, self.shown = time.monotonic(), 0.0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune's snapshot of a run is not what a study resumes from."""
+        return {}
 
     def on_step_end(self, iteration: int, trials: Sequence[TuneTrial], **info: Any) -> None:
         """Draw, at most once a second."""

@@ -1,6 +1,7 @@
 """Ray Tune's OptunaSearch over a study's own sampler and storage."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -23,11 +24,11 @@ class StudySearch(OptunaSearch):
     Args:
         config: of the study.
         storage: Optuna's.
-        folders: makes the folder of a number.
+        folder: of the study.
         unfinished: numbers of trials that go on.
     """
 
-    def __init__(self, config: StudyConfig, storage: BaseStorage, folder: Any, unfinished: Sequence[int]) -> None:
+    def __init__(self, config: StudyConfig, storage: BaseStorage, folder: Path, unfinished: Sequence[int]) -> None:
         super().__init__(
             space=lambda trial: suggest_point(trial, config.space),
             metric=list(config.objectives),
@@ -48,6 +49,10 @@ class StudySearch(OptunaSearch):
             trial = study.ask()
         self._ot_trials[trial_id] = trial
         return {"number": trial.number, "point": suggest_point(trial, self._config.space)}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Leave an empty snapshot: what is known is in the storage and in the trials' folders."""
+        Path(checkpoint_path).touch()
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell how the trial ended, as its folder has it; nothing of one that was only interrupted."""

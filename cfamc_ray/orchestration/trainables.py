@@ -17,7 +17,7 @@ from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.data.splits import load_splits
 from cfamc_ray.recording import RecordedTrial, Row, ends_trial
 from cfamc_ray.study.records import TrialFolder
-from cfamc_ray.trial import Place
+from cfamc_ray.trial import Place, TrialFailed
 
 Point = dict[str, Any]
 """A Tune config: ``number`` of the trial and ``point``, the searched keys and their values."""
@@ -52,8 +52,9 @@ def run_recorded(config: Point, study: StudyConfig, folder: Path, place: Place) 
         if outcome is None:
             raise
         status, reason = outcome
-        if place.rank == 0:
-            trial_folder.close(status, reason)  # type: ignore[arg-type]
+        trial_folder.close(status, reason)
+        if place.size > 1 and not isinstance(error, TrialFailed):
+            raise  # only this worker knows; Ray ends the others, and all read the outcome when they start again
         yield {"status": status, "reason": reason, "done": True}
 
 

@@ -1,0 +1,35 @@
+"""Draw the front of a study, finished or running: python -m analysis.front runs/STUDY [--out FILE]."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cfamc_ray.config.errors import InputError
+from cfamc_ray.figures.front import draw_front, save_figure
+from cfamc_ray.study.front import find_front
+from cfamc_ray.study.records import read_config, read_trials
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read, compute, draw; the exit code is 2 for bad input."""
+    parser = argparse.ArgumentParser(prog="python -m analysis.front", description="Draw the front of a study.")
+    parser.add_argument("study", type=Path, help="the study's folder")
+    parser.add_argument(
+        "--out", type=Path, help="the figure, as .png, .svg or .pdf (report/front.png in the study's folder)"
+    )
+    arguments = parser.parse_args(argv)
+    try:
+        config = read_config(arguments.study)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    front = find_front(config, read_trials(arguments.study))
+    path = arguments.out or arguments.study / "report" / "front.png"
+    save_figure(draw_front(front, title=config.question or config.name), path)
+    print(f"{len(front.members)} points on the front, hypervolume {front.hypervolume:.4g}: {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,24 @@
+"""What all tests share: few threads, no network, and real data only where the environment names it."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _few_threads() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def cifar10() -> Path:
+    """The real cifar10.npz."""
+    folder = os.environ.get("CFAMC_DATA")
+    path = Path(folder) / "cifar10.npz" if folder else None
+    if path is None or not path.is_file():
+        pytest.skip("real images: the folder that CFAMC_DATA names holds no cifar10.npz")
+    return path

@@ -1,0 +1,192 @@
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+from torchvision.datasets import CIFAR10
+
+from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.trial import DataConfig
+from cfamc_ray.data.sources import read_source
+
+Arrays = dict[str, Any]
+
+
+def npz(path: Path | str) -> DataConfig:
+    return DataConfig(name="npz", path=str(path))
+
+
+@pytest.fixture
+def arrays() -> Arrays:
+    pixels = np.random.default_rng(0).integers(0, 256, size=(10, 4, 4, 3), dtype=np.uint8)
+    return {
+        "x_train": pixels[:6],
+        "y_train": np.array([0, 1, 2, 0, 1, 2], dtype=np.uint8),
+        "x_test": pixels[6:],
+        "y_test": np.array([0, 1, 2, 0]),
+    }
+
+
+class TestDigits:
+    def test_pixels_span_the_whole_range_in_three_equal_channels(self) -> None:
+        source = read_source(DataConfig(name="digits", image_size=8))
+        images_NCHW = source.train.images_NCHW
+        assert images_NCHW.shape == (1437, 3, 8, 8)
+        assert (images_NCHW.dtype, source.train.labels_N.dtype) == (torch.uint8, torch.int64)
+        assert len(np.unique(images_NCHW)) == 17
+        assert (int(images_NCHW.min()), int(images_NCHW.max())) == (0, 255)
+        assert torch.equal(images_NCHW[:, :1].expand(-1, 3, -1, -1), images_NCHW)
+
+    def test_enlarging_keeps_the_mean_brightness(self) -> None:
+        small, large = (read_source(DataConfig(name="digits", image_size=size)).test for size in (8, 24))
+        assert large.images_NCHW.shape == (360, 3, 24, 24)
+        assert torch.equal(small.labels_N, large.labels_N)
+        difference = small.images_NCHW.double().mean((1, 2, 3)) - large.images_NCHW.double().mean((1, 2, 3))
+        assert difference.abs().max() < 5
+
+    def test_the_test_split_holds_a_fifth_of_each_class(self) -> None:
+        source = read_source(DataConfig(name="digits", image_size=8))
+        train, test = torch.bincount(source.train.labels_N), torch.bincount(source.test.labels_N)
+        assert source.classes == len(test) == 10
+        assert (test - (train + test) / 5).abs().max() <= 1
+
+
+class TestNpz:
+    def test_channels_move_to_the_front(self, tmp_path: Path, arrays: Arrays) -> None:
+        np.savez(tmp_path / "own.npz", **arrays)
+        source = read_source(npz(tmp_path / "own.npz"))
+        assert torch.equal(source.train.images_NCHW[5, 2], torch.from_numpy(arrays["x_train"][5, :, :, 2]))
+        assert source.test.labels_N.tolist() == [0, 1, 2, 0]
+        assert (len(source.train), len(source.test), source.classes) == (6, 4, 3)
+
+    @pytest.mark.parametrize("axes", [3, 4])
+    def test_gray_images_get_three_equal_channels(self, tmp_path: Path, arrays: Arrays, axes: int) -> None:
+        for name in ("x_train", "x_test"):
+            arrays[name] = arrays[name][..., 0] if axes == 3 else arrays[name][..., :1]
+        np.savez_compressed(tmp_path / "gray.npz", **arrays)
+        images_NCHW = read_source(npz(tmp_path / "gray.npz")).test.images_NCHW
+        assert images_NCHW.shape == (4, 3, 4, 4)
+        assert (images_NCHW == torch.from_numpy(arrays["x_test"].reshape(4, 1, 4, 4))).all()
+
+    def test_names_may_tell_of_classes_without_images(self, tmp_path: Path, arrays: Arrays) -> None:
+        np.savez(tmp_path / "own.npz", **arrays, classes=np.array(["a", "b", "c", "d"]))
+        assert read_source(npz(tmp_path / "own.npz")).classes == 4
+
+    def test_a_relative_path_is_looked_up_here_then_in_the_folder(
+        self, tmp_path: Path, arrays: Arrays, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "here").mkdir()
+        (tmp_path / "data").mkdir()
+        monkeypatch.chdir(tmp_path / "here")
+        monkeypatch.setenv("CFAMC_DATA", str(tmp_path / "data"))
+        np.savez(tmp_path / "data" / "own.npz", **arrays)
+        assert len(read_source(npz("own.npz")).train) == 6
+        arrays.update(x_train=arrays["x_test"], y_train=arrays["y_test"])
+        np.savez(tmp_path / "here" / "own.npz", **arrays)
+        assert len(read_source(npz("own.npz")).train) == 4
+
+    def test_it_is_read_again_only_after_a_change(self, tmp_path: Path, arrays: Arrays) -> None:
+        np.savez(tmp_path / "own.npz", **arrays)
+        first = read_source(npz(tmp_path / "own.npz"))
+        assert read_source(npz(tmp_path / "own.npz")) is first
+        os.utime(tmp_path / "own.npz", ns=(1, 1))
+        assert read_source(npz(tmp_path / "own.npz")) is not first
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda a: a.pop("y_test"), "lacks y_test; it holds x_train, y_train, x_test"),
+            (lambda a: a.update(x_train=a["x_train"] / 255), "x_train must be uint8 .* not float64"),
+            (lambda a: a.update(x_test=a["x_test"][:, 0, 0]), r"x_test must be uint8 of shape .*\(4, 3\)"),
+            (lambda a: a.update(x_test=a["x_test"].transpose(0, 3, 1, 2)), r"x_test must be .*\(4, 3, 4, 4\)"),
+            (lambda a: a.update(x_train=a["x_train"][:, :2]), r"x_train must be .*\(6, 2, 4, 3\)"),
+            (
+                lambda a: a.update(x_train=a["x_train"][:0], y_train=a["y_train"][:0]),
+                r"x_train must be .*\(0, 4, 4, 3\)",
+            ),
+            (lambda a: a.update(x_test=a["x_test"][:, :2, :2]), "equally large, not 4 and 2 pixels"),
+            (lambda a: a.update(y_train=a["y_train"].astype(float)), "y_train must be 6 integers.* not float64"),
+            (lambda a: a.update(y_train=a["y_train"].astype(str)), "y_train must be 6 integers.* not <U3"),
+            (lambda a: a.update(y_test=a["y_test"][:3]), r"y_test must be 4 integers.* not int64 of shape \(3,\)"),
+            (lambda a: a.update(y_test=a["y_test"] - 1), "labels must be from 0 .* not from -1 to 2"),
+            (lambda a: a.update(classes=np.array(["a", "b"])), "not from 0 to 2 with 2 classes"),
+            (lambda a: a.update(y_train=a["y_train"] * 0, y_test=a["y_test"] * 0), "at least 2.* with 1 classes"),
+            (lambda a: a.update(y_test=np.array([{}, 1, 2, 3])), "damaged, or holds more than plain arrays: Object"),
+        ],
+    )
+    def test_wrong_arrays(
+        self, tmp_path: Path, arrays: Arrays, change: Callable[[Arrays], object], message: str
+    ) -> None:
+        change(arrays)
+        np.savez(tmp_path / "wrong.npz", **arrays)
+        with pytest.raises(InputError, match=f"wrong.npz: .*{message}"):
+            read_source(npz(tmp_path / "wrong.npz"))
+
+    @pytest.mark.parametrize(
+        ("damage", "message"),
+        [
+            (lambda content: b"x_train: none", "not an .npz file"),
+            (lambda content: b"", "not an .npz file"),
+            (lambda content: content[: len(content) // 2], "not a whole one"),
+            (lambda content: content[:300] + bytes(50) + content[350:], "damaged"),
+        ],
+    )
+    @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+    def test_damaged_files(
+        self, tmp_path: Path, arrays: Arrays, save: Any, damage: Callable[[bytes], bytes], message: str
+    ) -> None:
+        path = tmp_path / "damaged.npz"
+        save(path, **arrays)
+        path.write_bytes(damage(path.read_bytes()))
+        with pytest.raises(InputError, match=f"damaged.npz: .*{message}"):
+            read_source(npz(path))
+
+    def test_a_missing_file(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=f"data.path none.npz: no such file.*from {tmp_path}"):
+            read_source(npz("none.npz"), folder=tmp_path)
+
+
+class TestCifar:
+    def test_a_packed_file_comes_first(self, tmp_path: Path, arrays: Arrays) -> None:
+        np.savez(tmp_path / "cifar100.npz", **arrays)
+        assert len(read_source(DataConfig(name="cifar100"), folder=tmp_path).test) == 4
+
+    def test_the_extracted_archive_is_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for attribute, files in (("train_list", ["data_batch_1", "data_batch_2"]), ("test_list", ["test_batch"])):
+            monkeypatch.setattr(CIFAR10, attribute, [[file, None] for file in files])
+        monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": None})
+        archive = tmp_path / CIFAR10.base_folder
+        archive.mkdir()
+        red = np.repeat(np.array([[200, 0, 0]], dtype=np.uint8), 1024, axis=1)
+        for label, file in enumerate(["data_batch_1", "data_batch_2", "test_batch"]):
+            (archive / file).write_bytes(pickle.dumps({"data": red + np.uint8(label), "labels": [label]}))
+        (archive / "batches.meta").write_bytes(pickle.dumps({"label_names": ["plane", "car", "bird"]}))
+
+        source = read_source(DataConfig(name="cifar10"), folder=tmp_path)
+        assert source.train.images_NCHW[:, :, 31, 31].tolist() == [[200, 0, 0], [201, 1, 1]]
+        assert source.test.images_NCHW[0, :, 0, 0].tolist() == [202, 2, 2]
+        assert (source.train.labels_N.tolist(), source.test.labels_N.tolist(), source.classes) == ([0, 1], [2], 3)
+
+    @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+    def test_without_network(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: Any) -> None:
+        def unreachable(*_: object, **__: object) -> None:
+            raise URLError("no route to host")
+
+        monkeypatch.setattr("urllib.request.urlopen", unreachable)
+        with pytest.raises(InputError, match=rf"{name} is not in {tmp_path} .*no route to host.*put {name}\.npz"):
+            read_source(DataConfig(name=name), folder=tmp_path)
+
+    def test_the_real_one(self) -> None:
+        folder = Path(os.environ.get("CFAMC_DATA") or "absent")
+        if not (folder / "cifar10.npz").is_file():
+            pytest.skip("needs cifar10.npz in the folder that CFAMC_DATA names")
+        source = read_source(DataConfig(name="cifar10"), folder=folder)
+        assert source.classes == 10
+        assert source.train.images_NCHW.shape[1:] == (3, 32, 32)
+        means = source.train.images_NCHW.double().mean((0, 2, 3)) / 255
+        torch.testing.assert_close(means, torch.tensor([0.4914, 0.4822, 0.4465]).double(), atol=0.01, rtol=0)

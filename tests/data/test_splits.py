@@ -1,0 +1,91 @@
+from typing import Any
+
+import pytest
+import torch
+
+from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.trial import DataConfig
+from cfamc_ray.data.sources import read_source
+from cfamc_ray.data.splits import Splits, load_splits, load_test
+
+
+def digits(**values: Any) -> DataConfig:
+    counts = {"pretrain_images": 300, "probe_images": 200, "validation_images": 100}
+    return DataConfig(name="digits", image_size=8, **{**counts, **values})
+
+
+def identities(images_NCHW: torch.Tensor) -> list[bytes]:
+    """What tells the digits apart: no two of them are equal."""
+    return [image_CHW.numpy().tobytes() for image_CHW in images_NCHW]
+
+
+def rows(images_NCHW: torch.Tensor) -> set[bytes]:
+    return set(identities(images_NCHW))
+
+
+def pretrain_rows(splits: Splits) -> set[bytes]:
+    return rows(splits.pretrain.batch(torch.arange(len(splits.pretrain))))
+
+
+def test_counts_are_as_asked_and_no_image_is_in_two_splits() -> None:
+    config = digits(probe_overlap=False)
+    splits = load_splits(config)
+    parts = [pretrain_rows(splits), *(rows(part.images_NCHW) for part in (splits.probe, splits.validation))]
+    parts.append(rows(load_test(config).images_NCHW))
+    assert [len(part) for part in parts] == [300, 200, 100, 360]
+    assert len(set.union(*parts)) == 960
+    assert splits.classes == 10
+
+
+def test_an_overlapping_probe_starts_with_the_pretraining_images() -> None:
+    splits = load_splits(digits())
+    assert rows(splits.probe.images_NCHW) < pretrain_rows(splits)
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_smaller_splits_are_parts_of_larger_ones(overlap: bool) -> None:
+    small = load_splits(digits(probe_overlap=overlap))
+    more_probe = load_splits(digits(probe_overlap=overlap, probe_images=500))
+    more_pretrain = load_splits(digits(probe_overlap=overlap, pretrain_images=500))
+    assert rows(small.probe.images_NCHW) < rows(more_probe.probe.images_NCHW)
+    assert pretrain_rows(small) < pretrain_rows(more_pretrain)
+    assert torch.equal(small.validation.images_NCHW, more_pretrain.validation.images_NCHW)
+
+
+def test_each_split_holds_each_class_in_proportion() -> None:
+    splits = load_splits(digits())
+    for part, count in ((splits.probe, 200), (splits.validation, 100)):
+        sizes = torch.bincount(part.labels_N, minlength=10)
+        assert len(part) == count
+        assert (sizes - count / 10).abs().max() <= 2
+
+
+def test_labels_belong_to_their_images() -> None:
+    source, splits = read_source(digits()), load_splits(digits())
+    label_of = dict(zip(identities(source.train.images_NCHW), source.train.labels_N.tolist(), strict=True))
+    assert [label_of[identity] for identity in identities(splits.probe.images_NCHW)] == splits.probe.labels_N.tolist()
+
+
+def test_the_split_seed_decides_which_images_but_not_the_test_split() -> None:
+    first, second = digits(split_seed=0), digits(split_seed=1)
+    assert not torch.equal(load_splits(first).validation.images_NCHW, load_splits(second).validation.images_NCHW)
+    assert torch.equal(load_test(first).images_NCHW, load_test(second).images_NCHW)
+
+
+def test_all_training_images_may_be_used() -> None:
+    splits = load_splits(digits(pretrain_images=1337, probe_images=1337))
+    assert len(splits.pretrain) + len(splits.validation) == 1437
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"pretrain_images": 1338}, r"data\.validation_images 100 \+ data\.pretrain_images 1338 .* need 1438 .* 1437"),
+        ({"probe_images": 1338}, r"data\.probe_images 1338 need 1438 .* 1437"),
+        ({"validation_images": 1138}, r"data\.validation_images 1138 .* need 1438 .* 1437"),
+        ({"probe_images": 1038, "probe_overlap": False}, r"300 \+ data\.probe_images 1038 need 1438 .* 1437"),
+    ],
+)
+def test_too_few_images(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_splits(digits(**values))

@@ -1,0 +1,51 @@
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cfamc_ray.data.stratification import stratified_order
+
+labels_and_seeds = given(
+    labels=st.lists(st.integers(0, 6), max_size=200).map(lambda labels: torch.tensor(labels, dtype=torch.int64)),
+    seed=st.integers(0, 2**63),
+)
+
+
+@labels_and_seeds
+def test_it_is_a_permutation(labels: torch.Tensor, seed: int) -> None:
+    assert sorted(stratified_order(labels, seed).tolist()) == list(range(len(labels)))
+
+
+@labels_and_seeds
+def test_every_prefix_holds_each_class_in_proportion(labels: torch.Tensor, seed: int) -> None:
+    ordered = labels[stratified_order(labels, seed)]
+    sizes = torch.bincount(labels)
+    classes = int((sizes > 0).sum())
+    prefix = torch.arange(1, len(labels) + 1)
+    for label in set(labels.tolist()):
+        share = int(sizes[label]) / len(labels)
+        excess = (ordered == label).cumsum(0) - share * prefix
+        assert excess.abs().max() <= (1 + share * (classes - 2)) / 2 + 1e-4
+
+
+@given(images_per_class=st.integers(1, 20), classes=st.integers(1, 12), seed=st.integers(0, 1000))
+def test_equal_classes_take_turns(images_per_class: int, classes: int, seed: int) -> None:
+    labels = torch.arange(classes).repeat(images_per_class)
+    rounds = labels[stratified_order(labels, seed)].view(images_per_class, classes)
+    assert torch.equal(rounds.sort(dim=1).values, torch.arange(classes).expand(images_per_class, classes))
+
+
+def test_the_seed_alone_decides() -> None:
+    labels = torch.arange(100) % 4
+    assert torch.equal(stratified_order(labels, 3), stratified_order(labels, 3))
+    assert not torch.equal(stratified_order(labels, 3), stratified_order(labels, 4))
+
+
+def test_the_order_is_pinned() -> None:
+    """Finished studies name their images by seed alone."""
+    assert stratified_order(torch.tensor([0, 0, 0, 0, 1, 1, 1, 2]), seed=0).tolist() == [2, 4, 3, 6, 7, 0, 5, 1]
+
+
+def test_no_class_is_favoured_for_its_number() -> None:
+    labels = torch.tensor([0, 1])
+    first = [int(stratified_order(labels, seed)[0]) for seed in range(200)]
+    assert 70 <= sum(first) <= 130

@@ -1,0 +1,120 @@
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from cfamc_ray.evaluation.attacks import pgd
+
+N, SHAPE, K = 40, (3, 4, 4), 5
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def classifier(seed: int = 0, *, width: int = 16) -> nn.Module:
+    """A network whose loss has many local maxima."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(48, width), nn.ReLU(), nn.Linear(width, K))
+    for i, parameter in enumerate(network.parameters()):
+        parameter.data = 2 * random(*parameter.shape, seed=seed + i) - 1
+    return network.requires_grad_(False)
+
+
+NETWORK = classifier()
+IMAGES = random(N, *SHAPE, seed=9)
+LABELS = NETWORK(IMAGES).argmax(-1)
+
+
+def attack(**changes: Any) -> Tensor:
+    settings = {"epsilon": 0.1, "steps": 3, "step_size": 0.04, "generator": torch.Generator().manual_seed(0), **changes}
+    return pgd(NETWORK, IMAGES, LABELS, **settings)
+
+
+def right(images: Tensor) -> Tensor:
+    return torch.as_tensor(NETWORK(images).argmax(-1) == LABELS)
+
+
+@pytest.mark.parametrize("start", ["uniform", "zero"])
+def test_pgd_reaches_the_optimum_of_a_linear_classifier(start: Any) -> None:
+    direction = random(48, seed=1) - 0.5
+    labels, sign = torch.arange(N) % 2, 1.0 - 2.0 * (torch.arange(N) % 2)
+
+    def logits_of(x: Tensor) -> Tensor:
+        margin = (x - 0.5).flatten(1) @ direction
+        return torch.stack([margin, -margin], dim=-1)
+
+    adversarial = pgd(logits_of, IMAGES, labels, epsilon=0.1, steps=25, step_size=0.01, start=start)
+    downhill = -sign[:, None] * direction.sign()
+    optimum = (IMAGES + 0.1 * downhill.view_as(IMAGES)).clamp(0, 1)
+    resists = logits_of(adversarial).argmax(-1) == labels
+    torch.testing.assert_close(adversarial, optimum)
+    assert torch.equal(resists, logits_of(optimum).argmax(-1) == labels)
+
+
+@given(
+    epsilon=st.floats(0, 1, width=32),
+    step_size=st.floats(0, 2),
+    steps=st.integers(1, 3),
+    restarts=st.integers(1, 3),
+    start=st.sampled_from(["uniform", "zero"]),
+)
+@pytest.mark.parametrize("images", [IMAGES, IMAGES.round()], ids=["noise", "black and white"])
+def test_adversarial_images_stay_in_the_ball_and_in_the_pixel_box(
+    images: Tensor, epsilon: float, **settings: Any
+) -> None:
+    adversarial = pgd(NETWORK, images, LABELS, epsilon=epsilon, **settings)
+    assert adversarial.min() >= 0
+    assert adversarial.max() <= 1
+    assert (adversarial - images).abs().max() <= epsilon + 1e-7
+
+
+def test_a_ball_of_radius_zero_gives_the_images_back() -> None:
+    assert torch.equal(attack(epsilon=0.0), IMAGES)
+
+
+def test_the_attack_breaks_some_images_but_not_all() -> None:
+    assert right(IMAGES).all()
+    assert 0 < right(attack()).sum() < N
+
+
+def test_more_restarts_never_leave_more_images_right() -> None:
+    counts = [int(right(attack(restarts=restarts)).sum()) for restarts in range(1, 7)]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] > counts[-1]
+
+
+def test_an_image_that_a_start_has_broken_is_left_as_it_is() -> None:
+    one, five = attack(restarts=1), attack(restarts=5)
+    broken = ~right(one)
+    assert torch.equal(five[broken], one[broken])
+    assert not torch.equal(five[~broken], one[~broken])
+
+
+def test_larger_balls_leave_fewer_images_right() -> None:
+    counts = [int(right(attack(epsilon=e, steps=10, step_size=e / 4)).sum()) for e in (0.0, 0.05, 0.1, 0.3)]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] == N > counts[-1]
+
+
+def test_an_attack_from_zero_needs_no_random_numbers() -> None:
+    generator = torch.Generator().manual_seed(0)
+    before = generator.get_state()
+    assert torch.equal(attack(start="zero", generator=generator), attack(start="zero", generator=None))
+    assert torch.equal(generator.get_state(), before)
+
+
+def test_uniform_starts_come_from_the_generator_alone() -> None:
+    assert torch.equal(attack(), attack())
+    assert not torch.equal(attack(), attack(generator=torch.Generator().manual_seed(1)))
+
+
+def test_the_attack_works_where_gradients_are_switched_off_and_leaves_its_inputs_alone() -> None:
+    images = IMAGES.clone()
+    with torch.no_grad():
+        adversarial = attack()
+    assert torch.equal(adversarial, attack())
+    assert not adversarial.requires_grad
+    assert torch.equal(IMAGES, images)

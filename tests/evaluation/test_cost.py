@@ -1,0 +1,84 @@
+from typing import Any
+
+import pytest
+import torch
+
+from cfamc_ray.config.trial import EncoderConfig, TrialConfig
+from cfamc_ray.evaluation.cost import crop_pass_flops, peak_memory_bytes, reset_peak_memory, training_flops
+
+TINY = EncoderConfig(width=4, prefeature_width=8, hidden_width=12, embedding_width=6)
+
+
+def config(**changes: Any) -> TrialConfig:
+    return TrialConfig().with_values({"data.pretrain_images": 50_000, **changes})
+
+
+def test_a_crop_pass_of_the_papers_encoder_costs_3_47_gflop() -> None:
+    whole, _ = crop_pass_flops(EncoderConfig(), 32)
+    assert whole == pytest.approx(3.47e9, rel=0.01)
+
+
+def test_a_pass_for_the_input_gradient_alone_costs_two_thirds() -> None:
+    whole, attack = crop_pass_flops(EncoderConfig(), 32)
+    assert attack / whole == pytest.approx(2 / 3, rel=0.01)
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_a_tiny_encoder_costs_what_its_products_add_up_to(norm: str) -> None:
+    stem = 64 * 4 * 27  # pixels x channels out x 3x3 inputs
+    stages = (
+        64 * 4 * (4 * 36)  # four 3x3 convolutions of 4 channels at 8x8
+        + 16 * 8 * (36 + 3 * 72 + 4)  # at 4x4, the last from the shortcut
+        + 4 * 16 * (72 + 3 * 144 + 8)  # at 2x2
+        + 1 * 32 * (144 + 3 * 288 + 16)  # at 1x1
+    )
+    rows = 32 * 8 + 8 * 12 + 12 * 6
+    forward = 2 * (stem + stages + rows)
+    assert crop_pass_flops(TINY.model_copy(update={"norm": norm}), 8) == (3 * forward, 2 * forward)
+
+
+def test_the_papers_run_costs_24_million_crop_passes_and_83_petaflop() -> None:
+    paper = config()
+    assert (paper.crops.views, paper.pretraining.replays, paper.pretraining.epochs) == (16, 3, 10)
+    assert paper.crop_passes == 16 * 3 * 50_000 * 10 == pytest.approx(2.4e7, rel=0.01)
+    assert training_flops(paper) == pytest.approx(83e15, rel=0.01)
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_pgd_costs_its_steps_and_one_pass_more_for_every_crop(steps: int) -> None:
+    pgd = config(**{"perturbation.attack": "pgd", "perturbation.steps": steps, "pretraining.replays": 1})
+    assert pgd.crop_passes_per_epoch == 16 * (steps + 1) * 50_000
+    assert pgd.attack_passes_per_epoch == 16 * steps * 50_000
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_attack_passes_of_pgd_cost_a_whole_pass_only_where_their_weight_gradients_are_kept(keep: bool) -> None:
+    pgd = config(**{"perturbation.attack": "pgd", "pretraining.replays": 1, "perturbation.keep_attack_gradients": keep})
+    whole, attack = crop_pass_flops(pgd.encoder, 32)
+    per_crop = whole + 5 * (whole if keep else attack)
+    assert training_flops(pgd) == 10 * 16 * 50_000 * per_crop
+
+
+def test_images_that_fill_no_minibatch_cost_nothing() -> None:
+    assert config(**{"data.pretrain_images": 50_099}).crop_passes == config().crop_passes
+
+
+@pytest.mark.parametrize("attack", ["free", "none"])
+def test_free_replays_cost_as_much_as_plain_ones(attack: str) -> None:
+    assert training_flops(config(**{"perturbation.attack": attack})) == training_flops(config())
+
+
+def test_counting_flops_takes_no_random_numbers_and_no_memory_for_weights() -> None:
+    before = torch.get_rng_state()
+    crop_pass_flops.cache_clear()
+    crop_pass_flops(EncoderConfig(width=512, prefeature_width=100_000, hidden_width=100_000), 64)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_peak_memory_notices_an_allocation() -> None:
+    device = torch.device("cpu")
+    reset_peak_memory(device)
+    before = peak_memory_bytes(device)
+    torch.ones(2**28, dtype=torch.uint8)  # more than freed memory that the process may have kept
+    assert before > 2**20
+    assert peak_memory_bytes(device) - before > 2**27

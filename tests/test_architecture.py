@@ -1,0 +1,74 @@
+"""The table of who may import whom, held against the syntax trees, and what imports without torch or ray."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "cfamc_ray"
+
+ALLOWED = {
+    "config": set(),
+    "data": {"config"},
+    "method": {"config"},
+    "evaluation": {"config", "data", "method"},
+    "trial": {"config", "data", "method", "evaluation"},
+    "study": {"config"},
+    "tensorboard": set(),
+    "recording": {"config", "data", "study", "tensorboard", "trial"},
+    "search": {"config", "study"},
+    "orchestration": {"config", "data", "recording", "search", "study", "trial"},
+    "figures": {"study"},
+    "tune": {"config", "data", "evaluation", "figures", "orchestration", "study"},
+}
+WITHOUT_RAY = [name for name in ALLOWED if name not in ("orchestration", "tune")]
+WITHOUT_TORCH = ["config", "study", "search", "figures"]
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py" or path.parent != PACKAGE)
+
+
+def imports(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+    return names
+
+
+def part(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_imports_only_what_the_design_allows(path: Path) -> None:
+    ours = {name.split(".")[1] for name in imports(path) if name.startswith("cfamc_ray.")}
+    assert ours - {part(path)} <= ALLOWED[part(path)]
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_orchestration_imports_ray(path: Path) -> None:
+    assert part(path) == "orchestration" or not any(name.split(".")[0] == "ray" for name in imports(path))
+
+
+def dotted(names: list[str]) -> list[str]:
+    paths = [path for path in modules() if part(path) in names]
+    found = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in paths]
+    analysis = [f"analysis.{path.stem}" for path in (ROOT / "analysis").glob("*.py")]
+    return [*found, *analysis]
+
+
+@pytest.mark.parametrize(
+    ("absent", "names"), [(["ray"], WITHOUT_RAY), (["ray", "torch"], WITHOUT_TORCH)], ids=["no ray", "no ray, no torch"]
+)
+def test_imports_with_packages_absent(absent: list[str], names: list[str]) -> None:
+    block = f"import sys; sys.modules.update(dict.fromkeys({absent!r}))"  # an import of None raises ImportError
+    program = "; ".join([block, *(f"import {name}" for name in dotted(names))])
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,320 @@
+import dataclasses
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.data.images import ImageSubset, LabelledImages
+from cfamc_ray.data.splits import Splits
+from cfamc_ray.evaluation.cost import training_flops
+from cfamc_ray.method.encoder import load_encoder
+from cfamc_ray.trial import OutOfTime, Trial, TrialFailed, TrialMetrics
+
+MEASURED = ("train_seconds", "eval_seconds", "peak_memory_bytes", "crop_passes_per_second")
+"""Metrics of the machine, not of the trial."""
+
+
+def tiny_config(**changes: Any) -> TrialConfig:
+    """Three minibatches an epoch through an encoder of a few thousand weights."""
+    return TrialConfig().with_values(
+        {
+            "data.pretrain_images": 13,
+            "data.probe_images": 20,
+            "data.validation_images": 10,
+            "crops.views": 2,
+            "crops.size": 16,
+            "encoder.width": 4,
+            "encoder.prefeature_width": 8,
+            "encoder.hidden_width": 8,
+            "encoder.embedding_width": 4,
+            "pretraining.epochs": 2,
+            "pretraining.replays": 2,
+            "pretraining.batch_images": 4,
+            "pretraining.precision": "float32",
+            "evaluation.attack_steps": 1,
+            "evaluation.attack_images": 5,
+            "evaluation.probe_iterations": 10,
+            **changes,
+        }
+    )
+
+
+def tiny_splits() -> Splits:
+    generator = torch.Generator().manual_seed(0)
+    images_NCHW = torch.randint(0, 256, (43, 3, 20, 20), dtype=torch.uint8, generator=generator)
+    labelled = LabelledImages(images_NCHW, torch.arange(43) % 2)
+    return Splits(
+        pretrain=ImageSubset(images_NCHW, torch.arange(13)),
+        probe=labelled.take(torch.arange(13, 33)),
+        validation=labelled.take(torch.arange(33, 43)),
+        classes=2,
+    )
+
+
+def tiny_trial(config: TrialConfig | None = None, **settings: Any) -> Trial:
+    return Trial(config or tiny_config(), tiny_splits(), **settings)
+
+
+def state(trial: Trial) -> dict[str, Tensor]:
+    """All that training has changed."""
+    momenta = [s["momentum_buffer"] for s in trial.optimizer.state.values()]
+    named = {f"momentum {i}": momentum for i, momentum in enumerate(momenta)}
+    return {**trial.encoder.state_dict(), **named, "delta": trial.delta_VbCHW}
+
+
+def without_measurements(rows: list[TrialMetrics]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in dataclasses.asdict(row).items() if k not in MEASURED} for row in rows]
+
+
+def assert_same(first: Trial, second: Trial) -> None:
+    assert without_measurements(first.rows) == without_measurements(second.rows)
+    ours, theirs = state(first), state(second)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+def test_a_trial_yields_one_row_after_each_epoch() -> None:
+    trial = tiny_trial(tiny_config(**{"pretraining.epochs": 3}))
+    assert [(row.epoch, row.done) for row in trial] == [(1, False), (2, False), (3, True)]
+    assert trial.finished
+    assert list(trial) == []
+
+
+def test_equal_configs_give_equal_weights_and_metrics() -> None:
+    first, second = tiny_trial(), tiny_trial()
+    torch.manual_seed(1)
+    list(first)
+    torch.manual_seed(2)
+    list(second)
+    assert_same(first, second)
+
+
+def test_another_seed_gives_other_initial_weights_and_another_result() -> None:
+    first, second = tiny_trial(), tiny_trial(tiny_config(seed=1))
+    assert not torch.equal(first.encoder.backbone.stem.weight, second.encoder.backbone.stem.weight)
+    assert first.run_epoch().loss != second.run_epoch().loss
+
+
+def test_trials_that_take_turns_in_one_process_do_not_disturb_each_other() -> None:
+    alone, turns, other = tiny_trial(), tiny_trial(), tiny_trial(tiny_config(seed=1))
+    list(alone)
+    for _ in zip(turns, other, strict=True):
+        pass
+    assert_same(alone, turns)
+
+
+def test_a_trial_leaves_the_global_random_state_alone() -> None:
+    before = torch.get_rng_state()
+    list(tiny_trial())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+FREE = {"pretraining.replays": 2}
+PGD = {"perturbation.attack": "pgd", "perturbation.steps": 2, "pretraining.replays": 1}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        FREE,
+        {**FREE, "perturbation.carry": False},
+        {**FREE, "perturbation.project_first": False, "optimizer.schedule": "minibatches"},
+        {**FREE, "optimizer.trust_coefficient": None, "optimizer.momentum": 0.0},
+        PGD,
+        {**PGD, "perturbation.keep_attack_gradients": True, "perturbation.attack_in_train_mode": False},
+        {"perturbation.attack": "none"},
+    ],
+    ids=["free", "no carry", "as published", "sgd", "pgd", "pgd as published, eval mode", "none"],
+)
+@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_trial_that_was_stopped_and_resumed_ends_bit_for_bit_as_one_that_was_not(
+    tmp_path: Path, changes: dict[str, Any], norm: str, precision: str
+) -> None:
+    config = tiny_config(**{"encoder.norm": norm, "pretraining.precision": precision, **changes})
+    whole, stopped, resumed = (tiny_trial(config) for _ in range(3))
+    list(whole)
+    stopped.run_epoch()
+    stopped.save(tmp_path / "checkpoint.pt")
+    resumed.load(tmp_path / "checkpoint.pt")
+    assert resumed.epoch == 1
+    list(resumed)
+    assert_same(whole, resumed)
+
+
+def test_a_checkpoint_of_a_fresh_trial_and_one_of_a_finished_trial_can_be_resumed(tmp_path: Path) -> None:
+    trial, fresh, finished = tiny_trial(), tiny_trial(), tiny_trial()
+    trial.save(tmp_path / "fresh.pt")
+    list(trial)
+    trial.save(tmp_path / "finished.pt")
+    fresh.load(tmp_path / "fresh.pt")
+    list(fresh)
+    finished.load(tmp_path / "finished.pt")
+    assert list(finished) == []
+    assert_same(trial, fresh)
+    assert_same(trial, finished)
+
+
+def test_a_checkpoint_of_another_config_is_refused(tmp_path: Path) -> None:
+    tiny_trial().save(tmp_path / "checkpoint.pt")
+    with pytest.raises(TrialFailed, match="another config"):
+        tiny_trial(tiny_config(seed=1)).load(tmp_path / "checkpoint.pt")
+
+
+def test_a_save_that_was_cut_off_leaves_the_last_checkpoint_and_does_not_hurt_the_next(tmp_path: Path) -> None:
+    trial, resumed = tiny_trial(), tiny_trial()
+    trial.save(tmp_path / "checkpoint.pt")
+    (tmp_path / "checkpoint.pt.partial").write_bytes(b"half a checkpoint")
+    resumed.load(tmp_path / "checkpoint.pt")
+    assert resumed.epoch == 0
+    trial.run_epoch()
+    trial.save(tmp_path / "checkpoint.pt")
+    resumed.load(tmp_path / "checkpoint.pt")
+    assert resumed.epoch == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_a_saved_encoder_is_the_trials(tmp_path: Path) -> None:
+    trial = tiny_trial()
+    trial.run_epoch()
+    trial.save_encoder(tmp_path / "encoder.safetensors")
+    restored = load_encoder(tmp_path / "encoder.safetensors")
+    pixels_NCHW = tiny_splits().validation.images_NCHW / 255
+    expected = trial.encoder.eval().features(pixels_NCHW)
+    torch.testing.assert_close(restored.features(pixels_NCHW), expected)
+
+
+DIVERGING = {"optimizer.lr": 1e30, "optimizer.trust_coefficient": None, "optimizer.momentum": 0.0}
+
+
+def test_a_trial_that_diverges_fails_with_its_reason() -> None:
+    with pytest.raises(TrialFailed, match="diverged: the loss is nan in epoch 1"):
+        list(tiny_trial(tiny_config(**DIVERGING)))
+
+
+def test_a_trial_that_diverges_in_its_last_update_fails_too() -> None:
+    config = tiny_config(
+        **DIVERGING, **{"pretraining.batch_images": 13, "pretraining.replays": 1, "pretraining.epochs": 1}
+    )
+    with pytest.raises(TrialFailed):
+        list(tiny_trial(config))
+
+
+def test_a_trial_beyond_its_time_limit_is_out_of_time() -> None:
+    with pytest.raises(OutOfTime, match="reached in epoch 1 of 2"):
+        tiny_trial(seconds=0).run_epoch()
+
+
+def test_the_time_limit_counts_the_epochs_before_a_restart(tmp_path: Path) -> None:
+    trial = tiny_trial()
+    row = trial.run_epoch()
+    trial.save(tmp_path / "checkpoint.pt")
+    resumed = tiny_trial(seconds=row.train_seconds + row.eval_seconds)
+    resumed.load(tmp_path / "checkpoint.pt")
+    with pytest.raises(OutOfTime, match="reached in epoch 2 of 2"):
+        resumed.run_epoch()
+
+
+def test_a_generous_time_limit_changes_nothing() -> None:
+    hurried, free = tiny_trial(seconds=3600), tiny_trial()
+    list(hurried)
+    list(free)
+    assert_same(hurried, free)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "replays", "last_rate"),
+    [("updates", 2, 0.0), ("updates", 3, 0.0), ("minibatches", 2, 0.3), ("minibatches", 3, 0.0), ("constant", 2, 0.3)],
+)
+def test_the_schedule_ends_where_it_says(schedule: str, replays: int, last_rate: float) -> None:
+    *_, last = tiny_trial(tiny_config(**{"optimizer.schedule": schedule, "pretraining.replays": replays}))
+    assert last.learning_rate == pytest.approx(last_rate, abs=1e-15)
+
+
+@pytest.mark.parametrize("changes", [FREE, PGD, {"perturbation.attack": "none"}], ids=["free", "pgd", "none"])
+def test_costs_add_up_to_those_of_the_config(changes: dict[str, Any]) -> None:
+    config = tiny_config(**changes)
+    first, last = tiny_trial(config)
+    assert (last.crop_passes, last.flops) == (config.crop_passes, training_flops(config))
+    assert (2 * first.crop_passes, 2 * first.flops) == (last.crop_passes, last.flops)
+    assert 0 < first.train_seconds < last.train_seconds
+    assert 0 < first.eval_seconds < last.eval_seconds
+
+
+def test_the_loss_is_made_of_the_terms_beside_it() -> None:
+    row = tiny_trial().run_epoch()
+    assert row.loss == pytest.approx(-200 * row.invariance - row.coding_rate, rel=1e-5)
+
+
+def test_the_loss_of_pgd_is_made_of_the_terms_beside_it() -> None:
+    row = tiny_trial(tiny_config(**PGD)).run_epoch()
+    assert row.loss == pytest.approx(-200 * row.invariance - row.coding_rate, rel=1e-5)
+
+
+def test_the_perturbation_grows_to_the_border_of_its_ball() -> None:
+    row = tiny_trial(tiny_config(**{"perturbation.step_ratio": 2.0})).run_epoch()
+    assert row.delta_border_share > 0.5
+    assert 0 < row.delta_mean <= 8 / 255
+
+
+def test_without_an_attack_nothing_is_perturbed() -> None:
+    row = tiny_trial(tiny_config(**{"perturbation.attack": "none"})).run_epoch()
+    assert (row.delta_mean, row.delta_border_share) == (0, 0)
+
+
+def test_a_perturbation_that_is_not_carried_starts_each_minibatch_at_zero() -> None:
+    changes = {"perturbation.step_ratio": 0.1, "pretraining.epochs": 1}
+    fresh = tiny_trial(tiny_config(**changes, **{"perturbation.carry": False}))
+    carried = tiny_trial(tiny_config(**changes))
+    list(fresh)
+    list(carried)
+    two_steps = 2 * 0.1 * 8 / 255
+    assert fresh.delta_VbCHW.abs().max() <= two_steps * (1 + 1e-6) < carried.delta_VbCHW.abs().max()
+
+
+@pytest.mark.parametrize(("coefficient", "reported"), [(0.005, True), (None, False)])
+def test_the_share_of_clipped_layers_is_reported_with_lars_alone(coefficient: float | None, reported: bool) -> None:
+    row = tiny_trial(tiny_config(**{"optimizer.trust_coefficient": coefficient})).run_epoch()
+    assert (row.clipped_share is not None) is reported
+
+
+@pytest.mark.parametrize(("precision", "weights"), [("float64", torch.float64), ("bfloat16", torch.float32)])
+def test_the_precision_is_reported_and_decides_the_type_of_the_weights(precision: str, weights: torch.dtype) -> None:
+    trial = tiny_trial(tiny_config(**{"pretraining.precision": precision}))
+    assert trial.run_epoch().precision == precision
+    assert trial.encoder.backbone.stem.weight.dtype == trial.delta_VbCHW.dtype == weights
+
+
+def crops_of_all_minibatches(config: TrialConfig, splits: Splits, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    seen: list[Tensor] = []
+    trial = Trial(config, splits)
+    update = trial._update
+
+    def remember(crops_VbCHW: Tensor) -> Tensor:
+        seen.append(crops_VbCHW)
+        return update(crops_VbCHW)
+
+    monkeypatch.setattr(trial, "_update", remember)
+    list(trial)
+    assert len(seen) == 2 * config.minibatches_per_epoch
+    return seen
+
+
+def test_every_minibatch_of_every_epoch_has_crops_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    splits = tiny_splits()
+    one_image = ImageSubset(splits.pretrain.images_NCHW, torch.zeros(13, dtype=torch.int64))
+    seen = crops_of_all_minibatches(tiny_config(), dataclasses.replace(splits, pretrain=one_image), monkeypatch)
+    assert all(not torch.equal(a, b) for a, b in itertools.combinations(seen, 2))
+
+
+def test_every_epoch_has_an_order_of_its_own_in_which_no_image_comes_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole_images = {f"crops.{name}_probability": 0.0 for name in ("flip", "jitter", "grayscale", "blur", "solarize")}
+    config = tiny_config(**whole_images, **{"crops.scale": (1.0, 1.0), "crops.ratio": (1.0, 1.0)})
+    seen = crops_of_all_minibatches(config, tiny_splits(), monkeypatch)
+    first, second = (torch.cat(seen[i : i + 3], dim=1)[0].flatten(1) for i in (0, 3))
+    assert not torch.equal(first, second)
+    assert len(first.unique(dim=0)) == len(second.unique(dim=0)) == 12

@@ -1,0 +1,79 @@
+"""Two worker processes on CPUs end where one worker does."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from test_trial import state, tiny_config, tiny_splits, tiny_trial
+from torch.multiprocessing.spawn import spawn
+
+from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.trial import Place, Trial
+
+pytestmark = pytest.mark.slow
+
+SGD = {"optimizer.trust_coefficient": None, "optimizer.lr": 1e-3}
+PGD = {"perturbation.attack": "pgd", "perturbation.steps": 2, "pretraining.replays": 1}
+CASES: dict[str, dict[str, Any]] = {
+    "free, SGD": {"pretraining.replays": 3, **SGD},
+    "free, LARS": {"pretraining.replays": 3},
+    "free, no carry": {"pretraining.replays": 2, "perturbation.carry": False},
+    "pgd": PGD,
+    "pgd, kept gradients": {**PGD, **SGD, "perturbation.keep_attack_gradients": True},
+    "pgd, attack in evaluation mode": {**PGD, "perturbation.attack_in_train_mode": False},
+}
+
+
+def config_of(case: str) -> TrialConfig:
+    return tiny_config(**{"encoder.norm": "group", "pretraining.precision": "float64", **CASES[case]})
+
+
+def work(rank: int, folder: Path) -> None:
+    """What each of the two processes does: every case, with a checkpoint after both epochs."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2)
+    for case in CASES:
+        trial = Trial(config_of(case), tiny_splits(), place=Place(rank=rank, size=2))
+        for row in trial:
+            trial.save(folder / f"{case} {row.epoch}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoints that two workers wrote."""
+    folder = tmp_path_factory.mktemp("workers")
+    spawn(work, (folder,), nprocs=2)
+    return folder
+
+
+def resumed(case: str, folder: Path, *, epoch: int) -> Trial:
+    """One worker that has read a checkpoint of two."""
+    trial = tiny_trial(config_of(case))
+    trial.load(folder / f"{case} {epoch}.pt")
+    return trial
+
+
+def assert_close(actual: Trial, expected: Trial) -> None:
+    torch.testing.assert_close(state(actual), state(expected), rtol=1e-9, atol=1e-12)
+    for ours, theirs in zip(actual.rows, expected.rows, strict=True):
+        assert ours.loss == pytest.approx(theirs.loss, rel=1e-9)
+        assert (ours.clean_accuracy, ours.robust_accuracy) == (theirs.clean_accuracy, theirs.robust_accuracy)
+        assert (ours.crop_passes, ours.flops) == (theirs.crop_passes, theirs.flops)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_workers_end_with_the_weights_perturbations_and_losses_of_one(folder: Path, case: str) -> None:
+    alone = tiny_trial(config_of(case))
+    list(alone)
+    assert_close(resumed(case, folder, epoch=2), alone)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_worker_goes_on_from_a_checkpoint_of_two(folder: Path, case: str) -> None:
+    trial = resumed(case, folder, epoch=1)
+    trial.run_epoch()
+    assert_close(trial, resumed(case, folder, epoch=2))
