@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PathCollection
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
@@ -56,19 +58,13 @@ def _draw_points(axes: Axes, front: Front, x_name: str, y_name: str) -> None:
     def coordinates(trials: Sequence[TrialRecord]) -> tuple[list[float], list[float]]:
         return [trial.value(x_name) for trial in trials], [trial.value(y_name) for trial in trials]
 
-    axes.plot(*coordinates(front.members), color="0.6", lw=1.2, zorder=1, label="front")
-    axes.scatter(*coordinates(front.dominated), c="0.75", s=28, zorder=2, label="dominated")
-    points = axes.scatter(
-        *coordinates(front.members),
-        c=[trial.value(COST) for trial in front.members],
-        cmap="viridis",
-        norm=norm,
-        s=64,
-        edgecolor="black",
-        linewidth=0.7,
-        zorder=3,
-        label="on the front",
-    )
+    def scatter(trials: Sequence[TrialRecord], **style: Any) -> PathCollection:
+        return axes.scatter(*coordinates(trials), c=[t.value(COST) for t in trials], cmap="viridis", norm=norm, **style)
+
+    # From the best first objective on, the second stays attained until the next point takes over.
+    axes.plot(*coordinates(front.members), color="0.5", lw=1.2, drawstyle="steps-post", zorder=1, label="attained")
+    scatter(front.dominated, s=36, alpha=0.45, linewidth=0, zorder=2, label="dominated")
+    points = scatter(front.members, s=72, edgecolor="black", linewidth=0.8, zorder=3, label="on the front")
     for trial in front.members:
         place = (trial.value(x_name), trial.value(y_name))
         axes.annotate(f"{trial.number}", place, textcoords="offset points", xytext=(6, 6), fontsize=8)

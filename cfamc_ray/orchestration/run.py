@@ -93,8 +93,9 @@ def _tuner(config: StudyConfig, folder: Path, search: StudySearch, todo: int, wa
             {"cpu": resources.cpus_per_worker, "gpu": resources.gpus_per_worker},
         )
     else:
-        # The workers take what they need from the cluster; the process that waits for them needs nothing.
-        trainable = tune.with_resources(several_workers(config, folder), {"cpu": 0})
+        # The workers take what they need from the cluster; the process that waits for them needs next to nothing, but
+        # Ray refuses a request for nothing: so one byte.
+        trainable = tune.with_resources(several_workers(config, folder), {"memory": 1})
     return tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(

@@ -90,7 +90,8 @@ def several_workers(study: StudyConfig, folder: Path) -> Callable[[Point], None]
         device = get_device() if resources.gpus_per_worker else torch.device("cpu")
         place = Place(rank=context.get_world_rank(), size=context.get_world_size(), device=device)
         for row in run_recorded(point, study, folder, place):
-            train.report(row)
+            # Without `done`: at its sight Tune would end the trial while Ray Train still holds the workers' places.
+            train.report({name: value for name, value in row.items() if name != "done"})
 
     def train_with_workers(config: Point) -> None:
         per_worker = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}

@@ -1,0 +1,148 @@
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from cfamc_ray.config.trial import TrialConfig, trial_keys
+
+COUNTS = st.integers(1, 12)
+
+
+def trial(**sections: Any) -> TrialConfig:
+    return TrialConfig.model_validate(sections)
+
+
+def other_value(key: str) -> Any:
+    """A valid value other than the default."""
+    section, _, leaf = key.rpartition(".")
+    model = type(getattr(TrialConfig(), section)) if section else TrialConfig
+    value, choices = TrialConfig().value_of(key), get_args(model.model_fields[leaf].annotation)
+    match value:
+        case str():
+            return next(choice for choice in choices if choice not in (value, "pgd"))
+        case bool():
+            return not value
+        case int():
+            return value + 4
+        case float():
+            return value / 2
+        case low, high:
+            return (low, (low + high) / 2)
+    raise AssertionError(f"{key} has a default of a new kind: {value!r}")
+
+
+@given(views=st.integers(2, 9), replays=COUNTS, epochs=COUNTS, images=st.integers(2, 60), batch=st.integers(2, 60))
+def test_free_replay_costs_views_times_replays_per_image(
+    views: int, replays: int, epochs: int, images: int, batch: int
+) -> None:
+    batch = min(batch, images)
+    free = trial(
+        data={"pretrain_images": images},
+        crops={"views": views},
+        pretraining={"epochs": epochs, "replays": replays, "batch_images": batch},
+    )
+    complete = images - images % batch
+    assert free.minibatches_per_epoch * batch == complete
+    assert free.updates == epochs * replays * complete // batch
+    assert free.attack_passes_per_epoch == 0
+    assert free.crop_passes == epochs * views * replays * complete
+    assert free.with_values({"perturbation.attack": "none"}).crop_passes == free.crop_passes
+
+
+@given(views=st.integers(2, 9), steps=COUNTS, epochs=COUNTS, batches=COUNTS)
+def test_pgd_costs_views_times_steps_plus_one_per_image(views: int, steps: int, epochs: int, batches: int) -> None:
+    pgd = trial(
+        data={"pretrain_images": 10 * batches + 7},
+        crops={"views": views},
+        perturbation={"attack": "pgd", "steps": steps},
+        pretraining={"epochs": epochs, "replays": 1, "batch_images": 10},
+    )
+    assert pgd.updates == epochs * batches
+    assert pgd.attack_passes_per_epoch == views * steps * 10 * batches
+    assert pgd.crop_passes == epochs * views * (steps + 1) * 10 * batches
+
+
+def test_the_default_is_the_paper_s_recipe() -> None:
+    paper = TrialConfig().with_values({"pretraining.epochs": 10, "pretraining.replays": 3, "crops.views": 16})
+    assert paper == TrialConfig()
+    assert paper.crop_passes == 16 * 3 * 10 * 45_000
+    assert paper.perturbation.step_size == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("key", [key for key in trial_keys() if key != "data.path"])
+def test_every_key_changes_the_fingerprint(key: str) -> None:
+    default = TrialConfig()
+    changed = default.with_values({key: other_value(key)})
+    assert changed != default
+    assert changed.fingerprint != default.fingerprint
+
+
+def test_equal_configs_have_equal_fingerprints() -> None:
+    whole = trial(optimizer={"lr": 1}, crops={"scale": [0.25, 1]})
+    assert whole == trial(optimizer={"lr": 1.0}, crops={"scale": (1 / 4, 1.0)})
+    assert whole.fingerprint == trial(optimizer={"lr": 1.0}, crops={"scale": (1 / 4, 1.0)}).fingerprint
+    assert len(whole.fingerprint) == 12
+    assert int(whole.fingerprint, 16) >= 0
+
+
+def test_values_replace_keys_and_leave_the_rest_and_the_original() -> None:
+    default = TrialConfig()
+    changed = default.with_values({"crops.views": 4, "seed": 7, "perturbation.epsilon": "8/255"})
+    assert (changed.crops.views, changed.seed, changed.perturbation.epsilon) == (4, 7, 8 / 255)
+    assert changed.with_values({"crops.views": 16, "seed": 0}) == default == TrialConfig()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"crops.viws": 4},
+        {"crop.views": 4},
+        {"nothing": 4},
+        {"crops.views": 1},
+        {"crops.views": True},
+        {"crops.views": 4.0},
+        {"crops.views": "4"},
+        {"crops.scale": (0.5, 0.1)},
+        {"crops.scale": (0, 1)},
+        {"crops.scale": (0.1, 1.5)},
+        {"crops.ratio": (-1, 1)},
+        {"crops.blur_sigma": (0, 1)},
+        {"crops.flip_probability": 1.01},
+        {"crops.flip_probability": -0.01},
+        {"crops.hue": 0.6},
+        {"perturbation.epsilon": -0.1},
+        {"perturbation.epsilon": 8},
+        {"perturbation.epsilon": float("nan")},
+        {"perturbation.step_ratio": 0},
+        {"encoder.width": 6},
+        {"optimizer.momentum": 1.0},
+        {"optimizer.lr": float("inf")},
+        {"evaluation.probe_l2": 0},
+        {"pretraining.replays": 0},
+        {"perturbation.attack": "pgd"},
+        {"pretraining.batch_images": 45_001},
+        {"data.name": "npz"},
+        {"data.path": "images.npz"},
+    ],
+    ids=str,
+)
+def test_values_that_are_out_of_bounds_are_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        TrialConfig().with_values(values)
+
+
+def test_a_config_cannot_be_changed() -> None:
+    config = TrialConfig()
+    with pytest.raises(ValidationError, match="frozen"):
+        config.seed = 3  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="frozen"):
+        config.crops.views = 3  # type: ignore[misc]
+
+
+def test_keys_name_every_setting_once() -> None:
+    keys = trial_keys()
+    assert len(set(keys)) == len(keys)
+    assert {"seed", "crops.views", "perturbation.epsilon", "evaluation.attack_images"} <= set(keys)
+    assert all(TrialConfig().value_of(key) is not None for key in keys if key != "data.path")
