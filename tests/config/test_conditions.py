@@ -144,6 +144,8 @@ def test_numbers_are_not_truth_values(text: str) -> None:
         Condition(text).holds(value_of)
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="all operands of and/or are computed, so none can guard another")
+@pytest.mark.xfail(
+    strict=True, raises=ValueError, reason="all operands of and/or are computed, so none can guard another"
+)
 def test_a_guard_keeps_what_follows_from_being_computed() -> None:
     assert Condition("b == -2 or a / (b + 2) <= 1").holds(value_of)

@@ -1,5 +1,6 @@
 """The space files that come with the project."""
 
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ def test_there_are_spaces() -> None:
 @pytest.mark.parametrize("name", SPACES)
 def test_the_header_opens_with_question_hardware_time_and_result(name: str) -> None:
     lines = (FOLDER / name).read_text(encoding="utf-8").splitlines()
-    header = [line for line in lines[: lines.index(next(line for line in lines if not line.startswith("#")))]]
+    header = list(takewhile(lambda line: line.startswith("#"), lines))
     words = [line.split()[1] for line in header if not line.startswith("#   ")]
     assert words == ["Question", "Hardware", "Takes", "Expected"]
     assert all(len(line.split()) > 3 for line in header)

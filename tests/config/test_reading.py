@@ -128,13 +128,13 @@ def test_one_line_says_where_a_file_is_no_study(path: Path, text: str, named: tu
 
 
 def test_a_missing_file_is_named(path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be read: .*No such file") as caught:
+    with pytest.raises(InputError, match=r"cannot be read: .*No such file") as caught:
         read_study(path)
     assert str(path) in str(caught.value)
 
 
 def test_a_folder_is_no_space_file(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be read: .*directory"):
+    with pytest.raises(InputError, match=r"cannot be read: .*directory"):
         read_study(tmp_path)
 
 
@@ -161,7 +161,11 @@ def test_a_date_or_number_that_does_not_exist_is_refused_without_a_traceback(pat
     assert refusal(path, text).startswith(f"{path}:")
 
 
-@pytest.mark.xfail(strict=True, raises=InputError, reason="the check for keys that stand twice comes before YAML's merge keys are merged")
+@pytest.mark.xfail(
+    strict=True,
+    raises=InputError,
+    reason="the check for keys that stand twice comes before YAML's merge keys are merged",
+)
 def test_merge_keys_are_merged(path: Path) -> None:
     assert read(path, "name: a\nresources: {<<: {restarts: 1}, trials_at_once: 2}\n").resources.restarts == 1
 

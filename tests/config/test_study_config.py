@@ -70,7 +70,9 @@ def test_what_makes_no_study_is_refused(given: dict[str, Any], message: str) -> 
         study(**given)
 
 
-@pytest.mark.xfail(strict=True, reason="only the edges of a range of batch sizes are shared among workers, not what lies between")
+@pytest.mark.xfail(
+    strict=True, reason="only the edges of a range of batch sizes are shared among workers, not what lies between"
+)
 @pytest.mark.parametrize("step", [1, 25])
 def test_every_batch_size_of_a_range_can_be_shared_by_the_workers(step: int) -> None:
     with pytest.raises(ValidationError, match="cannot be shared evenly"):
@@ -92,9 +94,7 @@ def test_a_condition_that_some_points_cannot_compute_is_refused_before_any_trial
 
 
 def test_a_rule_between_keys_leaves_out_points_not_the_space() -> None:
-    both = study(
-        space={"perturbation.attack": {"choice": ["free", "pgd"]}, "pretraining.replays": {"choice": [1, 3]}}
-    )
+    both = study(space={"perturbation.attack": {"choice": ["free", "pgd"]}, "pretraining.replays": {"choice": [1, 3]}})
     admitted = [
         (attack, replays)
         for attack in ("free", "pgd")
@@ -109,7 +109,7 @@ def test_a_point_is_admitted_iff_it_meets_the_conditions() -> None:
         space={"crops.views": {"int": [2, 9]}, "pretraining.replays": {"int": [1, 4]}},
         conditions=["crops.views * pretraining.replays <= 12", "updates > 4500"],
     )
-    source = random.Random(0)
+    source = random.Random(0)  # noqa: S311
     for _ in range(50):
         point = {key: draw(written, source) for key, written in config.space.items()}
         views, replays = point["crops.views"], point["pretraining.replays"]

@@ -50,9 +50,12 @@ def test_no_finished_trial_has_an_empty_front() -> None:
 
 @pytest.mark.parametrize(
     ("given", "reference", "volume"),
-    [({}, [0.0, 30.0], 0.5 * 20 + 0.25 * 0), ({"flops": 40}, [0.0, 40.0], 0.5 * 30 + 0.25 * 10),
-     ({"clean_accuracy": 0.25, "flops": 40}, [0.25, 40.0], 0.25 * 30 + 0.5 * 10)],
-)  # fmt: skip
+    [
+        ({}, [0.0, 30.0], 0.5 * 20),
+        ({"flops": 40}, [0.0, 40.0], 0.5 * 30 + 0.25 * 10),
+        ({"clean_accuracy": 0.25, "flops": 40}, [0.25, 40.0], 0.25 * 30 + 0.25 * 10),
+    ],
+)
 def test_the_reference_is_as_given_else_zero_or_the_worst_finished_value(
     given: dict[str, float], reference: list[float], volume: float
 ) -> None:
@@ -69,14 +72,14 @@ def test_the_reference_is_as_given_else_zero_or_the_worst_finished_value(
 
 def test_progress_counts_trials_and_names_the_best_of_each_objective() -> None:
     config = study(objectives={"clean_accuracy": "maximize", "flops": "minimize"}, budget={"trials": 12})
+    others: list[Status] = ["stopped", "failed", "infeasible", "running", "running"]
     trials = [
         record(0, clean_accuracy=0.5, flops=10),
         record(1, clean_accuracy=0.75, flops=30),
         record(2, clean_accuracy=0.6, flops=40),
         record(3, clean_accuracy=None, flops=1),
-        *(record(n, status=status, clean_accuracy=0.99, flops=1) for n, status in enumerate(
-            ("stopped", "failed", "infeasible", "running", "running"), start=4)),
-    ]  # fmt: skip
+        *(record(number, status=status, clean_accuracy=0.99, flops=1) for number, status in enumerate(others, start=4)),
+    ]
     progress = progress_of(config, trials, seconds=30.0, ended_before=2)
     assert (progress.total, progress.finished, progress.running, progress.failed) == (12, 4, 2, 3)
     assert progress.best == {"clean_accuracy": 0.75, "flops": 10}

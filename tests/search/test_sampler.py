@@ -1,0 +1,149 @@
+from pathlib import Path
+from typing import Any, get_args
+
+import optuna
+import pytest
+from asking import Point, ask, run, run_on_disk, study_of
+from optuna.distributions import IntDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.storages import InMemoryStorage
+
+from cfamc_ray.config.space import Choice, Constant, FloatRange, IntRange, Range, parse_range
+from cfamc_ray.config.study import SearchConfig
+from cfamc_ray.search.bookkeeping import open_study
+from cfamc_ray.search.sampler import distributions, make_sampler, suggest_point
+
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+
+FAST = ("tpe", "nsga2", "nsga3", "random")
+
+
+def assert_within(value: Any, written: Range) -> None:
+    match written:
+        case IntRange(bounds=(low, high), step=step):
+            assert type(value) is int
+            assert low <= value <= high
+            assert (value - low) % step == 0
+        case FloatRange(bounds=(low, high)):
+            assert type(value) is float
+            assert low <= value <= high
+        case Choice(values=values):
+            assert value in values
+        case Constant(value=only):
+            assert value == only
+
+
+@pytest.mark.parametrize("sampler", FAST)
+def test_points_are_new_within_the_ranges_and_meet_the_conditions(sampler: str) -> None:
+    config = study_of(sampler)
+    points = run(config, 30)
+    for point in points:
+        assert list(point) == list(config.space)
+        for key, written in config.space.items():
+            assert_within(point[key], written)
+        assert point["crops.views"] * point["pretraining.replays"] <= 24
+        assert point["encoder.norm"] == "group" or point["crops.views"] < 9
+    assert len({tuple(point.values()) for point in points}) == 30
+
+
+@pytest.mark.parametrize("sampler", FAST)
+def test_the_seed_alone_decides_the_points(sampler: str) -> None:
+    once = run(study_of(sampler), 12)
+    assert run(study_of(sampler), 12) == once
+    assert run(study_of(sampler, seed=1), 12) != once
+
+
+def test_samplers_differ_once_they_have_learnt() -> None:
+    runs = {sampler: run(study_of(sampler), 12) for sampler in FAST}
+    assert all(points[:4] == runs["random"][:4] for points in runs.values())
+    assert runs["tpe"] != runs["random"] != runs["nsga2"] != runs["tpe"]
+
+
+@pytest.mark.parametrize(("sampler", "before"), [("tpe", 6), ("nsga2", 6), ("random", 1)])
+def test_a_resumed_study_goes_on_as_if_it_had_not_been_interrupted(sampler: str, before: int, tmp_path: Path) -> None:
+    config = study_of(sampler)
+    resumed = run_on_disk(config, before, tmp_path) + run_on_disk(config, 9 - before, tmp_path)
+    assert resumed == run(config, 9)
+
+
+@pytest.mark.parametrize("sampler", FAST)
+def test_a_finite_space_is_exhausted_before_a_point_repeats(sampler: str) -> None:
+    space = {"crops.views": {"int": [2, 4]}, "encoder.norm": {"choice": ["batch", "group"]}}
+    config = study_of(sampler, space=space, conditions=["encoder.norm == 'group' or crops.views > 2"])
+    points = [tuple(point.values()) for point in run(config, 7)]
+    assert set(points[:5]) == {(3, "batch"), (4, "batch"), (2, "group"), (3, "group"), (4, "group")}
+    assert set(points[5:]) <= set(points[:5])
+
+
+@pytest.mark.parametrize("space", [{}, {"crops.views": 4}])
+def test_a_space_with_nothing_to_search_repeats_its_one_point(space: Point) -> None:
+    assert run(study_of("tpe", space=space, conditions=[]), 3) == [space] * 3
+
+
+@pytest.mark.slow
+def test_the_gaussian_process_asks_too() -> None:
+    config = study_of("gp", search={"sampler": "gp", "startup_trials": 2, "seed": 0})
+    points = run(config, 3)
+    assert all(config.admits(point) for point in points)
+    assert points[:2] == run(study_of("random"), 2)
+    assert points[2] not in points[:2]
+
+
+def test_points_of_trials_that_run_at_once_differ() -> None:
+    config = study_of("tpe", space={"crops.views": {"int": [2, 6]}}, conditions=[])
+    study = open_study(config, InMemoryStorage())
+    assert {point["crops.views"] for _, point in (ask(study, config) for _ in range(5))} == {2, 3, 4, 5, 6}
+
+
+def test_a_trial_that_goes_on_keeps_its_point() -> None:
+    config = study_of("tpe")
+    study = open_study(config, InMemoryStorage())
+    number, point = ask(study, config)
+    again = optuna.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
+    assert suggest_point(again, config.space) == point
+
+
+@pytest.mark.xfail(strict=True, reason="FeasibleSampler tests a point without the space's constants")
+@pytest.mark.parametrize(
+    ("space", "conditions"),
+    [
+        (
+            {"crops.views": {"int": [2, 8]}, "pretraining.replays": 6},
+            ["crops.views * pretraining.replays <= 24"],
+        ),
+        ({"perturbation.attack": "pgd", "pretraining.replays": {"int": [1, 4]}}, []),
+    ],
+    ids=["a condition", "a rule between keys"],
+)
+def test_constants_of_the_space_count_in_conditions_and_rules(space: Point, conditions: list[str]) -> None:
+    config = study_of("random", space=space, conditions=conditions)
+    assert all(config.admits(point) for point in run(config, 4))
+
+
+@pytest.mark.xfail(strict=True, raises=UserWarning, reason="Optuna is given the upper bound, not the grid's last value")
+@pytest.mark.filterwarnings("error")
+def test_a_grid_that_ends_below_its_bound_is_searched_without_a_warning() -> None:
+    (found,) = distributions({"pretraining.replays": parse_range({"int": [1, 8], "step": 2})}).values()
+    assert isinstance(found, IntDistribution)
+    assert found.high == 7
+
+
+@pytest.mark.xfail(strict=True, raises=ExperimentalWarning, reason="Optuna's warning reaches the person")
+@pytest.mark.filterwarnings("error")
+def test_nsga3_is_made_without_a_warning() -> None:
+    make_sampler(study_of("nsga3").search, "nsga3", (0, 0))
+
+
+def test_constants_are_not_searched() -> None:
+    config = study_of()
+    assert distributions(config.space).keys() == config.space.keys() - {"pretraining.epochs"}
+
+
+def test_an_unknown_sampler_is_refused() -> None:
+    with pytest.raises(ValueError, match="there is no sampler 'grid'"):
+        make_sampler(study_of().search, "grid", (0, 0))
+
+
+def test_every_sampler_that_a_space_file_may_name_exists() -> None:
+    for name in get_args(SearchConfig.model_fields["sampler"].annotation):
+        assert isinstance(make_sampler(study_of(name).search, name, (0, 0)), optuna.samplers.BaseSampler)

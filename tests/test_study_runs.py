@@ -1,0 +1,223 @@
+"""Real studies by the real command, with Ray: to the end, interrupted, killed, and with trials that fail."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+import yaml
+
+from cfamc_ray.config.reading import read_study
+from cfamc_ray.data.splits import load_splits
+from cfamc_ray.method.encoder import load_encoder
+from cfamc_ray.search.bookkeeping import open_storage
+from cfamc_ray.study.records import TrialRecord, read_trials
+from cfamc_ray.trial import Trial
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+SPACE = {
+    "name": "tiny",
+    "budget": {"trials": 4},
+    "resources": {"trials_at_once": 2, "cpus_per_worker": 1},
+    "search": {"sampler": "random", "seed": 3},
+    "keep_encoders": "all",
+    "trial": {
+        "data": {
+            "name": "digits",
+            "image_size": 16,
+            "pretrain_images": 100,
+            "probe_images": 60,
+            "validation_images": 40,
+        },
+        "crops": {"size": 16},
+        "encoder": {"width": 4, "prefeature_width": 16, "hidden_width": 16, "embedding_width": 8, "norm": "group"},
+        "pretraining": {"batch_images": 20, "epochs": 3, "precision": "float32"},
+        "evaluation": {"attack_steps": 2, "attack_images": 20},
+    },
+    "space": {"crops.views": {"int": [2, 4]}, "perturbation.epsilon": {"float": [0.01, 0.1]}},
+}
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(SPACE))
+    return path
+
+
+class Command:
+    """The tune command as a process, with all that Ray starts below it."""
+
+    def __init__(self, space: Path, *options: str) -> None:
+        self.mark = f"cfamc-test-{uuid.uuid4().hex}"
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "cfamc_ray.tune", "--space", str(space)),
+                *("--out", str(space.parent / "runs"), *options),
+            ],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "CFAMC_TEST_MARK": self.mark},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def wait(self) -> tuple[int, str]:
+        output, _ = self.process.communicate(timeout=240)
+        return self.process.returncode, output
+
+    def kill_everything(self) -> None:
+        """SIGKILL for the driver and every process that inherited its environment."""
+        for environment in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):
+                if self.mark.encode() in environment.read_bytes():
+                    os.kill(int(environment.parent.name), signal.SIGKILL)
+        self.process.wait(timeout=30)
+
+
+def run(space: Path, *options: str) -> tuple[int, str]:
+    return Command(space, *options).wait()
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.05)
+
+
+def finished(records: list[TrialRecord]) -> list[TrialRecord]:
+    return [record for record in records if record.status == "finished"]
+
+
+def rows_without_times(record: TrialRecord) -> list[dict[str, object]]:
+    measured = ("train_seconds", "eval_seconds", "crop_passes_per_second", "peak_memory_bytes")
+    return [{key: value for key, value in row.items() if key not in measured} for row in record.rows]
+
+
+def test_a_study_runs_to_its_front_and_can_be_extended(space: Path) -> None:
+    code, output = run(space)
+    study = space.parent / "runs" / "tiny"
+    assert code == 0, output
+    assert "on the front of tiny" in output
+    assert "Traceback" not in output
+    records = read_trials(study)
+    assert [record.status for record in records] == ["finished"] * 4
+    assert all((study / record.trial_id / "encoder.safetensors").exists() for record in records)
+    assert all(list((study / record.trial_id).glob("events.out.tfevents.*")) for record in records)
+    assert not list(study.glob("trial_*/checkpoint.pt"))
+    assert not list(study.glob("trial_*/error.txt"))
+    assert (study / "report" / "front.png").stat().st_size > 10_000
+    assert (study / "front.csv").read_text().startswith("trial_id,status,reason,epochs,clean_accuracy,robust_accuracy")
+    assert json.loads((study / "environment.json").read_text())["versions"]["ray"]
+
+    code, again = run(space)
+    assert code == 0
+    assert "on the front of tiny" in again
+    code, refused = run(space, "--trials", "5")
+    assert code == 2
+    assert "--resume" in refused
+    code, output = run(space, "--trials", "5", "--resume")
+    assert code == 0, output
+    extended = read_trials(study)
+    assert len(extended) == 5
+    assert extended[:4] == records
+
+
+def test_a_killed_study_goes_on_where_it_was(space: Path) -> None:
+    study = space.parent / "runs" / "tiny"
+    command = Command(space)
+    wait_until(lambda: bool(finished(read_trials(study))) and any(study.glob("trial_*/checkpoint.pt")))
+    command.kill_everything()
+    before = read_trials(study)
+    assert len(finished(before)) < 4, "killed too late to say anything"
+
+    code, output = run(space, "--resume")
+    assert code == 0, output
+    after = read_trials(study)
+    assert [record.status for record in after] == ["finished"] * 4
+    kept = {record.number: record for record in after}
+    for record in finished(before):
+        assert kept[record.number] == record, "a finished trial was trained again"
+    stored = optuna.load_study(study_name="tiny", storage=open_storage(study))
+    assert [trial.state.name for trial in stored.trials] == ["COMPLETE"] * 4
+    assert stored.trials[0].values == after[0].values(["clean_accuracy", "robust_accuracy"])
+
+    # Whether resumed or not, a trial ends as one that was never interrupted.
+    config = read_study(study / "study.yaml")
+    for record in after[:2]:
+        trial_config = config.trial.with_values(dict(record.point))
+        alone = Trial(trial_config, load_splits(trial_config.data))
+        list(alone)
+        saved = load_encoder(study / record.trial_id / "encoder.safetensors").state_dict()
+        for name, weight in alone.encoder.state_dict().items():
+            assert torch.equal(weight, saved[name]), name
+
+
+def test_ctrl_c_ends_cleanly_and_says_how_to_resume(space: Path) -> None:
+    study = space.parent / "runs" / "tiny"
+    command = Command(space, "--set", "pretraining.epochs=40")
+    wait_until(lambda: any(study.glob("trial_*/checkpoint.pt")))
+    command.process.send_signal(signal.SIGINT)
+    code, output = command.wait()
+    assert code == 130, output
+    assert "--resume" in output
+    assert "Traceback" not in output
+    stored = optuna.load_study(study_name="tiny", storage=open_storage(study))
+    assert "FAIL" not in [trial.state.name for trial in stored.trials], "an interrupted trial did not fail"
+
+
+def test_a_trial_that_diverges_fails_alone_with_its_reason(space: Path) -> None:
+    rates = "space.optimizer.lr={choice: [0.05, 1.0e+30]}"
+    code, output = run(space, "--set", rates, "--set", "optimizer.trust_coefficient=null", "--trials", "6")
+    records = read_trials(space.parent / "runs" / "tiny")
+    failed = [record for record in records if record.status == "failed"]
+    assert code == 0, output
+    assert len(records) == 6
+    assert {record.point["optimizer.lr"] for record in failed} == {1e30}
+    assert {record.point["optimizer.lr"] for record in finished(records)} == {0.05}
+    assert all("diverged" in record.reason for record in failed)
+    assert "diverged" in (space.parent / "runs" / "tiny" / "trials.csv").read_text()
+    stored = optuna.load_study(study_name="tiny", storage=open_storage(space.parent / "runs" / "tiny"))
+    assert {trial.state.name for trial in stored.trials if trial.params["optimizer.lr"] == 1e30} == {"FAIL"}
+
+
+def test_a_trial_over_its_time_limit_is_stopped_with_its_reason(space: Path) -> None:
+    code, output = run(space, "--set", "resources.minutes_per_trial=0.0001", "--trials", "1")
+    (record,) = read_trials(space.parent / "runs" / "tiny")
+    assert code == 1, output
+    assert record.status == "stopped"
+    assert "time limit of 0.0001 minutes" in record.reason
+
+
+def test_more_workers_than_the_cluster_has_are_refused(space: Path) -> None:
+    code, output = run(space, "--set", "resources.workers_per_trial=20", "--set", "resources.cpus_per_worker=50")
+    assert code == 2
+    assert "workers_per_trial" in output
+    assert "Traceback" not in output
+
+
+def test_two_workers_train_what_one_does(space: Path) -> None:
+    exact = ("--trials", "1", "--set", "optimizer.trust_coefficient=null", "--set", "optimizer.lr=0.01")
+    precise = ("--set", "pretraining.precision=float64", "--set", "pretraining.epochs=2")
+    code, output = run(space, *exact, *precise, "--set", "resources.trials_at_once=1", "--set", "name=one")
+    assert code == 0, output
+    workers = ("--set", "resources.workers_per_trial=2", "--set", "resources.trials_at_once=1", "--set", "name=two")
+    code, output = run(space, *exact, *precise, *workers)
+    assert code == 0, output
+    runs = space.parent / "runs"
+    one = load_encoder(runs / "one" / "trial_00000" / "encoder.safetensors").state_dict()
+    two = load_encoder(runs / "two" / "trial_00000" / "encoder.safetensors").state_dict()
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, rtol=1e-9, atol=1e-12)
+    ones, twos = (rows_without_times(read_trials(runs / name)[0]) for name in ("one", "two"))
+    assert [row["clean_accuracy"] for row in ones] == [row["clean_accuracy"] for row in twos]
