@@ -58,8 +58,8 @@ def main() -> None:
     arguments = parser.parse_args()
     record = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"cells": {}}
     splits = read_splits()
-    for seed in range(arguments.seeds):
-        for method, config in METHODS.items():
+    for method, config in METHODS.items():
+        for seed in range(arguments.seeds):
             cell = f"{method}, seed {seed}"
             if cell in record["cells"]:
                 continue

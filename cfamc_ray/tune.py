@@ -144,7 +144,7 @@ def _print_front(config: StudyConfig, members: Sequence[TrialRecord], records: S
         for key, leaf in zip(config.space, leaves, strict=True)
     ]
     for name in ("trial", *(metric.replace("_", " ") for metric in metrics), "time", *keys):
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(name, justify="right", no_wrap=name == "time", overflow="fold")
     for record in members:
         values = [show_value(metric, record.value(metric)) for metric in metrics]
         seconds = show_seconds(record.value("train_seconds") + record.value("eval_seconds"))

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PathCollection
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import EngFormatter, PercentFormatter
 
 from cfamc_ray.study.front import Front
 from cfamc_ray.study.records import TrialRecord
@@ -36,7 +36,7 @@ def draw_front(front: Front, *, title: str) -> Figure:
         axis.set_label_text(_label(name, front.objectives))
         if name.endswith("accuracy"):
             axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.set_title(title, loc="left", wrap=True)
+    axes.set_title(title, loc="left", fontsize=11, wrap=True)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(0.08)
@@ -69,7 +69,8 @@ def _draw_points(axes: Axes, front: Front, x_name: str, y_name: str) -> None:
         place = (trial.value(x_name), trial.value(y_name))
         axes.annotate(f"{trial.number}", place, textcoords="offset points", xytext=(6, 6), fontsize=8)
     axes.legend(loc="best", frameon=False, fontsize=8)
-    axes.figure.colorbar(points, ax=axes, label="crop passes")
+    bar = axes.figure.colorbar(points, ax=axes, label="crop passes", format=EngFormatter(sep=""))
+    bar.ax.yaxis.set_minor_formatter(EngFormatter(sep=""))
 
 
 def _label(name: str, objectives: Mapping[str, str]) -> str:

@@ -125,7 +125,7 @@ def test_the_volume_is_the_number_of_dominated_cells_of_the_grid(case: Case) -> 
     worst = [0.0 if direction == MAX else 1.0 for direction in directions]
     height = np.abs(np.array(points).reshape(-1, k) - worst)  # above the reference
     centres = np.stack(np.meshgrid(*[np.arange(4) / 4 + 0.125] * k, indexing="ij"), axis=-1).reshape(-1, k)
-    dominated = (centres[:, None] < height[None]).all(axis=2).any(axis=1)
+    dominated = np.any(np.all(centres[:, None] < height[None], axis=2), axis=1)
     assert hypervolume(points, worst, directions) == pytest.approx(dominated.mean())
 
 
