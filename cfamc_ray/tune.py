@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _tune(arguments: argparse.Namespace) -> int:
     trials = [] if arguments.trials is None else [f"budget.trials={arguments.trials}"]
-    config = read_study(find_space(arguments.space), [*arguments.overrides, *trials])
+    config = _with_absolute_path(read_study(find_space(arguments.space), [*arguments.overrides, *trials]))
     folder = (arguments.out / config.name).resolve()
     if arguments.dry_run:
         _print_plan(config)
@@ -84,6 +84,14 @@ def _tune(arguments: argparse.Namespace) -> int:
         return code
     print(f"\nInterrupted; nothing is lost. Go on with\n  {_resume_command(arguments)}")
     return 130
+
+
+def _with_absolute_path(config: StudyConfig) -> StudyConfig:
+    """The same, with a data path that another process finds too; one in CFAMC_DATA's folder stays as it is."""
+    path = config.trial.data.path
+    if path is None or not Path(path).exists():
+        return config
+    return config.model_copy(update={"trial": config.trial.with_values({"data.path": str(Path(path).resolve())})})
 
 
 def _check_same_study(config: StudyConfig, folder: Path) -> None:

@@ -70,7 +70,12 @@ def run_study(config: StudyConfig, folder: Path, *, address: str | None = None) 
 
 def _start_ray(config: StudyConfig, address: str | None) -> None:
     try:
-        ray.init(address=address, include_dashboard=False if address is None else None, log_to_driver=False)
+        ray.init(
+            address=address,
+            include_dashboard=False if address is None else None,
+            log_to_driver=False,
+            runtime_env={"env_vars": {name: os.environ[name] for name in ("CFAMC_DATA",) if name in os.environ}},
+        )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise InputError(f"--address {address}: no Ray cluster answers there ({error})") from None
     there = ray.cluster_resources()

@@ -79,13 +79,14 @@ def _draw(config: StudyConfig, progress: Progress) -> Group:
     table = Table.grid(padding=(0, 2))
     ended = progress.finished + progress.failed
     failed = f", {progress.failed} failed or stopped" if progress.failed else ""
+    table.add_row("", ProgressBar(total=progress.total, completed=ended, width=40))
     table.add_row("trials", f"{progress.finished} of {progress.total} done, {progress.running} running{failed}")
     for name, value in progress.best.items():
         table.add_row(f"best {name.replace('_', ' ')}", show_value(name, value))
     table.add_row("front", f"{progress.front_size} points, hypervolume {progress.hypervolume:.4g}")
     table.add_row("time", f"{show_seconds(progress.seconds)}, about {show_seconds(progress.seconds_left)} left")
     title = Text(f"{config.name}: {config.question}" if config.question else config.name, style="bold")
-    return Group(title, ProgressBar(total=progress.total, completed=ended, width=60), table)
+    return Group(title, table)
 
 
 def _line(progress: Progress) -> str:
