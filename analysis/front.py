@@ -26,7 +26,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     front = find_front(config, read_trials(arguments.study))
     path = arguments.out or arguments.study / "report" / "front.png"
-    save_figure(draw_front(front, title=config.question or config.name), path)
+    try:
+        save_figure(draw_front(front, title=config.question or config.name), path)
+    except (ValueError, OSError) as error:
+        print(f"--out {path}: cannot be written ({error})", file=sys.stderr)
+        return 2
     print(f"{len(front.members)} points on the front, hypervolume {front.hypervolume:.4g}: {path}")
     return 0
 

@@ -20,6 +20,7 @@ from cfamc_ray.study.records import (
     csv_text,
     read_config,
     read_trials,
+    table_columns,
     trials_table,
     write_text,
 )
@@ -121,11 +122,13 @@ def _finish(config: StudyConfig, folder: Path) -> int:
 
     records = read_trials(folder)
     front = find_front(config, records)
-    write_text(folder / "trials.csv", csv_text(trials_table(config, records)))
-    write_text(folder / "front.csv", csv_text(trials_table(config, front.members)))
+    for name, rows in (("trials.csv", records), ("front.csv", front.members)):
+        write_text(folder / name, csv_text(trials_table(config, rows), columns=table_columns(config)))
     save_figure(draw_front(front, title=config.question or config.name), folder / "report" / "front.png")
+    kept = {record.number for record in front.members}
+    set_aside = [record for record in records if record.status == "finished" and record.number not in kept]
     if config.keep_encoders == "front":
-        for record in front.dominated:
+        for record in set_aside:
             TrialFolder(folder, record.number).encoder.unlink(missing_ok=True)
     _print_front(config, front.members, records)
     print(f"\nFigure     {folder / 'report' / 'front.png'}")

@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
+
+settings.register_profile("cfamc_ray", deadline=None)  # a loaded machine is not a failure
+settings.load_profile("cfamc_ray")
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -75,13 +75,16 @@ class Command:
         output, _ = self.process.communicate(timeout=240)
         return self.process.returncode, output
 
-    def kill_everything(self) -> None:
-        """SIGKILL for the driver and every process that inherited its environment."""
-        for environment in Path("/proc").glob("[0-9]*/environ"):
+    def kill(self, name: str = "") -> int:
+        """SIGKILL for the driver and every process that inherited its environment, or for those of a name; how many."""
+        killed = 0
+        for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
-                if self.mark.encode() in environment.read_bytes():
-                    os.kill(int(environment.parent.name), signal.SIGKILL)
-        self.process.wait(timeout=30)
+                ours = self.mark.encode() in (process / "environ").read_bytes()
+                if ours and name.encode() in (process / "cmdline").read_bytes():
+                    os.kill(int(process.name), signal.SIGKILL)
+                    killed += 1
+        return killed
 
 
 def run(space: Path, *options: str) -> tuple[int, str]:
@@ -137,7 +140,8 @@ def test_a_killed_study_goes_on_where_it_was(space: Path) -> None:
     study = space.parent / "runs" / "tiny"
     command = Command(space)
     wait_until(lambda: bool(finished(read_trials(study))) and any(study.glob("trial_*/checkpoint.pt")))
-    command.kill_everything()
+    command.kill()
+    command.process.wait(timeout=30)
     before = read_trials(study)
     assert len(finished(before)) < 4, "killed too late to say anything"
 
@@ -161,6 +165,19 @@ def test_a_killed_study_goes_on_where_it_was(space: Path) -> None:
         saved = load_encoder(study / record.trial_id / "encoder.safetensors").state_dict()
         for name, weight in alone.encoder.state_dict().items():
             assert torch.equal(weight, saved[name]), name
+
+
+def test_a_killed_worker_is_started_again_and_goes_on(space: Path) -> None:
+    study = space.parent / "runs" / "tiny"
+    command = Command(space, "--trials", "1", "--set", "pretraining.epochs=30")
+    wait_until(lambda: any(study.glob("trial_*/checkpoint.pt")))
+    assert command.kill("ray::OneWorkerTrial") + command.kill("ray::ResourceTrainable") >= 1
+    (before,) = read_trials(study)
+    code, output = command.wait()
+    assert code == 0, output
+    (after,) = read_trials(study)
+    assert 1 <= len(before.rows) < len(after.rows) == 30
+    assert after.rows[0]["train_seconds"] == before.rows[0]["train_seconds"], "the first epoch was trained again"
 
 
 def test_ctrl_c_ends_cleanly_and_says_how_to_resume(space: Path) -> None:

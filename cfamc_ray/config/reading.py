@@ -23,7 +23,7 @@ def find_space(name: str) -> Path:
     Raises:
         InputError: where there is none; the message lists the spaces that there are.
     """
-    candidates = [Path(name), *(folder / name for folder in SPACE_FOLDERS)]
+    candidates = [Path(name), *(folder / file for folder in SPACE_FOLDERS for file in (name, f"{name}.yaml"))]
     for path in candidates:
         if path.is_file():
             return path
@@ -60,10 +60,11 @@ class _UniqueKeys(yaml.SafeLoader):
     """Refuses a key that stands twice in one mapping, where plain YAML keeps the last in silence."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        written = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        keys = [self.construct_object(key, deep=True) for key in written]
         for position, key in enumerate(keys):
             if key in keys[:position]:
-                mark = node.value[position][0].start_mark
+                mark = written[position].start_mark
                 raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands twice", problem_mark=mark)
         return super().construct_mapping(node, deep)
 
@@ -73,7 +74,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)  # noqa: S506 (a SafeLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # PyYAML lets an impossible date or number through as ValueError
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}, column {mark.column + 1}:" if mark else ""
         raise InputError(f"{path}:{where} not valid YAML: {getattr(error, 'problem', None) or error}") from None
@@ -88,7 +89,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
         raise InputError(f"--set {override}: write key=value, as in --set budget.trials=20")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         raise InputError(f"--set {override}: {text!r} is not a YAML value") from None
     first, *rest = key.split(".")
     if first in TrialConfig.model_fields:
@@ -99,7 +100,10 @@ def _override(tree: dict[str, Any], override: str) -> None:
     if first == "space" and rest:
         rest = [".".join(rest)]
     if first == "trial" and isinstance(tree.get("space"), dict):
-        tree["space"].pop(".".join(rest), None)
+        key = ".".join(rest)
+        tree["space"] = {
+            name: value for name, value in tree["space"].items() if name != key and not str(name).startswith(f"{key}.")
+        }
     branch = tree
     for name in [first, *rest][:-1]:
         child = branch.setdefault(name, {})

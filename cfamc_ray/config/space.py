@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Scalar = bool | int | float | str | None
+NUMBER_AS_TEXT = re.compile(r"\s*[\d.]+\s*/\s*[\d.]+\s*|[-+]?[\d.]+[eE][-+]?\d+")
 
 
 def parse_fraction(value: object) -> object:
@@ -23,16 +24,16 @@ def parse_fraction(value: object) -> object:
         return value
     numerator, slash, denominator = value.partition("/")
     try:
+        if "/" in denominator:
+            raise ValueError
         return float(Fraction(numerator.strip()) / Fraction(denominator.strip() if slash else 1))
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ZeroDivisionError, OverflowError):
         raise ValueError("must be a number or a fraction such as 8/255") from None
 
 
 def _plain(value: object) -> Any:
-    """A fraction such as 8/255 as its number, so that tables and figures can use it; anything else as it is."""
-    return (
-        parse_fraction(value) if isinstance(value, str) and re.fullmatch(r"\s*[\d.]+\s*/\s*[\d.]+\s*", value) else value
-    )
+    """What YAML leaves as text though it is a number (8/255, 1e-3) as a number; anything else as it is."""
+    return parse_fraction(value) if isinstance(value, str) and NUMBER_AS_TEXT.fullmatch(value) else value
 
 
 Real = Annotated[float, BeforeValidator(parse_fraction), Field(allow_inf_nan=False)]
@@ -64,8 +65,17 @@ class IntRange(Strict):
 
     def edges(self) -> tuple[Scalar, ...]:
         """The values that have to be valid for all in between to be valid."""
+        return self.bounds[0], self.last
+
+    @property
+    def last(self) -> int:
+        """The largest value that the steps reach."""
         low, high = self.bounds
-        return low, low + (high - low) // self.step * self.step
+        return low + (high - low) // self.step * self.step
+
+    def grid(self) -> range:
+        """All values."""
+        return range(self.bounds[0], self.last + 1, self.step)
 
 
 class FloatRange(Strict):
@@ -159,6 +169,7 @@ _ARITHMETIC: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
     ast.Div: operator.truediv,
     ast.Pow: operator.pow,
 }
+LARGEST_POWER = 64
 _COMPARISONS: dict[type[ast.AST], Callable[[Any, Any], bool]] = {
     ast.LtE: operator.le,
     ast.Lt: operator.lt,
@@ -186,6 +197,16 @@ class Condition:
         except SyntaxError as error:
             raise ValueError(f"cannot be read as a condition: {error.msg}") from None
 
+    def keys(self) -> list[str]:
+        """The dotted keys that the condition names."""
+        tree = ast.parse(self.text, mode="eval")
+        inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        return [
+            ast.unparse(node)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Name | ast.Attribute) and id(node) not in inner
+        ]
+
     def holds(self, value_of: Callable[[str], Any]) -> bool:
         """Whether the condition is met.
 
@@ -195,10 +216,14 @@ class Condition:
         Raises:
             ValueError: for an expression outside the small language, or one that is not a comparison.
         """
-        result = _evaluate(ast.parse(self.text, mode="eval").body, value_of)
-        if not isinstance(result, bool):
-            raise ValueError(f"is {result!r}, neither true nor false: compare two things, as in a * b <= 960")
-        return result
+        return _truth(ast.parse(self.text, mode="eval").body, value_of)
+
+
+def _truth(node: ast.AST, value_of: Callable[[str], Any]) -> bool:
+    result = _evaluate(node, value_of)
+    if not isinstance(result, bool):
+        raise ValueError(f"is {result!r}, neither true nor false: compare two things, as in a * b <= 960")
+    return result
 
 
 def _evaluate(node: ast.AST, value_of: Callable[[str], Any]) -> Any:
@@ -208,16 +233,19 @@ def _evaluate(node: ast.AST, value_of: Callable[[str], Any]) -> Any:
         case ast.Name() | ast.Attribute():
             return value_of(ast.unparse(node))
         case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return -_evaluate(operand, value_of)
+            return _evaluate(ast.BinOp(ast.Constant(0), ast.Sub(), operand), value_of)
         case ast.UnaryOp(op=ast.Not(), operand=operand):
-            return not _evaluate(operand, value_of)
+            return not _truth(operand, value_of)
         case ast.BinOp(op=op, left=left, right=right) if type(op) in _ARITHMETIC:
+            a, b = _evaluate(left, value_of), _evaluate(right, value_of)
             try:
-                return _ARITHMETIC[type(op)](_evaluate(left, value_of), _evaluate(right, value_of))
+                if isinstance(op, ast.Pow) and abs(b) > LARGEST_POWER:
+                    raise OverflowError(f"the exponent {b} exceeds {LARGEST_POWER}")
+                return _ARITHMETIC[type(op)](a, b)
             except (TypeError, ZeroDivisionError, OverflowError) as error:
                 raise ValueError(f"cannot be computed: {error}") from None
         case ast.BoolOp(op=op, values=values):
-            results = [_evaluate(value, value_of) for value in values]
+            results = (_truth(value, value_of) for value in values)
             return all(results) if isinstance(op, ast.And) else any(results)
         case ast.Compare(left=left, ops=ops, comparators=comparators) if all(type(op) in _COMPARISONS for op in ops):
             operands = [_evaluate(operand, value_of) for operand in (left, *comparators)]

@@ -122,7 +122,10 @@ class StudyConfig(Strict):
             try:
                 ranges[key] = parse_range(written)
             except ValidationError as error:
-                raise ValueError(f"{key} {_first_message(error)}") from None
+                problem = error.errors()[0]
+                inner = ".".join(str(part) for part in problem["loc"])
+                given = f" (it is {problem['input']!r})" if inner else ""
+                raise ValueError(f"{key} {inner}: {_first_message(error)}{given}".replace(" : ", " ")) from None
             except ValueError as error:
                 raise ValueError(f"{key} {error}") from None
         return ranges
@@ -150,7 +153,7 @@ class StudyConfig(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> "StudyConfig":
-        for name in (*self.objectives, *self.reference):
+        for name in self.objectives:
             if name not in METRICS:
                 raise ValueError(f"objectives: no trial reports {name!r}")
         for name in self.reference:
@@ -159,7 +162,8 @@ class StudyConfig(Strict):
         self._check_ranges()
         self._check_conditions()
         workers, batch = self.resources.workers_per_trial, "pretraining.batch_images"
-        for size in self.space[batch].edges() if batch in self.space else [self.trial.value_of(batch)]:
+        written = self.space.get(batch, Constant(constant=self.trial.value_of(batch)))
+        for size in written.grid() if isinstance(written, IntRange) else written.edges():
             if not isinstance(size, int) or size % workers:
                 raise ValueError(f"{batch} {size} cannot be shared evenly by resources.workers_per_trial {workers}")
         return self
@@ -179,7 +183,15 @@ class StudyConfig(Strict):
     def _check_conditions(self) -> None:
         drawn = random.Random(0)  # noqa: S311 (no secret)
         points = [{key: draw(written, drawn) for key, written in self.space.items()} for _ in range(4096)]
-        if not any(self.admits(point) for point in points):
+        # More points than the first that fits, to find a condition that cannot be computed everywhere.
+        admitted = [self.admits(point) for point in points[:256]]
+        for condition in self.conditions:
+            for key in condition.keys():  # noqa: SIM118 (not a mapping)
+                try:
+                    self.trial.value_of(key)
+                except ValueError as error:
+                    raise ValueError(f"conditions: {condition.text!r} {error}") from None
+        if not any(admitted) and not any(map(self.admits, points[256:])):
             shown = "; ".join(condition.text for condition in self.conditions) or "the rules between a trial's keys"
             raise ValueError(f"conditions: none of {len(points)} random points of the space meets them ({shown})")
 

@@ -265,7 +265,10 @@ class TrialConfig(Strict):
         """
         value: Any = self
         for name in key.split("."):
-            if name.startswith("_") or not isinstance(value, Strict) or not hasattr(value, name):
+            known = isinstance(value, Strict) and (
+                name in type(value).model_fields or isinstance(vars(type(value)).get(name), property)
+            )
+            if name.startswith("_") or not known:
                 raise ValueError(f"names {key}, which no trial has")
             value = getattr(value, name)
         return value

@@ -47,7 +47,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure under a temporary name first; the ending decides the format."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"partial-{path.name}")
-    figure.savefig(partial)
+    figure.savefig(partial, format=path.suffix[1:] or "png")
     partial.replace(path)
 
 
@@ -62,7 +62,8 @@ def _draw_points(axes: Axes, front: Front, x_name: str, y_name: str) -> None:
         return axes.scatter(*coordinates(trials), c=[t.value(COST) for t in trials], cmap="viridis", norm=norm, **style)
 
     # From the best first objective on, the second stays attained until the next point takes over.
-    axes.plot(*coordinates(front.members), color="0.5", lw=1.2, drawstyle="steps-post", zorder=1, label="attained")
+    if len(front.objectives) == 2:
+        axes.plot(*coordinates(front.members), color="0.5", lw=1.2, drawstyle="steps-post", zorder=1, label="attained")
     scatter(front.dominated, s=36, alpha=0.45, linewidth=0, zorder=2, label="dominated")
     points = scatter(front.members, s=72, edgecolor="black", linewidth=0.8, zorder=3, label="on the front")
     for trial in front.members:

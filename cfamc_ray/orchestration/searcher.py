@@ -13,7 +13,7 @@ from cfamc_ray.search.bookkeeping import tell
 from cfamc_ray.search.sampler import FeasibleSampler, suggest_point
 from cfamc_ray.study.records import TrialFolder
 
-ENDED = ("finished", "stopped", "failed")
+ENDED = ("finished", "stopped", "failed", "infeasible")
 
 
 class StudySearch(OptunaSearch):

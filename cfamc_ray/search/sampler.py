@@ -1,5 +1,6 @@
 """Points of a search space: Optuna's samplers, held to the conditions and to what has not been tried yet."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
@@ -27,8 +29,8 @@ def distributions(space: Mapping[str, Range]) -> dict[str, BaseDistribution]:
     found: dict[str, BaseDistribution] = {}
     for key, written in space.items():
         match written:
-            case IntRange(bounds=(low, high), log=log, step=step):
-                found[key] = IntDistribution(low, high, log=log, step=step)
+            case IntRange(bounds=(low, _), log=log, step=step):
+                found[key] = IntDistribution(low, written.last, log=log, step=step)
             case FloatRange(bounds=(low, high), log=log):
                 found[key] = FloatDistribution(low, high, log=log)
             case Choice(values=values):
@@ -39,8 +41,13 @@ def distributions(space: Mapping[str, Range]) -> dict[str, BaseDistribution]:
 def suggest_point(trial: optuna.Trial, space: Mapping[str, Range]) -> dict[str, Any]:
     """The value of every key of the space; values that the trial has already are kept."""
     suggested = {key: trial._suggest(key, distribution) for key, distribution in distributions(space).items()}
-    constants = {key: written.value for key, written in space.items() if isinstance(written, Constant)}
-    return {key: suggested.get(key, constants.get(key)) for key in space}
+    point = constants(space) | suggested
+    return {key: point[key] for key in space}
+
+
+def constants(space: Mapping[str, Range]) -> dict[str, Any]:
+    """The part of every point that is not searched."""
+    return {key: written.value for key, written in space.items() if isinstance(written, Constant)}
 
 
 class FeasibleSampler(BaseSampler):
@@ -56,6 +63,7 @@ class FeasibleSampler(BaseSampler):
     def __init__(self, config: StudyConfig) -> None:
         self.config = config
         self.distributions = distributions(config.space)
+        self.constants = constants(config.space)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """All keys together, for a condition binds several."""
@@ -67,12 +75,12 @@ class FeasibleSampler(BaseSampler):
         """A new point that meets the conditions; after many attempts, one that was tried before."""
         if not search_space:
             return {}
-        if self.config.admits(trial.params) and set(search_space) <= set(trial.params):
+        if set(search_space) <= set(trial.params) and self.config.admits(self.constants | trial.params):
             return trial.params  # a trial that goes on
         tried = [known.params for known in study.get_trials(deepcopy=False) if known.number != trial.number]
         repeated = None
         for point in self._proposals(study, trial):
-            if self.config.admits(point):
+            if self.config.admits(self.constants | point):
                 if point not in tried:
                     return point
                 repeated = repeated or point
@@ -118,7 +126,9 @@ def make_sampler(config: SearchConfig, name: str, seed: Sequence[int]) -> BaseSa
         case "nsga2":
             return NSGAIISampler(seed=word, population_size=max(startup, 2))
         case "nsga3":
-            return NSGAIIISampler(seed=word, population_size=max(startup, 2))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                return NSGAIIISampler(seed=word, population_size=max(startup, 2))
         case "gp":
             return GPSampler(seed=word, n_startup_trials=startup, warn_independent_sampling=False)
         case "random":

@@ -60,7 +60,11 @@ def _as_costs(values: Values, directions: Sequence[str]) -> npt.NDArray[np.float
     unknown = set(directions) - {"maximize", "minimize"}
     if unknown:
         raise ValueError(f"directions must be maximize or minimize, not {sorted(unknown)}")
-    array = np.asarray(values, dtype=np.float64).reshape(-1, len(directions))
+    array = np.asarray(values, dtype=np.float64)
+    if array.size == 0:
+        array = array.reshape(0, len(directions))
+    if array.ndim != 2 or array.shape[1] != len(directions):
+        raise ValueError(f"values of shape {array.shape} do not go with {len(directions)} directions")
     signs = np.array([-1.0 if direction == "maximize" else 1.0 for direction in directions])
     costs: npt.NDArray[np.float64] = array * signs
     return costs

@@ -109,7 +109,8 @@ class TrialFolder:
 
 def read_trials(study: Path) -> list[TrialRecord]:
     """All trials of a study folder, by number."""
-    numbers = sorted(int(path.name.removeprefix("trial_")) for path in study.glob("trial_[0-9]*"))
+    names = (path.name.removeprefix("trial_") for path in study.glob("trial_*"))
+    numbers = sorted(int(name) for name in names if name.isdecimal())
     records = (TrialFolder(study, number).read() for number in numbers)
     return [record for record in records if record is not None]
 
@@ -135,28 +136,35 @@ def trials_table(config: StudyConfig, records: Iterable[TrialRecord]) -> list[di
 
     A metric that is missing is None.
     """
-    metrics = list(dict.fromkeys([*config.objectives, *COSTS]))
     table = []
     for record in records:
-        row: dict[str, Any] = {
+        last = record.rows[-1] if record.rows else {}
+        known = {
             "trial_id": record.trial_id,
             "status": record.status,
             "reason": record.reason,
             "epochs": len(record.rows),
         }
-        row |= {name: record.rows[-1].get(name) if record.rows else None for name in metrics}
-        row |= {key: record.point.get(key) for key in config.space}
-        table.append(row)
+        known |= {name: last.get(name) for name in _metrics(config)}
+        table.append(known | {key: record.point.get(key) for key in config.space})
     return table
 
 
-def csv_text(table: Sequence[Mapping[str, Any]]) -> str:
-    """A table as CSV; None is an empty cell."""
+def table_columns(config: StudyConfig) -> list[str]:
+    """Columns of `trials_table`, also where it has no rows."""
+    return ["trial_id", "status", "reason", "epochs", *_metrics(config), *config.space]
+
+
+def _metrics(config: StudyConfig) -> list[str]:
+    return list(dict.fromkeys([*config.objectives, *COSTS]))
+
+
+def csv_text(table: Sequence[Mapping[str, Any]], *, columns: Sequence[str] = ()) -> str:
+    """A table as CSV, with the columns of its rows unless others are named; None is an empty cell."""
     text = io.StringIO()
-    if table:
-        writer = csv.DictWriter(text, fieldnames=list(table[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table)
+    writer = csv.DictWriter(text, fieldnames=columns or list(table[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
     return text.getvalue()
 
 

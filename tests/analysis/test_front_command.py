@@ -53,7 +53,6 @@ def test_a_folder_without_a_study_is_refused_in_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.xfail(strict=True, raises=(ValueError, OSError), reason="only what reading refuses is caught: a traceback")
 @pytest.mark.parametrize("name", ["figure.xyz", "made/study.yaml/figure.png"])
 def test_a_figure_that_cannot_be_written_is_refused_in_one_line(
     folder: Path, name: str, capsys: pytest.CaptureFixture[str]

@@ -59,7 +59,7 @@ def test_a_path_and_the_working_directory_s_own_spaces_come_first(
     assert find_space(str(own)) == own
 
 
-@pytest.mark.parametrize("name", ["pareto", "nothing.yaml", "search_spaces", ".", ""])
+@pytest.mark.parametrize("name", ["nothing", "nothing.yaml", "search_spaces", ".", ""])
 def test_what_is_no_file_is_refused_with_the_spaces_at_hand(name: str) -> None:
     with pytest.raises(InputError) as caught:
         find_space(name)

@@ -70,9 +70,6 @@ def test_what_makes_no_study_is_refused(given: dict[str, Any], message: str) -> 
         study(**given)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="only the edges of a range of batch sizes are shared among workers, not what lies between"
-)
 @pytest.mark.parametrize("step", [1, 25])
 def test_every_batch_size_of_a_range_can_be_shared_by_the_workers(step: int) -> None:
     with pytest.raises(ValidationError, match="cannot be shared evenly"):
@@ -87,7 +84,6 @@ def test_batch_sizes_on_a_grid_of_the_workers_are_taken() -> None:
     assert study(space={"pretraining.batch_images": batches}, resources={"workers_per_trial": 2}).space
 
 
-@pytest.mark.xfail(strict=True, reason="a condition is only computed up to the first point that meets all")
 def test_a_condition_that_some_points_cannot_compute_is_refused_before_any_trial() -> None:
     with pytest.raises(ValidationError, match="cannot be computed: division by zero"):
         study(space={"crops.views": {"int": [2, 40]}}, conditions=["10 / (crops.views - 3) > 0"])

@@ -103,9 +103,6 @@ def test_of_three_objectives_the_first_two_are_the_plane() -> None:
     assert axes_of(figure).get_ylabel() == "robust accuracy (maximize)"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="all members are joined by steps, though those of three objectives make no staircase"
-)
 def test_of_three_objectives_no_step_leads_back() -> None:
     figure = draw([(0.9, 0.1, 3), (0.8, 0.05, 2), (0.7, 0.3, 1)], TWO | {"flops": "minimize"})
     heights = [y for line in axes_of(figure).lines for _, y in np.asarray(line.get_xydata())]
@@ -145,7 +142,6 @@ def test_a_figure_that_cannot_be_written_leaves_the_old_one_alone(tmp_path: Path
     assert path.read_text() == "old"
 
 
-@pytest.mark.xfail(strict=True, raises=FileNotFoundError, reason="matplotlib adds .png to the temporary name")
 def test_a_name_without_an_ending_is_written_under_that_name(tmp_path: Path) -> None:
     save_figure(draw([]), tmp_path / "front")
     assert [found.name for found in tmp_path.iterdir()] == ["front"]

@@ -6,7 +6,6 @@ import optuna
 import pytest
 from asking import Point, ask, run, run_on_disk, study_of
 from optuna.distributions import IntDistribution
-from optuna.exceptions import ExperimentalWarning
 from optuna.storages import InMemoryStorage
 
 from cfamc_ray.config.space import Choice, Constant, FloatRange, IntRange, Range, parse_range
@@ -104,7 +103,6 @@ def test_a_trial_that_goes_on_keeps_its_point() -> None:
     assert suggest_point(again, config.space) == point
 
 
-@pytest.mark.xfail(strict=True, reason="FeasibleSampler tests a point without the space's constants")
 @pytest.mark.parametrize(
     ("space", "conditions"),
     [
@@ -121,7 +119,6 @@ def test_constants_of_the_space_count_in_conditions_and_rules(space: Point, cond
     assert all(config.admits(point) for point in run(config, 4))
 
 
-@pytest.mark.xfail(strict=True, raises=UserWarning, reason="Optuna is given the upper bound, not the grid's last value")
 def test_a_grid_that_ends_below_its_bound_is_searched_without_a_warning() -> None:
     space = {"pretraining.replays": parse_range({"int": [1, 8], "step": 2})}
     with warnings.catch_warnings(action="error"):
@@ -130,7 +127,6 @@ def test_a_grid_that_ends_below_its_bound_is_searched_without_a_warning() -> Non
     assert found.high == 7
 
 
-@pytest.mark.xfail(strict=True, raises=ExperimentalWarning, reason="Optuna's warning reaches the person")
 def test_nsga3_is_made_without_a_warning() -> None:
     with warnings.catch_warnings(action="error"):
         make_sampler(study_of("nsga3").search, "nsga3", (0, 0))

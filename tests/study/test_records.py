@@ -105,7 +105,6 @@ def test_a_folder_without_trials_has_none(tmp_path: Path) -> None:
     assert read_trials(tmp_path) == read_trials(tmp_path / "nothing") == []
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="what follows trial_ is taken for a number: a traceback")
 def test_a_folder_that_only_looks_like_a_trial_does_not_disturb(tmp_path: Path) -> None:
     TrialFolder(tmp_path, 3).open(POINT)
     (tmp_path / "trial_00003.bak").mkdir()
