@@ -48,7 +48,8 @@ def read_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     try:
         return StudyConfig.model_validate(tree)
     except ValidationError as error:
-        raise InputError("\n".join(f"{path}: {problem}" for problem in _problems(error))) from None
+        where = f"{path} with --set {', '.join(overrides)}" if overrides else str(path)
+        raise InputError("\n".join(f"{where}: {problem}" for problem in _problems(error))) from None
 
 
 def dump_study(config: StudyConfig) -> str:
@@ -120,7 +121,11 @@ def _problems(error: ValidationError) -> Iterator[str]:
         match problem["type"]:
             case "extra_forbidden":
                 *parents, name = location
-                yield f"unknown key {key}{_nearest(name, _fields_at(parents))}"
+                of_trial = not parents and name in TrialConfig.model_fields
+                nearest = f"; did you mean trial.{name}?" if of_trial else _nearest(name, _fields_at(parents))
+                yield f"unknown key {key}{nearest}"
+            case "string_pattern_mismatch":
+                yield f"{key}: must be letters, digits, dots, dashes and underscores" + _given(problem["input"])
             case "missing":
                 yield f"the key {key} is missing"
             case "value_error":

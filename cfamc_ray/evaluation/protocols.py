@@ -3,6 +3,8 @@
 Shapes: N images, C/H/W channels/height/width, F features.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -54,11 +56,7 @@ def search_scores(
     Raises:
         FloatingPointError: where the encoder's features are not finite.
     """
-    was_training = encoder.training
-    encoder.eval()
-    requires_gradient = [parameter.requires_grad for parameter in encoder.parameters()]
-    encoder.requires_grad_(False)
-    try:
+    with _frozen(encoder):
         features_NF = encode(encoder, probe_images.images_NCHW, config.features)
         if not features_NF.isfinite().all():
             raise FloatingPointError("the encoder's features are not finite")
@@ -79,6 +77,17 @@ def search_scores(
             validation_images=len(validation_images),
             attacked_images=attacked,
         )
+
+
+@contextmanager
+def _frozen(encoder: SelfSupervisedEncoder) -> Iterator[None]:
+    """Evaluation mode, no gradients for weights, and whole float32 products on GPUs, which would else round to TF32."""
+    was_training = encoder.training
+    requires_gradient = [parameter.requires_grad for parameter in encoder.parameters()]
+    encoder.eval().requires_grad_(False)
+    try:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            yield
     finally:
         encoder.train(was_training)
         for parameter, required in zip(encoder.parameters(), requires_gradient, strict=True):
