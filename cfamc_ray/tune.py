@@ -133,7 +133,7 @@ def _finish(config: StudyConfig, folder: Path) -> int:
     _print_front(config, front.members, records)
     print(f"\nFigure     {folder / 'report' / 'front.png'}")
     print(f"Tables     {folder / 'front.csv'}, {folder / 'trials.csv'}")
-    print(f"Live view  tensorboard --logdir {shlex.quote(str(folder))}")
+    print(f"Live view  {_program('tensorboard')} --logdir {shlex.quote(str(folder))}")
     return 0 if front.members else 1
 
 
@@ -184,11 +184,28 @@ def _print_plan(config: StudyConfig) -> None:
 
 
 def _resume_command(arguments: argparse.Namespace) -> str:
-    words = ["python", "-m", "cfamc_ray.tune", "--space", arguments.space, "--out", str(arguments.out), "--resume"]
+    words = [
+        _program("python"),
+        "-m",
+        "cfamc_ray.tune",
+        "--space",
+        arguments.space,
+        "--out",
+        str(arguments.out),
+        "--resume",
+    ]
     words += ["--trials", str(arguments.trials)] if arguments.trials is not None else []
     words += ["--address", arguments.address] if arguments.address else []
     words += [word for override in arguments.overrides for word in ("--set", override)]
     return shlex.join(words)
+
+
+def _program(name: str) -> str:
+    """A program of this Python's environment as it can be typed here, whether the environment is active or not."""
+    path = Path(sys.executable).with_name(name)
+    if not path.exists():
+        return name
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def run_study(config: StudyConfig, folder: Path, *, address: str | None = None) 
 def _start_ray(config: StudyConfig, address: str | None) -> None:
     try:
         ray.init(
-            address=address,
+            address=address or "local",  # with None Ray would join whatever cluster runs on this machine
             include_dashboard=False if address is None else None,
             log_to_driver=False,
             runtime_env={"env_vars": {name: os.environ[name] for name in ("CFAMC_DATA",) if name in os.environ}},
