@@ -24,7 +24,7 @@ from cfamc_ray.evaluation.cost import peak_memory_bytes, reset_peak_memory, trai
 from cfamc_ray.evaluation.protocols import Scores, search_scores
 from cfamc_ray.method.crops import draw_crop_parameters, make_crops
 from cfamc_ray.method.encoder import SelfSupervisedEncoder, save_encoder
-from cfamc_ray.method.loss import emp_ssl_loss
+from cfamc_ray.method.loss import emp_ssl_loss, nt_xent_loss
 from cfamc_ray.method.optimizer import build_optimizer, build_scheduler
 from cfamc_ray.method.parallel import data_parallel, gather_embeddings, gather_images
 from cfamc_ray.method.pretraining import free_replays, pgd_update
@@ -138,6 +138,9 @@ class Trial:
         share = B // self.place.size
         self.share = slice(self.place.rank * share, (self.place.rank + 1) * share)
         self.delta_VbCHW = torch.zeros(V, share, 3, S, S, dtype=self.weight_type, device=device)
+        self.epsilon_V1111 = torch.full((V, 1, 1, 1, 1), config.perturbation.epsilon, dtype=self.weight_type)
+        self.epsilon_V1111[: V if config.perturbation.attack == "none" else config.perturbation.clean_views] = 0
+        self.epsilon_V1111 = self.epsilon_V1111.to(device)
         self.splits = splits
         self.images = splits.pretrain.to(device)
         self.rows: list[TrialMetrics] = []
@@ -243,7 +246,6 @@ class Trial:
         perturbation = self.config.perturbation
         if not perturbation.carry:
             self.delta_VbCHW = torch.zeros_like(self.delta_VbCHW)
-        attacks = perturbation.attack != "none"
         if perturbation.attack == "pgd":
             self.delta_VbCHW, losses = pgd_update(
                 self.replica,
@@ -253,7 +255,7 @@ class Trial:
                 self.delta_VbCHW,
                 loss_function=self._loss,
                 steps=perturbation.steps,
-                epsilon=perturbation.epsilon,
+                epsilon=self.epsilon_V1111,
                 step_size=perturbation.step_size,
                 attack_encoder=self._attack_pass,
                 keep_attack_gradients=perturbation.keep_attack_gradients,
@@ -268,7 +270,7 @@ class Trial:
                 self.delta_VbCHW,
                 loss_function=self._loss,
                 replays=self.config.pretraining.replays,
-                epsilon=perturbation.epsilon if attacks else 0.0,
+                epsilon=self.epsilon_V1111,
                 step_size=perturbation.step_size,
                 project_first=perturbation.project_first,
             )
@@ -277,13 +279,18 @@ class Trial:
     def _loss(self, z_VbD: Tensor) -> Tensor:
         z_VBD = gather_embeddings(z_VbD) if self.place.size > 1 else z_VbD
         loss = self.config.loss
-        return emp_ssl_loss(
+        emp_ssl = emp_ssl_loss(
             z_VBD,
             invariance_weight=loss.invariance_weight,
             rate_weight=loss.rate_weight,
             epsilon=loss.rate_epsilon,
             observe=lambda invariance, rate: self._terms.append(torch.stack([invariance, rate])),
         )
+        if loss.name == "emp_ssl":
+            return emp_ssl
+        return nt_xent_loss(
+            z_VBD[0], z_VBD[1], temperature=loss.temperature
+        )  # the others' terms are reported all the same
 
     def _attack_pass(self, images_NCHW: Tensor) -> Tensor:
         self.encoder.train(self.config.perturbation.attack_in_train_mode)

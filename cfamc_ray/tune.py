@@ -79,7 +79,10 @@ def _tune(arguments: argparse.Namespace) -> int:
 
     print(f"{config.name}: {config.budget.trials} trials, {config.resources.trials_at_once} at once → {folder}")
     print(f"Ray is starting; what it says goes to {folder / 'ray.log'}", flush=True)
-    complete = run_study(config, folder, address=arguments.address)
+    try:
+        complete = run_study(config, folder, address=arguments.address)
+    except KeyboardInterrupt:  # before Tune listens for it, or a second time
+        complete = False
     code = _finish(config, folder)
     if complete:
         return code

@@ -1,7 +1,7 @@
 import dataclasses
 import itertools
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from cfamc_ray.data.images import ImageSubset, LabelledImages
 from cfamc_ray.data.splits import Splits
 from cfamc_ray.evaluation.cost import training_flops
 from cfamc_ray.method.encoder import load_encoder
+from cfamc_ray.method.loss import nt_xent_loss
 from cfamc_ray.trial import OutOfTime, Trial, TrialFailed, TrialMetrics
 
 MEASURED = ("train_seconds", "eval_seconds", "peak_memory_bytes", "crop_passes_per_second")
@@ -318,3 +319,24 @@ def test_every_epoch_has_an_order_of_its_own_in_which_no_image_comes_twice(monke
     first, second = (torch.cat(seen[i : i + 3], dim=1)[0].flatten(1) for i in (0, 3))
     assert not torch.equal(first, second)
     assert len(first.unique(dim=0)) == len(second.unique(dim=0)) == 12
+
+
+class TestSimClr:
+    CHANGES: ClassVar = {"loss.name": "nt_xent", "perturbation.clean_views": 1, "loss.temperature": 0.5}
+
+    def test_a_clean_view_is_never_perturbed(self) -> None:
+        trial = tiny_trial(tiny_config(**self.CHANGES))
+        trial.run_epoch()
+        clean_bCHW, perturbed_bCHW = trial.delta_VbCHW
+        assert not clean_bCHW.any()
+        assert perturbed_bCHW.abs().max() == pytest.approx(8 / 255)
+
+    def test_the_loss_is_nt_xent_of_the_two_views(self) -> None:
+        trial = tiny_trial(tiny_config(**self.CHANGES))
+        z_VBD = torch.nn.functional.normalize(torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0)), dim=-1)
+        assert trial._loss(z_VBD) == nt_xent_loss(z_VBD[0], z_VBD[1], temperature=0.5)
+
+    @pytest.mark.parametrize("changes", [{"loss.name": "nt_xent", "crops.views": 3}, {"perturbation.clean_views": 2}])
+    def test_views_that_do_not_fit_are_refused(self, changes: dict[str, Any]) -> None:
+        with pytest.raises(ValueError, match=r"crops\.views"):
+            tiny_config(**changes)

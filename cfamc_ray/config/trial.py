@@ -98,6 +98,8 @@ class PerturbationConfig(Strict):
     """Step size over epsilon; the published step of 0.01 at 8/255 is 0.31875."""
     steps: int = Field(default=5, ge=1)
     """Attack passes per minibatch; read by `pgd` alone."""
+    clean_views: int = Field(default=0, ge=0)
+    """So many of the first views stay as they are; SimCLR's adversarial form compares a clean view with a perturbed."""
     carry: bool = True
     """Whether the perturbation goes on to the next minibatch's crops by position; else it starts at zero each time."""
     project_first: bool = True
@@ -134,8 +136,11 @@ class EncoderConfig(Strict):
 
 
 class LossConfig(Strict):
-    """EMP-SSL: minus the weighted invariance, minus the weighted coding rate."""
+    """EMP-SSL (minus the weighted invariance, minus the weighted coding rate), or SimCLR's NT-Xent of two views."""
 
+    name: Literal["emp_ssl", "nt_xent"] = "emp_ssl"
+    temperature: Real = Field(default=0.07, gt=0)
+    """Of `nt_xent` alone, as are the others of `emp_ssl`."""
     invariance_weight: Real = Field(default=200.0, ge=0)
     rate_weight: Real = Field(default=1.0, ge=0)
     rate_epsilon: Real = Field(default=0.2, gt=0)
@@ -218,6 +223,13 @@ class TrialConfig(Strict):
             raise ValueError(
                 f"pretraining.replays must be 1 with perturbation.attack pgd, not {self.pretraining.replays}: "
                 "its attack passes are perturbation.steps"
+            )
+        if self.loss.name == "nt_xent" and self.crops.views != 2:
+            raise ValueError(f"crops.views must be 2 with loss.name nt_xent, not {self.crops.views}")
+        if self.perturbation.clean_views >= self.crops.views and self.perturbation.attack != "none":
+            raise ValueError(
+                f"perturbation.clean_views {self.perturbation.clean_views} leaves none of crops.views "
+                f"{self.crops.views} to perturb: lower it, or set perturbation.attack to none"
             )
         return self
 

@@ -1,13 +1,16 @@
 """One perturbation per crop, in the l∞ ball of radius epsilon and in the pixel box [0, 1].
 
-Shapes: any; `delta`, `gradient` and `images` are alike.
+Shapes: any; `delta`, `gradient` and `images` are alike. A radius is a number, or a tensor that broadcasts against them
+(0 for a view that stays clean).
 """
 
 import torch
 from torch import Tensor
 
+Radius = float | Tensor
 
-def project(delta: Tensor, images: Tensor, *, epsilon: float) -> Tensor:
+
+def project(delta: Tensor, images: Tensor, *, epsilon: Radius) -> Tensor:
     """The nearest perturbation with no entry beyond epsilon and with images + delta in [0, 1].
 
     Args:
@@ -15,9 +18,13 @@ def project(delta: Tensor, images: Tensor, *, epsilon: float) -> Tensor:
         images: pixels in [0, 1].
         epsilon: radius of the l∞ ball, at least 0.
     """
-    return torch.minimum(torch.maximum(delta.clamp(-epsilon, epsilon), -images), 1 - images)
+    if isinstance(epsilon, Tensor):
+        inside = torch.minimum(torch.maximum(delta, -epsilon), epsilon)
+    else:
+        inside = delta.clamp(-epsilon, epsilon)
+    return torch.minimum(torch.maximum(inside, -images), 1 - images)
 
 
-def ascend(delta: Tensor, gradient: Tensor, images: Tensor, *, step_size: float, epsilon: float) -> Tensor:
+def ascend(delta: Tensor, gradient: Tensor, images: Tensor, *, step_size: float, epsilon: Radius) -> Tensor:
     """One step along the sign of the loss's gradient, then `project` (free adversarial training, arXiv 1904.12843)."""
     return project(delta + step_size * gradient.sign(), images, epsilon=epsilon)

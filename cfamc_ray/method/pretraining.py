@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from cfamc_ray.method.perturbation import ascend, project
+from cfamc_ray.method.perturbation import Radius, ascend, project
 
 Encoder = Callable[[Tensor], Tensor]
 """(V*B, C, H, W) pixels to (V*B, D) unit rows."""
@@ -27,7 +27,7 @@ def free_replays(
     *,
     loss_function: LossFunction,
     replays: int,
-    epsilon: float,
+    epsilon: Radius,
     step_size: float,
     project_first: bool = True,
 ) -> tuple[Tensor, Tensor]:
@@ -41,7 +41,7 @@ def free_replays(
         delta_VBCHW: perturbation that the last minibatch left, or zeros; not changed.
         loss_function: of the embeddings.
         replays: updates on these crops (m), at least 1.
-        epsilon: radius of the l∞ ball.
+        epsilon: radius of the l∞ ball, one for all or broadcast.
         step_size: of the ascent.
         project_first: whether delta is clipped to these crops before the first replay (published: no).
 
@@ -71,7 +71,7 @@ def pgd_update(
     *,
     loss_function: LossFunction,
     steps: int,
-    epsilon: float,
+    epsilon: Radius,
     step_size: float,
     attack_encoder: Encoder | None = None,
     keep_attack_gradients: bool = False,
@@ -86,7 +86,7 @@ def pgd_update(
         delta_VBCHW: where the attack starts; not changed.
         loss_function: of the embeddings.
         steps: attack passes (k).
-        epsilon: radius of the l∞ ball.
+        epsilon: radius of the l∞ ball, one for all or broadcast.
         step_size: of the ascent.
         attack_encoder: what the attack passes see, where it is not the encoder as it is (another mode, or the module
             inside a data-parallel wrapper).

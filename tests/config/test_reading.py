@@ -44,7 +44,7 @@ BAD_VALUES = [
     Bad("resources: {cpus: 3}", ("unknown key resources.cpus", "cpus_per_worker")),
     Bad("trial: {crop: {views: 3}}", ("unknown key trial.crop", "did you mean crops?")),
     Bad("trial: {crops: {veiws: 3}}", ("unknown key trial.crops.veiws", "did you mean views?")),
-    Bad("trial: {loss: {zzz: 3}}", ("unknown key trial.loss.zzz", "known here: invariance_weight, rate_weight")),
+    Bad("trial: {loss: {zzz: 3}}", ("unknown key trial.loss.zzz", "known here: name, temperature")),
     Bad("space: {crops.viewz: {int: [2, 4]}}", ("space.crops.viewz", "did you mean crops.views?")),
     Bad("objectives: {robust_acuracy: maximize}", ("objectives", "'robust_acuracy'", "did you mean robust_accuracy?")),
     Bad("objectives: {clean_accuracy: up}", ("objectives.clean_accuracy", "'up'", "'maximize' or 'minimize'")),

@@ -74,6 +74,8 @@ def test_the_default_is_the_paper_s_recipe() -> None:
 @pytest.mark.parametrize("key", [key for key in trial_keys() if key != "data.path"])
 def test_every_key_changes_the_fingerprint(key: str) -> None:
     default = TrialConfig()
+    needed = {"crops.views": 2} if key == "loss.name" else {}
+    default = default.with_values(needed)
     changed = default.with_values({key: other_value(key)})
     assert changed != default
     assert changed.fingerprint != default.fingerprint

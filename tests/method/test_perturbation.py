@@ -70,3 +70,10 @@ def test_a_step_ends_at_the_border_of_ball_and_box() -> None:
     images, gradient = torch.tensor([0.5, 0.02, 0.97]), torch.tensor([1.0, -1.0, 1.0])
     moved = ascend(torch.zeros(3), gradient, images, step_size=1, epsilon=0.1)
     torch.testing.assert_close(moved, torch.tensor([0.1, -0.02, 0.03]))
+
+
+def test_a_radius_for_each_view_keeps_the_views_of_radius_zero_clean() -> None:
+    images_VN = torch.full((2, 3), 0.5)
+    epsilon_V1 = torch.tensor([[0.0], [0.1]])
+    moved_VN = ascend(torch.zeros(2, 3), torch.ones(2, 3), images_VN, step_size=0.3, epsilon=epsilon_V1)
+    assert torch.equal(moved_VN, torch.tensor([[0.0] * 3, [0.1] * 3]))
