@@ -62,8 +62,9 @@ def _tune(arguments: argparse.Namespace) -> int:
         return 0
     if (folder / "study.yaml").exists():
         _check_same_study(config, folder)
-        ended = sum(record.status != "running" for record in read_trials(folder))
-        if ended < config.budget.trials and not arguments.resume:
+        records = read_trials(folder)
+        ended = sum(record.status != "running" for record in records)
+        if records and ended < config.budget.trials and not arguments.resume:
             raise InputError(
                 f"{folder}: holds this study with {ended} of {config.budget.trials} trials ended; "
                 "type the command again with --resume to go on, or name another folder with --out"

@@ -16,9 +16,11 @@ import pytest
 import torch
 import yaml
 
+from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import read_study
 from cfamc_ray.data.splits import load_splits
 from cfamc_ray.method.encoder import load_encoder
+from cfamc_ray.orchestration.run import check_reachable
 from cfamc_ray.search.bookkeeping import open_storage
 from cfamc_ray.study.records import TrialRecord, read_trials
 from cfamc_ray.trial import Trial
@@ -221,6 +223,12 @@ def test_more_workers_than_the_cluster_has_are_refused(space: Path) -> None:
     assert code == 2
     assert "workers_per_trial" in output
     assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere", "ray://127.0.0.1:10001", "127.0.0.1:99999"])
+def test_an_address_where_no_cluster_answers_is_refused_at_once(address: str) -> None:
+    with pytest.raises(InputError, match=f"--address {address}: "):
+        check_reachable(address)
 
 
 def test_two_workers_train_what_one_does(space: Path) -> None:

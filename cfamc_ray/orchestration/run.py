@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import socket
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -25,6 +26,7 @@ from cfamc_ray.study.front import progress_of
 from cfamc_ray.study.records import TrialFolder, TrialRecord, read_trials, trial_name, write_config, write_text
 
 REFRESH_SECONDS = 1.0
+REACH_SECONDS = 5.0
 
 
 def run_study(config: StudyConfig, folder: Path, *, address: str | None = None) -> bool:
@@ -69,6 +71,8 @@ def run_study(config: StudyConfig, folder: Path, *, address: str | None = None) 
 
 
 def _start_ray(config: StudyConfig, address: str | None) -> None:
+    if address not in (None, "auto"):
+        check_reachable(str(address))
     try:
         ray.init(
             address=address or "local",  # with None Ray would join whatever cluster runs on this machine
@@ -88,6 +92,21 @@ def _start_ray(config: StudyConfig, address: str | None) -> None:
                 f"{needed:g} {kind}s, but there are {there.get(kind, 0):g}: lower trials_at_once, workers_per_trial or "
                 f"{kind.lower()}s_per_worker"
             )
+
+
+def check_reachable(address: str) -> None:
+    """Refuse at once an address where nothing listens; Ray itself would try for minutes.
+
+    Raises:
+        InputError: where it is not HOST:PORT, or nothing answers there within some seconds.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdecimal():
+        raise InputError(f"--address {address}: write auto, or HOST:PORT as `ray start --head` prints it")
+    try:
+        socket.create_connection((host, int(port)), timeout=REACH_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"--address {address}: no Ray cluster answers there ({error})") from None
 
 
 def _tuner(config: StudyConfig, folder: Path, search: StudySearch, todo: int, watcher: "_Watcher") -> tune.Tuner:
