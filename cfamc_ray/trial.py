@@ -17,6 +17,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.data.splits import Splits
@@ -108,43 +110,46 @@ class Trial:
         self, config: TrialConfig, splits: Splits, *, place: Place | None = None, seconds: float | None = None
     ) -> None:
         self.config, self.place, self.seconds = config, place or Place(), seconds
-        device = self.place.device
-        self.weight_type, autocast = arithmetic(config.pretraining.precision, device)
-        self.precision = str(autocast or self.weight_type).removeprefix("torch.")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_seed(config.seed, WEIGHTS))
-            encoder = SelfSupervisedEncoder(config.encoder, autocast=autocast)
-        encoder = encoder.to(device, self.weight_type).to(memory_format=torch.channels_last)
-        if self.place.size > 1 and device.type == "cuda" and config.encoder.synchronize_norm:
-            encoder = nn.SyncBatchNorm.convert_sync_batchnorm(encoder)
-        self.encoder = encoder
-        self.replica = data_parallel(encoder) if self.place.size > 1 else encoder
-        optimizer = config.optimizer
-        self.optimizer = build_optimizer(
-            encoder.parameters(),
-            lr=optimizer.lr,
-            momentum=optimizer.momentum,
-            weight_decay=optimizer.weight_decay,
-            trust_coefficient=optimizer.trust_coefficient,
-        )
-        horizons = {
-            "updates": config.updates,
-            "minibatches": config.updates // config.pretraining.replays,
-            "constant": None,
-        }
-        self.scheduler = build_scheduler(self.optimizer, horizon=horizons[optimizer.schedule])
-        assert config.pretraining.batch_images % self.place.size == 0, "a minibatch is shared evenly"
+        device, size = self.place.device, self.place.size
+        self.weight_type, self.autocast = arithmetic(config.pretraining.precision, device)
+        self.encoder = self._build_encoder()
+        self.replica = data_parallel(self.encoder) if size > 1 else self.encoder
+        self.optimizer, self.scheduler = self._build_optimizer()
         B, V, S = config.pretraining.batch_images, config.crops.views, config.crops.size
-        share = B // self.place.size
-        self.share = slice(self.place.rank * share, (self.place.rank + 1) * share)
-        self.delta_VbCHW = torch.zeros(V, share, 3, S, S, dtype=self.weight_type, device=device)
+        assert B % size == 0, "a minibatch is shared evenly"
+        self.share = slice(self.place.rank * B // size, (self.place.rank + 1) * B // size)
+        self.delta_VbCHW = torch.zeros(V, B // size, 3, S, S, dtype=self.weight_type, device=device)
+        clean_views = V if config.perturbation.attack == "none" else config.perturbation.clean_views
         self.epsilon_V1111 = torch.full((V, 1, 1, 1, 1), config.perturbation.epsilon, dtype=self.weight_type)
-        self.epsilon_V1111[: V if config.perturbation.attack == "none" else config.perturbation.clean_views] = 0
+        self.epsilon_V1111[:clean_views] = 0
         self.epsilon_V1111 = self.epsilon_V1111.to(device)
         self.splits = splits
         self.images = splits.pretrain.to(device)
         self.rows: list[TrialMetrics] = []
         self._terms: list[Tensor] = []
+
+    def _build_encoder(self) -> SelfSupervisedEncoder:
+        config, device = self.config.encoder, self.place.device
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_seed(self.config.seed, WEIGHTS))
+            encoder = SelfSupervisedEncoder(config, autocast=self.autocast)
+        encoder = encoder.to(device, self.weight_type).to(memory_format=torch.channels_last)
+        if self.place.size > 1 and device.type == "cuda" and config.synchronize_norm:
+            encoder = nn.SyncBatchNorm.convert_sync_batchnorm(encoder)
+        return encoder
+
+    def _build_optimizer(self) -> tuple[Optimizer, LRScheduler]:
+        config = self.config.optimizer
+        optimizer = build_optimizer(
+            self.encoder.parameters(),
+            lr=config.lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            trust_coefficient=config.trust_coefficient,
+        )
+        updates = self.config.updates
+        horizons = {"updates": updates, "minibatches": updates // self.config.pretraining.replays, "constant": None}
+        return optimizer, build_scheduler(optimizer, horizon=horizons[config.schedule])
 
     @property
     def epoch(self) -> int:
@@ -173,38 +178,40 @@ class Trial:
         reset_peak_memory(self.place.device)
         started = time.perf_counter()
         losses = self._train_epoch(started)
-        terms = torch.stack(self._terms).mean(0)
         loss = losses.mean().item()  # waits for the device, so the time is the work's
         trained = time.perf_counter()
         if not math.isfinite(loss):
             raise TrialFailed(f"diverged: the loss is {loss} in epoch {self.epoch + 1}")
         scores = self._evaluate()
-        evaluated = time.perf_counter()
-        config, before = self.config, self.rows[-1] if self.rows else None
-        delta, border = self.delta_VbCHW.abs(), config.perturbation.epsilon * (1 - 1e-6)
+        self.rows.append(self._row(loss, scores, trained - started, time.perf_counter() - trained))
+        return self.rows[-1]
+
+    def _row(self, loss: float, scores: Scores, train_seconds: float, eval_seconds: float) -> TrialMetrics:
+        config, epoch = self.config, self.epoch + 1
+        before = self.rows[-1] if self.rows else None
+        invariance, rate = torch.stack(self._terms).mean(0).tolist()
         clipped: Tensor | None = getattr(self.optimizer, "clipped_share", None)
-        row = TrialMetrics(
-            epoch=self.epoch + 1,
-            done=self.epoch + 1 == config.pretraining.epochs,
+        delta, border = self.delta_VbCHW.abs(), config.perturbation.epsilon * (1 - 1e-6)
+        return TrialMetrics(
+            epoch=epoch,
+            done=epoch == config.pretraining.epochs,
             **asdict(scores),
             loss=loss,
-            invariance=terms[0].item(),
-            coding_rate=terms[1].item(),
+            invariance=invariance,
+            coding_rate=rate,
             learning_rate=float(self.scheduler.get_last_lr()[0]),
             clipped_share=None if clipped is None else clipped.item(),
             delta_mean=delta.mean().item(),
             delta_border_share=((delta > 0) & (delta >= border)).double().mean().item(),
-            crop_passes=(self.epoch + 1) * config.crop_passes_per_epoch,
-            flops=(self.epoch + 1) * training_flops(config) // config.pretraining.epochs,
-            train_seconds=(before.train_seconds if before else 0.0) + trained - started,
-            eval_seconds=(before.eval_seconds if before else 0.0) + evaluated - trained,
+            crop_passes=epoch * config.crop_passes_per_epoch,
+            flops=epoch * training_flops(config) // config.pretraining.epochs,
+            train_seconds=(before.train_seconds if before else 0.0) + train_seconds,
+            eval_seconds=(before.eval_seconds if before else 0.0) + eval_seconds,
             peak_memory_bytes=max(peak_memory_bytes(self.place.device), before.peak_memory_bytes if before else 0),
-            crop_passes_per_second=config.crop_passes_per_epoch / (trained - started),
-            precision=self.precision,
+            crop_passes_per_second=config.crop_passes_per_epoch / train_seconds,
+            precision=str(self.autocast or self.weight_type).removeprefix("torch."),
             device=device_name(self.place.device),
         )
-        self.rows.append(row)
-        return row
 
     def _train_epoch(self, started: float) -> Tensor:
         config = self.config
@@ -286,11 +293,9 @@ class Trial:
             epsilon=loss.rate_epsilon,
             observe=lambda invariance, rate: self._terms.append(torch.stack([invariance, rate])),
         )
-        if loss.name == "emp_ssl":
-            return emp_ssl
-        return nt_xent_loss(
-            z_VBD[0], z_VBD[1], temperature=loss.temperature
-        )  # the others' terms are reported all the same
+        if loss.name == "nt_xent":  # its rows show the other's terms all the same
+            return nt_xent_loss(z_VBD[0], z_VBD[1], temperature=loss.temperature)
+        return emp_ssl
 
     def _attack_pass(self, images_NCHW: Tensor) -> Tensor:
         self.encoder.train(self.config.perturbation.attack_in_train_mode)
