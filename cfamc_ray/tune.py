@@ -63,7 +63,7 @@ def _tune(arguments: argparse.Namespace) -> int:
     if (folder / "study.yaml").exists():
         _check_same_study(config, folder)
         records = read_trials(folder)
-        ended = sum(record.status != "running" for record in records)
+        ended = sum(record.ended for record in records)
         if records and ended < config.budget.trials and not arguments.resume:
             raise InputError(
                 f"{folder}: holds this study with {ended} of {config.budget.trials} trials ended; "

@@ -65,9 +65,7 @@ def run_study(config: StudyConfig, folder: Path, *, address: str | None = None) 
                 _tuner(config, folder, StudySearch(config, storage, folder, unfinished), todo, watcher).fit()
         finally:
             ray.shutdown()
-    return (
-        all(record.status != "running" for record in watcher.records) and len(watcher.records) >= config.budget.trials
-    )
+    return all(record.ended for record in watcher.records) and len(watcher.records) >= config.budget.trials
 
 
 def _start_ray(config: StudyConfig, address: str | None) -> None:
@@ -151,7 +149,7 @@ class _Watcher(tune.Callback):
     def __init__(self, config: StudyConfig, folder: Path, view: StudyView) -> None:
         self.config, self.folder, self.view = config, folder, view
         self.records = read_trials(folder)
-        self.ended_before = sum(record.status != "running" for record in self.records)
+        self.ended_before = sum(record.ended for record in self.records)
         self.started, self.shown = time.monotonic(), 0.0
 
     def __getstate__(self) -> dict[str, Any]:
@@ -177,7 +175,7 @@ class _Watcher(tune.Callback):
         """Note the reason, where the trial could not."""
         trial_folder = TrialFolder(self.folder, trial.config["number"])
         record = trial_folder.read()
-        if record is None or record.status == "running":
+        if record is None or not record.ended:
             trial_folder.open(trial.config["point"])
             trial_folder.close("failed", _reason(trial))
         self._reread(trial)

@@ -13,8 +13,6 @@ from cfamc_ray.search.bookkeeping import tell
 from cfamc_ray.search.sampler import FeasibleSampler, suggest_point
 from cfamc_ray.study.records import TrialFolder
 
-ENDED = ("finished", "stopped", "failed", "infeasible")
-
 
 class StudySearch(OptunaSearch):
     """Hands out unfinished trials first, then new points; tells Optuna FAIL for whatever has no finite objectives.
@@ -58,5 +56,5 @@ class StudySearch(OptunaSearch):
         """Tell how the trial ended, as its folder has it; nothing of one that was only interrupted."""
         number = self._ot_trials[trial_id].number
         record = TrialFolder(self._folder, number).read()
-        if error or (record is not None and record.status in ENDED):
+        if error or (record is not None and record.ended):
             tell(self._ot_study, number, self._config, record)

@@ -28,7 +28,7 @@ def run_recorded(config: Point, study: StudyConfig, folder: Path, place: Place) 
     torch.set_num_threads(study.resources.cpus_per_worker)
     trial_folder = TrialFolder(folder, config["number"])
     known = trial_folder.read()
-    if known is not None and known.status != "running":
+    if known is not None and known.ended:
         yield {**(known.rows[-1] if known.rows else {}), "status": known.status, "done": True}
         return
     try:
@@ -52,8 +52,10 @@ def run_recorded(config: Point, study: StudyConfig, folder: Path, place: Place) 
         if outcome is None:
             raise
         status, reason = outcome
-        trial_folder.close(status, reason)
-        if place.size > 1 and not isinstance(error, TrialFailed):
+        known_to_all = place.size == 1 or isinstance(error, TrialFailed)
+        if place.rank == 0 or not known_to_all:
+            trial_folder.close(status, reason)
+        if not known_to_all:
             raise  # only this worker knows; Ray ends the others, and all read the outcome when they start again
         yield {"status": status, "reason": reason, "done": True}
 

@@ -66,7 +66,7 @@ def reconcile(study: optuna.Study, config: StudyConfig, records: Sequence[TrialR
         if trial.state.is_finished():
             continue
         record = by_number.get(trial.number)
-        if record is None or record.status == "running":
+        if record is None or not record.ended:
             unfinished.append(trial.number)
         else:
             tell(study, trial.number, config, record)

@@ -57,6 +57,11 @@ class TrialRecord:
         """As in the tables."""
         return trial_name(self.number)
 
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come of it, for better or worse."""
+        return self.status != "running"
+
     def value(self, metric: str) -> float:
         """A metric after the last epoch; NaN where it is missing."""
         value = self.rows[-1].get(metric) if self.rows else None
