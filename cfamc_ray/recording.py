@@ -3,20 +3,73 @@
 Knows nothing of Ray; the study's trainables and the command that trains a single configuration both use it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from types import TracebackType
 from typing import Any
 
 import torch
 
+from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
-from cfamc_ray.data.splits import Splits
+from cfamc_ray.data.splits import Splits, load_splits
 from cfamc_ray.study.records import Status, TrialFolder
 from cfamc_ray.tensorboard import TrialEvents
 from cfamc_ray.trial import OutOfTime, Place, Trial, TrialFailed
 
 Row = dict[str, Any]
+
+
+def run_recorded(
+    study: StudyConfig,
+    folder: TrialFolder,
+    point: Mapping[str, Any],
+    place: Place,
+    *,
+    on_minibatch: Callable[[], None] = lambda: None,
+) -> Iterator[Row]:
+    """Rows of a trial as it trains, with its status; an exception that ends the trial alone is a last row.
+
+    Args:
+        study: the trial is one of its points.
+        folder: of the trial; what it holds already is gone on from.
+        point: the searched keys and their values.
+        place: of this worker; all of them call this.
+        on_minibatch: as for `Trial`.
+    """
+    torch.set_num_threads(study.resources.cpus_per_worker)
+    known = folder.read()
+    if known is not None and known.ended:
+        yield {**(known.rows[-1] if known.rows else {}), "status": known.status, "done": True}
+        return
+    try:
+        if place.rank == 0:
+            folder.open(point)
+        config = study.trial_at(point)
+        minutes = study.resources.minutes_per_trial
+        with RecordedTrial(
+            folder,
+            config,
+            load_splits(config.data, judged_on=config.judged_on),
+            point=point,
+            place=place,
+            seconds=60 * minutes if minutes else None,
+            on_minibatch=on_minibatch,
+        ) as recorded:
+            while not recorded.trial.finished:
+                row = recorded.advance()
+                yield {**row, "status": "finished" if row["done"] else "running"}
+    except Exception as error:
+        outcome = ends_trial(error)
+        if outcome is None:
+            raise
+        status, reason = outcome
+        known_to_all = place.size == 1 or isinstance(error, TrialFailed)
+        if place.rank == 0 or not known_to_all:
+            folder.close(status, reason)
+        if not known_to_all:
+            raise  # only this worker knows; the others are ended from outside, and all read the outcome on a new start
+        yield {"status": status, "reason": reason, "done": True}
 
 
 class RecordedTrial:
@@ -29,6 +82,7 @@ class RecordedTrial:
         point: the searched keys and their values, for TensorBoard.
         place: of this worker; only the first writes.
         seconds: time limit over all epochs; None for none.
+        on_minibatch: as for `Trial`.
     """
 
     def __init__(
@@ -40,9 +94,10 @@ class RecordedTrial:
         point: Mapping[str, Any],
         place: Place | None = None,
         seconds: float | None = None,
+        on_minibatch: Callable[[], None] = lambda: None,
     ) -> None:
         self.folder = folder
-        self.trial = Trial(config, splits, place=place, seconds=seconds)
+        self.trial = Trial(config, splits, place=place, seconds=seconds, on_minibatch=on_minibatch)
         if folder.checkpoint.exists():
             self.trial.load(folder.checkpoint)
         self.writes = self.trial.place.rank == 0

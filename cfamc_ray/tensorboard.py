@@ -1,5 +1,6 @@
 """TensorBoard's events of a trial, written into its folder while it trains."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,13 +43,18 @@ class TrialEvents:
     def write(self, row: Mapping[str, Any]) -> None:
         """Add an epoch; what is missing is left out."""
         for name, metric in SCALARS.items():
-            if row[metric] is not None:
+            if _is_finite(row[metric]):
                 self.writer.add_scalar(name, row[metric], row["epoch"])
         if row["done"]:
-            results = {f"final/{metric}": row[metric] for metric in ("clean_accuracy", "robust_accuracy")}
+            accuracies = ("clean_accuracy", "robust_accuracy")
+            results = {f"final/{metric}": row[metric] for metric in accuracies if _is_finite(row[metric])}
             self.writer.add_hparams(self.point, results, run_name=".")
         self.writer.flush()
 
     def close(self) -> None:
         """Write what is left."""
         self.writer.close()
+
+
+def _is_finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)

@@ -8,7 +8,7 @@ Shapes: V views, B images of a minibatch, b of one worker, C/H/W channels/height
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -36,7 +36,7 @@ WEIGHTS, ORDER, CROPS, ATTACK = range(4)
 
 
 NO_SCORES = Scores(math.nan, math.nan, math.nan, validation_images=0, attacked_images=0)
-"""Of the workers that do not evaluate."""
+"""Of an epoch, or of a worker, that does not evaluate."""
 
 
 class TrialFailed(Exception):  # noqa: N818 (an outcome, not an error of the program)
@@ -104,12 +104,20 @@ class Trial:
         splits: images as `data` serves them.
         place: of this worker; the process group has to exist where there are several.
         seconds: time limit over all epochs, resumed ones included; None for none.
+        on_minibatch: is called after each minibatch, for a progress bar.
     """
 
     def __init__(
-        self, config: TrialConfig, splits: Splits, *, place: Place | None = None, seconds: float | None = None
+        self,
+        config: TrialConfig,
+        splits: Splits,
+        *,
+        place: Place | None = None,
+        seconds: float | None = None,
+        on_minibatch: Callable[[], None] = lambda: None,
     ) -> None:
         self.config, self.place, self.seconds = config, place or Place(), seconds
+        self.on_minibatch = on_minibatch
         device, size = self.place.device, self.place.size
         self.weight_type, self.autocast = arithmetic(config.pretraining.precision, device)
         self.encoder = self._build_encoder()
@@ -130,9 +138,7 @@ class Trial:
 
     def _build_encoder(self) -> SelfSupervisedEncoder:
         config, device = self.config.encoder, self.place.device
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_seed(self.config.seed, WEIGHTS))
-            encoder = SelfSupervisedEncoder(config, autocast=self.autocast)
+        encoder = initial_encoder(self.config, autocast=self.autocast)
         encoder = encoder.to(device, self.weight_type).to(memory_format=torch.channels_last)
         if self.place.size > 1 and device.type == "cuda" and config.synchronize_norm:
             encoder = nn.SyncBatchNorm.convert_sync_batchnorm(encoder)
@@ -167,7 +173,7 @@ class Trial:
             yield self.run_epoch()
 
     def run_epoch(self) -> TrialMetrics:
-        """Train and evaluate one epoch.
+        """Train one epoch, and evaluate where that is due; else the accuracies are NaN.
 
         With several workers all train, and the first one alone evaluates: the others' accuracies are NaN.
 
@@ -182,7 +188,7 @@ class Trial:
         trained = time.perf_counter()
         if not math.isfinite(loss):
             raise TrialFailed(f"diverged: the loss is {loss} in epoch {self.epoch + 1}")
-        scores = self._evaluate()
+        scores = self._evaluate() if self.config.evaluates(self.epoch + 1) else NO_SCORES
         self.rows.append(self._row(loss, scores, trained - started, time.perf_counter() - trained))
         return self.rows[-1]
 
@@ -229,6 +235,7 @@ class Trial:
             images_bCHW = self.images.batch(order_n[step * B : (step + 1) * B][self.share]).to(self.place.device)
             crops_VbCHW = make_crops(images_bCHW, parameters.of_images(self.share), size=config.crops.size)
             losses.append(self._update(crops_VbCHW.to(self.weight_type)))
+            self.on_minibatch()
             if self._out_of_time(spent + time.perf_counter() - started):
                 assert self.seconds is not None
                 raise OutOfTime(
@@ -366,6 +373,13 @@ class Trial:
         """Write the encoder alone, as `cfamc_ray.method.encoder.load_encoder` reads it; by the first worker."""
         if self.place.rank == 0:
             save_encoder(path, self.encoder, self.config.encoder)
+
+
+def initial_encoder(config: TrialConfig, *, autocast: torch.dtype | None = None) -> SelfSupervisedEncoder:
+    """The encoder of a trial before its first update, on the CPU in float32."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_seed(config.seed, WEIGHTS))
+        return SelfSupervisedEncoder(config.encoder, autocast=autocast)
 
 
 def arithmetic(precision: str, device: torch.device) -> tuple[torch.dtype, torch.dtype | None]:

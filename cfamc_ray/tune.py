@@ -5,12 +5,11 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from cfamc_ray.config.errors import InputError
+from cfamc_ray.command import INTERRUPTED, check_folder, exit_code, program, with_absolute_path
 from cfamc_ray.config.reading import dump_study, find_space, read_study
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.study.front import find_front
@@ -18,22 +17,18 @@ from cfamc_ray.study.records import (
     TrialFolder,
     TrialRecord,
     csv_text,
-    read_config,
     read_trials,
     table_columns,
     trials_table,
     write_text,
 )
+from cfamc_ray.study.wording import show_radius, show_seconds, show_value
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, check, run, print; the exit code is 0 with a front, 1 without, 2 for bad input, 130 after Ctrl-C."""
     arguments = _parser().parse_args(argv)
-    try:
-        return _tune(arguments)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
+    return exit_code(lambda: _tune(arguments))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -55,27 +50,18 @@ def _parser() -> argparse.ArgumentParser:
 
 def _tune(arguments: argparse.Namespace) -> int:
     trials = [] if arguments.trials is None else [f"budget.trials={arguments.trials}"]
-    config = _with_absolute_path(read_study(find_space(arguments.space), [*arguments.overrides, *trials]))
+    config = with_absolute_path(read_study(find_space(arguments.space), [*arguments.overrides, *trials]))
     folder = (arguments.out / config.name).resolve()
     if arguments.dry_run:
         _print_plan(config)
         return 0
-    if (folder / "study.yaml").exists():
-        _check_same_study(config, folder)
-        records = read_trials(folder)
-        ended = sum(record.ended for record in records)
-        if records and ended < config.budget.trials and not arguments.resume:
-            raise InputError(
-                f"{folder}: holds this study with {ended} of {config.budget.trials} trials ended; "
-                "type the command again with --resume to go on, or name another folder with --out"
-            )
-        if ended >= config.budget.trials:
-            return _finish(config, folder)
-    elif arguments.resume:
-        raise InputError(f"{folder}: there is no study to resume; leave out --resume to begin one")
+    if check_folder(config, folder, resume=arguments.resume) >= config.budget.trials:
+        return _finish(config, folder)
     from cfamc_ray.data.splits import load_splits  # noqa: PLC0415 (torch is slow to import, and not needed above)
 
-    load_splits(config.trial.data)  # here, so that bad data is refused and a download happens once, before any trial
+    # Here, so that bad data is refused and a download happens once, before any trial.
+    trial = config.trial_at(next(config.points()))
+    load_splits(trial.data, judged_on=trial.judged_on)
     from cfamc_ray.orchestration.run import run_study  # noqa: PLC0415
 
     print(f"{config.name}: {config.budget.trials} trials, {config.resources.trials_at_once} at once → {folder}")
@@ -88,36 +74,7 @@ def _tune(arguments: argparse.Namespace) -> int:
     if complete:
         return code
     print(f"\nInterrupted; nothing is lost. Go on with\n  {_resume_command(arguments)}")
-    return 130
-
-
-def _with_absolute_path(config: StudyConfig) -> StudyConfig:
-    """The same, with a data path that another process finds too; one in CFAMC_DATA's folder stays as it is."""
-    path = config.trial.data.path
-    if path is None or not Path(path).exists():
-        return config
-    return config.model_copy(update={"trial": config.trial.with_values({"data.path": str(Path(path).resolve())})})
-
-
-def _check_same_study(config: StudyConfig, folder: Path) -> None:
-    known, asked = read_config(folder).identity(), config.identity()
-    different = sorted(_differences(known, asked))
-    if different:
-        raise InputError(
-            f"{folder}: belongs to a study of another space (different: {', '.join(different)}); "
-            "name another folder with --out, or another study with --set name=NAME"
-        )
-
-
-def _differences(one: Any, other: Any, key: str = "") -> list[str]:
-    if isinstance(one, dict) and isinstance(other, dict) and key != "space":
-        names = dict.fromkeys([*one, *other])
-        return [
-            found
-            for name in names
-            for found in _differences(one.get(name), other.get(name), f"{key}.{name}" if key else name)
-        ]
-    return [] if one == other else [key]
+    return INTERRUPTED
 
 
 def _finish(config: StudyConfig, folder: Path) -> int:
@@ -137,13 +94,11 @@ def _finish(config: StudyConfig, folder: Path) -> int:
     _print_front(config, front.members, records)
     print(f"\nFigure     {folder / 'report' / 'front.png'}")
     print(f"Tables     {folder / 'front.csv'}, {folder / 'trials.csv'}")
-    print(f"Live view  {_program('tensorboard')} --logdir {shlex.quote(str(folder))}")
+    print(f"Live view  {program('tensorboard')} --logdir {shlex.quote(str(folder))}")
     return 0 if front.members else 1
 
 
 def _print_front(config: StudyConfig, members: Sequence[TrialRecord], records: Sequence[TrialRecord]) -> None:
-    from cfamc_ray.orchestration.view import show_seconds, show_value  # noqa: PLC0415
-
     finished = sum(record.status == "finished" for record in records)
     print(f"\n{len(members)} of {finished} finished trials are on the front of {config.name}")
     for record in records:
@@ -170,7 +125,7 @@ def _print_front(config: StudyConfig, members: Sequence[TrialRecord], records: S
 
 def _show_setting(key: str, value: object) -> str:
     if key.endswith("epsilon") and isinstance(value, float) and "rate" not in key:
-        return f"{value * 255:.2f}/255"
+        return show_radius(value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -189,7 +144,7 @@ def _print_plan(config: StudyConfig) -> None:
 
 def _resume_command(arguments: argparse.Namespace) -> str:
     words = [
-        _program("python"),
+        program("python"),
         "-m",
         "cfamc_ray.tune",
         "--space",
@@ -202,14 +157,6 @@ def _resume_command(arguments: argparse.Namespace) -> str:
     words += ["--address", arguments.address] if arguments.address else []
     words += [word for override in arguments.overrides for word in ("--set", override)]
     return shlex.join(words)
-
-
-def _program(name: str) -> str:
-    """A program of this Python's environment as it can be typed here, whether the environment is active or not."""
-    path = Path(sys.executable).with_name(name)
-    if not path.exists():
-        return name
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,10 @@ ALLOWED = {
     "search": {"config", "study"},
     "orchestration": {"config", "data", "recording", "search", "study", "trial"},
     "figures": {"study"},
-    "tune": {"config", "data", "evaluation", "figures", "orchestration", "study"},
+    "command": {"config", "study"},
+    "tune": {"command", "config", "data", "evaluation", "figures", "orchestration", "study"},
+    "train": {"command", "config", "data", "evaluation", "orchestration", "recording", "study", "trial"},
+    "evaluate": {"command", "config", "data", "evaluation", "method", "study", "trial"},
 }
 WITHOUT_RAY = [name for name in ALLOWED if name not in ("orchestration", "tune")]
 WITHOUT_TORCH = ["config", "study", "search", "figures"]

@@ -156,7 +156,7 @@ def test_a_killed_study_goes_on_where_it_was(space: Path) -> None:
     # Whether resumed or not, a trial ends as one that was never interrupted.
     config = read_study(study / "study.yaml")
     for record in after[:2]:
-        trial_config = config.trial.with_values(dict(record.point))
+        trial_config = config.trial_at(record.point)
         alone = Trial(trial_config, load_splits(trial_config.data))
         list(alone)
         saved = load_encoder(study / record.trial_id / "encoder.safetensors").state_dict()
@@ -234,7 +234,7 @@ def test_two_workers_train_what_one_does(space: Path) -> None:
     assert code == 0, output
     study = space.parent / "runs" / "tiny"
     (record,) = read_trials(study)
-    config = read_study(study / "study.yaml").trial.with_values(dict(record.point))
+    config = read_study(study / "study.yaml").trial_at(record.point)
     alone = Trial(config, load_splits(config.data))
     list(alone)
     together = load_encoder(study / record.trial_id / "encoder.safetensors").state_dict()

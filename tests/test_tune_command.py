@@ -17,9 +17,10 @@ import yaml
 
 from cfamc_ray.config.reading import dump_study, read_study
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.orchestration.view import StudyView, show_seconds, show_value
+from cfamc_ray.orchestration.view import StudyView
 from cfamc_ray.study.front import Progress
 from cfamc_ray.study.records import Status, TrialFolder, read_trials, write_config
+from cfamc_ray.study.wording import show_seconds, show_value
 from cfamc_ray.tune import main
 
 DIGITS = {"name": "digits", "pretrain_images": 100, "probe_images": 100, "validation_images": 50}

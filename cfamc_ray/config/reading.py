@@ -9,6 +9,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.protocol import HEADS, PROTOCOLS, ProtocolConfig
+from cfamc_ray.config.recipes import branch, lay
+from cfamc_ray.config.space import Strict
 from cfamc_ray.config.study import METRICS, StudyConfig
 from cfamc_ray.config.trial import TrialConfig, trial_keys
 
@@ -37,19 +40,49 @@ def read_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     Args:
         path: the YAML file.
         overrides: ``key=value`` as typed after ``--set``; keys of a study (``budget.trials``), or of a trial
-            (``crops.views``), which then is no longer searched.
+            (``crops.views``) or ``base``, which then is no longer searched.
 
     Raises:
         InputError: for everything that is wrong with the file or an override.
     """
-    tree = _read_yaml(path)
+    return resolve_study(_read_yaml(path), overrides, source=str(path))
+
+
+def resolve_study(tree: dict[str, Any], overrides: Sequence[str] = (), *, source: str) -> StudyConfig:
+    """Validate the keys of a study.
+
+    Args:
+        tree: the keys; changed by the overrides.
+        overrides: as for `read_study`.
+        source: where the keys are from, for errors.
+
+    Raises:
+        InputError: for everything that is wrong with a key or an override.
+    """
     for override in overrides:
         _override(tree, override)
     try:
         return StudyConfig.model_validate(tree)
     except ValidationError as error:
-        where = f"{path} with --set {', '.join(overrides)}" if overrides else str(path)
+        where = f"{source} with --set {', '.join(overrides)}" if overrides else source
         raise InputError("\n".join(f"{where}: {problem}" for problem in _problems(error))) from None
+
+
+def resolve_protocol(name: str, *, head: str | None = None, overrides: Sequence[str] = ()) -> ProtocolConfig:
+    """A protocol of `PROTOCOLS`, with another head of `HEADS` and with some keys changed.
+
+    Raises:
+        InputError: for everything that is wrong with an override.
+    """
+    tree = PROTOCOLS[name].model_dump()
+    tree = tree if head is None else {**tree, "head": HEADS[head].model_dump()}
+    for override in overrides:
+        tree = lay(tree, branch(*_key_and_value(override)))
+    try:
+        return ProtocolConfig.model_validate(tree)
+    except ValidationError as error:
+        where = f"protocol {name} with --set {', '.join(overrides)}"
+        raise InputError("\n".join(f"{where}: {problem}" for problem in _problems(error, ProtocolConfig))) from None
 
 
 def dump_study(config: StudyConfig) -> str:
@@ -84,14 +117,18 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _override(tree: dict[str, Any], override: str) -> None:
+def _key_and_value(override: str) -> tuple[str, Any]:
     key, equals, text = override.partition("=")
     if not equals:
         raise InputError(f"--set {override}: write key=value, as in --set budget.trials=20")
     try:
-        value = yaml.safe_load(text)
+        return key, yaml.safe_load(text)
     except (yaml.YAMLError, ValueError):
         raise InputError(f"--set {override}: {text!r} is not a YAML value") from None
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    key, value = _key_and_value(override)
     first, *rest = key.split(".")
     if first in TrialConfig.model_fields:
         first, rest = "trial", [first, *rest]
@@ -100,29 +137,29 @@ def _override(tree: dict[str, Any], override: str) -> None:
         raise InputError(f"--set {override}: there is no key {first!r}{_nearest(first, known)}")
     if first == "space" and rest:
         rest = [".".join(rest)]
-    if first == "trial" and isinstance(tree.get("space"), dict):
-        key = ".".join(rest)
+    if first in ("trial", "base") and isinstance(tree.get("space"), dict):
+        key = ".".join(rest) or first
         tree["space"] = {
             name: value for name, value in tree["space"].items() if name != key and not str(name).startswith(f"{key}.")
         }
-    branch = tree
+    section = tree
     for name in [first, *rest][:-1]:
-        child = branch.setdefault(name, {})
+        child = section.setdefault(name, {})
         if not isinstance(child, dict):
             raise InputError(f"--set {override}: {name} holds the value {child!r}, so it has no keys")
-        branch = child
-    branch[[first, *rest][-1]] = value
+        section = child
+    section[[first, *rest][-1]] = value
 
 
-def _problems(error: ValidationError) -> Iterator[str]:
+def _problems(error: ValidationError, model: type[Strict] = StudyConfig) -> Iterator[str]:
     for problem in error.errors():
         location = [str(part) for part in problem["loc"]]
         key = ".".join(location)
         match problem["type"]:
             case "extra_forbidden":
                 *parents, name = location
-                of_trial = not parents and name in TrialConfig.model_fields
-                nearest = f"; did you mean trial.{name}?" if of_trial else _nearest(name, _fields_at(parents))
+                of_trial = model is StudyConfig and not parents and name in TrialConfig.model_fields
+                nearest = f"; did you mean trial.{name}?" if of_trial else _nearest(name, _fields_at(model, parents))
                 yield f"unknown key {key}{nearest}"
             case "string_pattern_mismatch":
                 yield f"{key}: must be letters, digits, dots, dashes and underscores" + _given(problem["input"])
@@ -139,8 +176,7 @@ def _given(value: object) -> str:
     return "" if isinstance(value, Mapping | BaseModel) else f" (it is {value!r})"
 
 
-def _fields_at(location: Iterable[str]) -> list[str]:
-    model: Any = StudyConfig
+def _fields_at(model: Any, location: Iterable[str]) -> list[str]:
     for name in location:
         field = model.model_fields.get(name) if hasattr(model, "model_fields") else None
         model = field.annotation if field else None
@@ -151,7 +187,7 @@ def _nearest_space_key(message: str) -> str:
     if message.startswith("objectives: no trial reports"):
         return _nearest(message.rpartition("reports ")[2].strip("'"), list(METRICS))
     if message.startswith("space.") and "no such key" in message:
-        return _nearest(message.split(":", maxsplit=1)[0].removeprefix("space."), trial_keys())
+        return _nearest(message.split(":", maxsplit=1)[0].removeprefix("space."), [*trial_keys(), "base"])
     return ""
 
 

@@ -2,11 +2,22 @@
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
+from itertools import islice, product
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_serializer, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializationInfo,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
+from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.recipes import DIALECTS, Dialect, branch, lay, read_recipe
 from cfamc_ray.config.space import (
     Choice,
     Condition,
@@ -23,6 +34,8 @@ from cfamc_ray.config.space import (
 from cfamc_ray.config.trial import TrialConfig, trial_keys
 
 Direction = Literal["maximize", "minimize"]
+Point = Mapping[str, Scalar]
+"""Searched keys and their values."""
 
 METRICS: dict[str, Direction] = {
     "clean_accuracy": "maximize",
@@ -36,11 +49,17 @@ METRICS: dict[str, Direction] = {
 """What a finished trial can be judged by, with the direction that makes sense."""
 
 
+IDENTITY = {"objectives", "search", "dialect", "trial", "space", "conditions"}
+RANDOM_POINTS = 4096
+"""Tried to see whether the conditions can be met."""
+
+
 class SearchConfig(Strict):
     """How the next point is chosen."""
 
-    sampler: Literal["tpe", "nsga2", "nsga3", "gp", "random"] = "tpe"
-    """Optuna's sampler: tree-structured Parzen estimator, two genetic algorithms, Gaussian process, or random."""
+    sampler: Literal["tpe", "nsga2", "nsga3", "gp", "random", "grid"] = "tpe"
+    """Optuna's sampler: tree-structured Parzen estimator, two genetic algorithms, Gaussian process, or random; or a
+    grid: all points that meet the conditions, in the order in which the last key of the space changes fastest."""
     startup_trials: int = Field(default=8, ge=1)
     """Random points before TPE or the Gaussian process starts to learn; the genetic algorithms' population."""
     seed: int = Field(default=0, ge=0)
@@ -105,12 +124,32 @@ class StudyConfig(Strict):
     resources: ResourceConfig = ResourceConfig()
     keep_encoders: Literal["front", "all"] = "front"
     """Whose encoders stay in the study folder at the end."""
+    base: str | None = None
+    """Recipe that all trials start from: its keys lie under those of `trial`. As a key of `space` it is searched."""
+    dialect: Dialect = "sane"
+    """Of the recipes: sane, or published, which follows every choice that the published code hides."""
     trial: TrialConfig = TrialConfig()
-    """What all trials share; keys that are not given have the defaults of the reference."""
+    """What all trials share; keys that are not given are those of the recipe, or have the defaults of the reference."""
     space: dict[str, Range] = {}
-    """What is searched: a dotted key of a trial and its range."""
+    """What is searched: a dotted key of a trial, or `base`, and its range."""
     conditions: tuple[Condition, ...] = Field(default=(), strict=False)
     """Comparisons between keys that every point meets."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lay_on_recipe(cls, tree: Any) -> Any:
+        match tree:
+            case {"base": str(name)}:
+                dialect, written = tree.get("dialect", DIALECTS[0]), tree.get("trial", {})
+                if isinstance(written, TrialConfig):
+                    written = written.model_dump(exclude_unset=True)
+                if dialect not in DIALECTS or not isinstance(written, Mapping):
+                    return tree  # to be refused for that
+                try:
+                    return {**tree, "trial": lay(read_recipe(name).tree(dialect), written)}
+                except InputError as error:
+                    raise ValueError(f"base: {error}") from None
+        return tree
 
     @field_validator("space", mode="before")
     @classmethod
@@ -143,6 +182,11 @@ class StudyConfig(Strict):
                 raise ValueError(f"{written!r} {error}") from None
         return tuple(conditions)
 
+    @field_serializer("trial")
+    def _dump_trial(self, value: TrialConfig, info: SerializationInfo) -> dict[str, Any]:
+        """Where recipes are searched, what was not written stays open for them."""
+        return value.model_dump(mode=info.mode, exclude_unset="base" in self.space)
+
     @field_serializer("space")
     def _dump_space(self, value: dict[str, Range]) -> dict[str, object]:
         return {key: dump_range(written) for key, written in value.items()}
@@ -159,63 +203,129 @@ class StudyConfig(Strict):
         for name in self.reference:
             if name not in self.objectives:
                 raise ValueError(f"reference: {name} is not among the objectives {', '.join(self.objectives)}")
+        self._check_bases()
         self._check_ranges()
-        self._check_conditions()
+        self._check_points()
         workers, batch = self.resources.workers_per_trial, "pretraining.batch_images"
-        written = self.space.get(batch, Constant(constant=self.trial.value_of(batch)))
-        for size in written.grid() if isinstance(written, IntRange) else written.edges():
+        bases = self._values("base") if "base" in self.space else [None]
+        sizes = [self.trial_at({"base": base}).pretraining.batch_images for base in bases]
+        for size in self._values(batch) if batch in self.space else sizes:
             if not isinstance(size, int) or size % workers:
                 raise ValueError(f"{batch} {size} cannot be shared evenly by resources.workers_per_trial {workers}")
         return self
 
+    def _check_bases(self) -> None:
+        if "base" not in self.space:
+            if self.base is None and self.dialect != "sane":
+                raise ValueError(f"dialect: {self.dialect} is one of a recipe: name it, as in base: cf-amc-ssl")
+            return
+        if self.base is not None:
+            raise ValueError(f"base: {self.base} cannot be the recipe of all trials, for space.base searches it")
+        for name in self._values("base"):
+            if not isinstance(name, str):
+                raise ValueError(f"space.base: {name!r} is no recipe: write {{choice: [cf-amc-ssl, simclr-crops-pgd]}}")
+            try:
+                self.trial_at({"base": name})
+            except ValidationError as error:
+                raise ValueError(f"space.base: trial and {name} do not fit: {_first_message(error)}") from None
+            except InputError as error:
+                raise ValueError(f"space.base: {error}") from None
+
     def _check_ranges(self) -> None:
         for key, written in self.space.items():
-            if key not in trial_keys():
+            if key not in (*trial_keys(), "base"):
                 raise ValueError(f"space.{key}: no such key of a trial")
+            if self.search.sampler == "grid" and isinstance(written, FloatRange):
+                raise ValueError(
+                    f"space.{key}: search.sampler grid cannot take all real numbers from {written.bounds[0]:g} to "
+                    f"{written.bounds[1]:g}: write some of them, as in {{choice: [0.1, 0.3]}}"
+                )
             for edge in written.edges():
                 try:
-                    self.trial.with_values({key: edge})
+                    self.trial_at({key: edge})
                 except ValidationError as error:
                     # A rule between several keys is a matter of the sampled points, not of one key's bounds.
                     if any(problem["loc"] for problem in error.errors()):
                         raise ValueError(f"space.{key}: {_first_message(error)} (it is {edge!r})") from None
 
-    def _check_conditions(self) -> None:
-        drawn = random.Random(0)  # noqa: S311 (no secret)
-        points = [{key: draw(written, drawn) for key, written in self.space.items()} for _ in range(4096)]
+    def _check_points(self) -> None:
+        grid = self.search.sampler == "grid"
         # More points than the first that fits, to find a condition that cannot be computed everywhere.
-        admitted = [self.admits(point) for point in points[:256]]
+        admitted = list(islice(self.points(), self.budget.trials if grid else 256))
         for condition in self.conditions:
             for key in condition.keys():  # noqa: SIM118 (not a mapping)
                 try:
-                    self.trial.value_of(key)
+                    self._value_at({}, self.trial, key)
                 except ValueError as error:
                     raise ValueError(f"conditions: {condition.text!r} {error}") from None
-        if not any(admitted) and not any(map(self.admits, points[256:])):
+        if not admitted:
             shown = "; ".join(condition.text for condition in self.conditions) or "the rules between a trial's keys"
-            raise ValueError(f"conditions: none of {len(points)} random points of the space meets them ({shown})")
+            points = "the grid's points" if grid else f"{RANDOM_POINTS} random points of the space"
+            raise ValueError(f"conditions: none of {points} meets them ({shown})")
+        if grid and len(admitted) < self.budget.trials:
+            raise ValueError(f"budget.trials must be at most {len(admitted)}, the points of the grid")
+        scores = [name for name in self.objectives if name.endswith("_accuracy")]
+        measured = any(self.trial_at(point).judged_on.validation_images for point in admitted)
+        if self.space and scores and not measured:
+            key = "evaluation.transfer" if self.trial_at(admitted[0]).evaluation.transfer else "data"
+            raise ValueError(f"objectives: {scores[0]} is measured on {key}.validation_images, which is 0: set it")
 
-    def admits(self, point: Mapping[str, Scalar]) -> bool:
+    def points(self) -> Iterator[dict[str, Scalar]]:
+        """Points that meet the conditions: all of a grid in its order, else some random ones, the same every time.
+
+        Raises:
+            ValueError: for a condition that cannot be computed.
+        """
+        return filter(self.admits, self._candidates())
+
+    def _candidates(self) -> Iterator[dict[str, Scalar]]:
+        if self.search.sampler == "grid":
+            combinations = product(*(self._values(key) for key in self.space))
+            return (dict(zip(self.space, combination, strict=True)) for combination in combinations)
+        source = random.Random(0)  # noqa: S311 (no secret)
+        return ({key: draw(written, source) for key, written in self.space.items()} for _ in range(RANDOM_POINTS))
+
+    def _values(self, key: str) -> Sequence[Scalar]:
+        written = self.space[key]
+        return written.grid() if isinstance(written, IntRange) else written.edges()
+
+    def trial_at(self, point: Point) -> TrialConfig:
+        """The trial of a point: its values over what all trials share, that over the point's recipe.
+
+        Raises:
+            pydantic.ValidationError: where they make no valid trial.
+            InputError: where there is no such recipe.
+        """
+        values = dict(point)
+        base = values.pop("base", None)
+        recipe = read_recipe(str(base)).tree(self.dialect) if base is not None else {}
+        shared = self.trial.model_dump(exclude_unset=True)
+        return TrialConfig.model_validate(reduce(lay, [recipe, shared, *(branch(*item) for item in values.items())]))
+
+    def admits(self, point: Point) -> bool:
         """Whether a point of the space makes a valid trial and meets all conditions.
 
         Raises:
             ValueError: for a condition that names a key no trial has, or that cannot be computed.
         """
         try:
-            trial = self.trial.with_values(dict(point))
+            trial = self.trial_at(point)
         except ValidationError:
             return False
         for condition in self.conditions:
             try:
-                if not condition.holds(trial.value_of):
+                if not condition.holds(lambda key: self._value_at(point, trial, key)):
                     return False
             except ValueError as error:
                 raise ValueError(f"conditions: {condition.text!r} {error}") from None
         return True
 
+    def _value_at(self, point: Point, trial: TrialConfig, key: str) -> Any:
+        return point.get("base", self.base) if key == "base" else trial.value_of(key)
+
     def identity(self) -> dict[str, Any]:
         """What must not change while a study goes on; the budget, the machines and the wording may."""
-        return self.model_dump(mode="json", include={"objectives", "search", "trial", "space", "conditions"})
+        return self.model_dump(mode="json", include=IDENTITY)
 
 
 def draw(written: Range, source: random.Random) -> Scalar:

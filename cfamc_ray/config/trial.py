@@ -33,8 +33,9 @@ class DataConfig(Strict):
     """Labelled training images that the linear probe is fitted on."""
     probe_overlap: bool = True
     """Whether the probe may be fitted on images that pretraining saw too."""
-    validation_images: int = Field(default=5_000, ge=2)
-    """Training images held out of pretraining and probe; a search is judged on them alone."""
+    validation_images: int = Field(default=5_000, ge=0)
+    """Training images held out of pretraining and probe; a search is judged on them alone. 0: nothing is measured while
+    it trains, as where all images pretrain."""
     split_seed: int = Field(default=0, ge=0)
     """Seed of the stratified split; it is not the trial's seed, so that all trials are judged on the same images."""
 
@@ -116,14 +117,18 @@ class PerturbationConfig(Strict):
 
 
 class EncoderConfig(Strict):
-    """A ResNet without its classifier, then the pre-feature, then the projector."""
+    """A backbone without its classifier, then the pre-feature, then the projector."""
 
-    architecture: Literal["resnet18", "resnet50"] = "resnet18"
-    """Both with the stem for small images: a 3x3 convolution of stride 1 and no max-pooling."""
+    architecture: Literal["resnet18", "resnet50", "vit"] = "resnet18"
+    """`vit`: a vision transformer of 12 blocks and 3 heads, whose features are the mean of its tokens."""
+    stem: Literal["small", "large"] = "small"
+    """For images of about 32 pixels (ResNet: a 3x3 convolution of stride 1 and no max-pooling; ViT: patches of 4x4) or
+    about 224 (a 7x7 convolution of stride 2 and max-pooling; patches of 16x16)."""
     width: int = Field(default=64, ge=4, multiple_of=4)
-    """Channels of the first stage; 64 is the paper's."""
+    """Channels of a ResNet's first stage, a third of a ViT's token width; 64 is the paper's."""
     norm: Literal["batch", "group"] = "batch"
-    """`group` normalises each image by itself, so nothing depends on the batch or on the number of workers."""
+    """`group` normalises each image by itself, so nothing depends on the batch or on the number of workers. The blocks
+    of a ViT always use layer norm; its pre-feature and projector obey this key."""
     prefeature_width: int = Field(default=4096, ge=2)
     """Width of the layer that the linear probe reads."""
     hidden_width: int = Field(default=4096, ge=2)
@@ -133,6 +138,11 @@ class EncoderConfig(Strict):
     synchronize_norm: bool = True
     """Whether several workers on GPUs share one batch norm over the global batch (published: no); torch has no such
     batch norm for CPUs, where each worker normalises its own share."""
+
+    @property
+    def patch(self) -> int:
+        """Side in pixels of what images are cut into: their sides must be multiples of it."""
+        return {"small": 4, "large": 16}[self.stem] if self.architecture == "vit" else 1
 
 
 class LossConfig(Strict):
@@ -175,10 +185,14 @@ class PretrainingConfig(Strict):
 
 
 class EvaluationConfig(Strict):
-    """What a search measures after each epoch on validation images."""
+    """What a search measures on validation images."""
 
+    every_epochs: int = Field(default=1, ge=1)
+    """Epochs between two measurements; the last epoch is always measured."""
+    transfer: DataConfig | None = None
+    """Another data set that the probe is fitted and judged on, the encoder being frozen; null: the one of `data`."""
     features: Literal["prefeature", "backbone"] = "prefeature"
-    """What the linear probe reads: the pre-feature, as published, or the ResNet's output."""
+    """What the linear probe reads: the pre-feature, as published, or the backbone's output."""
     probe_l2: Real = Field(default=1e-2, gt=0)
     """L2 strength of the probe: l2/2 times the squared norm of the weights is added to the mean cross-entropy, features
     being standardised first. Without it separable features drive the head, and its gradients, to extremes."""
@@ -219,6 +233,20 @@ class TrialConfig(Strict):
                 f"pretraining.batch_images {self.pretraining.batch_images} exceeds "
                 f"data.pretrain_images {self.data.pretrain_images}: an epoch would have no minibatch"
             )
+        for key, data in (("data", self.data), ("evaluation.transfer", self.evaluation.transfer)):
+            if data is not None and data.validation_images == 1:
+                raise ValueError(f"{key}.validation_images must be 0 or at least 2, not 1")
+        sizes = {
+            f"{key}.image_size": data.image_size
+            for key, data in (("data", self.data), ("evaluation.transfer", self.evaluation.transfer))
+            if data is not None and data.name in ("digits", "imagefolder")
+        }
+        for key, size in {"crops.size": self.crops.size, **sizes}.items():
+            if size % self.encoder.patch:
+                raise ValueError(
+                    f"{key} must be a multiple of {self.encoder.patch}, the patch of a vit with encoder.stem "
+                    f"{self.encoder.stem}, not {size}"
+                )
         if self.perturbation.attack == "pgd" and self.pretraining.replays != 1:
             raise ValueError(
                 f"pretraining.replays must be 1 with perturbation.attack pgd, not {self.pretraining.replays}: "
@@ -232,6 +260,16 @@ class TrialConfig(Strict):
                 f"{self.crops.views} to perturb: lower it, or set perturbation.attack to none"
             )
         return self
+
+    @property
+    def judged_on(self) -> DataConfig:
+        """Whose images the probe is fitted and judged on."""
+        return self.evaluation.transfer or self.data
+
+    def evaluates(self, epoch: int) -> bool:
+        """Whether accuracies are measured after an epoch, counted from 1."""
+        due = epoch % self.evaluation.every_epochs == 0 or epoch == self.pretraining.epochs
+        return due and self.judged_on.validation_images > 0
 
     @property
     def minibatches_per_epoch(self) -> int:
@@ -291,7 +329,7 @@ class TrialConfig(Strict):
         Raises:
             pydantic.ValidationError: where a key is unknown or a value is out of bounds.
         """
-        tree = self.model_dump()
+        tree = self.model_dump(exclude_unset=True)
         for key, value in values.items():
             *parents, leaf = key.split(".")
             branch = tree

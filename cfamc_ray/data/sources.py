@@ -23,7 +23,7 @@ DIGITS_TEST_IMAGES = 360
 
 
 def read_source(config: DataConfig, *, folder: Path | None = None) -> Source:
-    """Read the data set that a config names; the last one stays in memory for the next trial of the process.
+    """Read the data set that a config names; the last two stay in memory for the next trial of the process.
 
     Args:
         config: `name`, `path` and `image_size` are read.
@@ -49,7 +49,7 @@ def _locate(config: DataConfig, folder: Path) -> Path | None:
     raise InputError(f"data.path {config.path}: no such file or folder, neither from {Path.cwd()} nor from {folder}")
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)  # what pretrains, and what a transfer is judged on
 def _read(name: str, path: Path | None, image_size: int, folder: Path, _modified_ns: int | None) -> Source:
     """Read anew unless all arguments, the time of modification among them, are those of the last call."""
     if name == "digits":

@@ -1,6 +1,6 @@
 """Which images pretrain, probe and validate a trial, and which test a finalist (shapes as in images.py)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cfamc_ray.config.errors import InputError
@@ -20,7 +20,7 @@ class Splits:
     classes: int
 
 
-def load_splits(config: DataConfig, *, folder: Path | None = None) -> Splits:
+def load_splits(config: DataConfig, *, judged_on: DataConfig | None = None, folder: Path | None = None) -> Splits:
     """Split the training images, each class in proportion.
 
     With one seed and one number of validation images, smaller splits are parts of larger ones, and validation images
@@ -28,11 +28,14 @@ def load_splits(config: DataConfig, *, folder: Path | None = None) -> Splits:
 
     Args:
         config: the source and the counts.
+        judged_on: of the probe and validation images, where they come from another data set.
         folder: as for `read_source`.
 
     Raises:
         InputError: where the source cannot be read, or has too few training images.
     """
+    if judged_on is not None and judged_on != config:
+        return replace(load_splits(judged_on, folder=folder), pretrain=load_splits(config, folder=folder).pretrain)
     source = read_source(config, folder=folder)
     _check_counts(config, available=len(source.train))
     order = stratified_order(source.train.labels_N, config.split_seed)

@@ -16,6 +16,19 @@ Logits = Callable[[Tensor], Tensor]
 """Pixels (N, C, H, W) in [0, 1] to logits (N, K)."""
 
 
+def _cross_entropy(logits_NK: Tensor, labels_N: Tensor) -> Tensor:
+    return F.cross_entropy(logits_NK, labels_N, reduction="none")
+
+
+def _margin(logits_NK: Tensor, labels_N: Tensor) -> Tensor:
+    true_N1 = labels_N[:, None]
+    largest_wrong_N = logits_NK.scatter(-1, true_N1, -torch.inf).amax(-1)
+    return largest_wrong_N - logits_NK.gather(-1, true_N1).squeeze(-1)
+
+
+_LOSSES = {"cross_entropy": _cross_entropy, "margin": _margin}
+
+
 def pgd(
     logits_of: Logits,
     images: Tensor,
@@ -27,8 +40,9 @@ def pgd(
     restarts: int = 1,
     start: Literal["uniform", "zero"] = "uniform",
     generator: torch.Generator | None = None,
+    loss: Literal["cross_entropy", "margin"] = "cross_entropy",
 ) -> Tensor:
-    """Adversarial images that maximise the cross-entropy in the l∞ ball (PGD, arXiv 1706.06083).
+    """Adversarial images that maximise a loss in the l∞ ball (PGD, arXiv 1706.06083).
 
     An image that a start has broken is left as it is; so the result does not depend on the other images of a batch
     as long as the classifier treats each by itself.
@@ -43,6 +57,8 @@ def pgd(
         restarts: starts; those after the first attack only what is not yet broken.
         start: uniform in the ball, or zero.
         generator: of the uniform starts, on the CPU.
+        loss: cross-entropy; or the largest wrong logit minus the true one (arXiv 1608.04644), whose gradient does not
+            vanish where the classifier is very sure.
 
     Returns:
         images of the same shape; for each one the first that is misclassified, or else the last start's end.
@@ -58,8 +74,7 @@ def pgd(
         for _ in range(steps):
             perturbed = (x + delta).requires_grad_()
             with torch.enable_grad():
-                loss = F.cross_entropy(logits_of(perturbed), y, reduction="sum")
-                (gradient,) = torch.autograd.grad(loss, perturbed)
+                (gradient,) = torch.autograd.grad(_LOSSES[loss](logits_of(perturbed), y).sum(), perturbed)
             delta = ascend(delta, gradient, x, step_size=step_size, epsilon=epsilon)
         adversarial[open_indices] = x + delta
         with torch.no_grad():

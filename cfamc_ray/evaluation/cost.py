@@ -1,6 +1,5 @@
 """What a trial costs, known before it runs: FLOPs are counted, not measured."""
 
-import random
 import resource
 import sys
 from contextlib import suppress
@@ -12,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from cfamc_ray.config.study import StudyConfig, draw
+from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import EncoderConfig, TrialConfig
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
 
@@ -31,7 +30,7 @@ def training_flops(config: TrialConfig) -> int:
 
 
 class StudyCost(NamedTuple):
-    """Cost of one trial over random points of a study's space, evaluation not counted."""
+    """Cost of one trial over points of a study's space, evaluation not counted."""
 
     crop_passes_low: int
     crop_passes_mean: float
@@ -40,10 +39,9 @@ class StudyCost(NamedTuple):
 
 
 def study_cost(config: StudyConfig, *, points: int = 256) -> StudyCost:
-    """What a trial of the study costs, from points drawn at random that meet the conditions."""
-    source = random.Random(0)  # noqa: S311 (no secret)
-    drawn = ({key: draw(written, source) for key, written in config.space.items()} for _ in range(100 * points))
-    trials = [config.trial.with_values(point) for point in islice(filter(config.admits, drawn), points)]
+    """What a trial of the study costs: from the points that a grid takes, else from random ones."""
+    count = config.budget.trials if config.search.sampler == "grid" else points
+    trials = [config.trial_at(point) for point in islice(config.points(), count)]
     passes = [trial.crop_passes for trial in trials]
     flops = [training_flops(trial) for trial in trials]
     return StudyCost(min(passes), sum(passes) / len(passes), max(passes), sum(flops) / len(flops))

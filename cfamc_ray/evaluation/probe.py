@@ -1,11 +1,17 @@
-"""A linear probe: multinomial logistic regression on frozen features, full batch and deterministic.
+"""Linear heads on frozen features: logistic regression fitted to convergence, and heads trained by minibatch.
 
-Shapes: N images, F features, K classes.
+Shapes: N images, of which B make a minibatch, F features, K classes.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import SGD, Adam, Optimizer
+
+from cfamc_ray.config.protocol import HeadConfig
+from cfamc_ray.method.optimizer import build_scheduler
 
 MEMORY = 10
 """Past steps that L-BFGS keeps."""
@@ -61,3 +67,60 @@ def fit_probe(
         head.weight.copy_(weight_KF * scale_F)
         head.bias.copy_(bias_K - head.weight @ mean_F)
     return head.requires_grad_(False)
+
+
+def default_head(features_NF: Tensor, classes: int, *, seed: int) -> nn.Linear:
+    """A layer with torch's default initial weights, in the features' type and on their device.
+
+    Args:
+        features_NF: what the layer is for.
+        classes: K.
+        seed: of the weights; the process's global random state is left alone.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the GPUs
+        return nn.Linear(features_NF.shape[1], classes).to(features_NF)
+
+
+def train_probe(
+    head: nn.Linear,
+    config: HeadConfig,
+    features_NF: Tensor,
+    labels_N: Tensor,
+    *,
+    generator: torch.Generator,
+    attacked_features: Callable[[Tensor], Tensor] | None = None,
+) -> None:
+    """Train a head in place on the mean cross-entropy of shuffled minibatches, the last of an epoch being smaller.
+
+    Args:
+        head: from F features to K logits; its parameters need no gradient afterwards.
+        config: optimizer and phases, which share it; none leave the head as it is.
+        features_NF: of the training images, what clean phases read.
+        labels_N: classes from 0 to K - 1, on the features' device.
+        generator: of the order of the images, on the CPU.
+        attacked_features: what adversarial phases read: indices_B of images, on the CPU, to the features_BF of those
+            images attacked through the head as it is at the moment (`classifier.attacked_features`).
+    """
+    head.requires_grad_(True)
+    optimizer = _optimizer(head, config)
+    schedule = build_scheduler(optimizer, horizon=config.cosine_epochs)
+    for phase in config.phases:
+        features_of = features_NF.__getitem__ if phase == "clean" else attacked_features
+        assert features_of is not None, "an adversarial phase needs attacked_features"
+        for _ in range(config.epochs):
+            for indices_B in torch.randperm(len(labels_N), generator=generator).split(config.batch_images):
+                features_BF = features_of(indices_B)
+                with torch.enable_grad():
+                    loss = F.cross_entropy(head(features_BF), labels_N[indices_B])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            schedule.step()
+    head.requires_grad_(False)
+
+
+def _optimizer(head: nn.Linear, config: HeadConfig) -> Optimizer:
+    if config.fit == "sgd":
+        return SGD(head.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+    return Adam(head.parameters(), lr=config.lr)

@@ -1,19 +1,32 @@
-"""What is measured together, under a stated threat model.
+"""What is measured together, under a stated threat model: by a search after an epoch, or by a protocol at the end.
 
-Shapes: N images, C/H/W channels/height/width, F features.
+Shapes: N images, of which b are attacked at once, C/H/W channels/height/width, F features.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+from scipy.stats import binomtest
 from torch import Tensor, nn
 
-from cfamc_ray.config.trial import EvaluationConfig
+from cfamc_ray.config.protocol import AttackConfig, HeadConfig, ProtocolConfig
+from cfamc_ray.config.trial import CropsConfig, EvaluationConfig
 from cfamc_ray.data.images import LabelledImages
-from cfamc_ray.evaluation.attacks import pgd
-from cfamc_ray.evaluation.probe import fit_probe
+from cfamc_ray.evaluation.attacks import Logits, pgd
+from cfamc_ray.evaluation.autoattack import autoattack
+from cfamc_ray.evaluation.classifier import (
+    Attack,
+    EachCrop,
+    LinearClassifier,
+    Views,
+    as_pixels,
+    attacked_features,
+    draw_views,
+)
+from cfamc_ray.evaluation.probe import default_head, fit_probe, train_probe
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
 
 BATCH = 250
@@ -56,27 +69,179 @@ def search_scores(
     Raises:
         FloatingPointError: where the encoder's features are not finite.
     """
+    head_config = HeadConfig(
+        features=config.features,
+        l2=config.probe_l2,
+        tolerance=config.probe_tolerance,
+        iterations=config.probe_iterations,
+    )
     with _frozen(encoder):
-        features_NF = encode(encoder, probe_images.images_NCHW, config.features)
-        if not features_NF.isfinite().all():
-            raise FloatingPointError("the encoder's features are not finite")
+        classifier = LinearClassifier(encoder, nn.Identity(), features=config.features)
+        features_NF = encode(classifier, probe_images.images_NCHW)
         labels_N = probe_images.labels_N.to(features_NF.device)
-        head = fit_probe(
-            features_NF,
-            labels_N,
-            classes=classes,
-            l2=config.probe_l2,
-            tolerance=config.probe_tolerance,
-            iterations=config.probe_iterations,
-        )
+        classifier.head = _converged(features_NF, labels_N, classes, head_config)
+        right_N = predicted_right(classifier, validation_images)
         attacked = min(config.attack_images, len(validation_images))
+        attack = partial(
+            pgd,
+            classifier,
+            epsilon=config.attack_epsilon,
+            steps=config.attack_steps,
+            step_size=config.attack_step_ratio * config.attack_epsilon,
+            restarts=config.attack_restarts,
+            generator=generator,
+        )
+        left_N = still_right(classifier, validation_images, right_N[:attacked], attack)
         return Scores(
-            probe_accuracy=(head(features_NF).argmax(-1) == labels_N).double().mean().item(),
-            clean_accuracy=_accuracy(encoder, head, validation_images, config.features),
-            robust_accuracy=_robust_accuracy(encoder, head, validation_images, attacked, config, generator),
+            probe_accuracy=(classifier.head(features_NF).argmax(-1) == labels_N).double().mean().item(),
+            clean_accuracy=right_N.double().mean().item(),
+            robust_accuracy=left_N.double().mean().item(),
             validation_images=len(validation_images),
             attacked_images=attacked,
         )
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a classifier got right of the first test images, under one attack."""
+
+    attack: str
+    epsilon: float
+    """Radius of the l∞ ball; 0 without an attack."""
+    images: int
+    right: int
+
+    @property
+    def accuracy(self) -> float:
+        """A fraction."""
+        return self.right / self.images
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's interval of 95 % for the accuracy on all images, of which these are a sample."""
+        low, high = binomtest(self.right, self.images).proportion_ci(method="wilson")
+        return float(low), float(high)
+
+
+def run_protocol(
+    encoder: SelfSupervisedEncoder,
+    training: LabelledImages,
+    test: LabelledImages,
+    *,
+    classes: int,
+    protocol: ProtocolConfig,
+    crops: CropsConfig,
+) -> Iterator[Measurement]:
+    """Fit a head on the frozen encoder and measure it: first clean, then each radius, attack by attack.
+
+    Everything is computed in the type of the weights, without autocast.
+
+    Args:
+        encoder: is left in the mode it was in.
+        training: labelled images that the head is fitted on.
+        test: images that it is measured on.
+        classes: number of classes.
+        protocol: what is measured.
+        crops: size, scale and ratio of the crops, where the protocol reads crops.
+
+    Raises:
+        FloatingPointError: where the encoder's features are not finite.
+        AttackInvalid: where AutoAttack doubts its own result.
+    """
+    generator = torch.Generator().manual_seed(protocol.seed)
+    H, W = test.images_NCHW.shape[-2:]
+    several = crops.model_copy(update={"views": protocol.crops})
+    views = draw_views(several, height=H, width=W, generator=generator) if protocol.crops else None
+    images = test.take(torch.arange(min(protocol.images, len(test))))
+    with _frozen(encoder):
+        classifier = fit_classifier(
+            encoder, training, classes=classes, protocol=protocol, views=views, generator=generator
+        )
+        right_N = predicted_right(classifier, images)
+        yield Measurement("none", 0.0, len(images), int(right_N.sum()))
+        for epsilon in protocol.epsilons:
+            yield from _attacked(classifier, images, right_N, epsilon, protocol, generator)
+
+
+def fit_classifier(
+    encoder: SelfSupervisedEncoder,
+    training: LabelledImages,
+    *,
+    classes: int,
+    protocol: ProtocolConfig,
+    views: Views | None,
+    generator: torch.Generator,
+) -> LinearClassifier:
+    """The frozen encoder under the protocol's head.
+
+    Args:
+        encoder: frozen.
+        training: labelled images.
+        classes: number of classes.
+        protocol: of which the head and the seed count.
+        views: crops that the head reads; None for the whole image.
+        generator: of the order of the images and the starts of attacks, on the CPU.
+    """
+    config = protocol.head
+    classifier = LinearClassifier(encoder, nn.Identity(), features=config.features, views=views)
+    features_NF = encode(classifier, training.images_NCHW)
+    labels_N = training.labels_N.to(features_NF.device)
+    if config.fit == "converged":
+        head = _converged(features_NF, labels_N, classes, config)
+    else:
+        head = default_head(features_NF, classes, seed=protocol.seed)
+    classifier.head = head
+    attack = _pgd(classifier, config.attack, config.attack_epsilon, generator)
+    train_probe(
+        head,
+        config,
+        features_NF,
+        labels_N,
+        generator=generator,
+        attacked_features=attacked_features(classifier, training, attack),
+    )
+    return classifier
+
+
+def _attacked(
+    classifier: LinearClassifier,
+    images: LabelledImages,
+    right_N: Tensor,
+    epsilon: float,
+    protocol: ProtocolConfig,
+    generator: torch.Generator,
+) -> Iterator[Measurement]:
+    """What stays right at one radius; each attack sees what those before it left."""
+    target = EachCrop(classifier) if protocol.attack_each_crop else classifier
+    attacks: dict[str, tuple[int, Attack]] = {}
+    attacks[f"PGD-{protocol.attack.steps}"] = (
+        protocol.attacked_images,
+        _pgd(target, protocol.attack, epsilon, generator),
+    )
+    if protocol.margin_check:
+        margin = partial(_pgd(target, protocol.attack, epsilon, generator), loss="margin")
+        attacks["+ PGD on the margin"] = protocol.attacked_images, margin
+    if epsilon in protocol.autoattack_epsilons and protocol.autoattack_images:
+        standard = partial(autoattack, target, epsilon=epsilon, seed=protocol.seed)
+        attacks["+ AutoAttack"] = protocol.autoattack_images, standard
+    for name, (count, attack) in attacks.items():
+        right_N = still_right(target, images, right_N[:count], attack)
+        yield Measurement(name, epsilon, len(right_N), int(right_N.sum()))
+
+
+def _pgd(logits_of: Logits, config: AttackConfig, epsilon: float, generator: torch.Generator) -> partial[Tensor]:
+    return partial(pgd, logits_of, epsilon=epsilon, generator=generator, **config.model_dump())
+
+
+def _converged(features_NF: Tensor, labels_N: Tensor, classes: int, config: HeadConfig) -> nn.Linear:
+    return fit_probe(
+        features_NF,
+        labels_N,
+        classes=classes,
+        l2=config.l2,
+        tolerance=config.tolerance,
+        iterations=config.iterations,
+    )
 
 
 @contextmanager
@@ -95,54 +260,42 @@ def _frozen(encoder: SelfSupervisedEncoder) -> Iterator[None]:
 
 
 @torch.no_grad()
-def encode(encoder: SelfSupervisedEncoder, images_NCHW: Tensor, kind: str) -> Tensor:
-    """features_NF of uint8 images, on the encoder's device."""
-    return torch.cat([encoder.features(as_pixels(batch, encoder), kind=kind) for batch in images_NCHW.split(BATCH)])
+def encode(classifier: LinearClassifier, images_NCHW: Tensor) -> Tensor:
+    """features_NF of uint8 images, which must be finite, on the encoder's device."""
+    features_NF = torch.cat(
+        [classifier.features_of(as_pixels(batch, classifier)) for batch in images_NCHW.split(BATCH)]
+    )
+    if not features_NF.isfinite().all():
+        raise FloatingPointError("the encoder's features are not finite")
+    return features_NF
 
 
-def as_pixels(images_NCHW: Tensor, encoder: nn.Module) -> Tensor:
-    """uint8 images as pixels in [0, 1], in the type and on the device of the encoder's weights."""
-    weight = next(encoder.parameters())
-    return images_NCHW.to(weight.device).to(weight.dtype) / 255
+@torch.no_grad()
+def predicted_right(classifier: LinearClassifier, images: LabelledImages) -> Tensor:
+    """right_N: which images the classifier gets right, on the CPU."""
+    batches = images.images_NCHW.split(BATCH)
+    return (
+        torch.cat([classifier(as_pixels(batch, classifier)).argmax(-1).cpu() for batch in batches]) == images.labels_N
+    )
 
 
-def _accuracy(encoder: SelfSupervisedEncoder, head: nn.Linear, images: LabelledImages, kind: str) -> float:
-    predicted_N = head(encode(encoder, images.images_NCHW, kind)).argmax(-1).cpu()
-    return float((predicted_N == images.labels_N).double().mean())
+def still_right(target: LinearClassifier | EachCrop, images: LabelledImages, right_N: Tensor, attack: Attack) -> Tensor:
+    """Which of the first N images stay right under an attack; what is wrong without one needs none.
 
-
-def _robust_accuracy(
-    encoder: SelfSupervisedEncoder,
-    head: nn.Linear,
-    images: LabelledImages,
-    attacked: int,
-    config: EvaluationConfig,
-    generator: torch.Generator,
-) -> float:
-    def logits_of(x_NCHW: Tensor) -> Tensor:
-        return head(encoder.features(x_NCHW, kind=config.features))  # type: ignore[no-any-return]
-
-    right = 0
-    for start in range(0, attacked, BATCH):
-        batch = slice(start, min(start + BATCH, attacked))
-        pixels_NCHW = as_pixels(images.images_NCHW[batch], encoder)
-        labels_N = images.labels_N[batch].to(pixels_NCHW.device)
-        with torch.no_grad():
-            # What is wrong without an attack needs none.
-            correct_N = logits_of(pixels_NCHW).argmax(-1) == labels_N
-        pixels_NCHW, labels_N = pixels_NCHW[correct_N], labels_N[correct_N]
-        if len(labels_N) == 0:
+    Args:
+        target: what is attacked.
+        images: at least N.
+        right_N: which are right so far.
+        attack: inputs of the target and labels of a batch to adversarial inputs.
+    """
+    left_N = torch.zeros_like(right_N)
+    for start in range(0, len(right_N), BATCH):
+        positions_b = start + right_N[start : start + BATCH].nonzero().squeeze(1)
+        if len(positions_b) == 0:
             continue
-        adversarial_NCHW = pgd(
-            logits_of,
-            pixels_NCHW,
-            labels_N,
-            epsilon=config.attack_epsilon,
-            steps=config.attack_steps,
-            step_size=config.attack_step_ratio * config.attack_epsilon,
-            restarts=config.attack_restarts,
-            generator=generator,
-        )
+        pixels_bCHW = as_pixels(images.images_NCHW[positions_b], target)
+        labels_b = images.labels_N[positions_b].to(pixels_bCHW.device)
+        adversarial_b = attack(target.inputs(pixels_bCHW), labels_b)
         with torch.no_grad():
-            right += int((logits_of(adversarial_NCHW).argmax(-1) == labels_N).sum())
-    return right / attacked
+            left_N[positions_b] = (target(adversarial_b).argmax(-1) == labels_b).cpu()
+    return left_N

@@ -132,7 +132,8 @@ def make_crops(images_BCHW: Tensor, parameters: CropParameters, *, size: int) ->
     """
     parameters = parameters.to(images_BCHW.device)
     V, B = parameters.flip_VB.shape
-    crops_NCSS = _resize(images_BCHW, parameters, size).flatten(0, 1)
+    crops_VBCSS = cut_boxes(images_BCHW.float() / 255, parameters.box_VB4, parameters.flip_VB, size=size)
+    crops_NCSS = crops_VBCSS.clamp_(0, 1).flatten(0, 1)
     crops_NCSS = _jitter(crops_NCSS, parameters)
     crops_NCSS = torch.where(_per_crop(parameters.grayscale_VB), _gray(crops_NCSS), crops_NCSS)
     crops_NCSS = _blur(crops_NCSS, parameters.blur_sigma_VB.flatten()).clamp_(0, 1)
@@ -141,21 +142,31 @@ def make_crops(images_BCHW: Tensor, parameters: CropParameters, *, size: int) ->
     return crops_NCSS.reshape(V, B, *crops_NCSS.shape[1:])
 
 
-def _resize(images_BCHW: Tensor, parameters: CropParameters, size: int) -> Tensor:
-    V, B = parameters.flip_VB.shape
-    _, C, H, W = images_BCHW.shape
-    top_VB, left_VB, height_VB, width_VB = parameters.box_VB4.unbind(-1)
-    rows_VBSH = _interpolation(top_VB, height_VB, size, H)
-    columns_VBSW = _interpolation(left_VB, width_VB, size, W)
-    columns_VBSW = torch.where(parameters.flip_VB[..., None, None], columns_VBSW.flip(-2), columns_VBSW)
-    images_BCHW = images_BCHW.float() / 255
+def cut_boxes(pixels_BCHW: Tensor, box_VB4: Tensor, flip_VB: Tensor, *, size: int) -> Tensor:
+    """Cut out, resize with antialiasing and flip; linear in the pixels, so that gradients reach each of them.
+
+    Args:
+        pixels_BCHW: in [0, 1], float32 or float64.
+        box_VB4: top, left, height and width in whole pixels, inside the image; box_V14 cuts all images alike.
+        flip_VB: whether left and right change places; flip_V1 with box_V14.
+        size: height and width of a crop in pixels (S).
+
+    Returns:
+        crops_VBCSS in the pixels' type, in [0, 1] up to rounding. To clamp them would cut off the gradient of a white
+        pixel that rounding lifts above 1, which would look like robustness.
+    """
+    V, (B, C, H, W) = len(box_VB4), pixels_BCHW.shape
+    top_VB, left_VB, height_VB, width_VB = box_VB4.unbind(-1)
+    rows_VBSH = _interpolation(top_VB, height_VB.to(pixels_BCHW.dtype), size, H)
+    columns_VBSW = _interpolation(left_VB, width_VB.to(pixels_BCHW.dtype), size, W)
+    columns_VBSW = torch.where(flip_VB[..., None, None], columns_VBSW.flip(-2), columns_VBSW)
     # Rows first, for all views of an image in one product: (V S, H) x (H, C W).
-    pixels_BHX = images_BCHW.transpose(1, 2).flatten(2)
+    pixels_BHX = pixels_BCHW.transpose(1, 2).flatten(2)
     strips_BYX = rows_VBSH.transpose(0, 1).flatten(1, 2) @ pixels_BHX
     strips_VBSCW = strips_BYX.unflatten(1, (V, size)).unflatten(3, (C, W)).transpose(0, 1)
-    crops_NYS = strips_VBSCW.flatten(2, 3).flatten(0, 1) @ columns_VBSW.flatten(0, 1).mT
-    crops_VBCSS: Tensor = crops_NYS.view(V, B, size, C, size).transpose(2, 3).contiguous()
-    return crops_VBCSS.clamp_(0, 1)
+    crops_VBYS = strips_VBSCW.flatten(2, 3) @ columns_VBSW.mT
+    crops_VBCSS: Tensor = crops_VBYS.view(V, B, size, C, size).transpose(2, 3).contiguous()
+    return crops_VBCSS
 
 
 def _interpolation(start_VB: Tensor, length_VB: Tensor, size: int, extent: int) -> Tensor:

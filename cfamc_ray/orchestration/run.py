@@ -2,14 +2,11 @@
 
 import json
 import os
-import platform
 import socket
 import time
-from collections.abc import Sequence
-from datetime import datetime
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self, TextIO
 
 import optuna
 import ray
@@ -22,20 +19,37 @@ from cfamc_ray.orchestration.searcher import StudySearch
 from cfamc_ray.orchestration.trainables import OneWorkerTrial, several_workers
 from cfamc_ray.orchestration.view import StudyView, output_to
 from cfamc_ray.search.bookkeeping import open_storage, open_study, reconcile
-from cfamc_ray.study.front import progress_of
+from cfamc_ray.study.environment import environment
+from cfamc_ray.study.front import Progress, progress_of
 from cfamc_ray.study.records import TrialFolder, TrialRecord, read_trials, trial_name, write_config, write_text
 
 REFRESH_SECONDS = 1.0
 REACH_SECONDS = 5.0
 
 
-def run_study(config: StudyConfig, folder: Path, *, address: str | None = None) -> bool:
+class View(Protocol):
+    """What a person sees of a running study."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_: object) -> None: ...
+    def show(self, progress: Progress) -> None:
+        """Draw how far it is."""
+
+
+def run_study(
+    config: StudyConfig,
+    folder: Path,
+    *,
+    address: str | None = None,
+    view_on: Callable[[StudyConfig, TextIO], View] = StudyView,
+) -> bool:
     """Train trials until the budget is spent; those that began before go on from where they were.
 
     Args:
         config: of the study.
         folder: of the study; made if missing.
         address: of a running Ray cluster, ``auto`` or ``HOST:PORT``; None for one of this machine's own.
+        view_on: what is shown on a stream that reaches the person.
 
     Returns:
         whether the budget is spent; False after Ctrl-C.
@@ -59,8 +73,8 @@ def run_study(config: StudyConfig, folder: Path, *, address: str | None = None) 
     with output_to(folder / "ray.log") as person:
         _start_ray(config, address)
         try:
-            write_text(folder / "environment.json", json.dumps(_environment(address), indent=1) + "\n")
-            with StudyView(config, person) as view:
+            write_text(folder / "environment.json", json.dumps(environment() | _cluster(address), indent=1) + "\n")
+            with view_on(config, person) as view:
                 watcher = _Watcher(config, folder, view)
                 _tuner(config, folder, StudySearch(config, storage, folder, unfinished), todo, watcher).fit()
         finally:
@@ -146,7 +160,7 @@ def _tune_trial_name(trial: TuneTrial) -> str:
 class _Watcher(tune.Callback):
     """Keeps the view up to date, and notes trials whose process was lost for good."""
 
-    def __init__(self, config: StudyConfig, folder: Path, view: StudyView) -> None:
+    def __init__(self, config: StudyConfig, folder: Path, view: View) -> None:
         self.config, self.folder, self.view = config, folder, view
         self.records = read_trials(folder)
         self.ended_before = sum(record.ended for record in self.records)
@@ -202,14 +216,6 @@ def _reason(trial: TuneTrial) -> str:
     return f"its process ended: {lines[-1]}" if lines else "its process ended"
 
 
-def _environment(address: str | None) -> dict[str, Any]:
-    packages = ("cfamc_ray", "torch", "torchvision", "ray", "optuna", "numpy", "scikit-learn", "moocore")
-    return {
-        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cores": os.cpu_count(),
-        "ray cluster": address or "of this machine",
-        "resources": {name: amount for name, amount in ray.cluster_resources().items() if ":" not in name},
-        "versions": {package: version(package) for package in packages},
-    }
+def _cluster(address: str | None) -> dict[str, Any]:
+    resources = {name: amount for name, amount in ray.cluster_resources().items() if ":" not in name}
+    return {"ray cluster": address or "of this machine", "resources": resources}

@@ -3,7 +3,7 @@
 Either way the trial goes on from its own folder, so a killed process is simply started again.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,50 +14,12 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.data.splits import load_splits
-from cfamc_ray.recording import RecordedTrial, Row, ends_trial
+from cfamc_ray.recording import Row, run_recorded
 from cfamc_ray.study.records import TrialFolder
-from cfamc_ray.trial import Place, TrialFailed
+from cfamc_ray.trial import Place
 
 Point = dict[str, Any]
 """A Tune config: ``number`` of the trial and ``point``, the searched keys and their values."""
-
-
-def run_recorded(config: Point, study: StudyConfig, folder: Path, place: Place) -> Iterator[Row]:
-    """Rows of a trial as it trains, with its status; an exception that ends the trial alone is a last row."""
-    torch.set_num_threads(study.resources.cpus_per_worker)
-    trial_folder = TrialFolder(folder, config["number"])
-    known = trial_folder.read()
-    if known is not None and known.ended:
-        yield {**(known.rows[-1] if known.rows else {}), "status": known.status, "done": True}
-        return
-    try:
-        if place.rank == 0:
-            trial_folder.open(config["point"])
-        trial = study.trial.with_values(config["point"])
-        minutes = study.resources.minutes_per_trial
-        with RecordedTrial(
-            trial_folder,
-            trial,
-            load_splits(trial.data),
-            point=config["point"],
-            place=place,
-            seconds=60 * minutes if minutes else None,
-        ) as recorded:
-            while not recorded.trial.finished:
-                row = recorded.advance()
-                yield {**row, "status": "finished" if row["done"] else "running"}
-    except Exception as error:
-        outcome = ends_trial(error)
-        if outcome is None:
-            raise
-        status, reason = outcome
-        known_to_all = place.size == 1 or isinstance(error, TrialFailed)
-        if place.rank == 0 or not known_to_all:
-            trial_folder.close(status, reason)
-        if not known_to_all:
-            raise  # only this worker knows; Ray ends the others, and all read the outcome when they start again
-        yield {"status": status, "reason": reason, "done": True}
 
 
 class OneWorkerTrial(tune.Trainable):
@@ -71,7 +33,8 @@ class OneWorkerTrial(tune.Trainable):
     def reset_config(self, new_config: Point) -> bool:
         """Begin another trial; nothing of the last one is kept but the loaded images."""
         device = torch.device("cuda" if self._study.resources.gpus_per_worker else "cpu")
-        self._rows = run_recorded(new_config, self._study, self._folder, Place(device=device))
+        trial_folder = TrialFolder(self._folder, new_config["number"])
+        self._rows = run_recorded(self._study, trial_folder, new_config["point"], Place(device=device))
         return True
 
     def step(self) -> Row:
@@ -87,11 +50,11 @@ def several_workers(study: StudyConfig, folder: Path) -> Callable[[Point], None]
     """A Tune function that trains each trial by a Ray Train group of workers."""
     resources = study.resources
 
-    def worker(point: Point) -> None:
+    def worker(config: Point) -> None:
         context = train.get_context()
         device = get_device() if resources.gpus_per_worker else torch.device("cpu")
         place = Place(rank=context.get_world_rank(), size=context.get_world_size(), device=device)
-        for row in run_recorded(point, study, folder, place):
+        for row in run_recorded(study, TrialFolder(folder, config["number"]), config["point"], place):
             # Without `done`: at its sight Tune would end the trial while Ray Train still holds the workers' places.
             train.report({name: value for name, value in row.items() if name != "done"})
 

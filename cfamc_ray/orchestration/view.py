@@ -1,6 +1,5 @@
 """What a person sees while a study runs, and where everything else that Ray prints goes."""
 
-import math
 import os
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from rich.text import Text
 
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.study.front import Progress
+from cfamc_ray.study.wording import show_seconds, show_value
 
 
 @contextmanager
@@ -99,23 +99,3 @@ def _line(progress: Progress) -> str:
         f"front of {progress.front_size}, hypervolume {progress.hypervolume:.4g}; "
         f"{show_seconds(progress.seconds)}, about {show_seconds(progress.seconds_left)} left"
     )
-
-
-def show_value(metric: str, value: float | None) -> str:
-    """A metric as a person reads it; a dash where it is missing."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    if metric.endswith("accuracy"):
-        return f"{value:.1%}"
-    return show_seconds(value) if metric.endswith("seconds") else f"{value:.3g}"
-
-
-def show_seconds(seconds: float) -> str:
-    """A duration such as 42 s, 3 min 05 s or 2 h 07 min."""
-    if not math.isfinite(seconds):
-        return "?"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes == 0:
-        return f"{rest} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,8 @@ def constants(space: Mapping[str, Range]) -> dict[str, Any]:
 class FeasibleSampler(BaseSampler):
     """Asks a sampler of Optuna again until a point meets the conditions and has not been tried.
 
+    Of a grid the n-th trial has the n-th point.
+
     Every trial has a sampler of its own, seeded by the study's seed and the trial's number: what the samplers know is
     in the storage, so a resumed study goes on as if it had not been interrupted.
 
@@ -85,11 +88,15 @@ class FeasibleSampler(BaseSampler):
                     return point
                 repeated = repeated or point
         if repeated is None:
-            raise RuntimeError(f"no point that meets the conditions in {RANDOM_ATTEMPTS} attempts")
+            raise RuntimeError(f"no point is left, or none met the conditions in {RANDOM_ATTEMPTS} attempts")
         return repeated
 
     def _proposals(self, study: optuna.Study, trial: FrozenTrial) -> Iterator[dict[str, Any]]:
         search = self.config.search
+        if search.sampler == "grid":
+            for point in islice(self.config.points(), trial.number, trial.number + 1):
+                yield {key: point[key] for key in self.distributions}
+            return
         seed = (search.seed, trial.number)
         for name, attempts in ((search.sampler, ATTEMPTS[search.sampler]), ("random", RANDOM_ATTEMPTS)):
             sampler = make_sampler(search, name, seed)
@@ -112,8 +119,9 @@ class FeasibleSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
         """Let the sampler keep its books."""
-        name, seed = self.config.search.sampler, (self.config.search.seed, trial.number)
-        make_sampler(self.config.search, name, seed).after_trial(study, trial, state, values)
+        search = self.config.search
+        if search.sampler != "grid":
+            make_sampler(search, search.sampler, (search.seed, trial.number)).after_trial(study, trial, state, values)
 
 
 def make_sampler(config: SearchConfig, name: str, seed: Sequence[int]) -> BaseSampler:

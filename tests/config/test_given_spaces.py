@@ -1,5 +1,7 @@
 """The space files that come with the project."""
 
+import re
+import shlex
 from itertools import takewhile
 from pathlib import Path
 
@@ -7,9 +9,26 @@ import pytest
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import PACKAGE, dump_study, find_space, read_study
+from cfamc_ray.config.recipes import read_recipe, recipe_names
+from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.evaluation.cost import study_cost
 
 FOLDER = PACKAGE.parent / "search_spaces"
 SPACES = sorted(path.name for path in FOLDER.glob("*.yaml"))
+PAPER = [name for name in SPACES if name.startswith("paper_")]
+
+
+def header_of(name: str) -> list[str]:
+    lines = (FOLDER / name).read_text(encoding="utf-8").splitlines()
+    return list(takewhile(lambda line: line.startswith("#"), lines))
+
+
+def small(name: str) -> list[str]:
+    """The overrides that the header gives for a CPU."""
+    text = " ".join(line.lstrip("# ") for line in header_of(name))
+    words = shlex.split(text[text.index("--set") : text.index("Takes ")])
+    assert words[::2] == ["--set"] * (len(words) // 2)
+    return words[1::2]
 
 
 def test_there_are_spaces() -> None:
@@ -18,8 +37,7 @@ def test_there_are_spaces() -> None:
 
 @pytest.mark.parametrize("name", SPACES)
 def test_the_header_opens_with_question_hardware_time_and_result(name: str) -> None:
-    lines = (FOLDER / name).read_text(encoding="utf-8").splitlines()
-    header = list(takewhile(lambda line: line.startswith("#"), lines))
+    header = header_of(name)
     words = [line.split()[1] for line in header if not line.startswith("#   ")]
     assert words == ["Question", "Hardware", "Takes", "Expected"]
     assert all(len(line.split()) > 3 for line in header)
@@ -65,3 +83,63 @@ def test_what_is_no_file_is_refused_with_the_spaces_at_hand(name: str) -> None:
         find_space(name)
     assert str(caught.value).startswith(f"{name}: no such file")
     assert ", ".join(SPACES) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_an_experiment_of_the_paper_is_a_whole_grid(name: str) -> None:
+    config = read_study(FOLDER / name)
+    points = list(config.points())
+    assert config.search.sampler == "grid"
+    assert len(points) == config.budget.trials
+    assert len({config.trial_at(point).fingerprint for point in points}) == len(points)
+    assert all(config.trial_at(point).data.name == "cifar10" for point in points)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_what_an_experiment_takes_is_what_it_is_computed_to(name: str) -> None:
+    config = read_study(FOLDER / name)
+    cost, trials = study_cost(config), config.budget.trials
+    text = " ".join(line.lstrip("# ") for line in header_of(name))
+    found = re.search(r" ([\d,]+) for all (\d+)\..* ([\d.]+) hours for all", text)
+    assert found is not None
+    petaflop, written_trials, hours = (float(number.replace(",", "")) for number in found.groups())
+    assert written_trials == trials
+    assert petaflop * 1e15 == pytest.approx(cost.flops_mean * trials, rel=0.01)
+    assert hours * 3600 == pytest.approx(petaflop * 1e15 / 100e12, rel=0.03)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_an_experiment_runs_small_on_a_cpu_as_its_header_says(name: str) -> None:
+    config = read_study(FOLDER / name, small(name))
+    assert config.resources.gpus_at_once == 0
+    assert len(list(config.points())) == config.budget.trials
+    for point in config.points():
+        trial = config.trial_at(point)
+        assert (trial.data.name, trial.judged_on.name, trial.pretraining.epochs) == ("digits", "digits", 2)
+        assert trial.minibatches_per_epoch == 10
+    assert study_cost(config).crop_passes_high < 200_000
+
+
+def test_the_table_has_every_published_system_with_three_seeds() -> None:
+    config = read_study(FOLDER / "paper_table1.yaml")
+    published = {name for name in recipe_names() if read_recipe(name).published}
+    assert len(published) == 7
+    drawn = [(point["base"], point["seed"]) for point in config.points()]
+    assert set(drawn) == {(name, seed) for name in published for seed in range(3)}
+    assert [seed for _, seed in drawn] == [0] * 7 + [1] * 7 + [2] * 7
+
+
+def test_the_paper_s_own_trial_is_a_point_of_its_experiments() -> None:
+    evaluation = {"attack_epsilon": 8 / 255, "attack_steps": 20, "attack_images": 1000}
+    own = TrialConfig().with_values({f"evaluation.{key}": value for key, value in evaluation.items()})
+    rounded = own.with_values({"perturbation.step_ratio": 0.31875})  # the default is 0.01 / (8 / 255)
+    for name in set(PAPER) - {"paper_transfer.yaml"}:
+        config = read_study(FOLDER / name)
+        assert any(config.trial_at(point) in (own, rounded) for point in config.points()), name
+
+
+def test_a_transfer_pretrains_on_one_data_set_and_is_judged_on_another() -> None:
+    config = read_study(FOLDER / "paper_transfer.yaml")
+    for point in config.points():
+        trial = config.trial_at(point)
+        assert (trial.data.name, trial.judged_on.name) == ("cifar10", "cifar100")

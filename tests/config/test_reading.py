@@ -74,7 +74,7 @@ BAD_VALUES = [
     Bad("trial: {data: {name: imagefolder}}", ("trial.data", "path is missing", "the folder of imagefolder")),
     Bad("trial: {data: {name: digits, path: x}}", ("trial.data", "path is only for npz", "digits needs none")),
     Bad("trial: {data: {name: mnist}}", ("trial.data.name", "'mnist'", "'digits', 'cifar10'")),
-    Bad("search: {sampler: grid}", ("search.sampler", "'grid'", "'tpe', 'nsga2'")),
+    Bad("search: {sampler: cmaes}", ("search.sampler", "'cmaes'", "'tpe', 'nsga2'")),
     Bad("budget: {trials: 0}", ("budget.trials", "it is 0", "greater than or equal to 1")),
     Bad("resources: {gpus_per_worker: 2}", ("gpus_per_worker", "not 2.0", "add workers instead")),
     Bad("resources: {workers_per_trial: 3}", ("batch_images 100", "resources.workers_per_trial 3", "evenly")),

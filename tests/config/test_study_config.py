@@ -37,7 +37,7 @@ def test_names_that_make_no_folder_are_refused(name: str) -> None:
         ({"reference": {"flops": 1e9}}, "flops is not among the objectives clean_accuracy, robust_accuracy"),
         ({"reference": {"clean_accuracy": float("nan")}}, "finite"),
         ({"search": {"startup_trials": 0}}, "greater than or equal to 1"),
-        ({"search": {"sampler": "cmaes"}}, "'tpe', 'nsga2', 'nsga3', 'gp' or 'random'"),
+        ({"search": {"sampler": "cmaes"}}, "'tpe', 'nsga2', 'nsga3', 'gp', 'random' or 'grid'"),
         ({"budget": {"trials": 0}}, "greater than or equal to 1"),
         ({"resources": {"gpus_per_worker": 2}}, "must not exceed 1, not 2.0: add workers"),
         ({"resources": {"gpus_per_worker": -1}}, "greater than or equal to 0"),
@@ -50,6 +50,30 @@ def test_names_that_make_no_folder_are_refused(name: str) -> None:
         ({"space": {"crops.hue": {"float": [0.1, 0.6]}}}, r"crops.hue: .*less than or equal to 0.5 \(it is 0.6\)"),
         ({"space": {"perturbation.attack": {"choice": ["free", "fgsm"]}}}, r"\(it is 'fgsm'\)"),
         ({"space": {"crops.views": 1}}, r"\(it is 1\)"),
+        (
+            {"search": {"sampler": "grid"}, "space": {"perturbation.epsilon": {"float": [0.1, 0.2]}}},
+            r"space.perturbation.epsilon: search.sampler grid cannot take all real numbers from 0.1 to 0.2: .*choice",
+        ),
+        (
+            {"search": {"sampler": "grid"}, "space": {"seed": {"int": [0, 3]}}, "budget": {"trials": 5}},
+            "budget.trials must be at most 4, the points of the grid",
+        ),
+        (
+            {"search": {"sampler": "grid"}, "space": {"seed": {"int": [0, 3]}}, "conditions": ["seed > 3"]},
+            r"none of the grid's points meets them \(seed > 3\)",
+        ),
+        (
+            {"space": {"seed": {"int": [0, 3]}}, "trial": {"data": {"validation_images": 0}}},
+            "clean_accuracy is measured on data.validation_images, which is 0",
+        ),
+        (
+            {
+                "objectives": {"flops": "minimize", "robust_accuracy": "maximize"},
+                "space": {"seed": {"int": [0, 3]}},
+                "trial": {"evaluation": {"transfer": {"name": "cifar100", "validation_images": 0}}},
+            },
+            "robust_accuracy is measured on evaluation.transfer.validation_images, which is 0",
+        ),
         ({"conditions": ["crops.views < 16"]}, r"none of 4096 random points .* meets them \(crops.views < 16\)"),
         ({"conditions": ["crops.viws < 16"]}, "names crops.viws, which no trial has"),
         ({"conditions": ["crops.views"]}, "neither true nor false"),
@@ -112,6 +136,44 @@ def test_a_point_is_admitted_iff_it_meets_the_conditions() -> None:
         assert isinstance(views, int)
         assert isinstance(replays, int)
         assert config.admits(point) is (views * replays <= 12 and replays > 1)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"objectives": {"flops": "minimize"}},
+        {"space": {}},
+        {"trial": {"data": {"validation_images": 0}, "evaluation": {"transfer": {"name": "cifar100"}}}},
+        {"space": {"data.validation_images": {"choice": [0, 5000]}}},
+    ],
+    ids=str,
+)
+def test_without_validation_images_what_needs_none_is_taken(given: dict[str, Any]) -> None:
+    unmeasured = {"trial": {"data": {"validation_images": 0}}, "space": {"seed": {"int": [0, 3]}}}
+    assert study(**(unmeasured | given)).name == "study"
+
+
+def test_a_grid_takes_the_points_that_meet_conditions_and_rules_the_last_key_first() -> None:
+    grid = study(
+        search={"sampler": "grid"},
+        budget={"trials": 5},
+        space={
+            "perturbation.attack": {"choice": ["pgd", "free"]},
+            "crops.views": 4,
+            "pretraining.replays": {"int": [1, 4]},
+        },
+        conditions=["pretraining.replays < 4 or crops.views != 4 or perturbation.attack == 'free'"],
+    )
+    expected = [("pgd", 4, 1), ("free", 4, 1), ("free", 4, 2), ("free", 4, 3), ("free", 4, 4)]
+    assert [tuple(point.values()) for point in grid.points()] == expected
+    assert all(list(point) == list(grid.space) for point in grid.points())
+
+
+def test_points_are_the_same_every_time_and_meet_the_conditions() -> None:
+    config = study(space={"crops.views": {"int": [2, 40]}}, conditions=["crops.views < 9"])
+    points = list(config.points())
+    assert points == list(config.points())
+    assert {point["crops.views"] for point in points} == set(range(2, 9))
 
 
 def test_a_value_out_of_bounds_is_not_admitted() -> None:

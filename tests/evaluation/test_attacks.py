@@ -4,7 +4,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from cfamc_ray.evaluation.attacks import pgd
 
@@ -37,8 +39,9 @@ def right(images: Tensor) -> Tensor:
     return torch.as_tensor(NETWORK(images).argmax(-1) == LABELS)
 
 
+@pytest.mark.parametrize("loss", ["cross_entropy", "margin"])
 @pytest.mark.parametrize("start", ["uniform", "zero"])
-def test_pgd_reaches_the_optimum_of_a_linear_classifier(start: Any) -> None:
+def test_pgd_reaches_the_optimum_of_a_linear_classifier(start: Any, loss: Any) -> None:
     direction = random(48, seed=1) - 0.5
     labels, sign = torch.arange(N) % 2, 1.0 - 2.0 * (torch.arange(N) % 2)
 
@@ -46,7 +49,7 @@ def test_pgd_reaches_the_optimum_of_a_linear_classifier(start: Any) -> None:
         margin = (x - 0.5).flatten(1) @ direction
         return torch.stack([margin, -margin], dim=-1)
 
-    adversarial = pgd(logits_of, IMAGES, labels, epsilon=0.1, steps=25, step_size=0.01, start=start)
+    adversarial = pgd(logits_of, IMAGES, labels, epsilon=0.1, steps=25, step_size=0.01, start=start, loss=loss)
     downhill = -sign[:, None] * direction.sign()
     optimum = (IMAGES + 0.1 * downhill.view_as(IMAGES)).clamp(0, 1)
     resists = logits_of(adversarial).argmax(-1) == labels
@@ -118,3 +121,67 @@ def test_the_attack_works_where_gradients_are_switched_off_and_leaves_its_inputs
     assert torch.equal(adversarial, attack())
     assert not adversarial.requires_grad
     assert torch.equal(IMAGES, images)
+
+
+def test_the_margin_breaks_a_head_so_extreme_that_cross_entropy_has_no_gradient() -> None:
+    def extreme(x: Tensor) -> Tensor:
+        return 1e4 * NETWORK(x)  # type: ignore[no-any-return]
+
+    x = IMAGES.clone().requires_grad_()
+    F.cross_entropy(extreme(x), LABELS, reduction="sum").backward()
+    assert x.grad is not None
+    vanished = (x.grad == 0).flatten(1).all(1)
+    assert vanished.sum() > N // 2
+    settings: Any = {"epsilon": 0.1, "steps": 10, "step_size": 0.03, "start": "zero"}
+    cross_entropy = pgd(extreme, IMAGES, LABELS, **settings)
+    margin = pgd(extreme, IMAGES, LABELS, **settings, loss="margin")
+    assert right(cross_entropy)[vanished].all()
+    assert right(margin)[vanished].float().mean() < 0.5
+    assert torch.equal(margin, pgd(NETWORK, IMAGES, LABELS, **settings, loss="margin"))
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[nn.Module, Tensor, Tensor]:
+    """A trained convolutional network in float64, and 400 images that it has not seen."""
+    data = load_digits()
+    images, labels = torch.as_tensor(data.images[:, None] / 16).float(), torch.as_tensor(data.target)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = nn.Sequential(
+            nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 3, stride=2), nn.ReLU(), nn.Flatten()
+        ).append(nn.Linear(288, 10))
+    optimizer = torch.optim.Adam(network.parameters(), 3e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        F.cross_entropy(network(images[:1000]), labels[:1000]).backward()
+        optimizer.step()
+    return network.double().eval().requires_grad_(False), images[1000:1400].double(), labels[1000:1400]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:foolbox")
+@pytest.mark.parametrize("start", ["uniform", "zero"])
+@pytest.mark.parametrize("epsilon", [0.05, 0.1])
+def test_it_is_foolboxs_pgd_to_the_pixel(digits: tuple[nn.Module, Tensor, Tensor], epsilon: float, start: Any) -> None:
+    from foolbox.attacks import LinfPGD  # noqa: PLC0415 (its import warns)
+    from foolbox.models.pytorch import PyTorchModel  # noqa: PLC0415
+
+    network, images, labels = digits
+    # Both draw their starts alike from one seed; float64, as a gradient may round to either sign.
+    ours = pgd(
+        network,
+        images,
+        labels,
+        epsilon=epsilon,
+        steps=10,
+        step_size=epsilon / 4,
+        start=start,
+        generator=torch.Generator().manual_seed(0),
+    )
+    attack = LinfPGD(abs_stepsize=epsilon / 4, steps=10, random_start=start == "uniform")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        theirs, _, _ = attack(PyTorchModel(network, bounds=(0, 1), device="cpu"), images, labels, epsilons=epsilon)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+    clean, robust = [(network(x).argmax(-1) == labels).float().mean() for x in (images, ours)]
+    assert clean > 0.9
+    assert 0.1 < robust < clean - 0.1

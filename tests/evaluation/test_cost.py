@@ -37,6 +37,25 @@ def test_a_tiny_encoder_costs_what_its_products_add_up_to(norm: str) -> None:
     assert crop_pass_flops(TINY.model_copy(update={"norm": norm}), 8) == (3 * forward, 2 * forward)
 
 
+@pytest.mark.parametrize(("stem", "patch", "size"), [("small", 4, 32), ("small", 4, 48), ("large", 16, 64)])
+def test_a_vit_costs_what_its_products_add_up_to(stem: str, patch: int, size: int) -> None:
+    D, T = 3 * TINY.width, (size // patch) ** 2
+    linear = T * 3 * patch**2 * D + 12 * (12 * T * D**2)  # of a block: 3 to the heads, 1 from them, 4 and 4 after them
+    attention = 12 * (2 * T**2 * D)  # whose factors both depend on the input, so no pass spares half of their gradients
+    rows = D * 8 + 8 * 12 + 12 * 6
+    forward = 2 * (linear + attention + rows)
+    vit = TINY.model_copy(update={"architecture": "vit", "stem": stem})
+    assert crop_pass_flops(vit, size) == (3 * forward, 2 * forward + 2 * attention)
+
+
+@pytest.mark.parametrize(("architecture", "giga"), [("resnet18", 1.81), ("resnet50", 4.09), ("vit", 1.26)])
+def test_the_large_stem_costs_at_224_pixels_what_is_published(architecture: str, giga: float) -> None:
+    """Forward multiply-adds as torchvision lists them, and timm for DeiT-Ti, with their 1,000 classes."""
+    config = EncoderConfig.model_validate({**TINY.model_dump(), "architecture": architecture, "stem": "large"})
+    whole, _ = crop_pass_flops(config.model_copy(update={"width": 64}), 224)
+    assert whole / 6e9 == pytest.approx(giga, rel=0.02)
+
+
 def test_the_papers_run_costs_24_million_crop_passes_and_83_petaflop() -> None:
     paper = config()
     assert (paper.crops.views, paper.pretraining.replays, paper.pretraining.epochs) == (16, 3, 10)

@@ -1,10 +1,15 @@
+import copy
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from cfamc_ray.evaluation.probe import fit_probe
+from cfamc_ray.config.protocol import HEADS, HeadConfig
+from cfamc_ray.evaluation.probe import default_head, fit_probe, train_probe
 
 N, F, K = 60, 5, 3
 L2, TOLERANCE = 1e-2, 1e-6
@@ -94,3 +99,172 @@ def test_the_fit_works_where_gradients_are_switched_off() -> None:
     with torch.no_grad():
         head = probe(*features())
     assert torch.equal(head.weight, probe(*features()).weight)
+
+
+def generator(seed: int = 3) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def trained(config: HeadConfig, count: int = N, **changes: Any) -> nn.Linear:
+    features_NF, labels_N = (values[:count] for values in features())
+    head = default_head(features_NF, K, seed=0)
+    train_probe(head, config, features_NF, labels_N, generator=generator(), **changes)
+    return head
+
+
+def batches(size: int, epochs: int) -> list[list[Tensor]]:
+    """The order of the images, as one generator draws it epoch by epoch."""
+    order = generator()
+    return [[*torch.randperm(N, generator=order).split(size)] for _ in range(epochs)]
+
+
+def same(first: nn.Linear, second: nn.Linear) -> bool:
+    return torch.equal(first.weight, second.weight) and torch.equal(first.bias, second.bias)
+
+
+@pytest.mark.parametrize("size", [N, 16, 7], ids=["one batch", "a small last batch", "a last batch of 4"])
+def test_clean_epochs_equal_a_plain_loop_with_adam(size: int) -> None:
+    features_NF, labels_N = features()
+    head = default_head(features_NF, K, seed=0)
+    optimizer = torch.optim.Adam(head.parameters(), lr=3e-4, betas=(0.9, 0.999), eps=1e-8, weight_decay=0)
+    for epoch in batches(size, epochs=3):
+        for indices_B in epoch:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(head(features_NF[indices_B]), labels_N[indices_B]).backward()
+            optimizer.step()
+    assert same(trained(HeadConfig(fit="adam", lr=3e-4, phases=("clean",), epochs=3, batch_images=size)), head)
+
+
+def test_the_published_head_for_crops_equals_sgd_written_out() -> None:
+    features_NF, labels_N = features()
+    head = default_head(features_NF, K, seed=0).requires_grad_(False)
+    weights = [head.weight, head.bias]
+    momenta = [torch.zeros_like(weight) for weight in weights]
+    for epoch in range(20):
+        # Cosine over 100 epochs, of which the published evaluation of SimCLR makes 20; one minibatch of all 60.
+        rate = 0.03 * (1 + np.cos(np.pi * epoch / 100)) / 2
+        error_NK = (head(features_NF).softmax(-1) - nn.functional.one_hot(labels_N)) / N
+        for weight, momentum, gradient in zip(
+            weights, momenta, (error_NK.T @ features_NF, error_NK.sum(0)), strict=True
+        ):
+            momentum.mul_(0.9).add_(gradient + 5e-5 * weight)
+            weight.sub_(rate * momentum)
+    actual = trained(HEADS["published-crops"].model_copy(update={"epochs": 20}))
+    torch.testing.assert_close(actual.weight, head.weight, rtol=0, atol=1e-12)
+    torch.testing.assert_close(actual.bias, head.bias, rtol=0, atol=1e-12)
+
+
+def test_the_first_update_of_the_published_heads_moves_every_weight_by_the_rate() -> None:
+    features_NF, labels_N = features()
+    start = default_head(features_NF, K, seed=0).requires_grad_(False)
+    error_NK = start(features_NF).softmax(-1) - nn.functional.one_hot(labels_N)  # of all 60: one minibatch
+    for config in (HEADS["published-emp"], HEADS["published-simclr"]):
+        moved = trained(config.model_copy(update={"phases": ("clean",), "epochs": 1}))
+        torch.testing.assert_close(
+            moved.weight, start.weight - 3e-4 * (error_NK.T @ features_NF).sign(), rtol=0, atol=1e-8
+        )
+        torch.testing.assert_close(moved.bias, start.bias - 3e-4 * error_NK.sum(0).sign(), rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds", "size"),
+    [
+        ("published-emp", ["clean"] * 2 + ["adversarial"] * 2 + ["clean"] * 2, 256),
+        ("published-simclr", ["clean"] * 20, 256),
+        ("published-crops", ["clean"] * 100, 100),
+    ],
+)
+def test_published_heads_see_all_images_in_each_of_their_epochs(name: str, kinds: list[str], size: int) -> None:
+    count = 270
+    seen: list[tuple[str, Tensor]] = []
+
+    class Watched(Tensor):
+        """Features that note which of them a clean phase takes."""
+
+        def __getitem__(self, indices_B: Any) -> Tensor:
+            seen.append(("clean", indices_B))
+            return self.as_subclass(Tensor)[indices_B]
+
+    def attacked_features(indices_B: Tensor) -> Tensor:
+        seen.append(("adversarial", indices_B))
+        return features_NF[indices_B]
+
+    features_NF, labels_N = torch.randn(count, F, generator=generator()), torch.arange(count) % K
+    head = default_head(features_NF, K, seed=0)
+    train_probe(
+        head,
+        HEADS[name],
+        features_NF.as_subclass(Watched),
+        labels_N,
+        generator=generator(),
+        attacked_features=attacked_features,
+    )
+    sizes = [size] * (count // size) + [count % size]
+    assert [kind for kind, _ in seen] == [kind for kind in kinds for _ in sizes]
+    assert [len(indices_B) for _, indices_B in seen] == sizes * len(kinds)
+    for epoch in range(len(kinds)):
+        indices_N = torch.cat([indices_B for _, indices_B in seen[epoch * len(sizes) : (epoch + 1) * len(sizes)]])
+        assert torch.equal(indices_N.sort().values, torch.arange(count))
+        assert not torch.equal(indices_N, torch.arange(count))
+
+
+def test_adversarial_epochs_read_the_attack_on_the_present_head_and_one_optimizer_serves_all_phases() -> None:
+    features_NF, labels_N = features()
+    head, expected = default_head(features_NF, K, seed=0), default_head(features_NF, K, seed=0)
+
+    def against(attacked: nn.Linear, indices_B: Tensor) -> Tensor:
+        """One step that lowers the right logit most."""
+        return features_NF[indices_B] - 0.1 * attacked.weight.detach()[labels_N[indices_B]].sign()
+
+    def minibatches() -> Iterator[tuple[Tensor, Tensor]]:
+        for epoch, indices in enumerate(batches(16, epochs=4)):
+            for indices_B in indices:
+                clean = epoch in (0, 3)
+                yield features_NF[indices_B] if clean else against(expected, indices_B), labels_N[indices_B]
+
+    optimizer = torch.optim.Adam(expected.parameters(), lr=3e-4)
+    for features_BF, labels_B in minibatches():
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(expected(features_BF), labels_B).backward()
+        optimizer.step()
+    config = HeadConfig(fit="adam", lr=3e-4, phases=("clean", "adversarial", "adversarial", "clean"), batch_images=16)
+    train_probe(
+        head,
+        config,
+        features_NF,
+        labels_N,
+        generator=generator(),
+        attacked_features=lambda indices_B: against(head, indices_B),
+    )
+    assert same(head, expected)
+
+
+def test_training_works_where_gradients_are_switched_off_and_leaves_a_frozen_head() -> None:
+    config = HeadConfig(fit="adam", phases=("clean",))
+    with torch.no_grad():
+        head = trained(config)
+    assert same(head, trained(config))
+    assert not head.weight.requires_grad
+    assert not head.bias.requires_grad
+
+
+def test_a_fitted_head_can_be_trained_on() -> None:
+    fitted = probe(*features())
+    head = copy.deepcopy(fitted)
+    train_probe(head, HeadConfig(lr=3e-4, phases=("clean",)), *features(), generator=generator())
+    torch.testing.assert_close(head.weight, fitted.weight, rtol=0, atol=3.1e-4)
+    assert not same(head, fitted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_default_head_is_torchs_and_leaves_the_global_random_state_alone(dtype: torch.dtype) -> None:
+    features_NF = torch.zeros(2, F, dtype=dtype)
+    before = torch.get_rng_state()
+    head, again, other = (default_head(features_NF, K, seed=seed) for seed in (5, 5, 6))
+    assert torch.equal(torch.get_rng_state(), before)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        assert same(head, nn.Linear(F, K).to(dtype))
+    assert same(head, again)
+    assert not same(head, other)
+    assert head.weight.dtype == dtype

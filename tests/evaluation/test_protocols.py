@@ -3,10 +3,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from cfamc_ray.config.trial import EncoderConfig, EvaluationConfig
 from cfamc_ray.data.images import LabelledImages
-from cfamc_ray.evaluation.protocols import BATCH, Scores, as_pixels, encode, search_scores
+from cfamc_ray.evaluation.classifier import LinearClassifier, as_pixels
+from cfamc_ray.evaluation.protocols import BATCH, Scores, encode, search_scores
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
 
 CLASSES = 3
@@ -111,7 +113,7 @@ def test_scores_depend_on_the_generator_and_the_encoder_alone(encoder: SelfSuper
 
 def test_encoding_in_batches_equals_encoding_at_once(encoder: SelfSupervisedEncoder) -> None:
     many = images(BATCH + 7, seed=3).images_NCHW
-    features_NF = encode(encoder.eval(), many, "prefeature")
+    features_NF = encode(LinearClassifier(encoder.eval(), nn.Identity()), many)
     with torch.no_grad():
         torch.testing.assert_close(features_NF, encoder.features(many.float() / 255))
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from scipy import stats
 from torch import Tensor
-from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms import RandomResizedCrop, v2
 from torchvision.transforms.v2 import functional as reference
 
 from cfamc_ray.config.trial import CropsConfig
-from cfamc_ray.method.crops import CropParameters, draw_crop_parameters, make_crops
+from cfamc_ray.method.crops import CropParameters, cut_boxes, draw_crop_parameters, make_crops
 
 NOTHING: dict[str, Any] = {
     "scale": (1.0, 1.0),
@@ -44,6 +44,15 @@ def measures(box_N4: Any) -> list[Any]:
     return [height * width, width / height, top, left, top + height, left + width]
 
 
+def looks(crops_NCSS: Tensor) -> list[Any]:
+    """Mean of each channel, contrast, colourfulness, sharpness and lopsidedness of crops."""
+    means_NC, colour_N = crops_NCSS.mean((-2, -1)), crops_NCSS.std(1).mean((-2, -1))
+    sharpness_N = crops_NCSS.diff(dim=-1).abs().mean((1, 2, 3))
+    left, right = crops_NCSS.chunk(2, dim=-1)
+    lopsided_N = (left - right).mean((1, 2, 3))
+    return [*means_NC.T, crops_NCSS.std((1, 2, 3)), colour_N.round(decimals=5), sharpness_N, lopsided_N]
+
+
 def crops_and_references(
     config: CropsConfig, transform: Callable[[Tensor, Callable[[str], Any]], Tensor]
 ) -> tuple[Tensor, Tensor]:
@@ -73,6 +82,44 @@ def test_crops_equal_torchvisions_antialiased_resized_crop(size: int, height: in
         expected = reference.resized_crop(images_BCHW[b].float() / 255, *box, [size, size], antialias=True)
         expected = expected.flip(-1) if parameters.flip_VB[v, b] else expected
         torch.testing.assert_close(crops_VBCSS[v, b], expected, rtol=0, atol=2e-6)
+
+
+BOXES = {
+    "whole": (0, 0, 20, 30),
+    "shrinking": (1, 2, 18, 26),
+    "enlarging": (5, 7, 6, 9),
+    "enlarging one side": (0, 3, 5, 27),
+    "one pixel": (19, 29, 1, 1),
+}
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("box", BOXES.values(), ids=BOXES)
+def test_a_given_box_is_cut_as_torchvision_cuts_it_in_float64(box: tuple[int, ...], flip: bool) -> None:
+    pixels_BCHW = noise(3, 20, 30).double() / 255
+    crops_VBCSS = cut_boxes(pixels_BCHW, torch.tensor(box).expand(1, 3, 4), torch.full((1, 3), flip), size=11)
+    expected = reference.resized_crop(pixels_BCHW, *box, [11, 11], antialias=True)
+    assert crops_VBCSS.dtype == torch.float64
+    torch.testing.assert_close(crops_VBCSS[0], expected.flip(-1) if flip else expected, rtol=0, atol=1e-12)
+
+
+def test_boxes_for_all_images_cut_each_as_boxes_of_its_own() -> None:
+    pixels_BCHW = noise(3, 20, 30).double() / 255
+    box_V14, flip_V1 = torch.tensor([*BOXES.values()])[:, None], torch.arange(len(BOXES))[:, None] % 2 == 0
+    shared = cut_boxes(pixels_BCHW, box_V14, flip_V1, size=11)
+    own = cut_boxes(pixels_BCHW, box_V14.expand(-1, 3, -1), flip_V1.expand(-1, 3), size=11)
+    torch.testing.assert_close(shared, own, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, 1.0], ids=["black", "grey", "white"])
+def test_the_crops_gradient_reaches_even_pixels_at_the_ends_of_their_range(value: float) -> None:
+    parameters = draw(only(views=8, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), flip_probability=0.5), images=4)
+    pixels_BCHW = torch.full((4, 3, 32, 32), value, requires_grad=True)
+    crops_VBCSS = cut_boxes(pixels_BCHW, parameters.box_VB4, parameters.flip_VB, size=24)
+    (gradient_BCHW,) = torch.autograd.grad(crops_VBCSS.sum(), pixels_BCHW)
+    # Every output is an average: the weights that it gives to pixels add up to 1.
+    outputs_B = torch.full((4,), 8.0 * 3 * 24 * 24)
+    torch.testing.assert_close(gradient_BCHW.sum((1, 2, 3)), outputs_B, rtol=1e-5, atol=0)
 
 
 def test_colour_jitter_equals_torchvisions_in_each_crops_own_order() -> None:
@@ -205,6 +252,29 @@ def test_the_crops_of_a_batch_are_drawn_independently() -> None:
     assert (across_kinds - torch.eye(4)).abs().max() < 5 / 100
     assert (across_views - torch.eye(100)).abs().max() < 6 / 10
     assert (across_images - torch.eye(100)).abs().max() < 6 / 10
+
+
+def test_finished_crops_are_distributed_as_those_of_torchvisions_pipeline() -> None:
+    # Orange, darker to the right: so each step of the pipeline shows in some look.
+    tint_C11 = torch.tensor([190, 130, 50], dtype=torch.uint8)[:, None, None]
+    image_CHW = noise(1, seed=5)[0] // 4 + tint_C11 - torch.arange(32, dtype=torch.uint8)
+    pipeline = v2.Compose(
+        [
+            v2.RandomResizedCrop(32, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), antialias=True),
+            v2.RandomHorizontalFlip(0.5),
+            v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.2)], p=0.8),
+            v2.RandomGrayscale(0.2),
+            v2.RandomApply([v2.GaussianBlur(17, (0.1, 2.0))], p=0.1),
+            v2.RandomSolarize(128 / 255, p=0.1),
+        ]
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        theirs_NCSS = torch.stack([pipeline(image_CHW.float() / 255) for _ in range(2000)])
+    parameters = draw(CropsConfig(views=20), images=100)
+    ours_NCSS = make_crops(image_CHW.expand(100, -1, -1, -1), parameters, size=32).flatten(0, 1)
+    for ours, theirs in zip(looks(ours_NCSS), looks(theirs_NCSS), strict=True):
+        assert stats.ks_2samp(ours, theirs).pvalue > LEVEL
 
 
 def test_patches_are_boxes_of_a_quarter_of_the_image_anywhere_in_it() -> None:

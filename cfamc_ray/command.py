@@ -1,0 +1,86 @@
+"""What the commands have in common: bad input, the folder that they go on in, and what to type next."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.study.records import read_config, read_trials
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
+
+def exit_code(command: Callable[[], int]) -> int:
+    """Run a command; 2 for bad input, whose message is printed without a traceback."""
+    try:
+        return command()
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def program(name: str) -> str:
+    """A program of this Python's environment as it can be typed here, whether the environment is active or not."""
+    path = Path(sys.executable).with_name(name)
+    if not path.exists():
+        return name
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def whole_table(table: Table) -> str:
+    """A table as wide as it needs to be: a narrow terminal wraps its lines, and no column is cut."""
+    console = Console(width=1000, highlight=False)
+    with console.capture() as capture:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def with_absolute_path(config: StudyConfig) -> StudyConfig:
+    """The same, with data paths that another process finds too; those in CFAMC_DATA's folder stay as they are."""
+    data = {"data": config.trial.data, "evaluation.transfer": config.trial.evaluation.transfer}
+    paths = {f"{key}.path": Path(source.path) for key, source in data.items() if source and source.path}
+    found = {key: str(path.resolve()) for key, path in paths.items() if path.exists()}
+    return config.model_copy(update={"trial": config.trial.with_values(found)})
+
+
+def check_folder(config: StudyConfig, folder: Path, *, resume: bool) -> int:
+    """Whether a study may begin, or go on, in a folder; how many of its trials have ended.
+
+    Raises:
+        InputError: where it holds another study, or an unfinished one without `resume`, or none to resume.
+    """
+    if not (folder / "study.yaml").exists():
+        if resume:
+            raise InputError(f"{folder}: there is nothing to resume; leave out --resume to begin")
+        return 0
+    different = sorted(_differences(read_config(folder).identity(), config.identity()))
+    if different:
+        raise InputError(
+            f"{folder}: belongs to a study of another space (different: {', '.join(different)}); "
+            "name another folder with --out, or another study with --set name=NAME"
+        )
+    records = read_trials(folder)
+    ended = sum(record.ended for record in records)
+    if records and ended < config.budget.trials and not resume:
+        raise InputError(
+            f"{folder}: holds this study with {ended} of {config.budget.trials} trials ended; "
+            "type the command again with --resume to go on, or name another folder with --out"
+        )
+    return ended
+
+
+def _differences(one: Any, other: Any, key: str = "") -> list[str]:
+    if isinstance(one, dict) and isinstance(other, dict) and key != "space":
+        names = dict.fromkeys([*one, *other])
+        return [
+            found
+            for name in names
+            for found in _differences(one.get(name), other.get(name), f"{key}.{name}" if key else name)
+        ]
+    return [] if one == other else [key]

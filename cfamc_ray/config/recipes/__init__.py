@@ -1,0 +1,121 @@
+"""The published systems and their relatives by name, each in the sane dialect and in that of the published code."""
+
+import difflib
+from collections.abc import Mapping
+from functools import cache, reduce
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, get_args
+
+import yaml
+from pydantic import Field, ValidationError, field_validator
+
+from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.space import Real, Strict
+from cfamc_ray.config.trial import TrialConfig
+
+FOLDER = Path(__file__).resolve().parent
+Dialect = Literal["sane", "published"]
+DIALECTS: tuple[Dialect, ...] = get_args(Dialect)
+"""`sane`: the defaults of a trial. `published`: every choice that the published code hides."""
+
+Percent = Annotated[Real, Field(ge=0, le=100)]
+
+
+class PublishedRow(NamedTuple):
+    """Accuracies in percent, clean and under l∞ PGD."""
+
+    clean: Percent
+    robust_4: Annotated[Percent, Field(alias="4/255")]
+    """At 4/255."""
+    robust_8: Annotated[Percent, Field(alias="8/255")]
+    """At 8/255."""
+
+
+class Published(Strict):
+    """What the paper reports of a system (arXiv 2501.03507, ResNet-18)."""
+
+    cifar10: PublishedRow
+    cifar100: PublishedRow
+    minutes: Real = Field(gt=0)
+    """Of pretraining, on a GPU that is not named."""
+
+
+class Recipe(Strict):
+    """A system by name, written as what differs from others."""
+
+    name: str
+    summary: str
+    """What it is, in a sentence."""
+    base: tuple[str, ...] = Field(default=(), strict=False)
+    """Recipes that it differs from, each laid over the one before."""
+    published: Published | None = None
+    differences: dict[str, Any] = Field(default={}, alias="trial")
+    """Keys of a trial, as a space file has them."""
+
+    @field_validator("base")
+    @classmethod
+    def _known(cls, bases: tuple[str, ...]) -> tuple[str, ...]:
+        for base in bases:
+            read_recipe(base)
+        return bases
+
+    def tree(self, dialect: Dialect = "sane") -> dict[str, Any]:
+        """All keys of a trial that the recipe sets, those of its bases included."""
+        own = reduce(lay, [*(read_recipe(base).tree() for base in self.base), self.differences])
+        return own if dialect == "sane" else lay(own, _read(FOLDER / "dialects" / f"{dialect}.yaml").differences)
+
+    def trial(self, dialect: Dialect = "sane") -> TrialConfig:
+        """The trial that the recipe is."""
+        return TrialConfig.model_validate(self.tree(dialect))
+
+
+def recipe_names() -> list[str]:
+    """All recipes: the paper's own first, then EMP-SSL and SimCLR."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def read_recipe(name: str) -> Recipe:
+    """A recipe by its name.
+
+    Raises:
+        InputError: where there is none, with the nearest name and all that there are; or for a broken file.
+    """
+    known = recipe_names()
+    if name not in known:
+        nearest = "".join(f"did you mean {close}? " for close in difflib.get_close_matches(name, known, n=1))
+        raise InputError(f"there is no recipe {name!r}: {nearest}There are {', '.join(known)}")
+    return _read(FOLDER / f"{name}.yaml")
+
+
+@cache
+def _read(path: Path) -> Recipe:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(tree, dict):
+            raise InputError(f"{path}: must hold the keys of a recipe, not {tree!r}")
+        recipe = Recipe.model_validate({"name": path.stem, **tree})
+        recipe.trial()
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {error}") from None
+    except ValidationError as error:
+        section = [] if error.title == "Recipe" else ["trial"]
+        problems = [(".".join(map(str, [*section, *problem["loc"]])), problem["msg"]) for problem in error.errors()]
+        raise InputError("\n".join(f"{path}: {key}: {message}" for key, message in problems)) from None
+    return recipe
+
+
+def lay(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """One tree of keys laid over another: what both have is that of `over`, section by section."""
+    laid = {**under, **over}
+    for key in under.keys() & over.keys():
+        if isinstance(under[key], Mapping) and isinstance(over[key], Mapping):
+            laid[key] = lay(under[key], over[key])
+    return laid
+
+
+def branch(key: str, value: object) -> dict[str, Any]:
+    """The tree of one dotted key: ``crops.views`` and 4 make ``{crops: {views: 4}}``."""
+    tree: Any = value
+    for name in reversed(key.split(".")):
+        tree = {name: tree}
+    return tree  # type: ignore[no-any-return]

@@ -1,0 +1,133 @@
+"""AutoAttack (arXiv 2003.01690) as its authors wrote it, through the package pyautoattack.
+
+Shapes: N images, C/H/W channels/height/width, K classes.
+"""
+
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from cfamc_ray.evaluation.attacks import Logits
+
+_MEANING = {
+    "check_randomized": "the logits change from call to call, so what breaks an image once may not break it again",
+    "check_range_output": "the gradients of probabilities vanish where the classifier is sure: pass it logits",
+    "check_dynamic": "a classifier that computes gradients in order to classify needs an attack made for it",
+    "check_zero_gradients": "attacks that follow the gradient cannot move such an image, and count it as robust",
+    "check_square_sr": "the attack that uses no gradients found what those that do overlooked, so these mislead",
+}
+"""What a warning says of the classifier, by the check of AutoAttack that gives it."""
+
+
+class AttackInvalid(Exception):  # noqa: N818 (the classifier is at fault, not the program)
+    """AutoAttack doubts that its result says anything about the classifier's robustness."""
+
+
+def autoattack(
+    logits_of: Logits,
+    images_NCHW: Tensor,
+    labels_N: Tensor,
+    *,
+    epsilon: float,
+    seed: int,
+    batch_images: int = 250,
+    version: Literal["standard", "plus", "rand"] = "standard",
+) -> Tensor:
+    """Adversarial images from AutoAttack in the l∞ ball; each attack runs on what those before it left right.
+
+    The standard version is APGD on the cross-entropy, APGD on the targeted DLR loss, targeted FAB and Square with 5000
+    queries. It aims at the 9 likeliest wrong classes, or at all of them where there are fewer than 10 classes. With 3
+    classes the targeted DLR loss is undefined and the untargeted one takes its place; with 2 neither is defined, and
+    APGD runs on the cross-entropy alone, without a check for vanishing gradients.
+
+    Every batch draws the same random numbers, so the result depends on the seed and on `batch_images`; the process's
+    random state is left as it is.
+
+    Args:
+        logits_of: the classifier, in evaluation mode; where weights require gradients, FAB adds to them.
+        images_NCHW: pixels in [0, 1], float32, square; the attack runs on their device.
+        labels_N: true classes.
+        epsilon: radius of the ball.
+        seed: of all random numbers.
+        batch_images: images that are attacked at once.
+        version: of AutoAttack; `rand` is the one for randomised classifiers, `plus` is slower.
+
+    Returns:
+        for each image the first that was misclassified, or else the image itself (also where it was wrong already).
+
+    Raises:
+        AttackInvalid: as soon as one of AutoAttack's own checks fails; where Square alone breaks an image, only once it
+            breaks two.
+        ValueError: where the images are not float32.
+    """
+    if images_NCHW.dtype != torch.float32:
+        raise ValueError(f"images_NCHW: {images_NCHW.dtype}, but AutoAttack computes in torch.float32")
+    if len(images_NCHW) == 0:
+        return images_NCHW.clone()
+    from pyautoattack import AutoAttack  # noqa: PLC0415 (only finalists are attacked so)
+
+    # AutoAttack seeds all devices.
+    devices = range(torch.cuda.device_count())
+    with torch.no_grad(), torch.random.fork_rng(devices=devices), _warnings_raised(len(images_NCHW)):
+        attack = AutoAttack(logits_of, device=images_NCHW.device, eps=epsilon, seed=seed, version=version)
+        _suit_classes(attack, logits_of(images_NCHW[:1]).shape[-1])
+        # It views tensors in a way that channels_last does not allow.
+        adversarial_NCHW, _ = attack.run_standard_evaluation(
+            images_NCHW.contiguous(), labels_N, batch_size=batch_images
+        )
+    return adversarial_NCHW  # type: ignore[no-any-return]
+
+
+def _suit_classes(attack: Any, classes: int) -> None:
+    """No more targets than wrong classes, and only losses that so many logits define."""
+    attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = min(9, classes - 1)
+    if classes < 4:
+        names = dict.fromkeys("apgd-dlr" if name == "apgd-t" else name for name in attack.attacks_to_run)
+        attack.attacks_to_run = [name for name in names if name != "apgd-dlr" or classes == 3]
+
+
+class _Raise(logging.Handler):
+    """Raises what AutoAttack warns of, given how many images it attacks."""
+
+    def __init__(self, images: int) -> None:
+        super().__init__()
+        self.images = images
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # `_suit_classes` has dealt with the number of classes; this check would refuse any DLR loss of 3.
+        if record.funcName == "check_n_classes":
+            return
+        warning, _, _ = record.getMessage().partition(" See flags_doc.md")
+        # Its limit is 0.2 % of the images that it sees: of fewer than 500 a single one would do, which says nothing.
+        lost = re.search(r"decreased the robust accuracy of ([\d.]+)%", warning)
+        if lost and float(lost[1]) / 100 * self.images < 1.5:
+            return
+        meaning = _MEANING.get(record.funcName or "", "see its documentation")
+        raise AttackInvalid(f"AutoAttack warns: {warning} That is: {meaning}.")
+
+
+@contextmanager
+def _warnings_raised(images: int) -> Iterator[None]:
+    """Raise what AutoAttack logs as a warning, and print nothing else of what it logs."""
+    from pyautoattack import checks  # noqa: PLC0415
+
+    logger, handler, trace = logging.getLogger("auto-attack"), _Raise(images), sys.gettrace()
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING)
+    logger.propagate = False
+    # Calls are counted over the process's whole life: one dynamic classifier would taint all that come after it.
+    checks.funcs.update(dict.fromkeys(checks.funcs, 0))
+    try:
+        yield
+    finally:
+        sys.settrace(trace)  # which that check takes away, or leaves on where the classifier raises
+        logger.propagate = propagate
+        logger.setLevel(level)
+        logger.removeHandler(handler)

@@ -1,0 +1,148 @@
+"""An encoder and a linear head as one classifier, of the whole image or of several crops of it.
+
+Shapes: N images, of which B make a minibatch, V crops of an image, C/H/W channels/height/width, S side of a crop, F
+features, K classes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cfamc_ray.config.trial import CropsConfig
+from cfamc_ray.data.images import LabelledImages
+from cfamc_ray.method.crops import cut_boxes, draw_crop_parameters
+from cfamc_ray.method.encoder import SelfSupervisedEncoder
+
+Attack = Callable[[Tensor, Tensor], Tensor]
+"""pixels_BCHW and labels_B to adversarial pixels_BCHW: `attacks.pgd` with classifier and settings bound."""
+
+
+@dataclass(frozen=True, eq=False)
+class Views:
+    """Crops whose place, size and flip are the same for all images: one random draw, fixed from then on.
+
+    So a classifier that reads them is deterministic and treats each image by itself.
+    """
+
+    box_V4: Tensor
+    """Top, left, height and width in whole pixels."""
+    flip_V: Tensor
+    size: int
+    """Height and width in pixels to which each crop is resized (S)."""
+
+
+def draw_views(config: CropsConfig, *, height: int, width: int, generator: torch.Generator) -> Views:
+    """Draw `views` crops as in pretraining, but for the colours, which are left as they are.
+
+    Args:
+        config: of which views, size, scale, ratio and flip_probability count.
+        height: of the images in pixels.
+        width: of the images in pixels.
+        generator: of the CPU.
+    """
+    parameters = draw_crop_parameters(config, images=1, height=height, width=width, generator=generator)
+    return Views(parameters.box_VB4[:, 0], parameters.flip_VB[:, 0], config.size)
+
+
+class LinearClassifier(nn.Module):
+    """Pixels in [0, 1] to logits, in the type of the encoder's weights.
+
+    With views the head reads the mean of the crops' features, and an attack on the pixels goes through the crops.
+
+    Args:
+        encoder: frozen and in evaluation mode.
+        head: from F features to K logits; may be changed later.
+        features: which the head reads, ``prefeature`` or ``backbone``.
+        views: None for the whole image.
+    """
+
+    def __init__(
+        self,
+        encoder: SelfSupervisedEncoder,
+        head: nn.Module,
+        *,
+        features: str = "prefeature",
+        views: Views | None = None,
+    ) -> None:
+        super().__init__()
+        self.encoder, self.head, self.features, self.views = encoder, head, features, views
+
+    def forward(self, pixels_NCHW: Tensor) -> Tensor:
+        """logits_NK."""
+        return self.head(self.features_of(pixels_NCHW))  # type: ignore[no-any-return]
+
+    def features_of(self, pixels_NCHW: Tensor) -> Tensor:
+        """features_NF, differentiable in the pixels."""
+        if self.views is None:
+            return self.encoder.features(pixels_NCHW, kind=self.features)
+        return self.features_of_crops(self.crops_of(pixels_NCHW))
+
+    def crops_of(self, pixels_NCHW: Tensor) -> Tensor:
+        """crops_NVCSS, differentiable in the pixels."""
+        assert self.views is not None, "a classifier of whole images has no crops"
+        box_V14, flip_V1 = (values.to(pixels_NCHW.device)[:, None] for values in (self.views.box_V4, self.views.flip_V))
+        return cut_boxes(pixels_NCHW, box_V14, flip_V1, size=self.views.size).transpose(0, 1)
+
+    def features_of_crops(self, crops_NVCSS: Tensor) -> Tensor:
+        """Mean features_NF of an image's crops; the encoder sees all N x V at once."""
+        features_XF = self.encoder.features(crops_NVCSS.flatten(0, 1), kind=self.features)
+        return features_XF.reshape(*crops_NVCSS.shape[:2], -1).mean(1)
+
+    def logits_of_crops(self, crops_NVCSS: Tensor) -> Tensor:
+        """logits_NK."""
+        return self.head(self.features_of_crops(crops_NVCSS))  # type: ignore[no-any-return]
+
+    def inputs(self, pixels_NCHW: Tensor) -> Tensor:
+        """What an attack changes: the pixels."""
+        return pixels_NCHW
+
+
+class EachCrop(nn.Module):
+    """The same classifier for an attack that changes every crop by itself, as the published multi-crop test does.
+
+    Args:
+        classifier: of several crops.
+    """
+
+    def __init__(self, classifier: LinearClassifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, crops_NVCSS: Tensor) -> Tensor:
+        """logits_NK."""
+        return self.classifier.logits_of_crops(crops_NVCSS)
+
+    def inputs(self, pixels_NCHW: Tensor) -> Tensor:
+        """What an attack changes: the crops."""
+        return self.classifier.crops_of(pixels_NCHW)
+
+
+def as_pixels(images_NCHW: Tensor, encoder: nn.Module) -> Tensor:
+    """uint8 images as pixels in [0, 1], in the type and on the device of the encoder's weights."""
+    weight = next(encoder.parameters())
+    return images_NCHW.to(weight.device).to(weight.dtype) / 255
+
+
+def attacked_features(
+    classifier: LinearClassifier, images: LabelledImages, attack: Attack
+) -> Callable[[Tensor], Tensor]:
+    """What an adversarial phase of `probe.train_probe` reads.
+
+    Args:
+        classifier: with the head that is trained.
+        images: the training images.
+        attack: on this classifier.
+
+    Returns:
+        a function from indices_B of images to the features_BF of those images, attacked through the present head.
+    """
+
+    @torch.no_grad()
+    def features_of(indices_B: Tensor) -> Tensor:
+        pixels_BCHW = as_pixels(images.images_NCHW[indices_B], classifier)
+        labels_B = images.labels_N[indices_B].to(pixels_BCHW.device)
+        return classifier.features_of(attack(pixels_BCHW, labels_B))
+
+    return features_of

@@ -1,0 +1,231 @@
+"""ResNets (arXiv 1512.03385) and a vision transformer (arXiv 2010.11929) without classifiers, each with two stems.
+
+Shapes: N images, C/H/W channels/height/width, F features, T tokens of width D, A heads of width E, K frequencies.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.trial import EncoderConfig
+
+BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
+GROUP_CHANNELS = 4
+"""Channels that share a group norm; every width is a multiple of it."""
+"""Pixels along a side of a ViT's patches, by stem."""
+HEADS = 3
+DEPTH = 12
+
+Norm = Callable[[int], nn.Module]
+
+
+def build_backbone(config: EncoderConfig) -> "Backbone":
+    """What a config's architecture, stem, width and norm say."""
+    if config.architecture == "vit":
+        return VisionTransformer(HEADS * config.width, config.patch)
+    norm = nn.BatchNorm2d if config.norm == "batch" else _group_norm
+    return ResNet(config.architecture, config.width, norm, stem=config.stem)
+
+
+def _group_norm(channels: int) -> nn.Module:
+    return nn.GroupNorm(channels // GROUP_CHANNELS, channels)
+
+
+class Backbone(nn.Module, ABC):
+    """A stem, which is one convolution and sees the pixels as they are, and what may compute in a lower precision.
+
+    Attributes:
+        stem: the convolution.
+        width: how many features there are (F).
+    """
+
+    stem: nn.Conv2d
+    width: int
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        """Pixels in [0, 1] to features_NF."""
+        return self.after_stem(self.stem(images_NCHW))
+
+    @abstractmethod
+    def after_stem(self, x_NCHW: Tensor) -> Tensor:
+        """The stem's output to features_NF."""
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut (arXiv 1512.03385, figure 5 left)."""
+
+    expansion = 1
+
+    def __init__(self, inputs: int, width: int, stride: int, norm: Norm) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            nn.Conv2d(inputs, width, 3, stride, 1, bias=False),
+            norm(width),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, width, 3, 1, 1, bias=False),
+            norm(width),
+        )
+        self.shortcut = _shortcut(inputs, width, stride, norm)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Add the residual."""
+        return F.relu(self.residual(x_NCHW) + self.shortcut(x_NCHW), inplace=True)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions and a shortcut (arXiv 1512.03385, figure 5 right), striding in the 3x3."""
+
+    expansion = 4
+
+    def __init__(self, inputs: int, width: int, stride: int, norm: Norm) -> None:
+        super().__init__()
+        outputs = self.expansion * width
+        self.residual = nn.Sequential(
+            nn.Conv2d(inputs, width, 1, bias=False),
+            norm(width),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, width, 3, stride, 1, bias=False),
+            norm(width),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, outputs, 1, bias=False),
+            norm(outputs),
+        )
+        self.shortcut = _shortcut(inputs, outputs, stride, norm)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Add the residual."""
+        return F.relu(self.residual(x_NCHW) + self.shortcut(x_NCHW), inplace=True)
+
+
+def _shortcut(inputs: int, outputs: int, stride: int, norm: Norm) -> nn.Module:
+    if stride == 1 and inputs == outputs:
+        return nn.Identity()
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), norm(outputs))
+
+
+class ResNet(Backbone):
+    """Four stages of doubling width, averaged over the image.
+
+    Args:
+        architecture: a key of `BLOCKS`.
+        width: channels of the first stage.
+        norm: builds the norm of so many channels.
+        stem: ``small``: 3x3 of stride 1; ``large``, torchvision's: 7x7 of stride 2 and max-pooling.
+    """
+
+    def __init__(self, architecture: str, width: int, norm: Norm, *, stem: str = "small") -> None:
+        super().__init__()
+        block = BasicBlock if architecture == "resnet18" else Bottleneck
+        large = stem == "large"
+        self.stem = nn.Conv2d(3, width, 7, 2, 3, bias=False) if large else nn.Conv2d(3, width, 3, 1, 1, bias=False)
+        stages: list[nn.Module] = [norm(width), nn.ReLU(inplace=True)]
+        if large:
+            stages.append(nn.MaxPool2d(3, 2, 1))
+        channels = width
+        for stage, blocks in enumerate(BLOCKS[architecture]):
+            for place in range(blocks):
+                stride = 2 if stage > 0 and place == 0 else 1
+                stages.append(block(channels, width << stage, stride, norm))
+                channels = (width << stage) * block.expansion
+        self.stages = nn.Sequential(*stages)
+        self.width = channels
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):  # as in torchvision; LARS turns a weight's norm into its pace
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def after_stem(self, x_NCHW: Tensor) -> Tensor:
+        """The stages and the mean over the image."""
+        return self.stages(x_NCHW).mean((-2, -1))  # type: ignore[no-any-return]
+
+
+class Patches(nn.Conv2d):
+    """One linear map of every patch; a convolution would silently leave out the pixels that fill none."""
+
+    def __init__(self, width: int, side: int) -> None:
+        super().__init__(3, width, side, stride=side)
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        """Pixels to the D channels of a grid of patches.
+
+        Raises:
+            InputError: where the patches do not tile the image.
+        """
+        (H, W), side = images_NCHW.shape[-2:], self.stride[0]
+        if H % side or W % side:
+            raise InputError(
+                f"images of {H}x{W} pixels do not divide into the patches of a ViT, {side}x{side}: "
+                f"height and width must be multiples of {side} (crops.size, data.image_size)"
+            )
+        return super().forward(images_NCHW)
+
+
+class SelfAttention(nn.Module):
+    """Every token attends to all tokens of its image (arXiv 1706.03762, equation 1)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.queries_keys_values = nn.Linear(width, 3 * width)
+        self.outputs = nn.Linear(width, width)
+
+    def forward(self, x_NTD: Tensor) -> Tensor:
+        """What the heads read, mixed."""
+        q_NATE, k_NATE, v_NATE = self.queries_keys_values(x_NTD).unflatten(-1, (3, HEADS, -1)).transpose(1, 3).unbind(2)
+        read_NATE = F.scaled_dot_product_attention(q_NATE, k_NATE, v_NATE)
+        return self.outputs(read_NATE.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+class TransformerBlock(nn.Module):
+    """Attention and a perceptron of fourfold width, each behind a norm and beside a shortcut (pre-norm)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.attention = nn.Sequential(_token_norm(width), SelfAttention(width))
+        self.perceptron = nn.Sequential(
+            _token_norm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
+
+    def forward(self, x_NTD: Tensor) -> Tensor:
+        """Add both residuals."""
+        x_NTD = x_NTD + self.attention(x_NTD)
+        return x_NTD + self.perceptron(x_NTD)  # type: ignore[no-any-return]
+
+
+def _token_norm(width: int) -> nn.Module:
+    return nn.LayerNorm(width, eps=1e-6)  # as in ViT's own code
+
+
+class VisionTransformer(Backbone):
+    """`DEPTH` blocks on the patches of an image of any size that they tile; features are the mean of the tokens.
+
+    Args:
+        width: of a token (D), a multiple of 4 and of `HEADS`.
+        patch: its side in pixels.
+    """
+
+    def __init__(self, width: int, patch: int) -> None:
+        super().__init__()
+        self.width = width
+        self.stem = Patches(width, patch)
+        self.blocks = nn.Sequential(*(TransformerBlock(width) for _ in range(DEPTH)), _token_norm(width))
+        for name, parameter in self.named_parameters():  # as in MAE (arXiv 2111.06377), at every width
+            if parameter.ndim > 1:
+                nn.init.xavier_uniform_(parameter.flatten(1))
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    def after_stem(self, x_NCHW: Tensor) -> Tensor:
+        """The blocks and the mean over the tokens."""
+        x_NTD = x_NCHW.flatten(2).transpose(1, 2) + position_embeddings(x_NCHW)
+        return self.blocks(x_NTD).mean(1)  # type: ignore[no-any-return]
+
+
+def position_embeddings(x_NCHW: Tensor) -> Tensor:
+    """Sines and cosines of row and column at K = C/4 frequencies, p_TD (as in MoCo v3, arXiv 2104.02057)."""
+    _, C, H, W = x_NCHW.shape
+    rows_H, columns_W, k_K = (torch.arange(n, dtype=x_NCHW.dtype, device=x_NCHW.device) for n in (H, W, C // 4))
+    phases_T2K = torch.cartesian_prod(rows_H, columns_W)[..., None] * 10_000 ** (-k_K / len(k_K))
+    return torch.cat([phases_T2K.sin(), phases_T2K.cos()], -1).flatten(1)

@@ -1,0 +1,28 @@
+"""How numbers are written for people."""
+
+import math
+
+
+def show_value(metric: str, value: float | None) -> str:
+    """A metric as a person reads it; a dash where it is missing."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if metric.endswith("accuracy"):
+        return f"{value:.1%}"
+    return show_seconds(value) if metric.endswith("seconds") else f"{value:.3g}"
+
+
+def show_seconds(seconds: float) -> str:
+    """A duration such as 42 s, 3 min 05 s or 2 h 07 min."""
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes == 0:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def show_radius(epsilon: float) -> str:
+    """The radius of an l∞ ball in grey levels, such as 8/255."""
+    return f"{epsilon * 255:.3g}/255"

@@ -1,0 +1,279 @@
+"""Train one configuration: python -m cfamc_ray.train --recipe cf-amc-ssl.
+
+A training run is a study of one trial, so its folder is a study's; with one worker neither Ray nor Optuna is needed.
+"""
+
+import argparse
+import json
+import math
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from cfamc_ray.command import INTERRUPTED, check_folder, exit_code, program, whole_table, with_absolute_path
+from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.reading import dump_study, resolve_study
+from cfamc_ray.config.recipes import DIALECTS, Dialect, PublishedRow, read_recipe, recipe_names
+from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.study.environment import environment
+from cfamc_ray.study.records import TrialFolder, write_config, write_text
+from cfamc_ray.study.wording import show_radius, show_value
+
+if TYPE_CHECKING:
+    from cfamc_ray.study.front import Progress as StudyProgress
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, check, train, print; 0 when trained, 1 when it failed, 2 for bad input, 130 after Ctrl-C."""
+    arguments = _parser().parse_args(argv)
+    return exit_code(lambda: _list_recipes(arguments.dialect) if arguments.recipe == "list" else _train(arguments))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m cfamc_ray.train", description="Train one configuration, as a recipe names it, and keep it."
+    )
+    parser.add_argument(
+        "--recipe", required=True, metavar="NAME", help="a published system, or list for a table of all"
+    )
+    parser.add_argument("--dialect", choices=DIALECTS, default=DIALECTS[0], help="sane, or published as released")
+    parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where runs lie (runs)")
+    parser.add_argument("--name", help="of the run and its folder (the recipe's)")
+    parser.add_argument("--resume", action="store_true", help="go on with an unfinished run")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="data-parallel workers; above 1 needs Ray")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where it trains")
+    parser.add_argument("--address", metavar="auto|HOST:PORT", help="of a running Ray cluster")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a key of the recipe"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved run and its cost, train nothing")
+    return parser
+
+
+def _list_recipes(dialect: Dialect) -> int:
+    from cfamc_ray.evaluation.cost import training_flops  # noqa: PLC0415 (torch is slow to import)
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("recipe", no_wrap=True)
+    columns = ("CIFAR-10", "CIFAR-100", "minutes", "crop passes", "PFLOP")
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("what", no_wrap=True)
+    for name in recipe_names():
+        recipe = read_recipe(name)
+        trial, published = recipe.trial(dialect), recipe.published
+        cells = (
+            _published_row(published.cifar10) if published else "–",
+            _published_row(published.cifar100) if published else "–",
+            f"{published.minutes:g}" if published else "–",
+            f"{trial.crop_passes:.3g}",
+            f"{training_flops(trial) / 1e15:.3g}",
+        )
+        table.add_row(name, *cells, recipe.summary)
+    print(whole_table(table))
+    print("\nAccuracies in % as published: clean / under PGD at 4/255 / at 8/255; minutes on a GPU that is not named.")
+    print(f"Crop passes and FLOPs of the dialect {dialect}, evaluation not counted.")
+    return 0
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    study = _study_of(arguments)
+    folder = (arguments.out / study.name).resolve()
+    if arguments.dry_run:
+        _print_plan(study)
+        return 0
+    ended = check_folder(study, folder, resume=arguments.resume)
+    if not ended:
+        from cfamc_ray.data.splits import load_splits  # noqa: PLC0415 (torch is slow to import, and not needed above)
+
+        load_splits(study.trial.data, judged_on=study.trial.judged_on)  # refuses bad data before anything is written
+        _open(folder, study)
+        print(f"{study.name} → {folder}", flush=True)
+        try:
+            complete = _run(study, folder, arguments)
+        except KeyboardInterrupt:
+            complete = False
+        if not complete:
+            print(f"\nInterrupted; every finished epoch is kept. Go on with\n  {_resume_command(arguments)}")
+            return INTERRUPTED
+    return _finish(study, folder)
+
+
+def _study_of(arguments: argparse.Namespace) -> StudyConfig:
+    """The run as a study of one trial."""
+    import torch  # noqa: PLC0415 (slow to import, and not needed for the list)
+
+    if arguments.workers < 1:
+        raise InputError(f"--workers {arguments.workers}: must be at least 1")
+    on_gpu = torch.cuda.is_available() if arguments.device == "auto" else arguments.device == "cuda"
+    if on_gpu and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch finds no GPU here; leave it out to train on the CPU")
+    recipe = read_recipe(arguments.recipe)
+    suffix = "" if arguments.dialect == DIALECTS[0] else f"-{arguments.dialect}"
+    tree = {
+        "name": arguments.name or recipe.name + suffix,
+        "question": recipe.summary,
+        "base": recipe.name,
+        "dialect": arguments.dialect,
+        "budget": {"trials": 1},
+        "resources": {
+            "workers_per_trial": arguments.workers,
+            "cpus_per_worker": max(1, (os.cpu_count() or 1) // arguments.workers),
+            "gpus_per_worker": 1.0 if on_gpu else 0.0,
+        },
+    }
+    study = resolve_study(tree, arguments.overrides, source=f"recipe {recipe.name}")
+    if study.space:
+        raise InputError("--set space: a run has no space to search; python -m cfamc_ray.tune has")
+    return with_absolute_path(study)
+
+
+def _open(folder: Path, study: StudyConfig) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_config(folder, study)
+        write_text(folder / "environment.json", json.dumps(environment(), indent=1) + "\n")
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror}); name another folder with --out") from None
+
+
+def _run(study: StudyConfig, folder: Path, arguments: argparse.Namespace) -> bool:
+    """Train to the end; False after an interruption."""
+    if study.resources.workers_per_trial > 1:
+        from cfamc_ray.orchestration.run import run_study  # noqa: PLC0415 (needs Ray)
+
+        return run_study(
+            study,
+            folder,
+            address=arguments.address,
+            view_on=lambda _, stream: TrainingView(study, TrialFolder(folder, 0), stream),
+        )
+    if arguments.address:
+        raise InputError("--address: one worker needs no cluster; add --workers N")
+    import torch  # noqa: PLC0415
+
+    from cfamc_ray.recording import run_recorded  # noqa: PLC0415
+    from cfamc_ray.trial import Place  # noqa: PLC0415
+
+    place = Place(device=torch.device("cuda" if study.resources.gpus_per_worker else "cpu"))
+    trial_folder = TrialFolder(folder, 0)
+    with TrainingView(study, trial_folder, sys.stdout) as view:
+        for _ in run_recorded(study, trial_folder, {}, place, on_minibatch=view.advance):
+            view.show()
+    return True
+
+
+class TrainingView:
+    """A run as it goes: a progress bar on a terminal, a line for each evaluated epoch everywhere.
+
+    Args:
+        study: of one trial.
+        folder: of the trial, whose rows are shown.
+        stream: what reaches the person.
+    """
+
+    def __init__(self, study: StudyConfig, folder: TrialFolder, stream: TextIO) -> None:
+        self.trial, self.folder = study.trial, folder
+        self.console = Console(file=stream, highlight=False)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("minibatches"))
+        self.bar = Progress(
+            *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.console, refresh_per_second=2
+        )
+        record = folder.read()
+        self.shown = len(record.rows) if record else 0
+        self.task = self.bar.add_task(
+            "training", total=self.trial.pretraining.epochs * self.trial.minibatches_per_epoch
+        )
+        self._move_to_epoch()
+
+    def __enter__(self) -> "TrainingView":
+        if self.console.is_terminal:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.console.is_terminal:
+            self.bar.stop()
+
+    def advance(self) -> None:
+        """Count a minibatch."""
+        self.bar.advance(self.task)
+
+    def show(self, _: "StudyProgress | None" = None) -> None:
+        """Print the epochs that were written since the last call."""
+        record = self.folder.read()
+        for row in record.rows[self.shown :] if record else ():
+            self.shown += 1
+            if self.trial.evaluates(row["epoch"]) or row["done"]:
+                self.console.print(self._line(row), soft_wrap=True)
+        self._move_to_epoch()
+
+    def _move_to_epoch(self) -> None:
+        self.bar.update(self.task, completed=self.shown * self.trial.minibatches_per_epoch)
+
+    def _line(self, row: Mapping[str, Any]) -> str:
+        accuracies = (
+            f"clean {show_value('accuracy', row['clean_accuracy'])}, PGD-{self.trial.evaluation.attack_steps} at "
+            f"{show_radius(self.trial.evaluation.attack_epsilon)} {show_value('accuracy', row['robust_accuracy'])}"
+        )
+        return (
+            f"epoch {row['epoch']} of {self.trial.pretraining.epochs}: loss {show_value('loss', row['loss'])}, "
+            f"{accuracies}, {row['crop_passes_per_second']:,.0f} crop passes a second"
+        )
+
+
+def _finish(study: StudyConfig, folder: Path) -> int:
+    record = TrialFolder(folder, 0).read()
+    assert record is not None
+    if record.status != "finished":
+        print(f"{study.name} {record.status}: {record.reason}", file=sys.stderr)
+        return 1
+    seconds = record.value("train_seconds") + record.value("eval_seconds")
+    print(
+        f"\n{study.name}: {study.trial.pretraining.epochs} epochs, {record.value('crop_passes'):.3g} crop passes, "
+        f"{record.value('flops') / 1e15:.3g} PFLOP, {show_value('seconds', seconds)} on {record.rows[-1]['device']}"
+    )
+    if math.isfinite(record.value("clean_accuracy")):
+        print(
+            f"On validation images: clean {show_value('accuracy', record.value('clean_accuracy'))}, "
+            f"under PGD {show_value('accuracy', record.value('robust_accuracy'))}"
+        )
+    print(f"Encoder   {TrialFolder(folder, 0).encoder}")
+    print(f"Evaluate  {program('python')} -m cfamc_ray.evaluate {shlex.quote(str(folder))}")
+    print(f"Curves    {program('tensorboard')} --logdir {shlex.quote(str(folder))}")
+    return 0
+
+
+def _print_plan(study: StudyConfig) -> None:
+    from cfamc_ray.evaluation.cost import training_flops  # noqa: PLC0415
+
+    print(dump_study(study))
+    passes, flops = study.trial.crop_passes, training_flops(study.trial)
+    print(f"# {passes:.3g} crop passes and {flops:.3g} FLOPs (evaluation not counted)")
+
+
+def _published_row(row: PublishedRow) -> str:
+    return " / ".join(f"{value:g}" for value in row)
+
+
+def _resume_command(arguments: argparse.Namespace) -> str:
+    words = [program("python"), "-m", "cfamc_ray.train", "--recipe", arguments.recipe]
+    words += ["--dialect", arguments.dialect] if arguments.dialect != DIALECTS[0] else []
+    words += ["--out", str(arguments.out), "--resume"]
+    words += ["--name", arguments.name] if arguments.name else []
+    words += ["--workers", str(arguments.workers)] if arguments.workers > 1 else []
+    words += ["--device", arguments.device] if arguments.device != "auto" else []
+    words += ["--address", arguments.address] if arguments.address else []
+    words += [word for override in arguments.overrides for word in ("--set", override)]
+    return shlex.join(words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
