@@ -3,7 +3,7 @@
 A quarter-width ResNet-18 pretrains on about 2,000 images of CIFAR-10 by each recipe, with at most 72,000 crop passes
 and the FLOPs of 52,000 whole ones; a linear probe (L2 1e-2) is fitted on 5,000 labelled training images and measured on
 5,000 test images, of which PGD-20 from a random start attacks the first 500, at 4 and 8/255, on the cross-entropy and
-then on the margin, and AutoAttack the first 128 at 4/255, of which it sees those that PGD left (not for the replays).
+then on the margin, and AutoAttack the first 128 at 8/255, of which it sees those that PGD left (not for the replays).
 Three seeds. A cell takes about 3 minutes of one core.
 
     CFAMC_DATA=FOLDER python benchmarks/published_systems.py [--part 1/2]     # train and measure what is missing
@@ -16,12 +16,14 @@ can run side by side: each appends its cells to benchmarks/results/published_sys
 import argparse
 import json
 import math
+import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from scipy.stats import t
 
 from cfamc_ray.config.protocol import PROTOCOLS, AttackConfig
 from cfamc_ray.config.recipes import Dialect, lay, read_recipe
@@ -45,13 +47,10 @@ PROTOCOL = PROTOCOLS["standard"].model_copy(
         "attacked_images": 500,
         "epsilons": (4 / 255, 8 / 255),
         "attack": AttackConfig(),
-        "autoattack_epsilons": (4 / 255,),
+        "autoattack_epsilons": (8 / 255,),
         "autoattack_images": 128,
     }
 )
-
-Cell = tuple[str, TrialConfig]
-"""Its name and its trial."""
 
 
 def small(recipe: str, dialect: Dialect = "sane", **sections: dict[str, Any]) -> TrialConfig:
@@ -187,9 +186,100 @@ def main() -> None:
         print(name, seed, record, flush=True)
 
 
-def table(found: Sequence[dict[str, Any]]) -> str:
-    """Mean and standard deviation over the seeds, in %."""
-    return ""
+Cells = Sequence[Mapping[str, Any]]
+
+COLUMNS = {
+    "clean": ("none", 0.0),
+    "PGD-20 at 4/255": ("PGD-20", 4 / 255),
+    "and on the margin": ("+ PGD on the margin", 4 / 255),
+    "at 8/255, both losses": ("+ PGD on the margin", 8 / 255),
+    "and AutoAttack (128)": ("+ AutoAttack", 8 / 255),
+}
+"""Name in the table; attack and radius."""
+ROBUST = "and on the margin"
+CLAIMS = (
+    ("free beats PGD at equal FLOPs: EMP-SSL, crops", ROBUST, "cf-amc-ssl", "emp-ssl-crops-pgd"),
+    (
+        "free beats PGD at equal FLOPs: EMP-SSL, patches",
+        ROBUST,
+        "emp-ssl-patches-free",
+        "emp-ssl-patches-pgd",
+    ),
+    ("free beats PGD at equal FLOPs: SimCLR, crops", ROBUST, "simclr-crops-free", "simclr-crops-pgd"),
+    ("crops beat patches, clean: EMP-SSL free", "clean", "cf-amc-ssl", "emp-ssl-patches-free"),
+    ("crops beat patches, robust: EMP-SSL free", ROBUST, "cf-amc-ssl", "emp-ssl-patches-free"),
+    ("crops beat patches, clean: EMP-SSL PGD", "clean", "emp-ssl-crops-pgd", "emp-ssl-patches-pgd"),
+    ("crops beat patches, robust: EMP-SSL PGD", ROBUST, "emp-ssl-crops-pgd", "emp-ssl-patches-pgd"),
+    ("crops beat patches, clean: SimCLR PGD", "clean", "simclr-crops-pgd", "simclr-patches-pgd"),
+    ("crops beat patches, robust: SimCLR free", ROBUST, "simclr-crops-free", "simclr-patches-free"),
+    ("EMP-SSL beats SimCLR, clean: free, crops", "clean", "cf-amc-ssl", "simclr-crops-free"),
+    ("EMP-SSL beats SimCLR, robust: free, crops", ROBUST, "cf-amc-ssl", "simclr-crops-free"),
+    ("an attack in training makes robust: EMP-SSL, crops", ROBUST, "cf-amc-ssl", "emp-ssl-crops"),
+    ("and costs clean accuracy: EMP-SSL, crops", "clean", "emp-ssl-crops", "cf-amc-ssl"),
+    ("m = 12 is worse than m = 6, clean", "clean", "m = 6, horizon updates", "m = 12, horizon updates"),
+    ("m = 12 is worse than m = 3, clean", "clean", "m = 3, horizon updates", "m = 12, horizon updates"),
+    ("m = 12 is worse than m = 3, robust", ROBUST, "m = 3, horizon updates", "m = 12, horizon updates"),
+    (
+        "and under the published horizon, clean",
+        "clean",
+        "m = 3, horizon minibatches",
+        "m = 12, horizon minibatches",
+    ),
+    ("the horizon matters at m = 12, clean", "clean", "m = 12, horizon updates", "m = 12, horizon minibatches"),
+    ("a ViT learns: free against untrained, clean", "clean", "vit, cf-amc-ssl", "vit, untrained"),
+    ("a ViT gets robust: free against no attack", ROBUST, "vit, cf-amc-ssl", "vit, emp-ssl-crops"),
+    ("a ResNet-18 beats a ViT, clean: free", "clean", "cf-amc-ssl", "vit, cf-amc-ssl"),
+    ("the sane dialect beats the published, robust: free", ROBUST, "cf-amc-ssl", "cf-amc-ssl, published"),
+    ("the sane dialect beats the published, robust: PGD", ROBUST, "emp-ssl-crops-pgd", "emp-ssl-crops-pgd, published"),
+)
+"""Ordering; column; what should be better; than what."""
+
+
+def accuracy(cell: Mapping[str, Any], column: str) -> float:
+    """In percent; NaN where it was not measured."""
+    for found in cell.get("measured", ()):
+        if (found["attack"], found["epsilon"]) == COLUMNS[column]:
+            return 100 * float(found["right"]) / float(found["images"])
+    return math.nan
+
+
+def by_seed(cells: Cells, name: str, column: str) -> dict[int, float]:
+    """Accuracies of a system that were measured."""
+    values = {cell["seed"]: accuracy(cell, column) for cell in cells if cell["name"] == name}
+    return {seed: value for seed, value in values.items() if math.isfinite(value)}
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """Mean ± standard deviation."""
+    if not values:
+        return "–"
+    return f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def verdict(cells: Cells, column: str, better: str, worse: str) -> str:
+    """The mean difference over the seeds that both have, with Student's interval of 95 %, and what it says."""
+    first, second = by_seed(cells, better, column), by_seed(cells, worse, column)
+    differences = [first[seed] - second[seed] for seed in first.keys() & second.keys()]
+    if len(differences) < 2:
+        return "too few seeds | –"
+    mean = statistics.mean(differences)
+    half = float(t.ppf(0.975, len(differences) - 1)) * statistics.stdev(differences) / math.sqrt(len(differences))
+    decided = "undecided" if abs(mean) <= half else "found" if mean > 0 else "reversed"
+    return f"{mean:+.1f} ± {half:.1f} | {decided}"
+
+
+def table(cells: Cells) -> str:
+    """Accuracies in %, mean and standard deviation over the seeds; then the orderings."""
+    lines = [f"| system | {' | '.join(COLUMNS)} | crop passes | TFLOP | seeds |", "|---" * (len(COLUMNS) + 4) + "|"]
+    for name in dict.fromkeys(name for trials in GROUPS.values() for name in trials):
+        own = [cell for cell in cells if cell["name"] == name and "measured" in cell]
+        if own:
+            scores = (mean_and_spread(list(by_seed(own, name, column).values())) for column in COLUMNS)
+            cost = f"{own[0]['crop_passes']:,} | {own[0]['flops'] / 1e12:.1f}"
+            lines.append(f"| {name} | {' | '.join(scores)} | {cost} | {len(own)} |")
+    lines += ["", "| ordering | difference in points, 95 % interval | |", "|---|---|---|"]
+    lines += [f"| {claim} | {verdict(cells, *compared)} |" for claim, *compared in CLAIMS]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -55,9 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Fit a head on a frozen encoder and attack both, on the test split, by a protocol.",
     )
     parser.add_argument("run", metavar="RUN", help="folder of a run or of a trial; with --untrained also a recipe")
-    parser.add_argument(
-        "--protocol", choices=[*PROTOCOLS, "all"], default="standard", help="what is measured (standard)"
-    )
+    parser.add_argument("--protocol", choices=[*PROTOCOLS, "all"], default="standard", help="what is measured")
     parser.add_argument("--head", choices=HEADS, help="another head than the protocol's")
     parser.add_argument("--untrained", action="store_true", help="evaluate the initial weights: the floor of a table")
     parser.add_argument(

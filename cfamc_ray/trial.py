@@ -29,7 +29,7 @@ from cfamc_ray.method.encoder import SelfSupervisedEncoder, save_encoder
 from cfamc_ray.method.loss import emp_ssl_loss, nt_xent_loss
 from cfamc_ray.method.optimizer import build_optimizer, build_scheduler
 from cfamc_ray.method.parallel import data_parallel, gather_embeddings, gather_images
-from cfamc_ray.method.pretraining import free_replays, pgd_update
+from cfamc_ray.method.pretraining import Encoder, free_replays, pgd_update
 
 WEIGHTS, ORDER, CROPS, ATTACK = range(4)
 """What a generator is for; part of its seed."""
@@ -262,7 +262,7 @@ class Trial:
             self.delta_VbCHW = torch.zeros_like(self.delta_VbCHW)
         if perturbation.attack == "pgd":
             self.delta_VbCHW, losses = pgd_update(
-                self.replica,
+                self._by_views(self.replica),
                 self.optimizer,
                 self.scheduler,
                 crops_VbCHW,
@@ -271,13 +271,13 @@ class Trial:
                 steps=perturbation.steps,
                 epsilon=self.epsilon_V1111,
                 step_size=perturbation.step_size,
-                attack_encoder=self._attack_pass,
+                attack_encoder=self._by_views(self._attack_pass),
                 keep_attack_gradients=perturbation.keep_attack_gradients,
             )
             del self._terms[-1 - perturbation.steps : -1]  # the attack's passes are no part of the update's loss
         else:
             self.delta_VbCHW, losses = free_replays(
-                self.replica,
+                self._by_views(self.replica),
                 self.optimizer,
                 self.scheduler,
                 crops_VbCHW,
@@ -289,6 +289,13 @@ class Trial:
                 project_first=perturbation.project_first,
             )
         return losses
+
+    def _by_views(self, encoder: Encoder) -> Encoder:
+        """The encoder for crops of all views, a few of which it sees at once."""
+        if self.config.pretraining.views_at_once is None:
+            return encoder
+        together = self.config.pretraining.views_at_once * self.delta_VbCHW.shape[1]
+        return lambda crops_NCHW: torch.cat([encoder(some_nCHW) for some_nCHW in crops_NCHW.split(together)])
 
     def _loss(self, z_VbD: Tensor) -> Tensor:
         z_VBD = gather_embeddings(z_VbD) if self.place.size > 1 else z_VbD

@@ -179,6 +179,9 @@ class PretrainingConfig(Strict):
     """Weight updates on the same crops (m)."""
     batch_images: int = Field(default=100, ge=2)
     """Images of a minibatch over all workers (B); the network sees views x batch_images crops at once."""
+    views_at_once: int | None = Field(default=None, ge=1)
+    """Views that pass the network together, so that batch norm averages over them; null: all of them. The published
+    SimCLR passes its two views one by one."""
     precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
     """Arithmetic of the network; the first layer's input, norms of rows and log-determinants stay in float32 at least.
     `auto` is bfloat16 where the processor computes it fast, else float32."""
