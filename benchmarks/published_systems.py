@@ -97,7 +97,7 @@ DIALECTS: dict[str, TrialConfig] = {
 }
 REPLAYS: dict[str, TrialConfig] = {
     f"m = {replays}, horizon {schedule}": replayed(replays, schedule)
-    for replays in (1, 3, 6, 12, 2, 4)
+    for replays in (1, 3, 6, 12)
     for schedule in (("updates", "minibatches") if replays > 1 else ("updates",))
 }
 BACKBONES: dict[str, TrialConfig] = {
@@ -108,8 +108,8 @@ UNTRAINED = {"resnet18, untrained": SYSTEMS["cf-amc-ssl"], "vit, untrained": BAC
 GROUPS = {
     "systems": SYSTEMS,
     "untrained": UNTRAINED,
-    "replays": REPLAYS,
     "backbones": BACKBONES,
+    "replays": REPLAYS,
     "dialects": DIALECTS,
 }
 

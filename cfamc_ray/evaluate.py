@@ -44,7 +44,7 @@ class Run:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, check, measure, print; 0 with a record, 1 where an attack doubts its result, 2 for bad input."""
+    """Parse, check, measure, print; 0 with a record, 1 where the result is not to be trusted, 2 for bad input."""
     arguments = _parser().parse_args(argv)
     return exit_code(lambda: _evaluate(arguments))
 
@@ -103,7 +103,7 @@ def _run_protocol(
         for measurement in _measure(run, data, protocol, device):
             measured.append(measurement)
             _say(measurement)
-    except AttackInvalid as error:
+    except (AttackInvalid, FloatingPointError) as error:
         problem = str(error)
     seconds = time.perf_counter() - started
     record = {
@@ -186,6 +186,8 @@ def _device(asked: str) -> "torch.device":
 
 
 def _measure(run: Run, data: DataConfig, protocol: ProtocolConfig, device: "torch.device") -> Iterator["Measurement"]:
+    import torch  # noqa: PLC0415
+
     from cfamc_ray.data.splits import load_splits, load_test  # noqa: PLC0415
     from cfamc_ray.evaluation.protocols import run_protocol  # noqa: PLC0415
     from cfamc_ray.method.encoder import load_encoder  # noqa: PLC0415
@@ -194,7 +196,7 @@ def _measure(run: Run, data: DataConfig, protocol: ProtocolConfig, device: "torc
     encoder = initial_encoder(run.trial) if run.encoder is None else load_encoder(run.encoder)
     splits = load_splits(data)
     return run_protocol(
-        encoder.to(device),
+        encoder.to(device, torch.float32),  # whatever it was trained in: attacks need float32 at least
         splits.probe,
         load_test(data),
         classes=splits.classes,
@@ -231,7 +233,7 @@ def _print_table(run: Run, data: DataConfig, measured: Sequence["Measurement"]) 
         table.add_column(name, justify="right", no_wrap=True)
     for found in measured:
         low, high = (show_value("accuracy", bound) for bound in found.interval)
-        value = published.get(found.epsilon)
+        value = None if found.attack.startswith("+") else published.get(found.epsilon)
         cells = [show_value("accuracy", found.accuracy), f"{low} – {high}", str(found.images)]
         beside = ["–" if value is None else f"{value:g} %"] if published else []
         table.add_row(found.attack, show_radius(found.epsilon) if found.epsilon else "–", *cells, *beside)
