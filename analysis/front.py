@@ -31,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"--out {path}: cannot be written ({error})", file=sys.stderr)
         return 2
-    print(f"{len(front.members)} points on the front, hypervolume {front.hypervolume:.4g}: {path}")
+    points = f"{len(front.members)} point{'' if len(front.members) == 1 else 's'}"
+    print(f"{points} on the front, hypervolume {front.hypervolume:.4g}: {path}")
     return 0
 
 

@@ -3,7 +3,7 @@
 A quarter-width ResNet-18 pretrains on about 2,000 images of CIFAR-10 by each recipe, with at most 72,000 crop passes
 and the FLOPs of 52,000 whole ones; a linear probe (L2 1e-2) is fitted on 5,000 labelled training images and measured on
 5,000 test images, of which PGD-20 from a random start attacks the first 500, at 4 and 8/255, on the cross-entropy and
-then on the margin, and AutoAttack the first 128 at 8/255, of which it sees those that PGD left (not for the replays).
+then on the margin, and AutoAttack the first 128 at 8/255, of which it sees those that PGD left (systems only).
 Three seeds. A cell takes about 3 minutes of one core.
 
     CFAMC_DATA=FOLDER python benchmarks/published_systems.py [--part 1/2]     # train and measure what is missing
@@ -143,7 +143,7 @@ def run_cell(config: TrialConfig, group: str) -> dict[str, Any]:
         splits.probe,
         load_test(config.data),
         classes=splits.classes,
-        protocol=PROTOCOL.model_copy(update={"autoattack_images": 0}) if group == "replays" else PROTOCOL,
+        protocol=PROTOCOL if group == "systems" else PROTOCOL.model_copy(update={"autoattack_images": 0}),
         crops=config.crops,
     )
     record["measured"] = [

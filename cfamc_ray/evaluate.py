@@ -20,7 +20,7 @@ from cfamc_ray.config.reading import resolve_protocol
 from cfamc_ray.config.recipes import PublishedRow, read_recipe, recipe_names
 from cfamc_ray.config.trial import DataConfig, TrialConfig
 from cfamc_ray.study.environment import environment
-from cfamc_ray.study.records import TrialFolder, read_config, read_trials, write_text
+from cfamc_ray.study.records import TrialFolder, read_config, read_trials, trial_name, write_text
 from cfamc_ray.study.wording import show_radius, show_seconds, show_value
 
 if TYPE_CHECKING:
@@ -157,7 +157,12 @@ def _find_trial(path: Path) -> TrialFolder:
     finished = [trial for trial in trials if (trial / "encoder.safetensors").is_file()]
     if len(finished) == 1:
         trial = finished[0].resolve()
-        return TrialFolder(trial.parent, int(trial.name.removeprefix("trial_")))
+        number = trial.name.removeprefix("trial_")
+        if not number.isdecimal() or trial.name != trial_name(int(number)):
+            raise InputError(
+                f"{trial}: not named as a trial is, such as {trial_name(0)}; copy the study's whole folder"
+            )
+        return TrialFolder(trial.parent, int(number))
     if not finished:
         state = "an unfinished run: go on with --resume" if trials else "no run"
         raise InputError(f"{path}: holds {state}; a finished one has an encoder.safetensors")
@@ -172,9 +177,9 @@ def _transfer(spec: str, image_size: int) -> DataConfig:
     tree = {"name": name, "path": path or None, "validation_images": 0, "image_size": image_size}
     try:
         images = len(read_source(DataConfig.model_validate(tree)).train)
+        return DataConfig.model_validate(tree | {"pretrain_images": images, "probe_images": images})
     except ValidationError as error:
         raise InputError(f"--transfer {spec}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
-    return DataConfig.model_validate(tree | {"pretrain_images": images, "probe_images": images})
 
 
 def _device(asked: str) -> "torch.device":

@@ -112,8 +112,9 @@ def _study_of(arguments: argparse.Namespace) -> StudyConfig:
 
     if arguments.workers < 1:
         raise InputError(f"--workers {arguments.workers}: must be at least 1")
-    on_gpu = torch.cuda.is_available() if arguments.device == "auto" else arguments.device == "cuda"
-    if on_gpu and not torch.cuda.is_available():
+    gpu_is_here = torch.cuda.is_available()
+    on_gpu = gpu_is_here if arguments.device == "auto" else arguments.device == "cuda"
+    if on_gpu and not gpu_is_here:
         raise InputError("--device cuda: torch finds no GPU here; leave it out to train on the CPU")
     recipe = read_recipe(arguments.recipe)
     suffix = "" if arguments.dialect == DIALECTS[0] else f"-{arguments.dialect}"
@@ -130,8 +131,17 @@ def _study_of(arguments: argparse.Namespace) -> StudyConfig:
         },
     }
     study = resolve_study(tree, arguments.overrides, source=f"recipe {recipe.name}")
+    if (study.base, study.dialect) != (recipe.name, arguments.dialect):
+        raise InputError("--set base, --set dialect: name them with --recipe and --dialect")
     if study.space:
         raise InputError("--set space: a run has no space to search; python -m cfamc_ray.tune has")
+    if study.budget.trials != 1:
+        raise InputError("--set budget.trials: a run is one trial; python -m cfamc_ray.tune trains several")
+    if study.resources.workers_per_trial == 1:
+        if arguments.address:
+            raise InputError("--address: one worker needs no cluster; add --workers N")
+        if study.resources.gpus_per_worker and not gpu_is_here:
+            raise InputError("--set resources.gpus_per_worker: torch finds no GPU here; leave it out")
     return with_absolute_path(study)
 
 
@@ -155,8 +165,6 @@ def _run(study: StudyConfig, folder: Path, arguments: argparse.Namespace) -> boo
             address=arguments.address,
             view_on=lambda _, stream: TrainingView(study, TrialFolder(folder, 0), stream),
         )
-    if arguments.address:
-        raise InputError("--address: one worker needs no cluster; add --workers N")
     import torch  # noqa: PLC0415
 
     from cfamc_ray.recording import run_recorded  # noqa: PLC0415
@@ -171,7 +179,7 @@ def _run(study: StudyConfig, folder: Path, arguments: argparse.Namespace) -> boo
 
 
 class TrainingView:
-    """A run as it goes: a progress bar on a terminal, a line for each evaluated epoch everywhere.
+    """A run as it goes: a progress bar on a terminal; everywhere a line each `evaluation.every_epochs`.
 
     Args:
         study: of one trial.
@@ -182,14 +190,14 @@ class TrainingView:
     def __init__(self, study: StudyConfig, folder: TrialFolder, stream: TextIO) -> None:
         self.trial, self.folder = study.trial, folder
         self.console = Console(file=stream, highlight=False)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("minibatches"))
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())  # 40 columns hold them
         self.bar = Progress(
             *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.console, refresh_per_second=2
         )
         record = folder.read()
         self.shown = len(record.rows) if record else 0
         self.task = self.bar.add_task(
-            "training", total=self.trial.pretraining.epochs * self.trial.minibatches_per_epoch
+            "minibatches", total=self.trial.pretraining.epochs * self.trial.minibatches_per_epoch
         )
         self._move_to_epoch()
 
@@ -211,7 +219,7 @@ class TrainingView:
         record = self.folder.read()
         for row in record.rows[self.shown :] if record else ():
             self.shown += 1
-            if self.trial.evaluates(row["epoch"]) or row["done"]:
+            if row["done"] or row["epoch"] % self.trial.evaluation.every_epochs == 0:
                 self.console.print(self._line(row), soft_wrap=True)
         self._move_to_epoch()
 
@@ -219,14 +227,12 @@ class TrainingView:
         self.bar.update(self.task, completed=self.shown * self.trial.minibatches_per_epoch)
 
     def _line(self, row: Mapping[str, Any]) -> str:
-        accuracies = (
-            f"clean {show_value('accuracy', row['clean_accuracy'])}, PGD-{self.trial.evaluation.attack_steps} at "
-            f"{show_radius(self.trial.evaluation.attack_epsilon)} {show_value('accuracy', row['robust_accuracy'])}"
-        )
-        return (
-            f"epoch {row['epoch']} of {self.trial.pretraining.epochs}: loss {show_value('loss', row['loss'])}, "
-            f"{accuracies}, {row['crop_passes_per_second']:,.0f} crop passes a second"
-        )
+        attack = f"PGD-{self.trial.evaluation.attack_steps} at {show_radius(self.trial.evaluation.attack_epsilon)}"
+        names = {"clean": row["clean_accuracy"], attack: row["robust_accuracy"]}
+        measured = [f"{name} {show_value('accuracy', value)}" for name, value in names.items() if value is not None]
+        words = [f"loss {show_value('loss', row['loss'])}", *measured]
+        words.append(f"{row['crop_passes_per_second']:,.0f} crop passes a second")
+        return f"epoch {row['epoch']} of {self.trial.pretraining.epochs}: {', '.join(words)}"
 
 
 def _finish(study: StudyConfig, folder: Path) -> int:
@@ -234,6 +240,7 @@ def _finish(study: StudyConfig, folder: Path) -> int:
     assert record is not None
     if record.status != "finished":
         print(f"{study.name} {record.status}: {record.reason}", file=sys.stderr)
+        print(f"To begin anew, name another run with --name, or remove {folder}", file=sys.stderr)
         return 1
     seconds = record.value("train_seconds") + record.value("eval_seconds")
     print(
@@ -246,8 +253,8 @@ def _finish(study: StudyConfig, folder: Path) -> int:
             f"under PGD {show_value('accuracy', record.value('robust_accuracy'))}"
         )
     print(f"Encoder   {TrialFolder(folder, 0).encoder}")
-    print(f"Evaluate  {program('python')} -m cfamc_ray.evaluate {shlex.quote(str(folder))}")
-    print(f"Curves    {program('tensorboard')} --logdir {shlex.quote(str(folder))}")
+    print(f"Evaluate  {shlex.join([program('python'), '-m', 'cfamc_ray.evaluate', str(folder)])}")
+    print(f"Curves    {shlex.join([program('tensorboard'), '--logdir', str(folder)])}")
     return 0
 
 

@@ -94,7 +94,7 @@ def _finish(config: StudyConfig, folder: Path) -> int:
     _print_front(config, front.members, records)
     print(f"\nFigure     {folder / 'report' / 'front.png'}")
     print(f"Tables     {folder / 'front.csv'}, {folder / 'trials.csv'}")
-    print(f"Live view  {program('tensorboard')} --logdir {shlex.quote(str(folder))}")
+    print(f"Live view  {shlex.join([program('tensorboard'), '--logdir', str(folder)])}")
     return 0 if front.members else 1
 
 

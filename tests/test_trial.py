@@ -1,19 +1,22 @@
 import dataclasses
 import itertools
+import math
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from cfamc_ray import trial as trial_module
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.data.images import ImageSubset, LabelledImages
-from cfamc_ray.data.splits import Splits
+from cfamc_ray.data.splits import Splits, load_splits
 from cfamc_ray.evaluation.cost import training_flops
 from cfamc_ray.method.encoder import load_encoder
 from cfamc_ray.method.loss import nt_xent_loss
-from cfamc_ray.trial import OutOfTime, Trial, TrialFailed, TrialMetrics
+from cfamc_ray.trial import OutOfTime, Trial, TrialFailed, TrialMetrics, initial_encoder
 
 MEASURED = ("train_seconds", "eval_seconds", "peak_memory_bytes", "crop_passes_per_second")
 """Metrics of the machine, not of the trial."""
@@ -319,6 +322,131 @@ def test_every_epoch_has_an_order_of_its_own_in_which_no_image_comes_twice(monke
     first, second = (torch.cat(seen[i : i + 3], dim=1)[0].flatten(1) for i in (0, 3))
     assert not torch.equal(first, second)
     assert len(first.unique(dim=0)) == len(second.unique(dim=0)) == 12
+
+
+ACCURACIES = ("clean_accuracy", "robust_accuracy", "probe_accuracy")
+NOT_TRAINING = (*MEASURED, *ACCURACIES, "validation_images", "attacked_images")
+
+
+def of_training(rows: list[TrialMetrics]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in dataclasses.asdict(row).items() if k not in NOT_TRAINING} for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "every", "due"), [(5, 1, [1, 2, 3, 4, 5]), (5, 2, [2, 4, 5]), (4, 2, [2, 4]), (3, 9, [3])]
+)
+def test_accuracies_are_measured_where_due_and_after_the_last_epoch(epochs: int, every: int, due: list[int]) -> None:
+    config = tiny_config(**{"pretraining.epochs": epochs, "evaluation.every_epochs": every})
+    rows = list(tiny_trial(config))
+    for name in ACCURACIES:
+        assert [row.epoch for row in rows if not math.isnan(getattr(row, name))] == due
+    counts = [(row.epoch in due) * 10 for row in rows]
+    assert [row.validation_images for row in rows] == counts
+    assert [row.attacked_images for row in rows] == [count // 2 for count in counts]
+
+
+@pytest.mark.parametrize("changes", [FREE, PGD], ids=["free", "pgd"])
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_training_is_the_same_bit_for_bit_whether_it_is_measured_or_not(changes: dict[str, Any], norm: str) -> None:
+    common = {**changes, "encoder.norm": norm, "pretraining.epochs": 3}
+    always, once, never = (
+        tiny_trial(tiny_config(**common, **often))
+        for often in ({}, {"evaluation.every_epochs": 3}, {"data.validation_images": 0})
+    )
+    for trial in (always, once, never):
+        list(trial)
+    for other in (once, never):
+        assert of_training(always.rows) == of_training(other.rows)
+        ours, theirs = state(always), state(other)
+        assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    for name in ACCURACIES:
+        assert getattr(always.rows[-1], name) == getattr(once.rows[-1], name)
+
+
+def test_without_validation_images_nothing_is_ever_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(trial_module, "search_scores", unreachable)
+    rows = list(tiny_trial(tiny_config(**{"data.validation_images": 0})))
+    assert [row.done for row in rows] == [False, True]
+    assert all(math.isnan(getattr(row, name)) for row in rows for name in ACCURACIES)
+    assert [(row.validation_images, row.attacked_images) for row in rows] == [(0, 0)] * 2
+
+
+def test_a_trial_without_accuracies_can_be_resumed(tmp_path: Path) -> None:
+    config = tiny_config(**{"data.validation_images": 0})
+    whole, stopped, resumed = (tiny_trial(config) for _ in range(3))
+    list(whole)
+    stopped.run_epoch()
+    stopped.save(tmp_path / "checkpoint.pt")
+    resumed.load(tmp_path / "checkpoint.pt")
+    list(resumed)
+    assert of_training(resumed.rows) == of_training(whole.rows)
+    assert all(math.isnan(row.clean_accuracy) for row in resumed.rows)
+
+
+@pytest.mark.parametrize("own_validation", [0, 5])
+def test_a_transfer_is_judged_on_the_other_data_set_and_pretrained_on_its_own(
+    tmp_path: Path, own_validation: int
+) -> None:
+    other = tmp_path / "other.npz"
+    rng = np.random.default_rng(0)
+    np.savez(
+        other,
+        x_train=rng.integers(0, 256, (60, 12, 12, 3), dtype=np.uint8),
+        y_train=np.arange(60) % 3,
+        x_test=rng.integers(0, 256, (6, 12, 12, 3), dtype=np.uint8),
+        y_test=np.arange(6) % 3,
+    )
+    transfer = {
+        "name": "npz",
+        "path": str(other),
+        "pretrain_images": 30,
+        "probe_images": 30,
+        "validation_images": 7,
+    }
+    config = tiny_config(
+        **{
+            "data.name": "digits",
+            "data.image_size": 16,
+            "data.validation_images": own_validation,
+            "evaluation.transfer": transfer,
+        }
+    )
+    own = tiny_config(**{"data.name": "digits", "data.image_size": 16, "data.validation_images": own_validation})
+    assert config.judged_on.path == str(other)
+    trial = Trial(config, load_splits(config.data, judged_on=config.judged_on))
+    alone = Trial(own, load_splits(own.data))
+    list(trial)
+    list(alone)
+    assert [(row.validation_images, row.attacked_images) for row in trial.rows] == [(7, 5)] * 2
+    assert all(row.clean_accuracy * 7 == pytest.approx(round(row.clean_accuracy * 7)) for row in trial.rows)
+    assert of_training(trial.rows) == of_training(alone.rows)
+
+
+@pytest.mark.parametrize(("epochs", "batch"), [(2, 4), (1, 13), (3, 6)])
+def test_each_minibatch_is_told_once(epochs: int, batch: int) -> None:
+    config = tiny_config(**{"pretraining.epochs": epochs, "pretraining.batch_images": batch})
+    told: list[None] = []
+    trial = tiny_trial(config, on_minibatch=lambda: told.append(None))
+    counts = [len(told) for _ in trial]
+    assert counts == [13 // batch * epoch for epoch in range(1, epochs + 1)]
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float64"])
+def test_the_initial_encoder_is_the_trials_before_its_first_update(seed: int, precision: str) -> None:
+    config = tiny_config(seed=seed, **{"pretraining.precision": precision})
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    initial = initial_encoder(config)
+    assert torch.equal(torch.get_rng_state(), before)
+    ours, theirs = initial.state_dict(), tiny_trial(config).encoder.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name].to(theirs[name].dtype), theirs[name])] == []
+    assert initial.backbone.stem.weight.dtype == torch.float32
+    assert not torch.equal(initial_encoder(tiny_config(seed=9)).backbone.stem.weight, initial.backbone.stem.weight)
 
 
 class TestSimClr:

@@ -31,7 +31,7 @@ def other_value(key: str) -> Any:
         case low, high:
             return (low, (low + high) / 2)
         case None:
-            return {"name": "cifar100"}
+            return 3 if key == "pretraining.views_at_once" else {"name": "cifar100"}
     raise AssertionError(f"{key} has a default of a new kind: {value!r}")
 
 
@@ -149,6 +149,105 @@ def test_keys_name_every_setting_once() -> None:
     keys = trial_keys()
     assert len(set(keys)) == len(keys)
     assert {"seed", "crops.views", "perturbation.epsilon", "evaluation.attack_images"} <= set(keys)
-    assert all(
-        TrialConfig().value_of(key) is not None for key in keys if key not in ("data.path", "evaluation.transfer")
-    )
+    unset = [key for key in keys if TrialConfig().value_of(key) is None]
+    assert unset == ["data.path", "pretraining.views_at_once", "evaluation.transfer"]
+
+
+TRANSFER = {"name": "digits", "image_size": 32, "pretrain_images": 100, "probe_images": 100, "validation_images": 50}
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({"data.validation_images": 1}, "data"),
+        ({"evaluation.transfer": {**TRANSFER, "validation_images": 1}}, "evaluation.transfer"),
+    ],
+)
+def test_a_single_validation_image_is_refused(values: dict[str, Any], key: str) -> None:
+    with pytest.raises(ValidationError, match=rf"{key}\.validation_images must be 0 or at least 2, not 1"):
+        TrialConfig().with_values(values)
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_none_or_two_validation_images_are_allowed(count: int) -> None:
+    assert TrialConfig().with_values({"data.validation_images": count}).data.validation_images == count
+
+
+VIT = {"encoder.architecture": "vit"}
+LARGE_VIT = {**VIT, "encoder.stem": "large"}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({**VIT, "crops.size": 30}, r"crops\.size must be a multiple of 4, .* encoder\.stem small, not 30"),
+        ({**LARGE_VIT, "crops.size": 40}, r"crops\.size must be a multiple of 16, .* encoder\.stem large, not 40"),
+        (
+            {**VIT, "data.name": "digits", "data.image_size": 30},
+            r"data\.image_size must be a multiple of 4, .* not 30",
+        ),
+        (
+            {**LARGE_VIT, "data.name": "imagefolder", "data.path": "x", "data.image_size": 40},
+            r"data\.image_size must be a multiple of 16, .* not 40",
+        ),
+        (
+            {**VIT, "evaluation.transfer": {**TRANSFER, "image_size": 30}},
+            r"evaluation\.transfer\.image_size must be a multiple of 4, .* not 30",
+        ),
+    ],
+)
+def test_sides_that_a_vit_cannot_cut_into_patches_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        TrialConfig().with_values(values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"crops.size": 30},
+        {"encoder.stem": "large", "crops.size": 30, "data.name": "digits", "data.image_size": 30},
+        {**VIT, "crops.size": 28, "data.image_size": 30},
+        {**LARGE_VIT, "crops.size": 48},
+    ],
+    ids=["resnet", "large resnet", "cifar is not resized", "large vit"],
+)
+def test_sides_that_fit_are_allowed(values: dict[str, Any]) -> None:
+    assert TrialConfig().with_values(values).crops.size == values["crops.size"]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "stem", "patch"),
+    [("resnet18", "small", 1), ("resnet50", "large", 1), ("vit", "small", 4), ("vit", "large", 16)],
+)
+def test_only_a_vit_has_patches(architecture: str, stem: str, patch: int) -> None:
+    values = {"encoder.architecture": architecture, "encoder.stem": stem}
+    assert TrialConfig().with_values(values).encoder.patch == patch
+
+
+def test_a_trial_is_judged_on_its_own_data_or_on_that_of_its_transfer() -> None:
+    own = TrialConfig()
+    transferred = own.with_values({"evaluation.transfer": TRANSFER})
+    assert own.judged_on == own.data
+    assert transferred.judged_on == transferred.evaluation.transfer
+    assert transferred.judged_on.name == "digits"
+    assert transferred.data == own.data
+
+
+@pytest.mark.parametrize(
+    ("epochs", "every", "due"),
+    [(6, 1, [1, 2, 3, 4, 5, 6]), (6, 2, [2, 4, 6]), (6, 4, [4, 6]), (6, 7, [6]), (1, 25, [1])],
+)
+def test_an_epoch_is_measured_where_due_and_the_last_always(epochs: int, every: int, due: list[int]) -> None:
+    config = TrialConfig().with_values({"pretraining.epochs": epochs, "evaluation.every_epochs": every})
+    assert [epoch for epoch in range(1, epochs + 1) if config.evaluates(epoch)] == due
+
+
+@pytest.mark.parametrize(
+    ("own", "transfer", "measured"), [(0, None, False), (9, None, True), (0, 9, True), (9, 0, False)]
+)
+def test_a_trial_is_measured_where_what_it_is_judged_on_has_validation_images(
+    own: int, transfer: int | None, measured: bool
+) -> None:
+    other = None if transfer is None else {**TRANSFER, "validation_images": transfer}
+    config = TrialConfig().with_values({"data.validation_images": own, "evaluation.transfer": other})
+    assert any(config.evaluates(epoch) for epoch in range(1, 11)) is measured

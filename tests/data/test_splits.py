@@ -1,5 +1,7 @@
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -89,3 +91,55 @@ def test_all_training_images_may_be_used() -> None:
 def test_too_few_images(values: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_splits(digits(**values))
+
+
+def npz(path: Path, *, classes: int, images: int = 60, seed: int = 0) -> DataConfig:
+    """A file of noise, and what names it: 20 images to pretrain, 15 to probe, 10 to validate."""
+    rng = np.random.default_rng(seed)
+    pixels, labels = rng.integers(0, 256, (images, 8, 8, 3), dtype=np.uint8), np.arange(images) % classes
+    np.savez(path, x_train=pixels, y_train=labels, x_test=pixels[:classes], y_test=labels[:classes])
+    return DataConfig(name="npz", path=str(path), pretrain_images=20, probe_images=15, validation_images=10)
+
+
+def test_a_transfer_takes_all_labelled_images_from_the_other_data_set(tmp_path: Path) -> None:
+    own, other = npz(tmp_path / "own.npz", classes=2), npz(tmp_path / "other.npz", classes=5, seed=1)
+    alone, target, both = load_splits(own), load_splits(other), load_splits(own, judged_on=other)
+    assert pretrain_rows(both) == pretrain_rows(alone)
+    assert not pretrain_rows(both) & pretrain_rows(target)
+    for part, expected in ((both.probe, target.probe), (both.validation, target.validation)):
+        assert torch.equal(part.images_NCHW, expected.images_NCHW)
+        assert torch.equal(part.labels_N, expected.labels_N)
+    assert (len(both.pretrain), len(both.probe), len(both.validation), both.classes) == (20, 15, 10, 5)
+
+
+def test_judged_on_its_own_data_set_a_trial_has_its_own_splits(tmp_path: Path) -> None:
+    own = npz(tmp_path / "own.npz", classes=2)
+    alone = load_splits(own)
+    for same in (load_splits(own, judged_on=None), load_splits(own, judged_on=own.model_copy())):
+        assert pretrain_rows(same) == pretrain_rows(alone)
+        assert torch.equal(same.probe.images_NCHW, alone.probe.images_NCHW)
+        assert torch.equal(same.validation.images_NCHW, alone.validation.images_NCHW)
+
+
+def test_a_transfer_finds_both_data_sets_in_the_given_folder(tmp_path: Path) -> None:
+    own, other = (
+        npz(tmp_path / f"{name}.npz", classes=classes).model_copy(update={"path": f"{name}.npz"})
+        for name, classes in (("own", 2), ("other", 5))
+    )
+    assert load_splits(own, judged_on=other, folder=tmp_path).classes == 5
+
+
+def test_a_transfer_may_judge_a_trial_that_held_nothing_out(tmp_path: Path) -> None:
+    other = npz(tmp_path / "other.npz", classes=5)
+    own = npz(tmp_path / "own.npz", classes=2).model_copy(update={"pretrain_images": 60, "validation_images": 0})
+    splits = load_splits(own, judged_on=other)
+    assert (len(splits.pretrain), len(splits.validation)) == (60, 10)
+
+
+@pytest.mark.parametrize("which", ["own", "other"])
+def test_a_transfer_has_enough_images_of_either_set(tmp_path: Path, which: str) -> None:
+    own, other = npz(tmp_path / "own.npz", classes=2), npz(tmp_path / "other.npz", classes=5)
+    changed = {"own": own, "other": other}[which].model_copy(update={"pretrain_images": 51})
+    own, other = (changed, other) if which == "own" else (own, changed)
+    with pytest.raises(InputError, match=rf"need 61 training images, but .*{which}\.npz has 60"):
+        load_splits(own, judged_on=other)

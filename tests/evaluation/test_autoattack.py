@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from pyautoattack import AutoAttack
+from pyautoattack import AutoAttack, checks
 from torch import Tensor, nn
 
 from cfamc_ray.evaluation.attacks import Logits
-from cfamc_ray.evaluation.autoattack import AttackInvalid, autoattack
+from cfamc_ray.evaluation.autoattack import AttackInvalid, _Raise, _warnings_raised, autoattack
 
 N, SHAPE, EPSILON = 12, (3, 4, 4), 0.04
 
@@ -246,3 +246,56 @@ def test_nothing_is_printed_or_logged(
     attack(network, IMAGES[:2], network(IMAGES[:2]).argmax(-1))
     assert capfd.readouterr() == ("", "")
     assert not caplog.records
+
+
+def square_check(images: int, lost: int) -> None:
+    """AutoAttack's own check, where Square broke some of the images that the other attacks had left."""
+    left = 0.75
+    with _warnings_raised(images):
+        checks.check_square_sr(
+            {"clean": 1.0, "apgd-ce": 0.8, "fab-t": left, "square": left - lost / images},
+            logger=logging.getLogger("auto-attack"),
+        )
+
+
+@pytest.mark.parametrize("images", [2, 3, 12, 250, 499, 501])
+def test_one_image_that_square_alone_breaks_says_nothing_of_the_classifier(images: int) -> None:
+    square_check(images, lost=1)
+
+
+@pytest.mark.parametrize("images", [3, 4, 12, 250, 499, 501, 900])
+def test_two_images_that_square_alone_breaks_do(images: int) -> None:
+    with pytest.raises(AttackInvalid, match=r"Square Attack has decreased.*mislead"):
+        square_check(images, lost=2)
+
+
+def test_of_many_images_square_may_break_two_in_a_thousand() -> None:
+    square_check(5000, lost=9)
+    with pytest.raises(AttackInvalid, match="Square"):
+        square_check(5000, lost=11)
+
+
+@pytest.mark.parametrize("images", [1, 1000])
+def test_other_warnings_are_raised_whatever_the_number_of_images(images: int) -> None:
+    warning = logging.LogRecord(
+        "auto-attack", logging.WARNING, "", 0, "Something else of 1.00%.", None, None, "check_x"
+    )
+    with pytest.raises(AttackInvalid, match=r"Something else of 1\.00%\. That is: see its documentation"):
+        _Raise(images).emit(warning)
+
+
+@pytest.mark.parametrize(("masked_images", "doubted"), [(1, False), (2, True)])
+def test_a_classifier_that_misleads_about_one_image_is_not_doubted(masked_images: int, doubted: bool) -> None:
+    breakable_N = breakable(NETWORK, IMAGES, LABELS, EPSILON).nonzero().squeeze(1)
+    centres = IMAGES[breakable_N[:masked_images]]
+
+    def partly_masked(x: Tensor) -> Tensor:
+        near = (x[:, None] - centres).abs().flatten(2).amax(-1).amin(-1) <= 2 * EPSILON
+        return torch.where(near[:, None], masked(x), NETWORK(x))
+
+    if doubted:
+        with pytest.raises(AttackInvalid, match="Square"):
+            attack(partly_masked)
+    else:
+        adversarial = attack(partly_masked)
+        assert torch.equal(right(adversarial, LABELS), ~breakable(NETWORK, IMAGES, LABELS, EPSILON))

@@ -1,14 +1,31 @@
 import copy
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from pyautoattack import AutoAttack
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from cfamc_ray.config.trial import EncoderConfig, EvaluationConfig
+from cfamc_ray.config.protocol import PROTOCOLS, AttackConfig, HeadConfig, ProtocolConfig
+from cfamc_ray.config.trial import CropsConfig, EncoderConfig, EvaluationConfig
 from cfamc_ray.data.images import LabelledImages
-from cfamc_ray.evaluation.classifier import LinearClassifier, as_pixels
-from cfamc_ray.evaluation.protocols import BATCH, Scores, encode, search_scores
+from cfamc_ray.evaluation import protocols
+from cfamc_ray.evaluation.attacks import pgd
+from cfamc_ray.evaluation.autoattack import AttackInvalid
+from cfamc_ray.evaluation.classifier import EachCrop, LinearClassifier, as_pixels, draw_views
+from cfamc_ray.evaluation.probe import default_head, fit_probe
+from cfamc_ray.evaluation.protocols import (
+    BATCH,
+    Measurement,
+    Scores,
+    encode,
+    fit_classifier,
+    run_protocol,
+    search_scores,
+)
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
 
 CLASSES = 3
@@ -16,12 +33,12 @@ ENCODER = EncoderConfig(width=4, prefeature_width=8, hidden_width=8, embedding_w
 EVALUATION = EvaluationConfig(attack_epsilon=0.1, attack_steps=2, attack_images=10)
 
 
-def images(count: int, seed: int) -> LabelledImages:
+def images(count: int, seed: int, *, signal: int = 30) -> LabelledImages:
     """Noise that is a little brighter in one channel, which is the class."""
     generator = torch.Generator().manual_seed(seed)
     labels_N = torch.arange(count) % CLASSES
     images_NCHW = torch.randint(0, 180, (count, 3, 8, 8), dtype=torch.uint8, generator=generator)
-    images_NCHW[torch.arange(count), labels_N] += 30
+    images_NCHW[torch.arange(count), labels_N] += signal
     return LabelledImages(images_NCHW, labels_N)
 
 
@@ -123,3 +140,422 @@ def test_pixels_are_in_the_type_of_the_weights(encoder: SelfSupervisedEncoder, d
     pixels_NCHW = as_pixels(torch.tensor([0, 51, 255], dtype=torch.uint8), encoder.to(dtype=dtype))
     assert pixels_NCHW.dtype == dtype
     torch.testing.assert_close(pixels_NCHW, torch.tensor([0, 0.2, 1], dtype=dtype))
+
+
+TRAIN, TEST = images(60, seed=5, signal=70), images(40, seed=6, signal=70)
+CROPS = CropsConfig(size=8)
+WHOLE = CropsConfig(size=8, scale=(1, 1), ratio=(1, 1), flip_probability=0)
+SMALL, LARGE = 0.01, 0.02
+TINY = ProtocolConfig(
+    name="tiny",
+    epsilons=(SMALL, LARGE),
+    attack=AttackConfig(steps=2, step_size=0.01),
+    autoattack_images=0,
+    autoattack_epsilons=(),
+)
+
+
+def tiny(**changes: Any) -> ProtocolConfig:
+    return ProtocolConfig.model_validate({**TINY.model_dump(), **changes})
+
+
+def start(
+    encoder: SelfSupervisedEncoder, protocol: ProtocolConfig = TINY, crops: CropsConfig = CROPS
+) -> Iterator[Measurement]:
+    return run_protocol(encoder, TRAIN, TEST, classes=CLASSES, protocol=protocol, crops=crops)
+
+
+def measured(
+    encoder: SelfSupervisedEncoder, protocol: ProtocolConfig = TINY, crops: CropsConfig = CROPS
+) -> list[Measurement]:
+    return list(start(encoder, protocol, crops))
+
+
+class Calls(list[dict[str, Any]]):
+    """Stands for an attack and keeps what it was called with; without a way to attack it leaves all images alone."""
+
+    def __init__(self, attack: Any = lambda target, images, labels, **_: images) -> None:
+        super().__init__()
+        self.attack = attack
+
+    def __call__(self, target: nn.Module, images: Tensor, labels: Tensor, **settings: Any) -> Tensor:
+        self.append({"target": target, "images": images, "labels": labels, **settings})
+        adversarial: Tensor = self.attack(target, images, labels, **settings)
+        return adversarial
+
+    def of(self, name: str) -> list[Any]:
+        return [call[name] for call in self]
+
+
+@pytest.fixture
+def pgd_calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    calls = Calls(pgd)
+    monkeypatch.setattr(protocols, "pgd", calls)
+    return calls
+
+
+@pytest.fixture
+def autoattack_calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    calls = Calls()
+    monkeypatch.setattr(protocols, "autoattack", calls)
+    return calls
+
+
+@pytest.mark.parametrize("kind", ["prefeature", "backbone"])
+@pytest.mark.parametrize("count", [9, 40, 99])
+def test_the_clean_count_is_that_of_a_head_fitted_by_hand(
+    encoder: SelfSupervisedEncoder, kind: str, count: int
+) -> None:
+    head_config = HeadConfig.model_validate({"features": kind})
+    clean = next(start(encoder, tiny(images=count, head=head_config)))
+    encoder.eval()
+    with torch.no_grad():
+        train_NF, test_NF = (encoder.features(part.images_NCHW / 255, kind=kind) for part in (TRAIN, TEST))
+    head = fit_probe(train_NF, TRAIN.labels_N, classes=CLASSES, l2=1e-2, tolerance=1e-4, iterations=200)
+    right_N = (head(test_NF).argmax(-1) == TEST.labels_N)[:count]
+    assert clean == Measurement("none", 0.0, len(right_N), int(right_N.sum()))
+    assert 0 < clean.right < len(right_N)
+
+
+def test_each_radius_is_measured_attack_by_attack_after_the_clean_images(
+    encoder: SelfSupervisedEncoder, autoattack_calls: Calls
+) -> None:
+    results = measured(encoder, tiny(autoattack_images=8, autoattack_epsilons=(LARGE,), attacked_images=30))
+    assert [(found.attack, found.epsilon, found.images) for found in results] == [
+        ("none", 0, 40),
+        ("PGD-2", SMALL, 30),
+        ("+ PGD on the margin", SMALL, 30),
+        ("PGD-2", LARGE, 30),
+        ("+ PGD on the margin", LARGE, 30),
+        ("+ AutoAttack", LARGE, 8),
+    ]
+    assert autoattack_calls.of("epsilon") == [LARGE]
+
+
+def test_without_its_margin_check_a_protocol_has_pgd_alone(encoder: SelfSupervisedEncoder) -> None:
+    assert [found.attack for found in measured(encoder, tiny(margin_check=False))] == ["none", "PGD-2", "PGD-2"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"autoattack_images": 0, "autoattack_epsilons": (SMALL, LARGE)},
+        {"autoattack_images": 5, "autoattack_epsilons": ()},
+    ],
+    ids=["no images", "no radius"],
+)
+def test_autoattack_does_not_run_where_it_is_not_asked_for(
+    encoder: SelfSupervisedEncoder, autoattack_calls: Calls, changes: dict[str, Any]
+) -> None:
+    assert "+ AutoAttack" not in [found.attack for found in measured(encoder, tiny(**changes))]
+    assert not autoattack_calls
+
+
+@pytest.mark.parametrize("autoattack_images", [8, 30, 500])
+def test_an_attack_is_shown_what_those_before_it_left_right_and_nothing_else(
+    encoder: SelfSupervisedEncoder, pgd_calls: Calls, autoattack_calls: Calls, autoattack_images: int
+) -> None:
+    protocol = tiny(
+        attacked_images=30, epsilons=(LARGE,), autoattack_epsilons=(LARGE,), autoattack_images=autoattack_images
+    )
+    clean, by_pgd, by_margin, by_autoattack = measured(encoder, protocol)
+    assert (by_pgd.images, by_margin.images, by_autoattack.images) == (30, 30, min(30, autoattack_images))
+    assert clean.right > by_pgd.right > by_margin.right >= by_autoattack.right > 0
+    shown_to_pgd, shown_to_margin = (
+        {tuple(row) for row in shown.flatten(1).tolist()} for shown in pgd_calls.of("images")
+    )
+    (shown_to_autoattack,) = (
+        {tuple(row) for row in shown.flatten(1).tolist()} for shown in autoattack_calls.of("images")
+    )
+    first = {tuple(row) for row in (TEST.images_NCHW[:30] / 255).flatten(1).tolist()}
+    assert first > shown_to_pgd > shown_to_margin >= shown_to_autoattack
+    assert len(shown_to_margin) == by_pgd.right
+    assert len(shown_to_autoattack) == by_autoattack.right  # it was given none to break
+    if autoattack_images >= 30:
+        assert len(shown_to_autoattack) == by_margin.right
+
+
+def test_what_an_attack_breaks_is_counted_at_its_radius_alone(
+    encoder: SelfSupervisedEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks_all(target: LinearClassifier, images: Tensor, labels: Tensor, *, epsilon: float, **_: Any) -> Tensor:
+        strong = pgd(target, images, labels, epsilon=1, steps=10, step_size=0.2, start="zero")
+        return strong if epsilon == SMALL else images
+
+    monkeypatch.setattr(protocols, "pgd", Calls(breaks_all))
+    clean, *small, first, second = measured(encoder)
+    assert [found.right for found in small] == [0, 0]
+    assert [found.right for found in (first, second)] == [clean.right] * 2
+
+
+def test_counts_never_rise_from_attack_to_attack(encoder: SelfSupervisedEncoder) -> None:
+    clean, *attacked = measured(encoder)
+    assert clean.right >= attacked[0].right >= attacked[1].right
+    assert clean.right > attacked[2].right >= attacked[3].right
+
+
+def test_a_ball_without_extent_breaks_nothing(encoder: SelfSupervisedEncoder) -> None:
+    clean, by_pgd, by_margin = measured(encoder, tiny(epsilons=(0.0,)))
+    assert clean.right == by_pgd.right == by_margin.right > 0
+
+
+def test_results_do_not_depend_on_how_many_images_are_attacked_at_once(
+    encoder: SelfSupervisedEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protocol = tiny(attack={"steps": 2, "step_size": 0.01, "start": "zero"})
+    at_once = measured(encoder.double(), protocol)
+    monkeypatch.setattr(protocols, "BATCH", 4)
+    assert measured(encoder, protocol) == at_once
+
+
+def test_pgd_and_its_margin_check_get_the_settings_of_the_protocol(
+    encoder: SelfSupervisedEncoder, pgd_calls: Calls
+) -> None:
+    attack = {"steps": 3, "step_size": 0.004, "restarts": 2, "start": "uniform"}
+    measured(encoder, tiny(attack=attack))
+    assert [{name: call[name] for name in attack} for call in pgd_calls] == [attack] * 4
+    assert pgd_calls.of("epsilon") == [SMALL, SMALL, LARGE, LARGE]
+    assert [call.get("loss", "cross_entropy") for call in pgd_calls] == ["cross_entropy", "margin"] * 2
+
+
+def test_autoattack_gets_the_classifier_the_radius_and_the_seed(
+    encoder: SelfSupervisedEncoder, autoattack_calls: Calls
+) -> None:
+    measured(encoder, tiny(autoattack_images=40, autoattack_epsilons=(SMALL, LARGE), seed=7))
+    assert autoattack_calls.of("epsilon") == [SMALL, LARGE]
+    assert autoattack_calls.of("seed") == [7, 7]
+    assert all(isinstance(target, LinearClassifier) for target in autoattack_calls.of("target"))
+
+
+@pytest.mark.xfail(strict=True, raises=ValueError, reason="AutoAttack refuses the pixels of a float64 encoder")
+def test_an_encoder_in_float64_can_be_measured_by_the_whole_protocol(
+    encoder: SelfSupervisedEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AutoAttack, "run_standard_evaluation", lambda _, images, labels, **__: (images, labels))
+    protocol = tiny(autoattack_images=40, autoattack_epsilons=(SMALL,))
+    assert "+ AutoAttack" in [found.attack for found in measured(encoder.double(), protocol)]
+
+
+@pytest.mark.parametrize(("right", "images"), [(0, 10), (1, 1), (7, 10), (500, 1000), (1000, 1000)])
+def test_the_interval_is_wilsons(right: int, images: int) -> None:
+    found = Measurement("none", 0.0, images, right)
+    p, z = right / images, 1.959963984540054
+    centre = (p + z**2 / (2 * images)) / (1 + z**2 / images)
+    half = z / (1 + z**2 / images) * math.sqrt(p * (1 - p) / images + z**2 / (4 * images**2))
+    assert found.accuracy == p
+    assert found.interval == pytest.approx((max(0, centre - half), min(1, centre + half)), abs=1e-12)
+
+
+def assert_as_it_was(encoder: SelfSupervisedEncoder, training: bool, frozen: Tensor) -> None:
+    assert all(module.training is training for module in encoder.modules())
+    assert [parameter for parameter in encoder.parameters() if not parameter.requires_grad] == [frozen]
+    assert all(parameter.grad is None for parameter in encoder.parameters())
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("rows", [0, 1, 2, 99], ids=["unread", "closed after clean", "closed after PGD", "read"])
+def test_a_protocol_leaves_the_encoder_as_it_was_however_far_it_is_read(
+    encoder: SelfSupervisedEncoder, training: bool, rows: int
+) -> None:
+    encoder.train(training)
+    frozen = encoder.backbone.stem.weight.requires_grad_(False)
+    before = copy.deepcopy(encoder.state_dict())
+    rest = start(encoder)
+    for _ in zip(range(rows), rest, strict=False):
+        assert not encoder.training
+        assert not any(parameter.requires_grad for parameter in encoder.parameters())
+    rest.close()  # type: ignore[attr-defined]
+    assert_as_it_was(encoder, training, frozen)
+    assert all(torch.equal(before[name], value) for name, value in encoder.state_dict().items())
+
+
+def test_an_attack_that_doubts_itself_ends_the_protocol_and_leaves_the_encoder_as_it_was(
+    encoder: SelfSupervisedEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def doubts(*_: Any, **__: Any) -> Tensor:
+        raise AttackInvalid("no gradients")
+
+    monkeypatch.setattr(protocols, "autoattack", doubts)
+    frozen = encoder.backbone.stem.weight.requires_grad_(False)
+    rest = start(encoder, tiny(autoattack_images=40, autoattack_epsilons=(SMALL,)))
+    found = [next(rest).attack for _ in range(3)]
+    with pytest.raises(AttackInvalid, match="no gradients"):
+        next(rest)
+    assert found == ["none", "PGD-2", "+ PGD on the margin"]
+    assert_as_it_was(encoder, True, frozen)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_features_that_are_not_finite_are_no_result(encoder: SelfSupervisedEncoder, value: float) -> None:
+    norm = encoder.prefeature[1]
+    assert isinstance(norm, nn.BatchNorm1d)
+    norm.bias.data[0] = value
+    with pytest.raises(FloatingPointError, match="not finite"):
+        next(start(encoder))
+    assert encoder.training
+    assert all(parameter.requires_grad for parameter in encoder.parameters())
+
+
+@pytest.mark.parametrize("crops", [0, 2])
+def test_a_protocol_depends_on_its_seed_and_the_encoder_alone(encoder: SelfSupervisedEncoder, crops: int) -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = measured(encoder, tiny(crops=crops))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert measured(encoder, tiny(crops=crops)) == first
+
+
+def test_another_seed_gives_other_starts_of_the_attack(
+    encoder: SelfSupervisedEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends: list[Tensor] = []
+
+    def remembers(*args: Any, **settings: Any) -> Tensor:
+        ends.append(pgd(*args, **settings))
+        return ends[-1]
+
+    monkeypatch.setattr(protocols, "pgd", remembers)
+    for seed in (0, 0, 1):
+        list(zip(range(2), start(encoder, tiny(seed=seed)), strict=False))
+    first, again, other = ends
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_another_seed_gives_other_initial_weights_of_a_trained_head(encoder: SelfSupervisedEncoder) -> None:
+    first, again, other = (
+        classifier_of(encoder, tiny(seed=seed, head={"fit": "adam", "phases": ["clean"]})).head.weight
+        for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, again)  # type: ignore[arg-type]
+    assert not torch.equal(first, other)  # type: ignore[arg-type]
+
+
+def test_a_trained_head_sees_its_images_in_the_order_of_the_protocols_seed(
+    encoder: SelfSupervisedEncoder, pgd_calls: Calls
+) -> None:
+    head = {"fit": "adam", "phases": ["adversarial"], "batch_images": 16, "attack": {"steps": 1}}
+    next(start(encoder, tiny(seed=7, head=head)))
+    order_N = torch.randperm(len(TRAIN), generator=torch.Generator().manual_seed(7))
+    assert torch.equal(pgd_calls[0]["images"], TRAIN.images_NCHW[order_N[:16]] / 255)
+
+
+def classifier_of(
+    encoder: SelfSupervisedEncoder, protocol: ProtocolConfig, training: LabelledImages = TRAIN
+) -> LinearClassifier:
+    return fit_classifier(
+        encoder.eval().requires_grad_(False),
+        training,
+        classes=CLASSES,
+        protocol=protocol,
+        views=None,
+        generator=torch.Generator().manual_seed(protocol.seed),
+    )
+
+
+def test_with_crops_one_head_reads_the_mean_features_of_the_same_crops_in_training_and_test(
+    encoder: SelfSupervisedEncoder,
+) -> None:
+    clean = next(start(encoder.double(), tiny(crops=3, seed=5)))
+    encoder.eval()
+    views = draw_views(
+        CROPS.model_copy(update={"views": 3}), height=8, width=8, generator=torch.Generator().manual_seed(5)
+    )
+    several = LinearClassifier(encoder, nn.Identity(), views=views)
+    with torch.no_grad():
+        train_NF, test_NF = (
+            torch.stack([encoder.features(crops_NCHW) for crops_NCHW in several.crops_of(pixels_NCHW).unbind(1)]).mean(
+                0
+            )
+            for pixels_NCHW in (TRAIN.images_NCHW.double() / 255, TEST.images_NCHW.double() / 255)
+        )
+    head = fit_probe(train_NF, TRAIN.labels_N, classes=CLASSES, l2=1e-2, tolerance=1e-4, iterations=200)
+    assert clean.right == int((head(test_NF).argmax(-1) == TEST.labels_N).sum())
+
+
+def test_with_crops_the_image_is_attacked_or_as_published_every_crop(
+    encoder: SelfSupervisedEncoder, pgd_calls: Calls
+) -> None:
+    for each in (False, True):
+        measured(encoder, tiny(crops=2, attack_each_crop=each, epsilons=(SMALL,), margin_check=False))
+    of_images, of_crops = pgd_calls
+    assert isinstance(of_images["target"], LinearClassifier)
+    assert of_images["images"].shape[1:] == (3, 8, 8)
+    assert isinstance(of_crops["target"], EachCrop)
+    assert of_crops["images"].shape[1:] == (2, 3, 8, 8)
+
+
+def test_attacking_each_crop_of_one_whole_image_is_attacking_the_image(encoder: SelfSupervisedEncoder) -> None:
+    whole, of_image, of_crop = (
+        measured(encoder.double(), tiny(crops=crops, attack_each_crop=each), WHOLE)
+        for crops, each in ((0, False), (1, False), (1, True))
+    )
+    # The crops are drawn first, from the same generator, so random starts differ from those without crops.
+    assert whole[0] == of_image[0]
+    assert of_image == of_crop
+
+
+def test_the_published_protocols_attack_from_zero_once_by_steps_of_a_hundredth(
+    encoder: SelfSupervisedEncoder, pgd_calls: Calls, autoattack_calls: Calls
+) -> None:
+    for name, steps in (("published-emp", 2), ("published-simclr", 20)):
+        pgd_calls.clear()
+        clean_head = {"fit": "adam", "phases": ["clean"]}
+        protocol = ProtocolConfig.model_validate({**PROTOCOLS[name].model_dump(), "head": clean_head})
+        results = measured(encoder, protocol)
+        assert [(found.attack, found.epsilon) for found in results] == [
+            ("none", 0),
+            (f"PGD-{steps}", 4 / 255),
+            (f"PGD-{steps}", 8 / 255),
+        ]
+        assert pgd_calls.of("epsilon") == [4 / 255, 8 / 255]
+        for call in pgd_calls:
+            settings = {key: value for key, value in call.items() if key in AttackConfig.model_fields}
+            assert settings == {"steps": steps, "step_size": 0.01, "restarts": 1, "start": "zero"}
+            assert "loss" not in call
+    assert not autoattack_calls
+
+
+def test_two_published_steps_do_not_reach_the_border_of_the_larger_ball(
+    encoder: SelfSupervisedEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+
+    def measure_size(target: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, **settings: Any) -> Tensor:
+        adversarial = pgd(target, images, labels, epsilon=epsilon, **settings)
+        sizes.append((adversarial - images).abs().max().item())
+        return adversarial
+
+    monkeypatch.setattr(protocols, "pgd", measure_size)
+    measured(encoder, tiny(**{**PROTOCOLS["published-emp"].model_dump(), "head": HeadConfig()}))
+    assert sizes == pytest.approx([4 / 255, 0.02], abs=1e-6)
+
+
+def test_the_published_emp_head_is_trained_clean_then_adversarially_then_clean(
+    encoder: SelfSupervisedEncoder, pgd_calls: Calls
+) -> None:
+    many = images(260, seed=4)
+    encoder.double()
+    trained = classifier_of(encoder, PROTOCOLS["published-emp"], many)
+    pixels_NCHW = many.images_NCHW.double() / 255
+    features_NF = encoder.features(pixels_NCHW)
+    by_hand = LinearClassifier(encoder, default_head(features_NF, CLASSES, seed=0))
+    optimizer = torch.optim.Adam(by_hand.head.parameters(), lr=3e-4)
+    generator = torch.Generator().manual_seed(0)
+    for phase in ("clean", "adversarial", "clean"):
+        for _ in range(2):
+            for indices_B in torch.randperm(260, generator=generator).split(256):
+                features_BF, labels_B = features_NF[indices_B], many.labels_N[indices_B]
+                if phase == "adversarial":
+                    x = pixels_NCHW[indices_B]
+                    x = pgd(by_hand, x, labels_B, epsilon=8 / 255, steps=5, step_size=0.01, restarts=1, start="zero")
+                    features_BF = encoder.features(x)
+                optimizer.zero_grad()
+                F.cross_entropy(by_hand.head(features_BF), labels_B).backward()
+                optimizer.step()
+    for ours, theirs in zip(trained.head.parameters(), by_hand.head.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9, check_stride=False)
+        assert not ours.requires_grad
+    assert [len(shown) for shown in pgd_calls.of("images")] == [256, 4] * 2
+    assert {call["epsilon"] for call in pgd_calls} == {8 / 255}

@@ -1,0 +1,159 @@
+"""What the commands have in common."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from rich.table import Table
+
+from cfamc_ray.command import check_folder, exit_code, program, whole_table, with_absolute_path
+from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.study.records import Status, TrialFolder, write_config
+
+
+def study(**given: object) -> StudyConfig:
+    return StudyConfig.model_validate({"name": "made", "budget": {"trials": 2}, **given})
+
+
+class TestExitCode:
+    def test_bad_input_is_2_and_its_message_alone_reaches_stderr(self, capsys: pytest.CaptureFixture[str]) -> None:
+        def refuse() -> int:
+            raise InputError("--what: no; write yes")
+
+        assert exit_code(refuse) == 2
+        assert capsys.readouterr() == ("", "--what: no; write yes\n")
+
+    @pytest.mark.parametrize("code", [0, 1, 130])
+    def test_else_it_is_the_command_s_own(self, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+        assert exit_code(lambda: code) == code
+        assert capsys.readouterr() == ("", "")
+
+    def test_an_error_of_the_program_is_not_hidden(self) -> None:
+        with pytest.raises(ZeroDivisionError):
+            exit_code(lambda: 1 // 0)
+
+
+class TestProgram:
+    @pytest.fixture
+    def environment(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        folder = tmp_path / "a place" / ".venv" / "bin"
+        folder.mkdir(parents=True)
+        for name in ("python3.11", "python", "tensorboard"):
+            (folder / name).touch()
+        monkeypatch.setattr(sys, "executable", str(folder / "python3.11"))
+        return folder
+
+    def test_it_is_short_where_the_environment_lies_below(
+        self, environment: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(environment.parent.parent)
+        assert [program("python"), program("tensorboard")] == [".venv/bin/python", ".venv/bin/tensorboard"]
+
+    def test_it_is_whole_elsewhere(self, environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        assert program("python") == str(environment / "python")
+
+    def test_it_is_a_bare_name_where_the_environment_lacks_it(self, environment: Path) -> None:
+        assert program("tensorbored") == "tensorbored"
+
+
+class TestWholeTable:
+    @pytest.mark.parametrize("columns", ["10", "40", "500"])
+    def test_no_cell_is_cut_on_a_terminal_of_any_width(self, columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("COLUMNS", columns)
+        table = Table("short", "long", box=None)
+        table.add_row("a", "word " * 30)
+        table.add_row("b", "x" * 300)
+        heading, words, letters = whole_table(table).splitlines()
+        assert heading.split() == ["short", "long"]
+        assert words.split() == ["a", *["word"] * 30]
+        assert letters.split() == ["b", "x" * 300]
+        assert not words.endswith(" ")
+
+
+class TestAbsolutePath:
+    @pytest.fixture(autouse=True)
+    def folders(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "work").mkdir()
+        (tmp_path / "data").mkdir()
+        (tmp_path / "work" / "here.npz").touch()
+        (tmp_path / "data" / "there.npz").touch()
+        monkeypatch.setenv("CFAMC_DATA", str(tmp_path / "data"))
+        monkeypatch.chdir(tmp_path / "work")
+
+    def test_what_lies_in_the_working_directory_is_found_from_elsewhere_too(self, tmp_path: Path) -> None:
+        given, resolved = (
+            study(trial={"data": {"name": "npz", "path": path}, "crops": {"views": 5}})
+            for path in ("here.npz", str(tmp_path / "work" / "here.npz"))
+        )
+        assert with_absolute_path(given) == resolved
+
+    def test_so_is_what_a_transfer_is_judged_on(self, tmp_path: Path) -> None:
+        transfer = {"name": "npz", "path": "../work/here.npz", "probe_images": 9}
+        resolved = with_absolute_path(study(trial={"evaluation": {"transfer": transfer}})).trial.evaluation.transfer
+        assert resolved is not None
+        assert (resolved.path, resolved.probe_images) == (str(tmp_path / "work" / "here.npz"), 9)
+
+    @pytest.mark.parametrize("data", [{"name": "npz", "path": "there.npz"}, {"name": "npz", "path": "no.npz"}, {}])
+    def test_all_else_stays_as_it_was_written(self, data: dict[str, str]) -> None:
+        config = study(trial={"data": data})
+        assert with_absolute_path(config) == config
+
+
+class TestFolder:
+    @staticmethod
+    def make(folder: Path, config: StudyConfig, *statuses: Status) -> None:
+        write_config(folder, config)
+        for number, status in enumerate(statuses):
+            trial = TrialFolder(folder, number)
+            trial.open({})
+            trial.write_rows([{"epoch": 1, "done": status == "finished"}])
+            if status not in ("running", "finished"):
+                trial.close(status)
+
+    def test_an_empty_place_may_be_begun_but_not_resumed(self, tmp_path: Path) -> None:
+        assert check_folder(study(), tmp_path / "made", resume=False) == 0
+        with pytest.raises(InputError, match="made: there is nothing to resume; leave out --resume to begin"):
+            check_folder(study(), tmp_path / "made", resume=True)
+        assert not (tmp_path / "made").exists()
+
+    @pytest.mark.parametrize("resume", [False, True])
+    def test_a_study_that_was_refused_before_its_first_trial_may_be_begun(self, tmp_path: Path, resume: bool) -> None:
+        self.make(tmp_path, study())
+        assert check_folder(study(), tmp_path, resume=resume) == 0
+
+    @pytest.mark.parametrize("resume", [False, True])
+    def test_of_a_finished_study_all_trials_have_ended(self, tmp_path: Path, resume: bool) -> None:
+        self.make(tmp_path, study(), "finished", "failed")
+        assert check_folder(study(), tmp_path, resume=resume) == 2
+
+    def test_an_unfinished_one_goes_on_only_when_asked(self, tmp_path: Path) -> None:
+        self.make(tmp_path, study(), "finished", "running")
+        with pytest.raises(InputError, match=r"1 of 2 trials ended; type the command again with --resume to go on"):
+            check_folder(study(), tmp_path, resume=False)
+        assert check_folder(study(), tmp_path, resume=True) == 1
+
+    @pytest.mark.parametrize("resume", [False, True])
+    @pytest.mark.parametrize(
+        ("given", "different"),
+        [
+            ({"trial": {"crops": {"views": 5}, "seed": 3}}, "trial.crops.views, trial.seed"),
+            ({"space": {"crops.views": {"int": [2, 4]}}}, "space"),
+            ({"objectives": {"flops": "minimize"}}, "objectives.clean_accuracy, objectives.flops, objectives.robust"),
+        ],
+    )
+    def test_another_study_is_refused_with_what_differs(
+        self, tmp_path: Path, given: dict[str, object], different: str, resume: bool
+    ) -> None:
+        self.make(tmp_path, study(), "finished", "finished")
+        with pytest.raises(
+            InputError, match=rf"of another space \(different: {different}.*name another folder with --out"
+        ):
+            check_folder(study(**given), tmp_path, resume=resume)
+
+    @pytest.mark.parametrize("given", [{"question": "Why?"}, {"resources": {"cpus_per_worker": 3}}])
+    def test_wording_and_machines_may_change(self, tmp_path: Path, given: dict[str, object]) -> None:
+        self.make(tmp_path, study(), "finished", "finished")
+        assert check_folder(study(**given), tmp_path, resume=False) == 2
