@@ -35,7 +35,11 @@ def load_splits(config: DataConfig, *, judged_on: DataConfig | None = None, fold
         InputError: where the source cannot be read, or has too few training images.
     """
     if judged_on is not None and judged_on != config:
-        return replace(load_splits(judged_on, folder=folder), pretrain=load_splits(config, folder=folder).pretrain)
+        try:  # nothing of it pretrains
+            judges = load_splits(judged_on.model_copy(update={"pretrain_images": 0}), folder=folder)
+        except InputError as error:
+            raise InputError(f"evaluation.transfer: {error}") from None
+        return replace(judges, pretrain=load_splits(config, folder=folder).pretrain)
     source = read_source(config, folder=folder)
     _check_counts(config, available=len(source.train))
     order = stratified_order(source.train.labels_N, config.split_seed)

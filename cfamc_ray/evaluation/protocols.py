@@ -147,7 +147,11 @@ def run_protocol(
     Raises:
         FloatingPointError: where the encoder's features are not finite.
         AttackInvalid: where AutoAttack doubts its own result.
+        ValueError: where AutoAttack is asked for and the weights are not float32.
     """
+    weight_type = next(encoder.parameters()).dtype
+    if protocol.autoattack_images and weight_type != torch.float32:
+        raise ValueError(f"autoattack_images must be 0 for weights in {weight_type}: AutoAttack computes in float32")
     generator = torch.Generator().manual_seed(protocol.seed)
     H, W = test.images_NCHW.shape[-2:]
     several = crops.model_copy(update={"views": protocol.crops})
@@ -213,19 +217,17 @@ def _attacked(
 ) -> Iterator[Measurement]:
     """What stays right at one radius; each attack sees what those before it left."""
     target = EachCrop(classifier) if protocol.attack_each_crop else classifier
-    attacks: dict[str, tuple[int, Attack]] = {}
-    attacks[f"PGD-{protocol.attack.steps}"] = (
-        protocol.attacked_images,
-        _pgd(target, protocol.attack, epsilon, generator),
-    )
+    descent = _pgd(target, protocol.attack, epsilon, generator)
+    attacks: dict[str, tuple[int, int, Attack]] = {}
+    attacks[f"PGD-{protocol.attack.steps}"] = protocol.attacked_images, BATCH, descent
     if protocol.margin_check:
-        margin = partial(_pgd(target, protocol.attack, epsilon, generator), loss="margin")
-        attacks["+ PGD on the margin"] = protocol.attacked_images, margin
+        attacks["+ PGD on the margin"] = protocol.attacked_images, BATCH, partial(descent, loss="margin")
     if epsilon in protocol.autoattack_epsilons and protocol.autoattack_images:
-        standard = partial(autoattack, target, epsilon=epsilon, seed=protocol.seed)
-        attacks["+ AutoAttack"] = protocol.autoattack_images, standard
-    for name, (count, attack) in attacks.items():
-        right_N = still_right(target, images, right_N[:count], attack)
+        standard = partial(autoattack, target, epsilon=epsilon, seed=protocol.seed, batch_images=BATCH)
+        # All at once: it makes its own batches, and its last check compares accuracies.
+        attacks["+ AutoAttack"] = protocol.autoattack_images, protocol.autoattack_images, standard
+    for name, (count, at_once, attack) in attacks.items():
+        right_N = still_right(target, images, right_N[:count], attack, at_once=at_once)
         yield Measurement(name, epsilon, len(right_N), int(right_N.sum()))
 
 
@@ -272,14 +274,21 @@ def encode(classifier: LinearClassifier, images_NCHW: Tensor) -> Tensor:
 
 @torch.no_grad()
 def predicted_right(classifier: LinearClassifier, images: LabelledImages) -> Tensor:
-    """right_N: which images the classifier gets right, on the CPU."""
-    batches = images.images_NCHW.split(BATCH)
-    return (
-        torch.cat([classifier(as_pixels(batch, classifier)).argmax(-1).cpu() for batch in batches]) == images.labels_N
-    )
+    """right_N: which images the classifier gets right, on the CPU; all logits must be finite."""
+    logits_NK = torch.cat([classifier(as_pixels(batch, classifier)).cpu() for batch in images.images_NCHW.split(BATCH)])
+    if not logits_NK.isfinite().all():
+        raise FloatingPointError("the classifier's logits are not finite")
+    return logits_NK.argmax(-1) == images.labels_N
 
 
-def still_right(target: LinearClassifier | EachCrop, images: LabelledImages, right_N: Tensor, attack: Attack) -> Tensor:
+def still_right(
+    target: LinearClassifier | EachCrop,
+    images: LabelledImages,
+    right_N: Tensor,
+    attack: Attack,
+    *,
+    at_once: int = BATCH,
+) -> Tensor:
     """Which of the first N images stay right under an attack; what is wrong without one needs none.
 
     Args:
@@ -287,15 +296,17 @@ def still_right(target: LinearClassifier | EachCrop, images: LabelledImages, rig
         images: at least N.
         right_N: which are right so far.
         attack: inputs of the target and labels of a batch to adversarial inputs.
+        at_once: images of a batch, before those that are wrong are left out.
     """
     left_N = torch.zeros_like(right_N)
-    for start in range(0, len(right_N), BATCH):
-        positions_b = start + right_N[start : start + BATCH].nonzero().squeeze(1)
+    for start in range(0, len(right_N), at_once):
+        positions_b = start + right_N[start : start + at_once].nonzero().squeeze(1)
         if len(positions_b) == 0:
             continue
         pixels_bCHW = as_pixels(images.images_NCHW[positions_b], target)
         labels_b = images.labels_N[positions_b].to(pixels_bCHW.device)
         adversarial_b = attack(target.inputs(pixels_bCHW), labels_b)
         with torch.no_grad():
-            left_N[positions_b] = (target(adversarial_b).argmax(-1) == labels_b).cpu()
+            logits_bK = target(adversarial_b)
+        left_N[positions_b] = ((logits_bK.argmax(-1) == labels_b) & logits_bK.isfinite().all(-1)).cpu()
     return left_N

@@ -139,7 +139,8 @@ def test_a_transfer_may_judge_a_trial_that_held_nothing_out(tmp_path: Path) -> N
 @pytest.mark.parametrize("which", ["own", "other"])
 def test_a_transfer_has_enough_images_of_either_set(tmp_path: Path, which: str) -> None:
     own, other = npz(tmp_path / "own.npz", classes=2), npz(tmp_path / "other.npz", classes=5)
-    changed = {"own": own, "other": other}[which].model_copy(update={"pretrain_images": 51})
+    key = {"own": "pretrain_images", "other": "probe_images"}[which]
+    changed = {"own": own, "other": other}[which].model_copy(update={key: 51})
     own, other = (changed, other) if which == "own" else (own, changed)
     with pytest.raises(InputError, match=rf"need 61 training images, but .*{which}\.npz has 60"):
         load_splits(own, judged_on=other)

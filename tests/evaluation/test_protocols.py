@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from pyautoattack import AutoAttack
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -327,13 +326,26 @@ def test_autoattack_gets_the_classifier_the_radius_and_the_seed(
     assert all(isinstance(target, LinearClassifier) for target in autoattack_calls.of("target"))
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="AutoAttack refuses the pixels of a float64 encoder")
-def test_an_encoder_in_float64_can_be_measured_by_the_whole_protocol(
-    encoder: SelfSupervisedEncoder, monkeypatch: pytest.MonkeyPatch
+def test_autoattack_on_an_encoder_in_float64_is_refused_before_anything_is_computed(
+    encoder: SelfSupervisedEncoder,
 ) -> None:
-    monkeypatch.setattr(AutoAttack, "run_standard_evaluation", lambda _, images, labels, **__: (images, labels))
-    protocol = tiny(autoattack_images=40, autoattack_epsilons=(SMALL,))
-    assert "+ AutoAttack" in [found.attack for found in measured(encoder.double(), protocol)]
+    with pytest.raises(ValueError, match=r"autoattack_images must be 0 for weights in torch\.float64"):
+        next(start(encoder.double(), tiny(autoattack_images=40, autoattack_epsilons=(SMALL,))))
+
+
+class Blind(nn.Module):
+    """Logits that are no numbers."""
+
+    def forward(self, features_NF: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(features_NF), CLASSES), torch.nan)
+
+
+def test_logits_that_are_no_numbers_never_count_as_right(encoder: SelfSupervisedEncoder) -> None:
+    blind = LinearClassifier(encoder.eval(), Blind())
+    with pytest.raises(FloatingPointError, match="logits are not finite"):
+        protocols.predicted_right(blind, VALIDATION)
+    everything = torch.ones(len(VALIDATION), dtype=torch.bool)
+    assert not protocols.still_right(blind, VALIDATION, everything, lambda inputs, _: inputs).any()
 
 
 @pytest.mark.parametrize(("right", "images"), [(0, 10), (1, 1), (7, 10), (500, 1000), (1000, 1000)])
