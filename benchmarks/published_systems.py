@@ -35,7 +35,6 @@ from cfamc_ray.study.environment import environment
 from cfamc_ray.trial import Trial, TrialFailed
 
 RESULTS = Path(__file__).parent / "results" / "published_systems.jsonl"
-SEEDS = 3
 SMALL: dict[str, Any] = {
     "data": {"name": "cifar10", "probe_images": 5000, "validation_images": 0},
     "encoder": {"width": 16, "prefeature_width": 512, "hidden_width": 512, "embedding_width": 128},
@@ -112,13 +111,21 @@ GROUPS = {
     "replays": REPLAYS,
     "dialects": DIALECTS,
 }
+ALL = range(3)
+PLAN = (
+    *((group, ALL) for group in ("systems", "untrained", "backbones")),
+    ("replays", ALL[:2]),
+    ("dialects", ALL),
+    ("replays", ALL[2:]),
+)
+"""Groups and seeds, in the order in which they are run."""
 
 
 def cells() -> Iterator[tuple[str, str, int, TrialConfig]]:
     """Group, name, seed and trial, the more important first."""
-    for group, trials in GROUPS.items():
-        for seed in range(SEEDS):
-            for name, trial in trials.items():
+    for group, seeds in PLAN:
+        for seed in seeds:
+            for name, trial in GROUPS[group].items():
                 yield group, name, seed, trial.with_values({"seed": seed})
 
 

@@ -16,9 +16,8 @@ from cfamc_ray.config.trial import EncoderConfig
 BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
 GROUP_CHANNELS = 4
 """Channels that share a group norm; every width is a multiple of it."""
-"""Pixels along a side of a ViT's patches, by stem."""
-HEADS = 3
-DEPTH = 12
+HEADS, DEPTH = 3, 12
+"""Of a ViT: heads of its attention, and blocks."""
 
 Norm = Callable[[int], nn.Module]
 
