@@ -103,20 +103,29 @@ BACKBONES: dict[str, TrialConfig] = {
     "vit, emp-ssl-crops": emp("emp-ssl-crops", 2900, 3, encoder=VIT),
     "vit, cf-amc-ssl": emp("cf-amc-ssl", 2900, 1, encoder=VIT),
 }
+GENTLER: dict[str, TrialConfig] = {
+    "vit, cf-amc-ssl, ε 4/255": emp("cf-amc-ssl", 2900, 1, encoder=VIT, perturbation={"epsilon": 4 / 255}),
+    "vit, cf-amc-ssl, trust 0.001": emp("cf-amc-ssl", 2900, 1, encoder=VIT, optimizer={"trust_coefficient": 0.001}),
+}
 UNTRAINED = {"resnet18, untrained": SYSTEMS["cf-amc-ssl"], "vit, untrained": BACKBONES["vit, cf-amc-ssl"]}
 GROUPS = {
     "systems": SYSTEMS,
     "untrained": UNTRAINED,
     "backbones": BACKBONES,
+    "gentler": GENTLER,
     "replays": REPLAYS,
     "dialects": DIALECTS,
 }
 ALL = range(3)
 PLAN = (
-    *((group, ALL) for group in ("systems", "untrained", "backbones")),
+    ("systems", ALL),
+    ("untrained", ALL),
+    ("backbones", ALL[:1]),
     ("replays", ALL[:2]),
     ("dialects", ALL),
+    ("gentler", ALL[:1]),
     ("replays", ALL[2:]),
+    ("backbones", ALL[1:]),
 )
 """Groups and seeds, in the order in which they are run."""
 
@@ -277,7 +286,17 @@ def verdict(cells: Cells, column: str, better: str, worse: str) -> str:
 
 def table(cells: Cells) -> str:
     """Accuracies in %, mean and standard deviation over the seeds; then the orderings."""
-    lines = [f"| system | {' | '.join(COLUMNS)} | crop passes | TFLOP | seeds |", "|---" * (len(COLUMNS) + 4) + "|"]
+    told = cells[-1]["environment"]
+    versions = ", ".join(f"{name} {told['versions'][name]}" for name in ("torch", "pyautoattack"))
+    lines = [
+        "# Every published system at reduced scale, at equal FLOPs",
+        "",
+        "What was trained and measured is said in `benchmarks/published_systems.py`, which writes this file (`--table`).",
+        f"{told['date'][:10]}, {told['platform']}, 1 of {told['cores']} cores a cell, Python {told['python']}, {versions}.",
+        "Accuracies in %, mean ± standard deviation over the seeds.",
+        "",
+    ]
+    lines += [f"| system | {' | '.join(COLUMNS)} | crop passes | TFLOP | seeds |", "|---" * (len(COLUMNS) + 4) + "|"]
     for name in dict.fromkeys(name for trials in GROUPS.values() for name in trials):
         own = [cell for cell in cells if cell["name"] == name and "measured" in cell]
         if own:

@@ -221,20 +221,13 @@ class Trial:
 
     def _train_epoch(self, started: float) -> Tensor:
         config = self.config
-        B = config.pretraining.batch_images
-        H, W = self.images.images_NCHW.shape[-2:]
         self.encoder.train()
         self._terms.clear()
         spent = self.rows[-1].train_seconds + self.rows[-1].eval_seconds if self.rows else 0.0
         order_n = torch.randperm(len(self.images), generator=self._generator(ORDER, self.epoch))
         losses = []
         for step in range(config.minibatches_per_epoch):
-            parameters = draw_crop_parameters(
-                config.crops, images=B, height=H, width=W, generator=self._generator(CROPS, self.epoch, step)
-            )
-            images_bCHW = self.images.batch(order_n[step * B : (step + 1) * B][self.share]).to(self.place.device)
-            crops_VbCHW = make_crops(images_bCHW, parameters.of_images(self.share), size=config.crops.size)
-            losses.append(self._update(crops_VbCHW.to(self.weight_type)))
+            losses.append(self._update(self.crops(order_n, step)))
             self.on_minibatch()
             if self._out_of_time(spent + time.perf_counter() - started):
                 assert self.seconds is not None
@@ -243,6 +236,21 @@ class Trial:
                     f"of {config.pretraining.epochs}"
                 )
         return torch.cat(losses)
+
+    def crops(self, order_n: Tensor, step: int) -> Tensor:
+        """crops_VbCHW of this worker's share of a minibatch.
+
+        Args:
+            order_n: of the images in this epoch.
+            step: minibatch of the epoch, from 0.
+        """
+        config, B = self.config.crops, self.config.pretraining.batch_images
+        H, W = self.images.images_NCHW.shape[-2:]
+        parameters = draw_crop_parameters(
+            config, images=B, height=H, width=W, generator=self._generator(CROPS, self.epoch, step)
+        )
+        images_bCHW = self.images.batch(order_n[step * B : (step + 1) * B][self.share]).to(self.place.device)
+        return make_crops(images_bCHW, parameters.of_images(self.share), size=config.size).to(self.weight_type)
 
     def _out_of_time(self, seconds: float) -> bool:
         return self.seconds is not None and self._first_says(seconds > self.seconds)
