@@ -291,7 +291,7 @@ def table(cells: Cells) -> str:
     lines = [
         "# Every published system at reduced scale, at equal FLOPs",
         "",
-        "What was trained and measured is said in `benchmarks/published_systems.py`, which writes this file (`--table`).",
+        "What was trained and measured: `benchmarks/published_systems.py`, which writes this file (`--table`).",
         f"{told['date'][:10]}, {told['platform']}, 1 of {told['cores']} cores a cell, Python {told['python']}, {versions}.",
         "Accuracies in %, mean ± standard deviation over the seeds.",
         "",
