@@ -292,7 +292,7 @@ def table(cells: Cells) -> str:
         "# Every published system at reduced scale, at equal FLOPs",
         "",
         "What was trained and measured: `benchmarks/published_systems.py`, which writes this file (`--table`).",
-        f"{told['date'][:10]}, {told['platform']}, 1 of {told['cores']} cores a cell, Python {told['python']}, {versions}.",
+        f"{told['date'][:10]}, {told['platform']}, 1 of {told['cores']} cores, Python {told['python']}, {versions}.",
         "Accuracies in %, mean ± standard deviation over the seeds.",
         "",
     ]
