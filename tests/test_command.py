@@ -76,25 +76,25 @@ class TestWholeTable:
 class TestAbsolutePath:
     @pytest.fixture(autouse=True)
     def folders(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        (tmp_path / "work").mkdir()
+        (tmp_path / "elsewhere").mkdir()
         (tmp_path / "data").mkdir()
-        (tmp_path / "work" / "here.npz").touch()
+        (tmp_path / "elsewhere" / "here.npz").touch()
         (tmp_path / "data" / "there.npz").touch()
         monkeypatch.setenv("CFAMC_DATA", str(tmp_path / "data"))
-        monkeypatch.chdir(tmp_path / "work")
+        monkeypatch.chdir(tmp_path / "elsewhere")
 
     def test_what_lies_in_the_working_directory_is_found_from_elsewhere_too(self, tmp_path: Path) -> None:
         given, resolved = (
             study(trial={"data": {"name": "npz", "path": path}, "crops": {"views": 5}})
-            for path in ("here.npz", str(tmp_path / "work" / "here.npz"))
+            for path in ("here.npz", str(tmp_path / "elsewhere" / "here.npz"))
         )
         assert with_absolute_path(given) == resolved
 
     def test_so_is_what_a_transfer_is_judged_on(self, tmp_path: Path) -> None:
-        transfer = {"name": "npz", "path": "../work/here.npz", "probe_images": 9}
+        transfer = {"name": "npz", "path": "../elsewhere/here.npz", "probe_images": 9}
         resolved = with_absolute_path(study(trial={"evaluation": {"transfer": transfer}})).trial.evaluation.transfer
         assert resolved is not None
-        assert (resolved.path, resolved.probe_images) == (str(tmp_path / "work" / "here.npz"), 9)
+        assert (resolved.path, resolved.probe_images) == (str(tmp_path / "elsewhere" / "here.npz"), 9)
 
     @pytest.mark.parametrize("data", [{"name": "npz", "path": "there.npz"}, {"name": "npz", "path": "no.npz"}, {}])
     def test_all_else_stays_as_it_was_written(self, data: dict[str, str]) -> None:

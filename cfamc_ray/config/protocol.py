@@ -100,24 +100,17 @@ class ProtocolConfig(Strict):
         return self
 
 
-STANDARD_HEAD = HeadConfig()
+PUBLISHED_ATTACK = AttackConfig(steps=5, step_size=0.01, start="zero")
+"""In the adversarial phases of the published heads."""
 HEADS = {
-    "standard": STANDARD_HEAD,
+    "standard": HeadConfig(),
     "adversarial": HeadConfig(phases=("adversarial",), epochs=5),
     "published-emp": HeadConfig(
-        fit="adam",
-        lr=3e-4,
-        phases=("clean", "adversarial", "clean"),
-        epochs=2,
-        attack=AttackConfig(steps=5, step_size=0.01, start="zero"),
+        fit="adam", lr=3e-4, phases=("clean", "adversarial", "clean"), epochs=2, attack=PUBLISHED_ATTACK
     ),
     "published-simclr": HeadConfig(fit="adam", lr=3e-4, phases=("clean",), epochs=20),
     "published-simclr-robust": HeadConfig(
-        fit="adam",
-        lr=3e-4,
-        phases=("adversarial",),
-        epochs=20,
-        attack=AttackConfig(steps=5, step_size=0.01, start="zero"),
+        fit="adam", lr=3e-4, phases=("adversarial",), epochs=20, attack=PUBLISHED_ATTACK
     ),
     "published-crops": HeadConfig(
         fit="sgd",
@@ -132,25 +125,23 @@ HEADS = {
 }
 """Heads by name; `published-crops` reads the mean features of several crops (for SimCLR it ends after 20 epochs)."""
 
+
+def _published(name: str, *, steps: int) -> ProtocolConfig:
+    """The test of a published script: few steps from zero, at the radii of the paper's table."""
+    return ProtocolConfig(
+        name=name,
+        head=HEADS[name],
+        epsilons=(4 / 255, 8 / 255),
+        attack=AttackConfig(steps=steps, step_size=0.01, start="zero"),
+        margin_check=False,
+        autoattack_images=0,
+        autoattack_epsilons=(),
+    )
+
+
 PROTOCOLS = {
     "standard": ProtocolConfig(name="standard"),
-    "published-emp": ProtocolConfig(
-        name="published-emp",
-        head=HEADS["published-emp"],
-        epsilons=(4 / 255, 8 / 255),
-        attack=AttackConfig(steps=2, step_size=0.01, start="zero"),
-        margin_check=False,
-        autoattack_images=0,
-        autoattack_epsilons=(),
-    ),
-    "published-simclr": ProtocolConfig(
-        name="published-simclr",
-        head=HEADS["published-simclr"],
-        epsilons=(4 / 255, 8 / 255),
-        attack=AttackConfig(steps=20, step_size=0.01, start="zero"),
-        margin_check=False,
-        autoattack_images=0,
-        autoattack_epsilons=(),
-    ),
+    "published-emp": _published("published-emp", steps=2),
+    "published-simclr": _published("published-simclr", steps=20),
 }
 """Protocols by name. The published ones test weaker than they say: 2 steps of 0.01 reach 5.1/255 of a ball of 8/255."""
