@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from rich.table import Table
 
+from cfamc_ray.allocator import keep_freed_memory
 from cfamc_ray.command import exit_code, whole_table
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.protocol import HEADS, PROTOCOLS, ProtocolConfig
@@ -198,6 +199,7 @@ def _measure(run: Run, data: DataConfig, protocol: ProtocolConfig, device: "torc
     from cfamc_ray.method.encoder import load_encoder  # noqa: PLC0415
     from cfamc_ray.trial import initial_encoder  # noqa: PLC0415
 
+    keep_freed_memory()
     encoder = initial_encoder(run.trial) if run.encoder is None else load_encoder(run.encoder)
     splits = load_splits(data)
     return run_protocol(

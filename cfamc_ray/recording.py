@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from cfamc_ray.allocator import keep_freed_memory, release_freed_memory
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.data.splits import Splits, load_splits
@@ -38,6 +39,8 @@ def run_recorded(
         on_minibatch: as for `Trial`.
     """
     torch.set_num_threads(study.resources.cpus_per_worker)
+    keep_freed_memory()
+    release_freed_memory()
     known = folder.read()
     if known is not None and known.ended:
         yield {**(known.rows[-1] if known.rows else {}), "status": known.status, "done": True}

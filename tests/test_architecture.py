@@ -18,14 +18,15 @@ ALLOWED = {
     "trial": {"config", "data", "method", "evaluation"},
     "study": {"config"},
     "tensorboard": set(),
-    "recording": {"config", "data", "study", "tensorboard", "trial"},
+    "allocator": set(),
+    "recording": {"allocator", "config", "data", "study", "tensorboard", "trial"},
     "search": {"config", "study"},
     "orchestration": {"config", "data", "recording", "search", "study", "trial"},
     "figures": {"study"},
     "command": {"config", "study"},
     "tune": {"command", "config", "data", "evaluation", "figures", "orchestration", "study"},
     "train": {"command", "config", "data", "evaluation", "orchestration", "recording", "study", "trial"},
-    "evaluate": {"command", "config", "data", "evaluation", "method", "study", "trial"},
+    "evaluate": {"allocator", "command", "config", "data", "evaluation", "method", "study", "trial"},
 }
 WITHOUT_RAY = [name for name in ALLOWED if name not in ("orchestration", "tune")]
 WITHOUT_TORCH = ["config", "study", "search", "figures"]

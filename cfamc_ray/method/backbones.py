@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.trial import EncoderConfig
+from cfamc_ray.method.convolution import Convolution
 
 BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
 GROUP_CHANNELS = 4
@@ -62,10 +63,10 @@ class BasicBlock(nn.Module):
     def __init__(self, inputs: int, width: int, stride: int, norm: Norm) -> None:
         super().__init__()
         self.residual = nn.Sequential(
-            nn.Conv2d(inputs, width, 3, stride, 1, bias=False),
+            Convolution(inputs, width, 3, stride),
             norm(width),
             nn.ReLU(inplace=True),
-            nn.Conv2d(width, width, 3, 1, 1, bias=False),
+            Convolution(width, width, 3),
             norm(width),
         )
         self.shortcut = _shortcut(inputs, width, stride, norm)
@@ -84,13 +85,13 @@ class Bottleneck(nn.Module):
         super().__init__()
         outputs = self.expansion * width
         self.residual = nn.Sequential(
-            nn.Conv2d(inputs, width, 1, bias=False),
+            Convolution(inputs, width, 1),
             norm(width),
             nn.ReLU(inplace=True),
-            nn.Conv2d(width, width, 3, stride, 1, bias=False),
+            Convolution(width, width, 3, stride),
             norm(width),
             nn.ReLU(inplace=True),
-            nn.Conv2d(width, outputs, 1, bias=False),
+            Convolution(width, outputs, 1),
             norm(outputs),
         )
         self.shortcut = _shortcut(inputs, outputs, stride, norm)
@@ -103,7 +104,7 @@ class Bottleneck(nn.Module):
 def _shortcut(inputs: int, outputs: int, stride: int, norm: Norm) -> nn.Module:
     if stride == 1 and inputs == outputs:
         return nn.Identity()
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), norm(outputs))
+    return nn.Sequential(Convolution(inputs, outputs, 1, stride), norm(outputs))
 
 
 class ResNet(Backbone):

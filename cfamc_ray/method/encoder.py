@@ -47,6 +47,8 @@ class SelfSupervisedEncoder(nn.Module):
         """Pixels in [0, 1] to z_ND, unit rows in float32 at least."""
         # The stem sees its input as it is: bfloat16 has a step of 1/256 near 1, in which a small perturbation vanishes.
         x_NCHW = self.backbone.stem(images_NCHW.contiguous(memory_format=torch.channels_last))
+        if self.autocast is not None:
+            x_NCHW = x_NCHW.to(self.autocast)
         with torch.autocast(x_NCHW.device.type, dtype=self.autocast) if self.autocast else nullcontext():
             z_ND = self.projector(self.prefeature(self.backbone.after_stem(x_NCHW)))
         return F.normalize(z_ND.to(images_NCHW.dtype), dim=-1)

@@ -86,7 +86,7 @@ def build_optimizer(
         "weight_decay": 0.0,
     }
     groups = [group for group in (weights, vectors) if group["params"]]
-    return Lars(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
+    return Lars(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=True)
 
 
 def build_scheduler(optimizer: torch.optim.Optimizer, *, horizon: int | None) -> LambdaLR:

@@ -1,0 +1,86 @@
+import copy
+from unittest.mock import patch
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cfamc_ray.method import convolution
+from cfamc_ray.method.convolution import FEW_POSITIONS, MANY_WEIGHTS, Convolution
+
+# inputs, outputs, side of the kernel, stride, height, width: whether the weight gradient is a matrix product
+SHAPES = {
+    (8, 12, 3, 1, 4, 4): True,
+    (8, 12, 3, 2, 8, 8): True,
+    (8, 12, 3, 2, 7, 5): True,
+    (8, 12, 1, 2, 8, 8): True,
+    (8, 12, 1, 1, 3, 5): True,
+    (8, 12, 3, 1, 8, 8): False,
+    (8, 12, 3, 2, 9, 8): False,
+    (384, 512, 3, 2, 3, 4): True,  # so many weights that the forward pass is one, too
+}
+
+
+def inputs(count: int, channels: int, height: int, width: int) -> Tensor:
+    x_NCHW = torch.randn(count, channels, height, width, generator=torch.Generator().manual_seed(1))
+    return x_NCHW.bfloat16().to(memory_format=torch.channels_last)
+
+
+def pass_through(layer: nn.Module, x_NCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Output, and the gradients of input and weight under weights of the output that are all different."""
+    x_NCHW = x_NCHW.detach().requires_grad_()
+    y = layer(x_NCHW)
+    (y * torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)).sum().backward()
+    weight = layer.weight
+    assert isinstance(weight, nn.Parameter)
+    assert x_NCHW.grad is not None
+    assert weight.grad is not None
+    return y.detach(), x_NCHW.grad, weight.grad
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_values_and_gradients_are_those_of_the_library_in_float64(shape: tuple[int, int, int, int, int, int]) -> None:
+    inputs_, outputs, side, stride, height, width = shape
+    assert (inputs_ == 384) == (inputs_ * outputs * side * side >= MANY_WEIGHTS)
+    layer = Convolution(inputs_, outputs, side, stride)
+    layer.weight.data = layer.weight.data.bfloat16()
+    exact = nn.Conv2d(inputs_, outputs, side, stride, side // 2, bias=False).double()
+    exact.weight.data = layer.weight.data.double()
+    x_NCHW = inputs(6, inputs_, height, width)
+    with patch.object(convolution, "_patches", wraps=convolution._patches) as product:
+        found = pass_through(layer, x_NCHW)
+    assert bool(product.call_count) == SHAPES[shape]
+    for ours, true in zip(found, pass_through(exact, x_NCHW.double()), strict=True):
+        assert ours.shape == true.shape
+        assert ((ours.double() - true).norm() / true.norm()).item() < 2**-7
+
+
+def test_under_autocast_float32_goes_in_and_the_weights_gradient_comes_out_in_float32() -> None:
+    layer, x_NCHW = Convolution(8, 12, 3), inputs(6, 8, 4, 4).float()
+    plain = nn.Conv2d(8, 12, 3, padding=1, bias=False)
+    plain.weight = copy.deepcopy(layer.weight)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (y, *gradients), (y_plain, *gradients_plain) = (pass_through(each, x_NCHW) for each in (layer, plain))
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y, y_plain)
+    for ours, theirs in zip(gradients, gradients_plain, strict=True):
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=2**-7 * theirs.abs().max().item())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_other_types_are_left_to_the_library(dtype: torch.dtype) -> None:
+    layer, x_NCHW = Convolution(8, 12, 3).to(dtype), inputs(6, 8, 4, 4).to(dtype)
+    assert FEW_POSITIONS >= 4 * 4
+    with patch.object(convolution, "_patches", side_effect=AssertionError):
+        y, *_ = pass_through(layer, x_NCHW)
+    assert torch.equal(y, F.conv2d(x_NCHW, layer.weight, padding=1))
+
+
+def test_an_input_that_needs_no_gradient_gets_none() -> None:
+    layer = Convolution(8, 12, 3).bfloat16()
+    x_NCHW = inputs(6, 8, 4, 4)
+    layer(x_NCHW).sum().backward()
+    assert x_NCHW.grad is None
+    assert layer.weight.grad is not None
