@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import cast
 
 import numpy as np
 import torch
@@ -25,11 +26,11 @@ from cfamc_ray.data.splits import Splits
 from cfamc_ray.evaluation.cost import peak_memory_bytes, reset_peak_memory, training_flops
 from cfamc_ray.evaluation.protocols import Scores, search_scores
 from cfamc_ray.method.crops import draw_crop_parameters, make_crops
-from cfamc_ray.method.encoder import SelfSupervisedEncoder, save_encoder
+from cfamc_ray.method.encoder import InChunks, SelfSupervisedEncoder, save_encoder
 from cfamc_ray.method.loss import emp_ssl_loss, nt_xent_loss
 from cfamc_ray.method.optimizer import build_optimizer, build_scheduler
 from cfamc_ray.method.parallel import data_parallel, gather_embeddings, gather_images
-from cfamc_ray.method.pretraining import Encoder, free_replays, pgd_update
+from cfamc_ray.method.pretraining import free_replays, pgd_update
 
 WEIGHTS, ORDER, CROPS, ATTACK = range(4)
 """What a generator is for; part of its seed."""
@@ -121,10 +122,11 @@ class Trial:
         device, size = self.place.device, self.place.size
         self.weight_type, self.autocast = arithmetic(config.pretraining.precision, device)
         self.encoder = self._build_encoder()
-        self.replica = data_parallel(self.encoder) if size > 1 else self.encoder
-        self.optimizer, self.scheduler = self._build_optimizer()
         B, V, S = config.pretraining.batch_images, config.crops.views, config.crops.size
         assert B % size == 0, "a minibatch is shared evenly"
+        self.network = self._build_network(B // size)
+        self.replica = data_parallel(self.network) if size > 1 else self.network
+        self.optimizer, self.scheduler = self._build_optimizer()
         self.share = slice(self.place.rank * B // size, (self.place.rank + 1) * B // size)
         self.delta_VbCHW = torch.zeros(V, B // size, 3, S, S, dtype=self.weight_type, device=device)
         clean_views = V if config.perturbation.attack == "none" else config.perturbation.clean_views
@@ -143,6 +145,16 @@ class Trial:
         if self.place.size > 1 and device.type == "cuda" and config.synchronize_norm:
             encoder = nn.SyncBatchNorm.convert_sync_batchnorm(encoder)
         return encoder
+
+    def _build_network(self, images: int) -> nn.Module:
+        """The encoder as training calls it: compiled, and chunk by chunk, where the config says so."""
+        config = self.config.pretraining
+        network: nn.Module = self.encoder
+        if config.compile:
+            network = cast(nn.Module, torch.compile(network))
+        if config.views_at_once is None:
+            return network
+        return InChunks(network, config.views_at_once * images, recompute=config.recompute)
 
     def _build_optimizer(self) -> tuple[Optimizer, LRScheduler]:
         config = self.config.optimizer
@@ -270,7 +282,7 @@ class Trial:
             self.delta_VbCHW = torch.zeros_like(self.delta_VbCHW)
         if perturbation.attack == "pgd":
             self.delta_VbCHW, losses = pgd_update(
-                self._by_views(self.replica),
+                self.replica,
                 self.optimizer,
                 self.scheduler,
                 crops_VbCHW,
@@ -279,13 +291,13 @@ class Trial:
                 steps=perturbation.steps,
                 epsilon=self.epsilon_V1111,
                 step_size=perturbation.step_size,
-                attack_encoder=self._by_views(self._attack_pass),
+                attack_encoder=self._attack_pass,
                 keep_attack_gradients=perturbation.keep_attack_gradients,
             )
             del self._terms[-1 - perturbation.steps : -1]  # the attack's passes are no part of the update's loss
         else:
             self.delta_VbCHW, losses = free_replays(
-                self._by_views(self.replica),
+                self.replica,
                 self.optimizer,
                 self.scheduler,
                 crops_VbCHW,
@@ -297,13 +309,6 @@ class Trial:
                 project_first=perturbation.project_first,
             )
         return losses
-
-    def _by_views(self, encoder: Encoder) -> Encoder:
-        """The encoder for crops of all views, a few of which it sees at once."""
-        if self.config.pretraining.views_at_once is None:
-            return encoder
-        together = self.config.pretraining.views_at_once * self.delta_VbCHW.shape[1]
-        return lambda crops_NCHW: torch.cat([encoder(some_nCHW) for some_nCHW in crops_NCHW.split(together)])
 
     def _loss(self, z_VbD: Tensor) -> Tensor:
         z_VBD = gather_embeddings(z_VbD) if self.place.size > 1 else z_VbD
@@ -321,7 +326,7 @@ class Trial:
 
     def _attack_pass(self, images_NCHW: Tensor) -> Tensor:
         self.encoder.train(self.config.perturbation.attack_in_train_mode)
-        z_ND: Tensor = self.encoder(images_NCHW)
+        z_ND: Tensor = self.network(images_NCHW)
         self.encoder.train()
         return z_ND
 

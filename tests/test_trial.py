@@ -1,6 +1,7 @@
 import dataclasses
 import itertools
 import math
+import shutil
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -148,6 +149,39 @@ def test_a_trial_that_was_stopped_and_resumed_ends_bit_for_bit_as_one_that_was_n
     assert resumed.epoch == 1
     list(resumed)
     assert_same(whole, resumed)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        FREE,
+        PGD,
+        {**PGD, "perturbation.attack_in_train_mode": False},
+        {**PGD, "perturbation.keep_attack_gradients": True},
+    ],
+    ids=["free", "pgd", "pgd, eval mode", "pgd, kept gradients"],
+)
+@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_recomputed_activations_change_nothing(attack: dict[str, Any], norm: str, precision: str) -> None:
+    chunks = {"crops.views": 5, "pretraining.views_at_once": 2, **attack}
+    kept = tiny_trial(tiny_config(**{"encoder.norm": norm, "pretraining.precision": precision, **chunks}))
+    again = tiny_trial(kept.config.with_values({"pretraining.recompute": True}))
+    list(kept)
+    list(again)
+    torch.testing.assert_close(state(again), state(kept), rtol=0, atol=0)
+    assert [row.loss for row in again.rows] == [row.loss for row in kept.rows]
+    assert again.rows[-1].flops > kept.rows[-1].flops
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_network_trains_as_the_plain_one() -> None:
+    plain = tiny_trial(tiny_config(**{"pretraining.precision": "float64", "pretraining.epochs": 1}))
+    compiled = tiny_trial(plain.config.with_values({"pretraining.compile": True}))
+    list(plain)
+    list(compiled)
+    torch.testing.assert_close(state(compiled), state(plain), rtol=1e-6, atol=1e-9)
 
 
 def test_a_checkpoint_of_a_fresh_trial_and_one_of_a_finished_trial_can_be_resumed(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ CASES: dict[str, dict[str, Any]] = {
     "free, LARS": {"pretraining.replays": 3},
     "free, no carry": {"pretraining.replays": 2, "perturbation.carry": False},
     "free, views one by one": {"pretraining.views_at_once": 1, **SGD},
+    "free, views recomputed": {"pretraining.views_at_once": 1, "pretraining.recompute": True, **SGD},
     "pgd": PGD,
     "pgd, kept gradients": {**PGD, **SGD, "perturbation.keep_attack_gradients": True},
     "pgd, attack in evaluation mode": {**PGD, "perturbation.attack_in_train_mode": False},

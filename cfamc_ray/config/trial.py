@@ -182,9 +182,20 @@ class PretrainingConfig(Strict):
     views_at_once: int | None = Field(default=None, ge=1)
     """Views that pass the network together, so that batch norm averages over them; null: all of them. The published
     SimCLR passes its two views one by one."""
+    recompute: bool = False
+    """Whether activations of `views_at_once` views are computed again in the backward pass instead of kept: memory no
+    longer grows with the views (but for crops and perturbation), for a third more work."""
+    compile: bool = False
+    """Whether torch.compile fuses the network: pays on long trials alone, and needs a C++ compiler on CPUs."""
     precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
     """Arithmetic of the network; the first layer's input, norms of rows and log-determinants stay in float32 at least.
     `auto` is bfloat16 where the processor computes it fast, else float32."""
+
+    @model_validator(mode="after")
+    def _chunks_to_recompute(self) -> "PretrainingConfig":
+        if self.recompute and self.views_at_once is None:
+            raise ValueError("recompute needs views_at_once, the number of views whose activations memory holds")
+        return self
 
 
 class EvaluationConfig(Strict):

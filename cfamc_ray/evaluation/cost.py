@@ -20,11 +20,15 @@ def training_flops(config: TrialConfig) -> int:
     """FLOPs of the matrix products of a whole trial's training, two for each multiplication and addition.
 
     Every crop pass that updates weights is a forward and a whole backward pass; an attack pass of its own needs the
-    gradient of the input alone, about two thirds of that, unless its weight gradients are kept.
+    gradient of the input alone, about two thirds of that, unless its weight gradients are kept. What is recomputed
+    costs another forward pass.
     """
     update, attack = crop_pass_flops(config.encoder, config.crops.size)
     attack_passes = config.attack_passes_per_epoch
     attack_flops = update if config.perturbation.keep_attack_gradients else attack
+    if config.pretraining.recompute:
+        again = forward_flops(config.encoder, config.crops.size)
+        update, attack_flops = update + again, attack_flops + again
     per_epoch = (config.crop_passes_per_epoch - attack_passes) * update + attack_passes * attack_flops
     return config.pretraining.epochs * per_epoch
 
@@ -55,9 +59,7 @@ def crop_pass_flops(config: EncoderConfig, size: int) -> tuple[int, int]:
         config: of the encoder.
         size: height and width of the crop in pixels.
     """
-    with torch.device("meta"):
-        encoder = SelfSupervisedEncoder(config)
-        crops_NCHW = torch.empty(2, 3, size, size, requires_grad=True)  # batch norm needs two
+    encoder, crops_NCHW = _two_crops_on_meta(config, size)
     counts = []
     for weights in (True, False):
         encoder.requires_grad_(weights)
@@ -65,6 +67,20 @@ def crop_pass_flops(config: EncoderConfig, size: int) -> tuple[int, int]:
             encoder(crops_NCHW).sum().backward()
         counts.append(counter.get_total_flops() // 2)
     return counts[0], counts[1]
+
+
+@lru_cache
+def forward_flops(config: EncoderConfig, size: int) -> int:
+    """FLOPs of one crop's forward pass; the arguments are those of `crop_pass_flops`."""
+    encoder, crops_NCHW = _two_crops_on_meta(config, size)
+    with FlopCounterMode(display=False) as counter:
+        encoder(crops_NCHW)
+    return int(counter.get_total_flops()) // 2
+
+
+def _two_crops_on_meta(config: EncoderConfig, size: int) -> tuple[SelfSupervisedEncoder, torch.Tensor]:
+    with torch.device("meta"):
+        return SelfSupervisedEncoder(config), torch.empty(2, 3, size, size, requires_grad=True)  # batch norm needs two
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -1,9 +1,10 @@
-"""A backbone, the pre-feature that probes read, and the projector that the loss sees; and its file.
+"""A backbone, the pre-feature that probes read, and the projector that the loss sees; chunks of its input; its file.
 
 Shapes: N images or crops, C/H/W channels/height/width, F features, D embedding width.
 """
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -12,6 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.trial import EncoderConfig
@@ -62,6 +65,54 @@ class SelfSupervisedEncoder(nn.Module):
         """
         backbone_NF = self.backbone(images_NCHW.contiguous(memory_format=torch.channels_last))
         return backbone_NF if kind == "backbone" else self.prefeature(backbone_NF)  # type: ignore[no-any-return]
+
+
+class InChunks(nn.Module):
+    """An encoder that sees a few crops at once; batch norm averages over each chunk by itself.
+
+    Args:
+        encoder: of crops (N, C, H, W).
+        at_once: crops of a chunk.
+        recompute: whether a chunk's activations are computed again in the backward pass instead of kept. Memory then
+            holds those of one chunk, at the price of a second forward pass; gradients and batch-norm statistics stay
+            the same.
+    """
+
+    def __init__(self, encoder: nn.Module, at_once: int, *, recompute: bool = False) -> None:
+        super().__init__()
+        self.encoder, self.at_once, self.recompute = encoder, at_once, recompute
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        """Pixels in [0, 1] to z_ND."""
+        return torch.cat([self._encode(some_nCHW) for some_nCHW in images_NCHW.split(self.at_once)])
+
+    def _encode(self, images_nCHW: Tensor) -> Tensor:
+        if not self.recompute:
+            return self.encoder(images_nCHW)  # type: ignore[no-any-return]
+        return checkpoint(  # type: ignore[no-any-return]
+            self.encoder, images_nCHW, use_reentrant=False, preserve_rng_state=False, context_fn=self._contexts
+        )
+
+    def _contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """Around the first computation and around the second, which is in the first one's mode."""
+        return nullcontext(), _again(self.encoder, training=self.encoder.training)
+
+
+@contextmanager
+def _again(module: nn.Module, *, training: bool) -> Iterator[None]:
+    """A mode, in which batch norm counts nothing twice."""
+    norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    was_training = module.training
+    module.train(training)
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        module.train(was_training)
+        for norm, (momentum, batches) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, batches
 
 
 def save_encoder(path: Path, encoder: SelfSupervisedEncoder, config: EncoderConfig) -> None:

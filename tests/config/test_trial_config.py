@@ -76,8 +76,8 @@ def test_the_default_is_the_paper_s_recipe() -> None:
 @pytest.mark.parametrize("key", [key for key in trial_keys() if key != "data.path"])
 def test_every_key_changes_the_fingerprint(key: str) -> None:
     default = TrialConfig()
-    needed = {"crops.views": 2} if key == "loss.name" else {}
-    default = default.with_values(needed)
+    needed = {"loss.name": {"crops.views": 2}, "pretraining.recompute": {"pretraining.views_at_once": 4}}
+    default = default.with_values(needed.get(key, {}))
     changed = default.with_values({key: other_value(key)})
     assert changed != default
     assert changed.fingerprint != default.fingerprint
@@ -143,6 +143,12 @@ def test_a_config_cannot_be_changed() -> None:
         config.seed = 3  # type: ignore[misc]
     with pytest.raises(ValidationError, match="frozen"):
         config.crops.views = 3  # type: ignore[misc]
+
+
+def test_recomputing_needs_chunks() -> None:
+    with pytest.raises(ValidationError, match="recompute needs views_at_once"):
+        trial(pretraining={"recompute": True})
+    assert trial(pretraining={"recompute": True, "views_at_once": 2}).pretraining.recompute
 
 
 def test_keys_name_every_setting_once() -> None:

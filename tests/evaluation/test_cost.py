@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from cfamc_ray.config.trial import EncoderConfig, TrialConfig
-from cfamc_ray.evaluation.cost import crop_pass_flops, peak_memory_bytes, reset_peak_memory, training_flops
+from cfamc_ray.evaluation.cost import (
+    crop_pass_flops,
+    forward_flops,
+    peak_memory_bytes,
+    reset_peak_memory,
+    training_flops,
+)
 
 TINY = EncoderConfig(width=4, prefeature_width=8, hidden_width=12, embedding_width=6)
 
@@ -34,7 +40,9 @@ def test_a_tiny_encoder_costs_what_its_products_add_up_to(norm: str) -> None:
     )
     rows = 32 * 8 + 8 * 12 + 12 * 6
     forward = 2 * (stem + stages + rows)
-    assert crop_pass_flops(TINY.model_copy(update={"norm": norm}), 8) == (3 * forward, 2 * forward)
+    tiny = TINY.model_copy(update={"norm": norm})
+    assert crop_pass_flops(tiny, 8) == (3 * forward, 2 * forward)
+    assert forward_flops(tiny, 8) == forward
 
 
 @pytest.mark.parametrize(("stem", "patch", "size"), [("small", 4, 32), ("small", 4, 48), ("large", 16, 64)])
@@ -76,6 +84,15 @@ def test_attack_passes_of_pgd_cost_a_whole_pass_only_where_their_weight_gradient
     whole, attack = crop_pass_flops(pgd.encoder, 32)
     per_crop = whole + 5 * (whole if keep else attack)
     assert training_flops(pgd) == 10 * 16 * 50_000 * per_crop
+
+
+@pytest.mark.parametrize("attack", ["free", "pgd"])
+def test_what_is_recomputed_costs_another_forward_pass(attack: str) -> None:
+    kept = config(**{"perturbation.attack": attack, "pretraining.replays": 1, "pretraining.views_at_once": 4})
+    again = kept.with_values({"pretraining.recompute": True})
+    assert again.crop_passes == kept.crop_passes
+    forward = forward_flops(kept.encoder, 32)
+    assert training_flops(again) - training_flops(kept) == kept.crop_passes * forward
 
 
 def test_images_that_fill_no_minibatch_cost_nothing() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import cfamc_ray
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.trial import EncoderConfig
-from cfamc_ray.method.encoder import SelfSupervisedEncoder, load_encoder, save_encoder
+from cfamc_ray.method.encoder import InChunks, SelfSupervisedEncoder, load_encoder, save_encoder
 
 TINY = EncoderConfig(width=4, prefeature_width=8, hidden_width=12, embedding_width=6)
 TINY_GROUP = TINY.model_copy(update={"norm": "group"})
@@ -169,3 +169,40 @@ def test_the_package_loads_an_encoder_and_torch_only_then(tmp_path: Path) -> Non
 def test_the_package_has_nothing_else_by_accident() -> None:
     with pytest.raises(AttributeError, match="load_encoders"):
         cfamc_ray.load_encoders  # type: ignore[attr-defined]  # noqa: B018
+
+
+def saved_bytes(network: nn.Module, crops_NCHW: Tensor) -> int:
+    """What the forward pass keeps for the backward pass."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.data_ptr()] = tensor.nbytes
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        network(crops_NCHW)
+    return sum(kept.values())
+
+
+def test_what_memory_keeps_grows_with_the_crops_unless_it_is_recomputed() -> None:
+    few, many = images(4), images(16)
+    kept, again = InChunks(encoder(), 4), InChunks(encoder(), 4, recompute=True)
+    assert saved_bytes(kept, many) > 2 * saved_bytes(kept, few)
+    assert saved_bytes(again, many) < saved_bytes(kept, few) / 2
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_recomputing_gives_the_same_rows_gradients_and_statistics_in_the_mode_of_the_forward_pass(
+    training: bool,
+) -> None:
+    found = []
+    for recompute in (False, True):
+        network = InChunks(encoder().train(training), 3, recompute=recompute)
+        crops_NCHW = images(8).requires_grad_()
+        z_ND = network(crops_NCHW)
+        network.train(not training)
+        (z_ND * torch.linspace(-1, 1, z_ND.numel()).view_as(z_ND)).sum().backward()
+        assert all(module.training != training for module in network.modules())
+        gradients = [parameter.grad for parameter in network.parameters()]
+        found.append([z_ND.detach(), crops_NCHW.grad, *gradients, *network.state_dict().values()])
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
