@@ -90,6 +90,7 @@ def search_scores(
             step_size=config.attack_step_ratio * config.attack_epsilon,
             restarts=config.attack_restarts,
             generator=generator,
+            every_step=True,
         )
         left_N = still_right(classifier, validation_images, right_N[:attacked], attack)
         return Scores(
@@ -296,11 +297,10 @@ def still_right(
         images: at least N.
         right_N: which are right so far.
         attack: inputs of the target and labels of a batch to adversarial inputs.
-        at_once: images of a batch, before those that are wrong are left out.
+        at_once: images of a batch.
     """
     left_N = torch.zeros_like(right_N)
-    for start in range(0, len(right_N), at_once):
-        positions_b = start + right_N[start : start + at_once].nonzero().squeeze(1)
+    for positions_b in right_N.nonzero().squeeze(1).split(at_once):
         if len(positions_b) == 0:
             continue
         pixels_bCHW = as_pixels(images.images_NCHW[positions_b], target)

@@ -35,6 +35,10 @@ def attack(**changes: Any) -> Tensor:
     return pgd(NETWORK, IMAGES, LABELS, **settings)
 
 
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
 def right(images: Tensor) -> Tensor:
     return torch.as_tensor(NETWORK(images).argmax(-1) == LABELS)
 
@@ -94,6 +98,41 @@ def test_an_image_that_a_start_has_broken_is_left_as_it_is() -> None:
     broken = ~right(one)
     assert torch.equal(five[broken], one[broken])
     assert not torch.equal(five[~broken], one[~broken])
+
+
+def test_an_image_that_any_step_has_broken_is_left_there() -> None:
+    steps = 6
+    paths = [attack(steps=k, epsilon=0.05, step_size=0.1, generator=seeded()) for k in range(1, steps + 1)]
+    start = attack(steps=1, epsilon=0.05, step_size=0.0, generator=seeded())
+    found = attack(steps=steps, epsilon=0.05, step_size=0.1, generator=seeded(), every_step=True)
+    expected = paths[-1].clone()
+    for reached in reversed([start, *paths[:-1]]):
+        broken = ~right(reached)
+        expected[broken] = reached[broken]
+    assert torch.equal(found, expected)
+    assert right(found).sum() < right(paths[-1]).sum(), "some image was broken on the way and right at the end"
+
+
+def test_every_step_counts_over_all_restarts_and_spares_the_classifier_what_is_broken() -> None:
+    seen = []
+
+    def logits_of(x: Tensor) -> Tensor:
+        seen.append(len(x))
+        return torch.as_tensor(NETWORK(x))
+
+    settings = {"epsilon": 0.3, "steps": 4, "step_size": 0.1, "restarts": 3}
+    last = pgd(logits_of, IMAGES, LABELS, generator=seeded(), **settings)
+    without, seen[:] = sum(seen), []
+    every = pgd(logits_of, IMAGES, LABELS, generator=seeded(), every_step=True, **settings)
+    assert sum(seen) < without
+    assert right(every).sum() <= right(last).sum()
+    assert seen == sorted(seen, reverse=True)
+
+
+@pytest.mark.parametrize("every_step", [False, True])
+def test_no_images_are_no_trouble(every_step: bool) -> None:
+    none = pgd(NETWORK, IMAGES[:0], LABELS[:0], epsilon=0.1, steps=2, step_size=0.1, every_step=every_step)
+    assert none.shape == (0, *SHAPE)
 
 
 def test_larger_balls_leave_fewer_images_right() -> None:

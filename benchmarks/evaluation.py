@@ -1,0 +1,108 @@
+"""What a search's evaluation costs: its parts, its attack with and without leaving broken images, its share of trials.
+
+A space's first point is trained; then the parts of its evaluation take turns. With --study the share of evaluation in
+the seconds of each trial of a finished study is listed too.
+
+    python -m benchmarks.evaluation [--json FILE] [--repeats 5] [--space quickstart.yaml] [--study runs/quickstart]
+
+Takes about a minute on 2 cores, with one thread as a trial of the study has.
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.timing import in_turns, parser, ratios, report, summary
+from cfamc_ray.allocator import keep_freed_memory
+from cfamc_ray.config.reading import find_space, read_study
+from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.data.splits import load_splits
+from cfamc_ray.evaluation.attacks import pgd
+from cfamc_ray.evaluation.classifier import LinearClassifier
+from cfamc_ray.evaluation.probe import fit_probe
+from cfamc_ray.evaluation.protocols import encode, predicted_right, still_right
+from cfamc_ray.study.records import read_trials
+from cfamc_ray.trial import Place, Trial
+
+
+def measure(study: StudyConfig, device: torch.device, *, repeats: int) -> dict[str, Any]:
+    """Seconds of the parts, and what either attack leaves right."""
+    config = study.trial_at(next(study.points()))
+    splits = load_splits(config.data, judged_on=config.judged_on)
+    trial = Trial(config, splits, place=Place(device=device))
+    rows = list(trial)
+    judged = config.evaluation
+    encoder = trial.encoder.eval().requires_grad_(False)
+    classifier = LinearClassifier(encoder, nn.Identity(), features=judged.features)
+    features_NF = encode(classifier, splits.probe.images_NCHW)
+    fit = partial(
+        fit_probe,
+        features_NF,
+        splits.probe.labels_N.to(device),
+        classes=splits.classes,
+        l2=judged.probe_l2,
+        tolerance=judged.probe_tolerance,
+        iterations=judged.probe_iterations,
+    )
+    classifier.head = fit()
+    right_N = predicted_right(classifier, splits.validation)[: judged.attack_images]
+
+    def left(every_step: bool) -> torch.Tensor:
+        attack = partial(
+            pgd,
+            classifier,
+            epsilon=judged.attack_epsilon,
+            steps=judged.attack_steps,
+            step_size=judged.attack_step_ratio * judged.attack_epsilon,
+            restarts=judged.attack_restarts,
+            generator=torch.Generator().manual_seed(0),
+            every_step=every_step,
+        )
+        return still_right(classifier, splits.validation, right_N, attack)
+
+    works = {
+        "encode": lambda: encode(classifier, splits.probe.images_NCHW),
+        "fit": fit,
+        "predict": lambda: predicted_right(classifier, splits.validation),
+        "attack": lambda: left(True),
+        "attack, to the last step": lambda: left(False),
+    }
+    seconds = in_turns(works, repeats=repeats, device=device)
+    return {
+        "space": study.name,
+        "epochs": len(rows),
+        "train_seconds": rows[-1].train_seconds,
+        "eval_seconds": rows[-1].eval_seconds,
+        "seconds": {name: summary(taken) for name, taken in seconds.items()},
+        "attack_ratio": ratios(seconds["attack, to the last step"], seconds["attack"]),
+        "images": {"attacked": len(right_N), "right": int(right_N.sum())},
+        "left_right": {"every step": int(left(True).sum()), "last step": int(left(False).sum())},
+    }
+
+
+def shares(study: Path) -> dict[str, Any]:
+    """Evaluation's share of the seconds of each finished trial."""
+    rows = [trial.rows[-1] for trial in read_trials(study) if trial.status == "finished"]
+    found = [row["eval_seconds"] / (row["eval_seconds"] + row["train_seconds"]) for row in rows]
+    return {"study": study.name, "trials": len(found), "evaluation_share": summary(found)}
+
+
+def main() -> None:
+    options = parser(__doc__, repeats=5)
+    options.add_argument("--space", default="quickstart.yaml")
+    options.add_argument("--study", type=Path, metavar="FOLDER", help="of a finished study")
+    arguments = options.parse_args()
+    study, device = read_study(find_space(arguments.space)), torch.device(arguments.device)
+    keep_freed_memory()
+    torch.set_num_threads(study.resources.cpus_per_worker)
+    found = measure(study, device, repeats=arguments.repeats)
+    if arguments.study:
+        found |= shares(arguments.study)
+    report(found, device, arguments.json)
+
+
+if __name__ == "__main__":
+    main()

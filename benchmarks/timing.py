@@ -1,0 +1,69 @@
+"""What the benchmarks of speed share: works that take turns, medians with their range, a JSON file of the result."""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cfamc_ray.study.environment import environment
+from cfamc_ray.trial import device_name
+
+
+def parser(description: str | None, *, repeats: int) -> argparse.ArgumentParser:
+    """Options that all of them have."""
+    options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here")
+    options.add_argument("--repeats", type=int, default=repeats)
+    options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    return options
+
+
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
+    """Wall time, the device's work included."""
+    wait(device)
+    started = time.perf_counter()
+    work()
+    wait(device)
+    return time.perf_counter() - started
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has nothing left to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def in_turns(
+    works: Mapping[str, Callable[[], object]], *, repeats: int, device: torch.device, warm_ups: int = 1
+) -> dict[str, list[float]]:
+    """Seconds of each work, repeat by repeat, so that a change of the machine's load meets all of them."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for repeat in range(-warm_ups, repeats):
+        for name, work in works.items():
+            taken = seconds_of(work, device)
+            if repeat >= 0:
+                seconds[name].append(taken)
+    return seconds
+
+
+def summary(values: Sequence[float]) -> dict[str, float]:
+    """Median and range."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> dict[str, float]:
+    """Median and range of the ratios within each repeat."""
+    return summary([one / other for one, other in zip(numerators, denominators, strict=True)])
+
+
+def report(found: Mapping[str, Any], device: torch.device, file: Path | None) -> None:
+    """Print the result with hardware, versions and date, and write it to a file."""
+    text = json.dumps({**found, "device": device_name(device), "environment": environment()}, indent=1) + "\n"
+    if file is not None:
+        file.write_text(text)
+    print(text, end="")
