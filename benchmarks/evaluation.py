@@ -8,6 +8,7 @@ the seconds of each trial of a finished study is listed too.
 Takes about a minute on 2 cores, with one thread as a trial of the study has.
 """
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def measure(study: StudyConfig, device: torch.device, *, repeats: int) -> dict[s
         )
         return still_right(classifier, splits.validation, right_N, attack)
 
-    works = {
+    works: dict[str, Callable[[], object]] = {
         "encode": lambda: encode(classifier, splits.probe.images_NCHW),
         "fit": fit,
         "predict": lambda: predicted_right(classifier, splits.validation),

@@ -2,9 +2,12 @@
 
 import argparse
 import json
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +52,44 @@ def in_turns(
             if repeat >= 0:
                 seconds[name].append(taken)
     return seconds
+
+
+class Apart:
+    """An object in a process of its own, whose methods are called by name: settings of one process stay there.
+
+    Args:
+        kind: its class.
+        arguments: of the constructor; they are pickled.
+    """
+
+    def __init__(self, kind: Callable[..., object], *arguments: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, other = context.Pipe()
+        self._process = context.Process(target=_serve, args=(other, kind, arguments))
+        self._process.start()
+        other.close()
+
+    def __call__(self, method: str) -> Any:
+        """What the method returns, once the device has finished its work."""
+        self._connection.send(method)
+        return self._connection.recv()
+
+    def __enter__(self) -> "Apart":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+        self._process.join()
+
+
+def _serve(connection: Connection, kind: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+    served = kind(*arguments)
+    with suppress(EOFError):
+        while True:
+            answer = getattr(served, connection.recv())()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            connection.send(answer)
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:

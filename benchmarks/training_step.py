@@ -1,54 +1,49 @@
 """Crop passes a second of our training loop against the published one in plain PyTorch, in the same run.
 
 The paper's encoder and recipe (ResNet-18, V=16, m=3) on random images; augmentation included. On a CPU 16 images a
-minibatch, on a GPU 100. After a warm-up the two loops take turns; median and range of the repeats are printed, with the
-measured rate of a large bfloat16 matrix product as what the hardware can do, and the share of making crops.
+minibatch, on a GPU 100. Each loop lives in a process of its own, ours with its allocator's settings, and after a
+warm-up they take turns; a third process runs the published loop with our allocator's settings. The numbers are medians
+and ranges, beside the measured rate of a large bfloat16 matrix product as what the hardware can do, and the shares of
+the phases of our step, measured in an epoch of their own, in which the host waits for the device after each.
 
-    python -m benchmarks.training_step [--json FILE] [--repeats 5] [--minibatches N] [--workers N]
+    python -m benchmarks.training_step [--json FILE] [--repeats 5] [--minibatches N] [--workers N] [--set KEY=VALUE]
+                                       [--profile]
 
-Takes about 5 minutes on 2 cores.
+Takes about 7 minutes on 2 cores. `--set` changes our trial alone; `--profile` prints our costliest operations.
 """
 
-import argparse
 import itertools
-import json
-import statistics
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from functools import wraps
 from typing import Any
+from unittest.mock import patch
 
 import torch
+import yaml
 from torch import Tensor
+from torch.profiler import profile
 
 from benchmarks.reference_loop import ReferenceEncoder, ReferenceLars, crop_loader, reference_training
+from benchmarks.timing import Apart, in_turns, parser, ratios, report, seconds_of, summary
+from cfamc_ray.allocator import keep_freed_memory
 from cfamc_ray.config.recipes import read_recipe
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.data.images import ImageSubset, LabelledImages
 from cfamc_ray.data.splits import Splits
 from cfamc_ray.evaluation.cost import crop_pass_flops
-from cfamc_ray.study.environment import environment
-from cfamc_ray.trial import Place, Trial, device_name
+from cfamc_ray.method import pretraining
+from cfamc_ray.method.loss import coding_rate
+from cfamc_ray.trial import Place, Trial
 
 PEAK_SIDE = {"cpu": 2048, "cuda": 8192}
 """Rows and columns of the matrices whose product measures the peak."""
 BATCH = {"cpu": 16, "cuda": 100}
 MINIBATCHES = {"cpu": 2, "cuda": 30}
-
-
-def seconds_of(work: Callable[[], object], device: torch.device) -> float:
-    """Wall time, the device's work included."""
-    wait(device)
-    started = time.perf_counter()
-    work()
-    wait(device)
-    return time.perf_counter() - started
-
-
-def wait(device: torch.device) -> None:
-    """Until the device has nothing left to do."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+TOP = 15
+"""Operations of a profile."""
 
 
 def peak_flops(device: torch.device) -> float:
@@ -65,97 +60,180 @@ def small_set(images: int) -> Splits:
     return Splits(ImageSubset(pixels_NCHW, torch.arange(images)), nothing, nothing, classes=10)
 
 
-def ours(
-    config: TrialConfig, splits: Splits, device: torch.device
-) -> tuple[Callable[[], object], Callable[[], object]]:
-    """An epoch of our loop, and the making of its crops alone."""
-    trial = Trial(config, splits, place=Place(device=device))
-    order_n = torch.arange(len(splits.pretrain))
-    return trial.run_epoch, lambda: [trial.crops(order_n, step) for step in range(config.minibatches_per_epoch)]
+class Ours:
+    """Our loop in its process."""
+
+    def __init__(self, config: TrialConfig, device: torch.device) -> None:
+        keep_freed_memory()
+        self.config, self.device = config, device
+        self.trial = Trial(config, small_set(config.data.pretrain_images), place=Place(device=device))
+        z_VBD = torch.randn(config.crops.views, config.pretraining.batch_images, config.encoder.embedding_width)
+        self.z_VBD = torch.nn.functional.normalize(z_VBD, dim=-1).to(device).requires_grad_()
+
+    def epoch(self) -> None:
+        """All minibatches."""
+        self.trial.run_epoch()
+
+    def crops(self) -> None:
+        """The crops of all minibatches, alone."""
+        for step in range(self.config.minibatches_per_epoch):
+            self.trial.crops(torch.arange(self.config.data.pretrain_images), step)
+
+    def coding_rates(self) -> None:
+        """The coding rate of all updates, forward and backward."""
+        for _ in range(self.config.updates // self.config.pretraining.epochs):
+            coding_rate(self.z_VBD).sum().backward()
+
+    def phases(self) -> dict[str, float]:
+        """Seconds of an epoch by phase; the device's work is waited for after each."""
+        seconds: dict[str, float] = defaultdict(float)
+        trial = self.trial
+        owners = {
+            "crops": (trial, "crops"),
+            "forward": (trial.encoder, "forward"),
+            "loss": (trial, "_loss"),
+            "backward": (Tensor, "backward"),
+            "optimizer": (trial.optimizer, "step"),
+            "perturbation": (pretraining, "ascend"),
+        }
+        with ExitStack() as stack:
+            for phase, (owner, name) in owners.items():
+                stack.enter_context(patch.object(owner, name, self._timed(getattr(owner, name), phase, seconds)))
+            seconds["epoch"] = seconds_of(self.epoch, self.device)
+        return dict(seconds)
+
+    def _timed(self, function: Callable[..., Any], phase: str, seconds: dict[str, float]) -> Callable[..., Any]:
+        @wraps(function)
+        def timed(*arguments: Any, **named: Any) -> Any:
+            results = []
+            seconds[phase] += seconds_of(lambda: results.append(function(*arguments, **named)), self.device)
+            return results[0]
+
+        return timed
+
+    def profile(self) -> str:
+        """A table of the costliest operations of an epoch."""
+        with profile() as profiler:
+            self.epoch()
+        return str(profiler.key_averages().table(sort_by=f"self_{self.device.type}_time_total", row_limit=TOP))
 
 
-def reference(config: TrialConfig, splits: Splits, device: torch.device, workers: int) -> Callable[[], object]:
-    """As many minibatches of the published loop; its loader goes on in the background, as it does there."""
-    encoder = ReferenceEncoder().to(device).train()
-    lars = ReferenceLars(list(encoder.parameters()), lr=config.optimizer.lr)
-    loader = crop_loader(
-        splits.pretrain.images_NCHW,
-        views=config.crops.views,
-        batch_images=config.pretraining.batch_images,
-        workers=workers,
-    )
+class Reference:
+    """The published loop in its process; its loader goes on in the background, as it does there."""
 
-    def minibatches() -> Iterator[list[Tensor]]:
-        while True:
-            yield from loader
-
-    training = reference_training(encoder, lars, None, minibatches(), device=device, replays=config.pretraining.replays)
-    return lambda: list(itertools.islice(training, config.minibatches_per_epoch))
-
-
-def measure(device: torch.device, *, minibatches: int, repeats: int, workers: int) -> dict[str, Any]:
-    """Both loops in turns."""
-    batch = BATCH[device.type]
-    config = (
-        read_recipe("cf-amc-ssl")
-        .trial()
-        .with_values(
-            {
-                "data.pretrain_images": minibatches * batch,
-                "data.validation_images": 0,
-                "pretraining.batch_images": batch,
-                "pretraining.epochs": repeats + 1,
-            }
+    def __init__(self, config: TrialConfig, device: torch.device, workers: int, keeps_memory: bool) -> None:
+        if keeps_memory:
+            keep_freed_memory()
+        self.minibatches = config.minibatches_per_epoch
+        encoder = ReferenceEncoder().to(device).train()
+        loader = crop_loader(
+            small_set(config.data.pretrain_images).pretrain.images_NCHW,
+            views=config.crops.views,
+            batch_images=config.pretraining.batch_images,
+            workers=workers,
         )
-    )
-    splits = small_set(minibatches * batch)
-    our_epoch, our_crops = ours(config, splits, device)
-    works = {"ours": our_epoch, "reference": reference(config, splits, device, workers), "crops": our_crops}
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for repeat in range(repeats + 1):
-        for name, work in works.items():
-            taken = seconds_of(work, device)
-            if repeat > 0:  # the first warms up
-                seconds[name].append(taken)
-    passes = config.crop_passes_per_epoch
-    speed = {name: [passes / taken for taken in seconds[name]] for name in ("ours", "reference")}
+        self.training = reference_training(
+            encoder,
+            ReferenceLars(list(encoder.parameters()), lr=config.optimizer.lr),
+            None,
+            itertools.chain.from_iterable(_for_ever(loader)),
+            device=device,
+            replays=config.pretraining.replays,
+        )
+
+    def epoch(self) -> None:
+        """As many minibatches as ours."""
+        list(itertools.islice(self.training, self.minibatches))
+
+
+def _for_ever(loader: Any) -> Iterator[Any]:
+    while True:
+        yield loader
+
+
+def measure(
+    device: torch.device, *, minibatches: int, repeats: int, workers: int, changes: Mapping[str, Any], profiled: bool
+) -> dict[str, Any]:
+    """The loops in turns."""
+    batch = BATCH[device.type]
+    paper = read_recipe("cf-amc-ssl").trial()
+    sizes = {
+        "data.pretrain_images": minibatches * batch,
+        "data.validation_images": 0,
+        "pretraining.batch_images": batch,
+        "pretraining.epochs": repeats + 5,  # warm-ups, phases and profile
+    }
+    config = paper.with_values({**sizes, **changes})
+    with ExitStack() as stack:
+        our, plain, keeping = (
+            stack.enter_context(Apart(kind, *arguments))
+            for kind, arguments in (
+                (Ours, (config, device)),
+                (Reference, (paper.with_values(sizes), device, workers, False)),
+                (Reference, (paper.with_values(sizes), device, workers, True)),
+            )
+        )
+        seconds = in_turns(
+            {
+                "ours": lambda: our("epoch"),
+                "reference": lambda: plain("epoch"),
+                "reference, memory kept": lambda: keeping("epoch"),
+                "crops": lambda: our("crops"),
+                "coding rate": lambda: our("coding_rates"),
+            },
+            repeats=repeats,
+            device=device,
+        )
+        phases = our("phases")
+        if profiled:
+            print(our("profile"))
     peak = peak_flops(device)
-    rate = statistics.median(speed["ours"]) * crop_pass_flops(config.encoder, config.crops.size)[0]
+    speed = {name: [config.crop_passes_per_epoch / s for s in taken] for name, taken in seconds.items()}
+    ours = summary(speed["ours"])
+    rate = ours["median"] * crop_pass_flops(config.encoder, config.crops.size)[0]
     return {
-        "ours_crops_per_s": statistics.median(speed["ours"]),
-        "ours_range": [min(speed["ours"]), max(speed["ours"])],
-        "reference_crops_per_s": statistics.median(speed["reference"]),
-        "reference_range": [min(speed["reference"]), max(speed["reference"])],
-        "ratio": statistics.median(a / b for a, b in zip(speed["ours"], speed["reference"], strict=True)),
+        "ours_crops_per_s": ours["median"],
+        "ours": ours,
+        "reference_crops_per_s": summary(speed["reference"])["median"],
+        "reference": summary(speed["reference"]),
+        "ratio": ratios(speed["ours"], speed["reference"])["median"],
+        "ratios": ratios(speed["ours"], speed["reference"]),
+        "ratio_to_reference_that_keeps_memory": ratios(speed["ours"], speed["reference, memory kept"]),
         "tflop_per_s": rate / 1e12,
         "peak_tflop_per_s": peak / 1e12,
         "peak_share": rate / peak,
-        "augmentation_share": statistics.median(seconds["crops"]) / statistics.median(seconds["ours"]),
+        "augmentation_share": ratios(seconds["crops"], seconds["ours"])["median"],
+        "coding_rate_share": ratios(seconds["coding rate"], seconds["ours"])["median"],
+        "phase_shares": {phase: s / phases["epoch"] for phase, s in phases.items() if phase != "epoch"},
         "views": config.crops.views,
         "batch_images": batch,
         "replays": config.pretraining.replays,
         "minibatches": minibatches,
         "repeats": repeats,
-        "device": device_name(device),
-        "environment": environment(),
+        "changes": dict(changes),
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--minibatches", type=int, help="of each repeat")
-    parser.add_argument("--workers", type=int, default=1, help="processes of the published loop's loader")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    arguments = parser.parse_args()
-    device = torch.device(arguments.device)
-    minibatches = arguments.minibatches or MINIBATCHES[device.type]
-    found = measure(device, minibatches=minibatches, repeats=arguments.repeats, workers=arguments.workers)
-    text = json.dumps(found, indent=1) + "\n"
-    if arguments.json:
-        arguments.json.write_text(text)
-    print(text)
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parser(__doc__, repeats=5)
+    options.add_argument("--minibatches", type=int, help="of each repeat")
+    cores = os.cpu_count() or 1
+    options.add_argument(
+        "--workers", type=int, default=min(8, max(1, cores - 1)), help="of the published loop's loader"
+    )
+    options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change our trial")
+    options.add_argument("--profile", action="store_true", help="print our costliest operations")
+    chosen = options.parse_args(arguments)
+    device = torch.device(chosen.device)
+    found = measure(
+        device,
+        minibatches=chosen.minibatches or MINIBATCHES[device.type],
+        repeats=chosen.repeats,
+        workers=chosen.workers,
+        changes={key: yaml.safe_load(value) for key, value in (change.split("=", 1) for change in chosen.set)},
+        profiled=chosen.profile,
+    )
+    report(found, device, chosen.json)
 
 
 if __name__ == "__main__":

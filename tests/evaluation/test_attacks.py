@@ -120,7 +120,7 @@ def test_every_step_counts_over_all_restarts_and_spares_the_classifier_what_is_b
         seen.append(len(x))
         return torch.as_tensor(NETWORK(x))
 
-    settings = {"epsilon": 0.3, "steps": 4, "step_size": 0.1, "restarts": 3}
+    settings: dict[str, Any] = {"epsilon": 0.3, "steps": 4, "step_size": 0.1, "restarts": 3}
     last = pgd(logits_of, IMAGES, LABELS, generator=seeded(), **settings)
     without, seen[:] = sum(seen), []
     every = pgd(logits_of, IMAGES, LABELS, generator=seeded(), every_step=True, **settings)
