@@ -4,7 +4,8 @@ The real command runs the quickstart's search with very small trials on digits, 
 row of one trial to the last row of the next, by the times of their files, pass the training and evaluation that the row
 states and the overhead. It is split where the next trial notes its point: before that Tune, the sampler and the
 previous trial's end; after it images, encoder, TensorBoard and files. The first trial, which waits for its process,
-does not count. The encoder is tiny: making and saving the paper's adds about a second to each trial on one core. Then, in a process of its own with Ray's own settings, Tune runs a function that only reports.
+does not count. The encoder is tiny: making and saving the paper's, of 34 million weights, takes longer. Then, in a
+process of its own with Ray's own settings, Tune runs a function that only reports.
 
     python -m benchmarks.trial_overhead [--json FILE] [--trials 40]
 

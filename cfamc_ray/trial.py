@@ -9,7 +9,9 @@ Shapes: V views, B images of a minibatch, b of one worker, C/H/W channels/height
 import math
 import time
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import cast
@@ -21,7 +23,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.config.trial import EncoderConfig, TrialConfig
 from cfamc_ray.data.splits import Splits
 from cfamc_ray.evaluation.cost import peak_memory_bytes, reset_peak_memory, training_flops
 from cfamc_ray.evaluation.protocols import Scores, search_scores
@@ -397,9 +399,17 @@ class Trial:
 
 def initial_encoder(config: TrialConfig, *, autocast: torch.dtype | None = None) -> SelfSupervisedEncoder:
     """The encoder of a trial before its first update, on the CPU in float32."""
+    encoder = deepcopy(_drawn_encoder(config.seed, config.encoder))
+    encoder.autocast = autocast
+    return encoder
+
+
+@lru_cache(maxsize=1)
+def _drawn_encoder(seed: int, config: EncoderConfig) -> SelfSupervisedEncoder:
+    """To draw 34 million weights takes a second, and most trials of a study start from the same ones."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_seed(config.seed, WEIGHTS))
-        return SelfSupervisedEncoder(config.encoder, autocast=autocast)
+        torch.manual_seed(_seed(seed, WEIGHTS))
+        return SelfSupervisedEncoder(config)
 
 
 def arithmetic(precision: str, device: torch.device) -> tuple[torch.dtype, torch.dtype | None]:

@@ -151,6 +151,20 @@ def test_a_trial_that_was_stopped_and_resumed_ends_bit_for_bit_as_one_that_was_n
     assert_same(whole, resumed)
 
 
+def test_initial_weights_follow_from_the_seed_and_are_each_trials_own() -> None:
+    config = tiny_config()
+    first, other = initial_encoder(config), initial_encoder(config.with_values({"seed": 1}))
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.zero_()
+    again, fresh = initial_encoder(config, autocast=torch.bfloat16), tiny_trial(config).encoder
+    assert again.autocast == torch.bfloat16
+    assert initial_encoder(config).autocast is None
+    torch.testing.assert_close(again.state_dict(), fresh.state_dict(), rtol=0, atol=0)
+    assert not torch.equal(again.backbone.stem.weight, other.backbone.stem.weight)
+    assert again.backbone.stem.weight.any()
+
+
 @pytest.mark.parametrize(
     "attack",
     [

@@ -1,0 +1,32 @@
+"""The benchmark of a trial's overhead, on a study of a few trials: real waits, far below those of a function."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+def test_a_trial_costs_less_beside_its_work_than_a_plain_function_does(tmp_path: Path) -> None:
+    file = tmp_path / "overhead.json"
+    subprocess.run(
+        [sys.executable, "-m", "benchmarks.trial_overhead", "--trials", "3", "--json", str(file)],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=True,
+    )
+    found = json.loads(file.read_text())
+    overheads = found["seconds_of_each_trial"]
+    assert found["trials"] == 3
+    assert len(overheads) == 2, "the first trial does not count"
+    assert found["seconds_per_trial"] == median(overheads)
+    assert found["seconds_per_trial_range"] == [min(overheads), max(overheads)]
+    assert min(overheads) > 0, "trials follow each other, and their work lies between their files"
+    assert 4 * found["seconds_per_trial"] < found["plain_function_seconds_per_trial"]
+    assert found["ratio"] == found["plain_function_seconds_per_trial"] / found["seconds_per_trial"]
+    assert found["seconds_to_first_trial"] > max(overheads), "a process and Ray have to start before it"
