@@ -26,8 +26,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from benchmarks.reference_loop import crop_loader
-from benchmarks.timing import in_turns, parser, ratios, report, seconds_of, summary, wait
-from benchmarks.training_step import BATCH, small_set
+from benchmarks.timing import BATCH, in_turns, parser, ratios, report, seconds_of, small_set, summary, wait
 from cfamc_ray import trial
 from cfamc_ray.config.recipes import read_recipe
 from cfamc_ray.config.trial import CropsConfig, TrialConfig

@@ -34,8 +34,7 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.timing import in_turns, parser, ratios, report, summary
-from benchmarks.training_step import BATCH, small_set
+from benchmarks.timing import BATCH, in_turns, parser, ratios, report, small_set, summary
 from cfamc_ray.allocator import keep_freed_memory
 from cfamc_ray.config.recipes import read_recipe
 from cfamc_ray.config.trial import TrialConfig

@@ -23,12 +23,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.timing import Apart, in_turns, parser, ratios, report, summary
+from benchmarks.timing import BATCH, Apart, in_turns, parser, ratios, report, small_set, summary
 from cfamc_ray.allocator import keep_freed_memory
 from cfamc_ray.config.recipes import read_recipe
 from cfamc_ray.config.trial import TrialConfig
-from cfamc_ray.data.images import ImageSubset, LabelledImages
-from cfamc_ray.data.splits import Splits
 from cfamc_ray.trial import Place, Trial
 
 CHUNK = 4
@@ -39,7 +37,6 @@ MODES: dict[str, dict[str, Any]] = {
 }
 WIDTH = {"cpu": 32, "cuda": 64}
 """Of the encoder's first stage; the paper's is 64."""
-BATCH = {"cpu": 16, "cuda": 100}
 MINIBATCHES = {"cpu": 1, "cuda": 10}
 
 
@@ -48,10 +45,7 @@ class Cell:
 
     def __init__(self, config: TrialConfig, device: torch.device) -> None:
         keep_freed_memory()
-        images_NCHW = torch.randint(0, 256, (config.data.pretrain_images, 3, 32, 32), dtype=torch.uint8)
-        nothing = LabelledImages(images_NCHW[:0], torch.zeros(0, dtype=torch.int64))
-        splits = Splits(ImageSubset(images_NCHW, torch.arange(len(images_NCHW))), nothing, nothing, classes=10)
-        self.trial = Trial(config, splits, place=Place(device=device))
+        self.trial = Trial(config, small_set(config.data.pretrain_images), place=Place(device=device))
 
     def epoch(self) -> None:
         """Train one."""

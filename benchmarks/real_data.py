@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cfamc_ray.allocator import keep_freed_memory
 from cfamc_ray.config.trial import DataConfig, TrialConfig
 from cfamc_ray.data.images import ImageSubset
 from cfamc_ray.data.sources import read_source
@@ -57,6 +58,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "real_data.json")
     arguments = parser.parse_args()
     record = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"cells": {}}
+    keep_freed_memory()
     splits = read_splits()
     for method, config in METHODS.items():
         for seed in range(arguments.seeds):

@@ -1,4 +1,4 @@
-"""What the benchmarks of speed share: works that take turns, medians with their range, a JSON file of the result."""
+"""What the benchmarks of speed share: images, works that take turns, medians with their range, a file of the result."""
 
 import argparse
 import json
@@ -13,8 +13,20 @@ from typing import Any
 
 import torch
 
+from cfamc_ray.data.images import ImageSubset, LabelledImages
+from cfamc_ray.data.splits import Splits
 from cfamc_ray.study.environment import environment
 from cfamc_ray.trial import device_name
+
+BATCH = {"cpu": 16, "cuda": 100}
+"""Images of a minibatch."""
+
+
+def small_set(images: int) -> Splits:
+    """Random images, none to judge by."""
+    pixels_NCHW = torch.randint(0, 256, (images, 3, 32, 32), dtype=torch.uint8)
+    nothing = LabelledImages(pixels_NCHW[:0], torch.zeros(0, dtype=torch.int64))
+    return Splits(ImageSubset(pixels_NCHW, torch.arange(images)), nothing, nothing, classes=10)
 
 
 def parser(description: str | None, *, repeats: int) -> argparse.ArgumentParser:

@@ -27,12 +27,10 @@ from torch import Tensor
 from torch.profiler import profile
 
 from benchmarks.reference_loop import ReferenceEncoder, ReferenceLars, crop_loader, reference_training
-from benchmarks.timing import Apart, in_turns, parser, ratios, report, seconds_of, summary
+from benchmarks.timing import BATCH, Apart, in_turns, parser, ratios, report, seconds_of, small_set, summary
 from cfamc_ray.allocator import keep_freed_memory
 from cfamc_ray.config.recipes import read_recipe
 from cfamc_ray.config.trial import TrialConfig
-from cfamc_ray.data.images import ImageSubset, LabelledImages
-from cfamc_ray.data.splits import Splits
 from cfamc_ray.evaluation.cost import crop_pass_flops
 from cfamc_ray.method import pretraining
 from cfamc_ray.method.loss import coding_rate
@@ -40,7 +38,6 @@ from cfamc_ray.trial import Place, Trial
 
 PEAK_SIDE = {"cpu": 2048, "cuda": 8192}
 """Rows and columns of the matrices whose product measures the peak."""
-BATCH = {"cpu": 16, "cuda": 100}
 MINIBATCHES = {"cpu": 2, "cuda": 30}
 TOP = 15
 """Operations of a profile."""
@@ -51,13 +48,6 @@ def peak_flops(device: torch.device) -> float:
     side = PEAK_SIDE[device.type]
     one, other = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
     return 2 * side**3 / min(seconds_of(lambda: one @ other, device) for _ in range(20))
-
-
-def small_set(images: int) -> Splits:
-    """Random images, none to judge by."""
-    pixels_NCHW = torch.randint(0, 256, (images, 3, 32, 32), dtype=torch.uint8)
-    nothing = LabelledImages(pixels_NCHW[:0], torch.zeros(0, dtype=torch.int64))
-    return Splits(ImageSubset(pixels_NCHW, torch.arange(images)), nothing, nothing, classes=10)
 
 
 class Ours:
