@@ -197,7 +197,9 @@ class Trial:
         """
         reset_peak_memory(self.place.device)
         started = time.perf_counter()
-        losses = self._train_epoch(started)
+        # On GPUs: the fastest kernels for these shapes, and a stem that does not round its input to TF32.
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
+            losses = self._train_epoch(started)
         loss = losses.mean().item()  # waits for the device, so the time is the work's
         trained = time.perf_counter()
         if not math.isfinite(loss):
@@ -238,7 +240,7 @@ class Trial:
         self.encoder.train()
         self._terms.clear()
         spent = self.rows[-1].train_seconds + self.rows[-1].eval_seconds if self.rows else 0.0
-        order_n = torch.randperm(len(self.images), generator=self._generator(ORDER, self.epoch))
+        order_n = torch.randperm(len(self.images), generator=self._generator(ORDER, self.epoch)).to(self.place.device)
         losses = []
         for step in range(config.minibatches_per_epoch):
             losses.append(self._update(self.crops(order_n, step)))

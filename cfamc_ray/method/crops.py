@@ -54,8 +54,11 @@ class CropParameters:
             yield CropParameters(*some)
 
     def to(self, device: torch.device) -> "CropParameters":
-        """The same on another device."""
-        return CropParameters(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
+        """The same on another device; the host does not wait for a GPU."""
+        values = [getattr(self, field.name) for field in fields(self)]
+        if device.type == "cuda":  # only from pinned memory is a copy asynchronous
+            values = [value.pin_memory() if value.device.type == "cpu" else value for value in values]
+        return CropParameters(*(value.to(device, non_blocking=True) for value in values))
 
 
 def draw_crop_parameters(
