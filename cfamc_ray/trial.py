@@ -266,12 +266,7 @@ class Trial:
             config, images=B, height=H, width=W, generator=self._generator(CROPS, self.epoch, step)
         )
         images_bCHW = self.images.batch(order_n[step * B : (step + 1) * B][self.share]).to(self.place.device)
-        together = self.config.pretraining.views_at_once or config.views
-        crops = [
-            make_crops(images_bCHW, some, size=config.size).to(self.weight_type)
-            for some in parameters.of_images(self.share).by_views(together)
-        ]
-        return torch.cat(crops)
+        return make_crops(images_bCHW, parameters.of_images(self.share), size=config.size).to(self.weight_type)
 
     def _out_of_time(self, seconds: float) -> bool:
         return self.seconds is not None and self._first_says(seconds > self.seconds)

@@ -8,7 +8,6 @@ Shapes: V views, B images, C/H/W channels/height/width, N = V * B crops, S side 
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 import torch
@@ -47,11 +46,6 @@ class CropParameters:
     def of_images(self, images: slice) -> "CropParameters":
         """The parameters of some of the images, for a worker's share of a batch."""
         return CropParameters(*(getattr(self, field.name)[:, images] for field in fields(self)))
-
-    def by_views(self, views: int) -> Iterator["CropParameters"]:
-        """The parameters of so many views after another."""
-        for some in zip(*(getattr(self, field.name).split(views) for field in fields(self)), strict=True):
-            yield CropParameters(*some)
 
     def to(self, device: torch.device) -> "CropParameters":
         """The same on another device; the host does not wait for a GPU."""
