@@ -1,7 +1,7 @@
 """What the commands have in common: bad input, the folder that they go on in, and what to type next."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from rich.table import Table
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.study.records import read_config, read_trials
+from cfamc_ray.study.records import TrialRecord, read_config, read_trials
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
@@ -49,8 +49,16 @@ def with_absolute_path(config: StudyConfig) -> StudyConfig:
     return config.model_copy(update={"trial": config.trial.with_values(found)})
 
 
-def check_folder(config: StudyConfig, folder: Path, *, resume: bool) -> int:
-    """Whether a study may begin, or go on, in a folder; how many of its trials have ended.
+def check_folder(
+    config: StudyConfig, folder: Path, *, resume: bool, over: Callable[[Sequence[TrialRecord]], str] | None = None
+) -> bool:
+    """Whether a study is finished; one that is not may begin, or go on, in its folder.
+
+    Args:
+        config: of the study.
+        folder: of the study.
+        resume: whether an unfinished one is to go on.
+        over: why no further trial is to start; unless given, once `budget.trials` have begun.
 
     Raises:
         InputError: where it holds another study, or an unfinished one without `resume`, or none to resume.
@@ -58,7 +66,7 @@ def check_folder(config: StudyConfig, folder: Path, *, resume: bool) -> int:
     if not (folder / "study.yaml").exists():
         if resume:
             raise InputError(f"{folder}: there is nothing to resume; leave out --resume to begin")
-        return 0
+        return False
     different = sorted(_differences(read_config(folder).identity(), config.identity()))
     if different:
         raise InputError(
@@ -67,12 +75,14 @@ def check_folder(config: StudyConfig, folder: Path, *, resume: bool) -> int:
         )
     records = read_trials(folder)
     ended = sum(record.ended for record in records)
-    if records and ended < config.budget.trials and not resume:
+    spent = over(records) if over else len(records) >= config.budget.trials
+    finished = ended == len(records) and bool(spent)
+    if records and not finished and not resume:
         raise InputError(
             f"{folder}: holds this study with {ended} of {config.budget.trials} trials ended; "
             "type the command again with --resume to go on, or name another folder with --out"
         )
-    return ended
+    return finished
 
 
 def _differences(one: Any, other: Any, key: str = "") -> list[str]:

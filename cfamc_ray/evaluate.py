@@ -192,24 +192,13 @@ def _device(asked: str) -> "torch.device":
 
 
 def _measure(run: Run, data: DataConfig, protocol: ProtocolConfig, device: "torch.device") -> Iterator["Measurement"]:
-    import torch  # noqa: PLC0415
-
-    from cfamc_ray.data.splits import load_splits, load_test  # noqa: PLC0415
-    from cfamc_ray.evaluation.protocols import run_protocol  # noqa: PLC0415
+    from cfamc_ray.evaluation.protocols import measure_on  # noqa: PLC0415 (torch is slow to import)
     from cfamc_ray.method.encoder import load_encoder  # noqa: PLC0415
     from cfamc_ray.trial import initial_encoder  # noqa: PLC0415
 
     keep_freed_memory()
     encoder = initial_encoder(run.trial) if run.encoder is None else load_encoder(run.encoder)
-    splits = load_splits(data)
-    return run_protocol(
-        encoder.to(device, torch.float32),  # whatever it was trained in: attacks need float32 at least
-        splits.probe,
-        load_test(data),
-        classes=splits.classes,
-        protocol=protocol,
-        crops=run.trial.crops,
-    )
+    return measure_on(data, encoder, protocol=protocol, crops=run.trial.crops, device=device)
 
 
 def _published(run: Run, data: DataConfig) -> dict[str, Any] | None:

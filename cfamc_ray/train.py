@@ -89,8 +89,7 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         _print_plan(study)
         return 0
-    ended = check_folder(study, folder, resume=arguments.resume)
-    if not ended:
+    if not check_folder(study, folder, resume=arguments.resume):
         from cfamc_ray.data.splits import load_splits  # noqa: PLC0415 (torch is slow to import, and not needed above)
 
         load_splits(study.trial.data, judged_on=study.trial.judged_on)  # refuses bad data before anything is written
@@ -159,12 +158,13 @@ def _run(study: StudyConfig, folder: Path, arguments: argparse.Namespace) -> boo
     if study.resources.workers_per_trial > 1:
         from cfamc_ray.orchestration.run import run_study  # noqa: PLC0415 (needs Ray)
 
-        return run_study(
+        over = run_study(
             study,
             folder,
             address=arguments.address,
             view_on=lambda _, stream: TrainingView(study, TrialFolder(folder, 0), stream),
         )
+        return bool(over)
     import torch  # noqa: PLC0415
 
     from cfamc_ray.recording import run_recorded  # noqa: PLC0415

@@ -9,10 +9,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from cfamc_ray.command import INTERRUPTED, check_folder, exit_code, program, with_absolute_path
+from cfamc_ray.command import INTERRUPTED, check_folder, exit_code, program, whole_table, with_absolute_path
 from cfamc_ray.config.reading import dump_study, find_space, read_study
 from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.search.budget import Budget
+from cfamc_ray.study.confirmation import Confirmed
+from cfamc_ray.study.finalists import confirmed_front, write_confirmation
 from cfamc_ray.study.front import find_front
+from cfamc_ray.study.lock import only_driver
 from cfamc_ray.study.records import (
     TrialFolder,
     TrialRecord,
@@ -20,8 +25,10 @@ from cfamc_ray.study.records import (
     read_trials,
     table_columns,
     trials_table,
+    write_config,
     write_text,
 )
+from cfamc_ray.study.takeover import take_over
 from cfamc_ray.study.wording import show_radius, show_seconds, show_value
 
 
@@ -40,6 +47,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where studies lie (runs)")
     parser.add_argument("--trials", type=int, metavar="N", help="how many trials; short for --set budget.trials=N")
     parser.add_argument("--resume", action="store_true", help="go on with an unfinished study")
+    parser.add_argument(
+        "--import",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="STUDY",
+        dest="imports",
+        help="take over the trials of an earlier study on the same space",
+    )
     parser.add_argument("--address", metavar="auto|HOST:PORT", help="of a running Ray cluster")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a key of the space"
@@ -55,26 +71,92 @@ def _tune(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         _print_plan(config)
         return 0
-    if check_folder(config, folder, resume=arguments.resume) >= config.budget.trials:
-        return _finish(config, folder)
+    budget = Budget(config, flops_of=_training_flops)
+    if check_folder(config, folder, resume=arguments.resume, over=budget.over):
+        return _finish(config, folder) or _confirm(config, folder, arguments)
     from cfamc_ray.data.splits import load_splits  # noqa: PLC0415 (torch is slow to import, and not needed above)
 
     # Here, so that bad data is refused and a download happens once, before any trial.
     trial = config.trial_at(next(config.points()))
     load_splits(trial.data, judged_on=trial.judged_on)
+    with only_driver(folder):
+        write_config(folder, config)
+        for source in arguments.imports:
+            print(f"{take_over(config, folder, source)} trials taken over from {source}")
+        code = _run(config, folder, arguments)
+    return code or _confirm(config, folder, arguments)
+
+
+def _training_flops(trial: TrialConfig) -> int:
+    from cfamc_ray.evaluation.cost import training_flops  # noqa: PLC0415 (torch is slow to import)
+
+    return training_flops(trial)
+
+
+def _run(config: StudyConfig, folder: Path, arguments: argparse.Namespace) -> int:
+    """Run the study until it is over or interrupted."""
     from cfamc_ray.orchestration.run import run_study  # noqa: PLC0415
 
     print(f"{config.name}: {config.budget.trials} trials, {config.resources.trials_at_once} at once → {folder}")
     print(f"Ray is starting; what it says goes to {folder / 'ray.log'}", flush=True)
     try:
-        complete = run_study(config, folder, address=arguments.address)
+        over = run_study(config, folder, address=arguments.address)
     except KeyboardInterrupt:  # before Tune listens for it, or a second time
-        complete = False
+        over = ""
     code = _finish(config, folder)
-    if complete:
-        return code
+    if over:
+        print(f"\nThe study is over: {over}")
+        return max(code, int("failed alike" in over))
     print(f"\nInterrupted; nothing is lost. Go on with\n  {_resume_command(arguments)}")
     return INTERRUPTED
+
+
+def _confirm(config: StudyConfig, folder: Path, arguments: argparse.Namespace) -> int:
+    """Train and test the front anew where the study says so, and print what that shows."""
+    if config.confirm is None:
+        return 0
+    from cfamc_ray.orchestration.confirmation import run_confirmation  # noqa: PLC0415 (Ray is slow to import)
+
+    print(f"\nThe front is confirmed with {config.confirm.seeds} fresh seeds → {folder / 'confirm'}", flush=True)
+    with only_driver(folder):
+        write_config(folder, config)
+        try:
+            complete = run_confirmation(config, folder, address=arguments.address)
+        except KeyboardInterrupt:
+            complete = False
+        confirmed = confirmed_front(config, folder)
+        write_confirmation(config, folder, confirmed)
+    if not complete:
+        print(f"\nInterrupted; nothing is lost. Go on with\n  {_resume_command(arguments)}")
+        return INTERRUPTED
+    if confirmed:
+        _print_confirmed(config, confirmed)
+    print(f"\nTables     {folder / 'confirm.csv'}, {folder / 'attainment.csv'}")
+    return 0
+
+
+def _print_confirmed(config: StudyConfig, confirmed: Sequence[Confirmed]) -> None:
+    """What the search had seen, the same measured again with fresh seeds, and what the strongest attack leaves."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("trial", "seeds", "on the front"):
+        table.add_column(name, justify="right")
+    for name in config.objectives:
+        again = ["again"] if f"{name}_again" in confirmed[0].means else []
+        for column in ("searched", *again, "confirmed", "flattered by"):
+            table.add_column(f"{name.replace('_', ' ')} {column}", justify="right", overflow="fold")
+    for found in confirmed:
+        cells = [str(found.record.number), str(found.seeds), show_value("accuracy", found.front_probability)]
+        for name in config.objectives:
+            low, high = found.intervals[name]
+            again = [show_value(name, found.means[f"{name}_again"])] if f"{name}_again" in found.means else []
+            cells += [
+                show_value(name, found.searched[name]),
+                *again,
+                f"{show_value(name, found.means[name])} ({show_value(name, low)} – {show_value(name, high)})",
+                show_value(name, found.flattered[name]),
+            ]
+        table.add_row(*cells)
+    print("\n" + whole_table(table))
 
 
 def _finish(config: StudyConfig, folder: Path) -> int:
@@ -155,6 +237,7 @@ def _resume_command(arguments: argparse.Namespace) -> str:
     ]
     words += ["--trials", str(arguments.trials)] if arguments.trials is not None else []
     words += ["--address", arguments.address] if arguments.address else []
+    words += [word for source in arguments.imports for word in ("--import", str(source))]
     words += [word for override in arguments.overrides for word in ("--set", override)]
     return shlex.join(words)
 

@@ -1,6 +1,7 @@
 """What the commands have in common."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from rich.table import Table
 from cfamc_ray.command import check_folder, exit_code, program, whole_table, with_absolute_path
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.study.records import Status, TrialFolder, write_config
+from cfamc_ray.study.records import Status, TrialFolder, TrialRecord, write_config
 
 
 def study(**given: object) -> StudyConfig:
@@ -114,7 +115,7 @@ class TestFolder:
                 trial.close(status)
 
     def test_an_empty_place_may_be_begun_but_not_resumed(self, tmp_path: Path) -> None:
-        assert check_folder(study(), tmp_path / "made", resume=False) == 0
+        assert check_folder(study(), tmp_path / "made", resume=False) is False
         with pytest.raises(InputError, match="made: there is nothing to resume; leave out --resume to begin"):
             check_folder(study(), tmp_path / "made", resume=True)
         assert not (tmp_path / "made").exists()
@@ -122,18 +123,39 @@ class TestFolder:
     @pytest.mark.parametrize("resume", [False, True])
     def test_a_study_that_was_refused_before_its_first_trial_may_be_begun(self, tmp_path: Path, resume: bool) -> None:
         self.make(tmp_path, study())
-        assert check_folder(study(), tmp_path, resume=resume) == 0
+        assert check_folder(study(), tmp_path, resume=resume) is False
 
     @pytest.mark.parametrize("resume", [False, True])
     def test_of_a_finished_study_all_trials_have_ended(self, tmp_path: Path, resume: bool) -> None:
         self.make(tmp_path, study(), "finished", "failed")
-        assert check_folder(study(), tmp_path, resume=resume) == 2
+        assert check_folder(study(), tmp_path, resume=resume) is True
 
-    def test_an_unfinished_one_goes_on_only_when_asked(self, tmp_path: Path) -> None:
-        self.make(tmp_path, study(), "finished", "running")
-        with pytest.raises(InputError, match=r"1 of 2 trials ended; type the command again with --resume to go on"):
+    @pytest.mark.parametrize("statuses", [("finished", "running"), ("finished",), ("running", "running")])
+    def test_an_unfinished_one_goes_on_only_when_asked(self, tmp_path: Path, statuses: tuple[Status, ...]) -> None:
+        self.make(tmp_path, study(), *statuses)
+        ended = statuses.count("finished")
+        with pytest.raises(InputError, match=rf"{ended} of 2 trials ended; type the command again with --resume"):
             check_folder(study(), tmp_path, resume=False)
-        assert check_folder(study(), tmp_path, resume=True) == 1
+        assert check_folder(study(), tmp_path, resume=True) is False
+
+    @pytest.mark.parametrize(
+        ("statuses", "spent", "finished"),
+        [
+            (("finished",), "nothing is left", True),
+            (("finished", "running"), "nothing is left", False),
+            (("finished", "finished"), "", False),
+        ],
+    )
+    def test_a_budget_of_another_kind_decides_in_place_of_the_number_of_trials(
+        self, tmp_path: Path, statuses: tuple[Status, ...], spent: str, finished: bool
+    ) -> None:
+        self.make(tmp_path, study(), *statuses)
+
+        def over(records: Sequence[TrialRecord]) -> str:
+            assert [record.status for record in records] == list(statuses)
+            return spent
+
+        assert check_folder(study(), tmp_path, resume=True, over=over) is finished
 
     @pytest.mark.parametrize("resume", [False, True])
     @pytest.mark.parametrize(
@@ -156,4 +178,4 @@ class TestFolder:
     @pytest.mark.parametrize("given", [{"question": "Why?"}, {"resources": {"cpus_per_worker": 3}}])
     def test_wording_and_machines_may_change(self, tmp_path: Path, given: dict[str, object]) -> None:
         self.make(tmp_path, study(), "finished", "finished")
-        assert check_folder(study(**given), tmp_path, resume=False) == 2
+        assert check_folder(study(**given), tmp_path, resume=False) is True

@@ -1,20 +1,21 @@
 """Real studies by the real command, with Ray: to the end, interrupted, killed, and with trials that fail."""
 
+import csv
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
-import uuid
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
+from threading import Thread
+from urllib.request import urlopen
+from wsgiref.simple_server import make_server
 
 import optuna
+import optuna_dashboard
 import pytest
 import torch
 import yaml
+from processes import Command
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import read_study
@@ -22,7 +23,7 @@ from cfamc_ray.data.splits import load_splits
 from cfamc_ray.method.encoder import load_encoder
 from cfamc_ray.orchestration.run import check_reachable
 from cfamc_ray.search.bookkeeping import open_storage
-from cfamc_ray.study.records import TrialRecord, read_trials
+from cfamc_ray.study.records import TrialFolder, TrialRecord, read_trials
 from cfamc_ray.trial import Trial
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -55,38 +56,6 @@ def space(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(SPACE))
     return path
-
-
-class Command:
-    """The tune command as a process, with all that Ray starts below it."""
-
-    def __init__(self, space: Path, *options: str) -> None:
-        self.mark = f"cfamc-test-{uuid.uuid4().hex}"
-        self.process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "cfamc_ray.tune", "--space", str(space)),
-                *("--out", str(space.parent / "runs"), *options),
-            ],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "CFAMC_TEST_MARK": self.mark},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def wait(self) -> tuple[int, str]:
-        output, _ = self.process.communicate(timeout=240)
-        return self.process.returncode, output
-
-    def kill(self, name: str = "") -> int:
-        """SIGKILL for the driver and every process that inherited its environment, or for those of a name; how many."""
-        killed = 0
-        for process in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):
-                ours = self.mark.encode() in (process / "environ").read_bytes()
-                if ours and name.encode() in (process / "cmdline").read_bytes():
-                    os.kill(int(process.name), signal.SIGKILL)
-                    killed += 1
-        return killed
 
 
 def run(space: Path, *options: str) -> tuple[int, str]:
@@ -175,6 +144,92 @@ def test_a_killed_worker_is_started_again_and_goes_on(space: Path) -> None:
     (after,) = read_trials(study)
     assert 1 <= len(before.rows) < len(after.rows) == 30
     assert after.rows[0]["train_seconds"] == before.rows[0]["train_seconds"], "the first epoch was trained again"
+
+
+def test_optuna_dashboard_opens_a_study_while_it_runs(space: Path) -> None:
+    command = Command(space, "--set", "pretraining.epochs=200")
+    study = space.parent / "runs" / "tiny"
+    wait_until(lambda: any(study.glob("trial_*/checkpoint.pt")))
+    app = optuna_dashboard.wsgi(f"sqlite:///{study / 'optuna.db'}")
+    with make_server("127.0.0.1", 0, app) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        api = f"http://127.0.0.1:{server.server_port}/api/studies"
+        with urlopen(api) as answer:
+            (summary,) = json.load(answer)["study_summaries"]
+        with urlopen(f"{api}/{summary['study_id']}") as answer:  # noqa: S310
+            detail = json.load(answer)
+        server.shutdown()
+    assert command.running()
+    command.kill()
+    command.wait()
+    assert (summary["study_name"], summary["directions"]) == ("tiny", ["maximize", "maximize"])
+    assert detail["metric_names"] == ["clean_accuracy", "robust_accuracy"]
+    assert "Running" in [trial["state"] for trial in detail["trials"]]
+    names = {parameter["name"] for trial in detail["trials"] for parameter in trial["params"]}
+    assert names == {"crops.views", "perturbation.epsilon"}
+
+
+def test_a_second_driver_is_refused_while_the_first_one_runs(space: Path) -> None:
+    command = Command(space, "--set", "pretraining.epochs=200")
+    study = space.parent / "runs" / "tiny"
+    wait_until(lambda: any(study.glob("trial_*/trial.json")))
+    code, output = run(space, "--set", "pretraining.epochs=200", "--resume")
+    command.kill()
+    command.wait()
+    assert code == 2
+    assert f"another process is at work on it (process {command.process.pid} on " in output
+
+
+def test_trials_that_fall_behind_are_stopped_and_told_as_pruned(space: Path) -> None:
+    halving = "search.halving={rungs: [0.3, 0.6], keep: 0.4}"
+    code, output = run(space, "--set", halving, "--set", "search.sampler=front", "--trials", "8")
+    study = space.parent / "runs" / "tiny"
+    records = read_trials(study)
+    stopped = [record for record in records if record.status == "stopped"]
+    assert code == 0, output
+    assert len(records) == 8
+    assert stopped
+    assert all("fell behind after" in record.reason and len(record.rows) < 3 for record in stopped)
+    assert not list(study.glob("trial_*/checkpoint.pt"))
+    stored = optuna.load_study(study_name="tiny", storage=open_storage(study)).trials
+    assert {trial.number for trial in stored if trial.state.name == "PRUNED"} == {record.number for record in stopped}
+    assert all(trial.values is None for trial in stored if trial.state.name == "PRUNED")
+
+
+def test_the_front_is_confirmed_with_fresh_seeds_on_test_images(space: Path) -> None:
+    confirm = "confirm={seeds: 2, images: 100, attacked_images: 20, tolerance: 0}"
+    code, output = run(space, "--set", confirm, "--trials", "2")
+    study = space.parent / "runs" / "tiny"
+    assert code == 0, output
+    fresh = read_trials(study / "confirm")
+    with (study / "confirm.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert {record.point["seed"] for record in fresh} == {1, 2}
+    assert len(fresh) == 2 * len(table)
+    for row in table:
+        tests = [TrialFolder(study / "confirm", record.number).read_test() for record in fresh]
+        here = [
+            test
+            for test, record in zip(tests, fresh, strict=True)
+            if test and str(record.point["crops.views"]) == row["crops.views"]
+        ]
+        assert float(row["clean_accuracy_mean"]) == pytest.approx(sum(test["none"] for test in here) / 2)
+        assert float(row["autoattack_mean"]) == float(row["robust_accuracy_mean"]) <= float(row["pgd20_mean"])
+        assert 0 <= float(row["front_probability"]) <= 1
+    assert (study / "attainment.csv").read_text().startswith("attained_by,clean_accuracy,robust_accuracy")
+    before = {path: path.stat().st_mtime_ns for path in study.glob("confirm/trial_*/*")}
+    code, again = run(space, "--set", confirm, "--trials", "2")
+    assert code == 0, again
+    assert {path: path.stat().st_mtime_ns for path in study.glob("confirm/trial_*/*")} == before
+    assert again.splitlines()[-4:] == output.splitlines()[-4:]
+
+
+def test_a_cause_that_ends_every_trial_ends_the_study(space: Path) -> None:
+    diverging = ("--set", "optimizer.lr=1.0e+30", "--set", "optimizer.trust_coefficient=null")
+    code, output = run(space, *diverging, "--trials", "9", "--set", "resources.trials_at_once=1")
+    assert code == 1, output
+    assert "the last 3 trials failed alike (diverged" in output
+    assert len(read_trials(space.parent / "runs" / "tiny")) == 3
 
 
 def test_ctrl_c_ends_cleanly_and_says_how_to_resume(space: Path) -> None:

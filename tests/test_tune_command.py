@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import os
 import shlex
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from cfamc_ray.config.reading import dump_study, read_study
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.orchestration.view import StudyView
 from cfamc_ray.study.front import Progress
+from cfamc_ray.study.lock import only_driver
 from cfamc_ray.study.records import Status, TrialFolder, read_trials, write_config
 from cfamc_ray.tune import main
 
@@ -79,11 +81,11 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[StudyConfig]:
     """The studies that would have been run: in place of Ray, what a trial left behind is written by hand."""
     studies: list[StudyConfig] = []
 
-    def run_study(config: StudyConfig, folder: Path, *, address: str | None) -> bool:
+    def run_study(config: StudyConfig, folder: Path, *, address: str | None) -> str:
         studies.append(config)
-        folder.mkdir(parents=True)
         make_study(folder, trials=config.budget.trials)
-        return address is None
+        alike = "the last 3 trials failed alike (out of memory): mend the cause"
+        return {None: "budget.trials reached", "broken": alike}.get(address, "")
 
     monkeypatch.setitem(sys.modules, "cfamc_ray.orchestration.run", SimpleNamespace(run_study=run_study))
     return studies
@@ -353,6 +355,45 @@ class TestRun:
         assert (config.budget.trials, config.trial.crops.views) == (2, 6)
         assert said.out.startswith(f"small: 2 trials, 1 at once → {tmp_path / 'runs' / 'small'}\n")
         assert "2 of 2 finished trials are on the front of small" in said.out
+        assert said.out.endswith("\nThe study is over: budget.trials reached\n")
+
+    def test_a_study_that_ended_for_its_failures_ends_with_1_despite_its_front(
+        self, tune: Tune, begun: list[StudyConfig]
+    ) -> None:
+        said = tune("--address", "broken")
+        assert (said.code, len(begun)) == (1, 1)
+        assert "finished trials are on the front of small" in said.out
+        assert "The study is over: the last 3 trials failed alike (out of memory)" in said.out
+
+    @pytest.mark.parametrize("resume", [[], ["--resume"]], ids=["", "resume"])
+    def test_a_folder_that_another_process_holds_is_refused(
+        self, tune: Tune, tmp_path: Path, begun: list[StudyConfig], resume: list[str]
+    ) -> None:
+        folder = tmp_path / "runs" / "small"
+        if resume:
+            make_study(folder, trials=2)
+        with only_driver(folder):
+            before = files(folder)
+            said = tune(*resume)
+            assert files(folder) == before
+        assert (said.code, said.out, said.err.count("\n")) == (2, "", 1)
+        assert f"{folder}: another process is at work on it (process {os.getpid()} on " in said.err
+        assert begun == []
+
+    def test_trials_of_earlier_studies_are_taken_over_and_named_again_on_resume(
+        self, tune: Tune, begun: list[StudyConfig], tmp_path: Path
+    ) -> None:
+        sources = [str(tmp_path / name) for name in ("earlier", "other")]
+        for source, trials in zip(sources, (3, 1), strict=True):
+            make_study(Path(source), trials=trials)
+            write_config(Path(source), SMALL.model_copy(update={"name": Path(source).name}))
+        imports = [word for source in sources for word in ("--import", source)]
+        said = tune("--address", "auto", "--set", "budget.trials=1", *imports)
+        assert said.out.startswith(
+            f"3 trials taken over from {sources[0]}\n1 trials taken over from {sources[1]}\nsmall: 1 trials"
+        )
+        assert len(begun) == 1
+        assert [word for word in shlex.split(said.out.splitlines()[-1]) if word in imports] == imports
 
     def test_an_interrupted_run_says_how_to_go_on_and_ends_with_130(
         self, tune: Tune, begun: list[StudyConfig], space: Path, tmp_path: Path

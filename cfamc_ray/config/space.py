@@ -31,7 +31,7 @@ def parse_fraction(value: object) -> object:
         raise ValueError("must be a number or a fraction such as 8/255") from None
 
 
-def _plain(value: object) -> Any:
+def plain(value: object) -> Any:
     """What YAML leaves as text though it is a number (8/255, 1e-3) as a number; anything else as it is."""
     return parse_fraction(value) if isinstance(value, str) and NUMBER_AS_TEXT.fullmatch(value) else value
 
@@ -77,6 +77,10 @@ class IntRange(Strict):
         """All values."""
         return range(self.bounds[0], self.last + 1, self.step)
 
+    def contains(self, value: object) -> bool:
+        """Whether it is one of the values."""
+        return type(value) is int and value in self.grid()
+
 
 class FloatRange(Strict):
     """Real numbers from the first to the second bound: ``{float: [1/255, 16/255], log: true}``."""
@@ -94,11 +98,15 @@ class FloatRange(Strict):
         """The values that have to be valid for all in between to be valid."""
         return self.bounds
 
+    def contains(self, value: object) -> bool:
+        """Whether it lies within the bounds."""
+        return type(value) in (int, float) and self.bounds[0] <= value <= self.bounds[1]  # type: ignore[operator]
+
 
 class Choice(Strict):
     """One of several values: ``{choice: [resnet18, resnet50]}``."""
 
-    values: tuple[Annotated[Scalar, BeforeValidator(_plain)], ...] = Field(alias="choice", strict=False, min_length=1)
+    values: tuple[Annotated[Scalar, BeforeValidator(plain)], ...] = Field(alias="choice", strict=False, min_length=1)
 
     @model_validator(mode="after")
     def _distinct(self) -> "Choice":
@@ -110,15 +118,23 @@ class Choice(Strict):
         """The values that have to be valid: all of them."""
         return self.values
 
+    def contains(self, value: object) -> bool:
+        """Whether it is one of the values."""
+        return value in self.values
+
 
 class Constant(Strict):
     """One value, shown in every table beside the searched ones: ``{constant: 3}``, or just ``3``."""
 
-    value: Annotated[Scalar, BeforeValidator(_plain)] = Field(alias="constant")
+    value: Annotated[Scalar, BeforeValidator(plain)] = Field(alias="constant")
 
     def edges(self) -> tuple[Scalar, ...]:
         """The value."""
         return (self.value,)
+
+    def contains(self, value: object) -> bool:
+        """Whether it is the value."""
+        return value == self.value
 
 
 Range = IntRange | FloatRange | Choice | Constant

@@ -5,9 +5,10 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from itertools import islice, product
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
+    BeforeValidator,
     Field,
     SerializationInfo,
     ValidationError,
@@ -17,6 +18,7 @@ from pydantic import (
 )
 
 from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.protocol import AttackConfig, ProtocolConfig
 from cfamc_ray.config.recipes import DIALECTS, Dialect, branch, lay, read_recipe
 from cfamc_ray.config.space import (
     Choice,
@@ -30,6 +32,7 @@ from cfamc_ray.config.space import (
     Strict,
     dump_range,
     parse_range,
+    plain,
 )
 from cfamc_ray.config.trial import TrialConfig, trial_keys
 
@@ -42,11 +45,12 @@ METRICS: dict[str, Direction] = {
     "robust_accuracy": "maximize",
     "crop_passes": "minimize",
     "flops": "minimize",
-    "train_seconds": "minimize",
-    "eval_seconds": "minimize",
     "peak_memory_bytes": "minimize",
 }
-"""What a finished trial can be judged by, with the direction that makes sense."""
+"""What a finished trial can be judged by, with the direction that makes sense. Seconds are reported, not optimised:
+they depend on what else the machine does."""
+PLANNED_COSTS = ("crop_passes", "flops")
+"""Metrics that are known before a trial runs and grow evenly with its epochs."""
 
 
 IDENTITY = {"objectives", "search", "dialect", "trial", "space", "conditions"}
@@ -54,23 +58,93 @@ RANDOM_POINTS = 4096
 """Tried to see whether the conditions can be met."""
 
 
-class SearchConfig(Strict):
-    """How the next point is chosen."""
+class HalvingConfig(Strict):
+    """Pareto halving: at each rung the trials that fall behind in all that counts are stopped."""
 
-    sampler: Literal["tpe", "nsga2", "nsga3", "gp", "random", "grid"] = "tpe"
+    rungs: tuple[Real, ...] = Field(default=(0.25, 0.5), strict=False, min_length=1)
+    """Shares of a trial's own epochs after which it is judged, between 0 and 1."""
+    keep: Real = Field(default=0.5, gt=0, lt=1)
+    """Share of the trials at a rung that go on: the best by non-dominated rank, then by spread."""
+
+    @model_validator(mode="after")
+    def _between_begin_and_end(self) -> "HalvingConfig":
+        if not all(0 < rung < 1 for rung in self.rungs):
+            raise ValueError(f"rungs must lie between 0 and 1, not {list(self.rungs)}")
+        return self
+
+
+class SearchConfig(Strict):
+    """How the next point is chosen, and which trials are stopped early."""
+
+    sampler: Literal["front", "tpe", "nsga2", "nsga3", "gp", "random", "grid"] = "tpe"
     """Optuna's sampler: tree-structured Parzen estimator, two genetic algorithms, Gaussian process, or random; or a
     grid: all points that meet the conditions, in the order in which the last key of the space changes fastest."""
     startup_trials: int = Field(default=8, ge=1)
     """Random points before TPE or the Gaussian process starts to learn; the genetic algorithms' population."""
     seed: int = Field(default=0, ge=0)
     """Seed of the sampler; with one trial at a time it fixes all points."""
+    halving: HalvingConfig | None = None
+    """Null: every trial runs to its end."""
+
+
+class PlateauConfig(Strict):
+    """When a front counts as grown up."""
+
+    trials: int = Field(default=16, ge=1)
+    """So many trials in a row ..."""
+    tolerance: Real = Field(default=0.01, ge=0)
+    """... have to add less than this share of the hypervolume together."""
 
 
 class BudgetConfig(Strict):
-    """When the study ends."""
+    """When the study ends: whichever limit is reached first."""
 
     trials: int = Field(default=16, ge=1)
-    """How many points are tried, failed ones included."""
+    """How many points are tried, failed and stopped ones included; imported and refused ones cost nothing."""
+    crop_passes: Real | None = Field(default=None, gt=0)
+    """Over all trials; a point that does not fit what is left is refused before it starts. Null: no limit."""
+    flops: Real | None = Field(default=None, gt=0)
+    """Of training, over all trials; likewise."""
+    hours: Real | None = Field(default=None, gt=0)
+    """Time of the trials over trials_at_once, so about that of the study; likewise, as fitted to the trials so far."""
+    plateau: PlateauConfig | None = None
+    """Ends a study whose front no longer grows; null: it does not."""
+
+
+class ConfirmConfig(Strict):
+    """What is done with the front once the search is over: trained anew, and attacked in earnest on the test split."""
+
+    seeds: int = Field(default=5, ge=1)
+    """Fresh seeds with which each point is trained again."""
+    tolerance: Real = Field(default=0.05, ge=0, le=1)
+    """Points count as near the front, and are confirmed too, if no trial dominates them any more once all their
+    objectives are improved by this share of the front's range."""
+    attacks: tuple[Literal["pgd20", "autoattack"], ...] = Field(
+        default=("pgd20", "autoattack"), strict=False, min_length=1
+    )
+    """At evaluation.attack_epsilon: PGD of 20 steps, then AutoAttack's standard version on what it left. The last one
+    named stands for robust accuracy."""
+    images: int = Field(default=10_000, ge=1)
+    """Test images for clean accuracy; all of them where there are fewer."""
+    attacked_images: int = Field(default=1_000, ge=1)
+    """How many of the first ones are attacked."""
+
+    def protocol(self, epsilon: float) -> ProtocolConfig:
+        """What is measured of a fresh encoder.
+
+        Args:
+            epsilon: radius of the l∞ ball.
+        """
+        automatic = "autoattack" in self.attacks
+        return ProtocolConfig(
+            name="confirm",
+            images=self.images,
+            attacked_images=self.attacked_images,
+            epsilons=(epsilon,),
+            attack=AttackConfig(),
+            autoattack_images=self.attacked_images if automatic else 0,
+            autoattack_epsilons=(epsilon,) if automatic else (),
+        )
 
 
 class ResourceConfig(Strict):
@@ -85,6 +159,9 @@ class ResourceConfig(Strict):
     """GPUs of each worker: 0 (it computes on CPUs), a fraction such as 0.5 (two share one), or 1."""
     minutes_per_trial: Real | None = Field(default=None, gt=0)
     """A trial that is not done after so long is stopped; null: no limit."""
+    memory_gb_per_worker: Real | None = Field(default=None, gt=0)
+    """Points that are expected to need more are refused before they start, as soon as trials of two sizes have shown
+    what memory they take; null: its share of the GPU's memory or of this machine's."""
     restarts: int = Field(default=2, ge=0)
     """How often a trial whose process was killed from outside is started again, from its last epoch."""
 
@@ -122,6 +199,11 @@ class StudyConfig(Strict):
     search: SearchConfig = SearchConfig()
     budget: BudgetConfig = BudgetConfig()
     resources: ResourceConfig = ResourceConfig()
+    confirm: ConfirmConfig | None = None
+    """Null: the front is what the search has seen once, on validation images."""
+    start_from: tuple[str | dict[str, Annotated[Scalar, BeforeValidator(plain)]], ...] = Field(default=(), strict=False)
+    """First points: names of recipes, whose values of the searched keys are taken, or points written out as
+    `{crops.views: 4, …}` with a value for each searched key."""
     keep_encoders: Literal["front", "all"] = "front"
     """Whose encoders stay in the study folder at the end."""
     base: str | None = None
@@ -195,6 +277,46 @@ class StudyConfig(Strict):
     def _dump_conditions(self, value: tuple[Condition, ...]) -> list[str]:
         return [condition.text for condition in value]
 
+    @property
+    def first_points(self) -> list[dict[str, Scalar]]:
+        """The points of `start_from`, with the keys of the space in its order.
+
+        Raises:
+            ValueError: for one that does not fit the space.
+        """
+        return [self._first_point(written) for written in self.start_from]
+
+    def _first_point(self, written: str | Mapping[str, Scalar]) -> dict[str, Scalar]:
+        name = written if isinstance(written, str) else dump_point(written)
+        if isinstance(written, str):
+            try:
+                recipe = read_recipe(written).trial(self.dialect)
+            except InputError as error:
+                raise ValueError(f"start_from: {error}") from None
+            point = {key: written if key == "base" else recipe.value_of(key) for key in self.space}
+        else:
+            unknown = sorted(set(written) - set(self.space))
+            if unknown:
+                raise ValueError(f"start_from: {name}: {unknown[0]} is not a key of space: {', '.join(self.space)}")
+            point = {key: written.get(key, constant_of(self.space[key])) for key in self.space}
+        for key, value in point.items():
+            if not self.space[key].contains(value):
+                raise ValueError(
+                    f"start_from: {name} has {key} {value!r}, which is not in space.{key} "
+                    f"{dump_range(self.space[key])}: widen the range, or write another point as {{key: value, …}}"
+                )
+        if not self.admits(point):
+            raise ValueError(f"start_from: {name} does not meet the conditions, or makes no valid trial: {point}")
+        return point
+
+    def contains(self, point: Point) -> bool:
+        """Whether a point lies in the space and meets its conditions."""
+        return (
+            set(point) == set(self.space)
+            and all(self.space[key].contains(value) for key, value in point.items())
+            and self.admits(point)
+        )
+
     @model_validator(mode="after")
     def _consistent(self) -> "StudyConfig":
         for name in self.objectives:
@@ -206,6 +328,9 @@ class StudyConfig(Strict):
         self._check_bases()
         self._check_ranges()
         self._check_points()
+        if self.start_from and self.search.sampler == "grid":
+            raise ValueError("start_from: search.sampler grid has its own order; leave one of them out")
+        _ = self.first_points  # refuses what does not fit
         workers, batch = self.resources.workers_per_trial, "pretraining.batch_images"
         bases = self._values("base") if "base" in self.space else [None]
         sizes = [self.trial_at({"base": base}).pretraining.batch_images for base in bases]
@@ -326,6 +451,16 @@ class StudyConfig(Strict):
     def identity(self) -> dict[str, Any]:
         """What must not change while a study goes on; the budget, the machines and the wording may."""
         return self.model_dump(mode="json", include=IDENTITY)
+
+
+def constant_of(written: Range) -> Scalar:
+    """The value of a constant; None of a range."""
+    return written.value if isinstance(written, Constant) else None
+
+
+def dump_point(point: Mapping[str, Scalar]) -> str:
+    """A point as a space file writes it."""
+    return f"{{{', '.join(f'{key}: {value}' for key, value in point.items())}}}"
 
 
 def draw(written: Range, source: random.Random) -> Scalar:

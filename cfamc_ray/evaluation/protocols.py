@@ -13,8 +13,9 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from cfamc_ray.config.protocol import AttackConfig, HeadConfig, ProtocolConfig
-from cfamc_ray.config.trial import CropsConfig, EvaluationConfig
+from cfamc_ray.config.trial import CropsConfig, DataConfig, EvaluationConfig
 from cfamc_ray.data.images import LabelledImages
+from cfamc_ray.data.splits import load_splits, load_test
 from cfamc_ray.evaluation.attacks import Logits, pgd
 from cfamc_ray.evaluation.autoattack import autoattack
 from cfamc_ray.evaluation.classifier import (
@@ -166,6 +167,38 @@ def run_protocol(
         yield Measurement("none", 0.0, len(images), int(right_N.sum()))
         for epsilon in protocol.epsilons:
             yield from _attacked(classifier, images, right_N, epsilon, protocol, generator)
+
+
+def measure_on(
+    data: DataConfig,
+    encoder: SelfSupervisedEncoder,
+    *,
+    protocol: ProtocolConfig,
+    crops: CropsConfig,
+    device: torch.device,
+) -> Iterator[Measurement]:
+    """Run a protocol with a data set's probe images and its test split, in float32.
+
+    Args:
+        data: the data set.
+        encoder: to be measured.
+        protocol: what is measured.
+        crops: size, scale and ratio of the crops, where the protocol reads crops.
+        device: where it is computed.
+
+    Raises:
+        InputError: where the data cannot be read.
+        FloatingPointError, AttackInvalid: as `run_protocol` does.
+    """
+    splits = load_splits(data)
+    return run_protocol(
+        encoder.to(device, torch.float32),  # whatever it was trained in: attacks need float32 at least
+        splits.probe,
+        load_test(data),
+        classes=splits.classes,
+        protocol=protocol,
+        crops=crops,
+    )
 
 
 def fit_classifier(

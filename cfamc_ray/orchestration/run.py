@@ -1,24 +1,29 @@
 """The run of a study: Ray is started, trials are trained, and what they say is written down."""
 
 import json
+import math
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, Self, TextIO
 
 import optuna
 import ray
+import torch
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.orchestration.searcher import StudySearch
+from cfamc_ray.evaluation.cost import training_flops
+from cfamc_ray.orchestration.searcher import StudyScheduler, StudySearcher
 from cfamc_ray.orchestration.trainables import OneWorkerTrial, several_workers
 from cfamc_ray.orchestration.view import StudyView, output_to
-from cfamc_ray.search.bookkeeping import open_storage, open_study, reconcile
+from cfamc_ray.search.bookkeeping import open_storage
+from cfamc_ray.search.search import Search
 from cfamc_ray.study.environment import environment
 from cfamc_ray.study.front import Progress, progress_of
 from cfamc_ray.study.records import TrialFolder, TrialRecord, read_trials, trial_name, write_config, write_text
@@ -42,8 +47,8 @@ def run_study(
     *,
     address: str | None = None,
     view_on: Callable[[StudyConfig, TextIO], View] = StudyView,
-) -> bool:
-    """Train trials until the budget is spent; those that began before go on from where they were.
+) -> str:
+    """Train trials until the study is over; those that began before go on from where they were.
 
     Args:
         config: of the study.
@@ -52,7 +57,7 @@ def run_study(
         view_on: what is shown on a stream that reaches the person.
 
     Returns:
-        whether the budget is spent; False after Ctrl-C.
+        why the study is over; empty after Ctrl-C.
 
     Raises:
         InputError: where the folder cannot be written, the cluster cannot be reached or is too small, or the storage
@@ -64,22 +69,57 @@ def run_study(
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror}); name another folder with --out") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = open_storage(folder)
-    study = open_study(config, storage)
-    unfinished = reconcile(study, config, read_trials(folder))
-    todo = config.budget.trials - len(study.get_trials(deepcopy=False)) + len(unfinished)
-    if todo <= 0:
-        return True
+    search = Search(
+        config,
+        open_storage(folder),
+        read_trials(folder),
+        flops_of=training_flops,
+        memory_bytes=_memory_of_worker(config, address),
+        on_refused=lambda record: _note_refusal(folder, record),
+    )
+    if reason := search.over:
+        return reason
+    with running_ray(config, folder, address) as person, view_on(config, person) as view:
+        _tuner(config, folder, search, _Watcher(config, folder, view)).fit()
+    return search.over if all(record.ended for record in search.records.values()) else ""
+
+
+@contextmanager
+def running_ray(config: StudyConfig, folder: Path, address: str | None) -> Iterator[TextIO]:
+    """Ray, with what it prints in the folder's ray.log; yields a stream that still reaches the person.
+
+    Raises:
+        InputError: where the cluster cannot be reached or is too small.
+    """
     with output_to(folder / "ray.log") as person:
         _start_ray(config, address)
         try:
             write_text(folder / "environment.json", json.dumps(environment() | _cluster(address), indent=1) + "\n")
-            with view_on(config, person) as view:
-                watcher = _Watcher(config, folder, view)
-                _tuner(config, folder, StudySearch(config, storage, folder, unfinished), todo, watcher).fit()
+            yield person
         finally:
             ray.shutdown()
-    return all(record.ended for record in watcher.records) and len(watcher.records) >= config.budget.trials
+
+
+def _note_refusal(folder: Path, record: TrialRecord) -> None:
+    trial_folder = TrialFolder(folder, record.number)
+    if not record.rows:
+        trial_folder.open(record.point)
+    trial_folder.close(record.status, record.reason)
+    trial_folder.checkpoint.unlink(missing_ok=True)
+
+
+def _memory_of_worker(config: StudyConfig, address: str | None) -> float:
+    """Bytes that a worker may use; infinite where another machine will run it."""
+    resources = config.resources
+    if resources.memory_gb_per_worker is not None:
+        return resources.memory_gb_per_worker * 1e9
+    if resources.gpus_per_worker:
+        here = address is None and torch.cuda.is_available()
+        return torch.cuda.get_device_properties(0).total_memory * resources.gpus_per_worker if here else math.inf
+    if address is not None:
+        return math.inf
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return whole / (resources.trials_at_once * resources.workers_per_trial)
 
 
 def _start_ray(config: StudyConfig, address: str | None) -> None:
@@ -121,7 +161,7 @@ def check_reachable(address: str) -> None:
         raise InputError(f"--address {address}: no Ray cluster answers there ({error})") from None
 
 
-def _tuner(config: StudyConfig, folder: Path, search: StudySearch, todo: int, watcher: "_Watcher") -> tune.Tuner:
+def _tuner(config: StudyConfig, folder: Path, search: Search, watcher: "_Watcher") -> tune.Tuner:
     resources = config.resources
     if resources.workers_per_trial == 1:
         trainable = tune.with_resources(
@@ -135,8 +175,9 @@ def _tuner(config: StudyConfig, folder: Path, search: StudySearch, todo: int, wa
     return tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
-            search_alg=search,
-            num_samples=todo,
+            search_alg=StudySearcher(search, folder),
+            scheduler=StudyScheduler(search, folder),
+            num_samples=-1,  # until the search has no more
             max_concurrent_trials=resources.trials_at_once,
             reuse_actors=resources.workers_per_trial == 1,
             trial_name_creator=_tune_trial_name,

@@ -1,60 +1,77 @@
-"""Ray Tune's OptunaSearch over a study's own sampler and storage."""
+"""Thin adapters of the search to Ray Tune: what it proposes becomes trials, what it stops is stopped."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.storages import BaseStorage
-from ray.tune.search.optuna import OptunaSearch
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
 
-from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.search.bookkeeping import tell
-from cfamc_ray.search.sampler import FeasibleSampler, suggest_point
-from cfamc_ray.study.records import TrialFolder
+from cfamc_ray.search.search import Search
+from cfamc_ray.study.records import TrialFolder, TrialRecord
 
 
-class StudySearch(OptunaSearch):
-    """Hands out unfinished trials first, then new points; tells Optuna FAIL for whatever has no finite objectives.
-
-    A trial's Tune config is its number and its point; number and Optuna's number are the same.
+class StudySearcher(Searcher):
+    """Hands out the search's proposals; a trial's Tune config is its number and its point.
 
     Args:
-        config: of the study.
-        storage: Optuna's.
+        search: of the study.
         folder: of the study.
-        unfinished: numbers of trials that go on.
     """
 
-    def __init__(self, config: StudyConfig, storage: BaseStorage, folder: Path, unfinished: Sequence[int]) -> None:
-        super().__init__(
-            space=lambda trial: suggest_point(trial, config.space),
-            metric=list(config.objectives),
-            mode=["max" if direction == "maximize" else "min" for direction in config.objectives.values()],
-            sampler=FeasibleSampler(config),
-            study_name=config.name,
-            storage=storage,
-        )
-        self._config, self._folder, self._unfinished = config, folder, list(unfinished)
+    def __init__(self, search: Search, folder: Path) -> None:
+        super().__init__()
+        self._search, self._folder = search, folder
+        self._numbers: dict[str, int] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any]:
-        """Number and point of the next trial."""
-        study: optuna.Study = self._ot_study
-        if self._unfinished:
-            number = self._unfinished.pop(0)
-            trial = optuna.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
-        else:
-            trial = study.ask()
-        self._ot_trials[trial_id] = trial
-        return {"number": trial.number, "point": suggest_point(trial, self._config.space)}
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Number and point of the next trial; None while only the end of running ones can make room for another."""
+        proposal = self._search.suggest()
+        if proposal is None:
+            return None if self._numbers else str(Searcher.FINISHED)
+        self._numbers[trial_id] = proposal.number
+        return {"number": proposal.number, "point": dict(proposal.point)}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Take in how the trial ended, as its folder has it; nothing of one that was only interrupted."""
+        number = self._numbers.pop(trial_id)
+        record = TrialFolder(self._folder, number).read() or self._search.records[number]
+        if error and not record.ended:
+            record = TrialRecord(number, record.point, record.rows, "failed", "its process ended")
+        if record.ended:
+            self._search.ended(record)
 
     def save(self, checkpoint_path: str) -> None:
         """Leave an empty snapshot: what is known is in the storage and in the trials' folders."""
         Path(checkpoint_path).touch()
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tell how the trial ended, as its folder has it; nothing of one that was only interrupted."""
-        number = self._ot_trials[trial_id].number
-        record = TrialFolder(self._folder, number).read()
-        if error or (record is not None and record.ended):
-            tell(self._ot_study, number, self._config, record)
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore."""
+
+
+class StudyScheduler(FIFOScheduler):
+    """Stops the trials that the search wants stopped.
+
+    Args:
+        search: of the study.
+        folder: of the study.
+    """
+
+    def __init__(self, search: Search, folder: Path) -> None:
+        super().__init__()
+        self._search, self._folder = search, folder
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune's snapshot of a run is not what a study resumes from."""
+        return {}
+
+    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
+        """Judge the trial by its new row."""
+        trial_folder = TrialFolder(self._folder, trial.config["number"])
+        record = trial_folder.read()
+        reason = self._search.observe(record) if record else ""
+        if not reason:
+            return str(TrialScheduler.CONTINUE)
+        trial_folder.close("stopped", reason)
+        trial_folder.checkpoint.unlink(missing_ok=True)
+        return str(TrialScheduler.STOP)

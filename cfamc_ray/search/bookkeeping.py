@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -21,8 +22,8 @@ def open_storage(folder: Path) -> BaseStorage:
     return RDBStorage(f"sqlite:///{folder / 'optuna.db'}", engine_kwargs={"connect_args": {"timeout": 60}})
 
 
-def open_study(config: StudyConfig, storage: BaseStorage) -> optuna.Study:
-    """Load or create the study.
+def open_study(config: StudyConfig, storage: BaseStorage, sampler: BaseSampler | None = None) -> optuna.Study:
+    """Load or create the study, with a sampler of the config unless another is given.
 
     Raises:
         InputError: where the storage holds a study of this name with other objectives, which Optuna would accept.
@@ -32,7 +33,7 @@ def open_study(config: StudyConfig, storage: BaseStorage) -> optuna.Study:
         storage=storage,
         study_name=config.name,
         directions=directions,
-        sampler=FeasibleSampler(config),
+        sampler=sampler or FeasibleSampler(config),
         pruner=optuna.pruners.NopPruner(),
         load_if_exists=True,
     )
@@ -74,10 +75,19 @@ def reconcile(study: optuna.Study, config: StudyConfig, records: Sequence[TrialR
 
 
 def tell(study: optuna.Study, number: int, config: StudyConfig, record: TrialRecord | None) -> None:
-    """Tell how a trial ended: its objectives if it is finished and has them all, else that it failed."""
+    """Tell how a trial ended: its objectives if it is finished and has them all, else that it failed.
+
+    A trial that was stopped is told as pruned, and a point that did not fit as pruned and infeasible; neither with
+    values, for an early one is no final one. TPE then takes both for worse than what ran to its end.
+    """
     values = record.values(config.objectives) if record and record.status == "finished" else []
     if values and np.isfinite(values).all():
         study.tell(number, values)
+    elif record and record.status in ("stopped", "infeasible"):
+        if record.status == "infeasible":
+            trial = optuna.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
+            trial.set_constraint("fits budget and memory", 1.0)
+        study.tell(number, state=TrialState.PRUNED)
     else:
         study.tell(number, state=TrialState.FAIL)
 

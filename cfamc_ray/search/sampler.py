@@ -1,7 +1,7 @@
 """Points of a search space: Optuna's samplers, held to the conditions and to what has not been tried yet."""
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -18,7 +18,10 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISample
 from optuna.trial import FrozenTrial, TrialState
 
 from cfamc_ray.config.space import Choice, Constant, FloatRange, IntRange, Range
-from cfamc_ray.config.study import SearchConfig, StudyConfig
+from cfamc_ray.config.study import Point, SearchConfig, StudyConfig
+from cfamc_ray.search.front_model import FrontModel
+from cfamc_ray.study.cost_model import FlopsOf
+from cfamc_ray.study.records import TrialRecord
 
 ATTEMPTS = {"tpe": 64, "nsga2": 64, "nsga3": 64, "gp": 4, "random": 64}
 """Proposals of a sampler that may be refused before random ones are tried; a Gaussian process takes long for each."""
@@ -61,10 +64,19 @@ class FeasibleSampler(BaseSampler):
 
     Args:
         config: of the study.
+        records: the trials so far, which the sampler `front` reads.
+        flops_of: training FLOPs of a trial, which it divides by.
     """
 
-    def __init__(self, config: StudyConfig) -> None:
-        self.config = config
+    def __init__(
+        self,
+        config: StudyConfig,
+        records: Callable[[], Sequence[TrialRecord]] = lambda: (),
+        flops_of: FlopsOf = lambda trial: trial.crop_passes,
+    ) -> None:
+        self.config, self.records, self.flops_of = config, records, flops_of
+        self.fits: Callable[[Point], bool] = lambda point: True
+        """Whether a point may be proposed: set by a search whose budget runs out."""
         self.distributions = distributions(config.space)
         self.constants = constants(config.space)
 
@@ -81,15 +93,22 @@ class FeasibleSampler(BaseSampler):
         if set(search_space) <= set(trial.params) and self.config.admits(self.constants | trial.params):
             return trial.params  # a trial that goes on
         tried = [known.params for known in study.get_trials(deepcopy=False) if known.number != trial.number]
+        first = (point for point in self.config.first_points if self._searched(point) not in tried)
+        if (point := next(first, None)) is not None:
+            return self._searched(point)
         repeated = None
         for point in self._proposals(study, trial):
-            if self.config.admits(self.constants | point):
+            whole = self.constants | point
+            if self.config.admits(whole) and self.fits(whole):
                 if point not in tried:
                     return point
                 repeated = repeated or point
         if repeated is None:
             raise RuntimeError(f"no point is left, or none met the conditions in {RANDOM_ATTEMPTS} attempts")
         return repeated
+
+    def _searched(self, point: Point) -> dict[str, Any]:
+        return {key: point[key] for key in self.distributions}
 
     def _proposals(self, study: optuna.Study, trial: FrozenTrial) -> Iterator[dict[str, Any]]:
         search = self.config.search
@@ -98,6 +117,10 @@ class FeasibleSampler(BaseSampler):
                 yield {key: point[key] for key in self.distributions}
             return
         seed = (search.seed, trial.number)
+        if search.sampler == "front":
+            others = [record for record in self.records() if record.number != trial.number]
+            yield from map(self._searched, FrontModel(self.config, others, self.flops_of, seed=_word(seed)).proposals())
+            return
         for name, attempts in ((search.sampler, ATTEMPTS[search.sampler]), ("random", RANDOM_ATTEMPTS)):
             sampler = make_sampler(search, name, seed)
             sampler.before_trial(study, trial)
@@ -120,13 +143,13 @@ class FeasibleSampler(BaseSampler):
     ) -> None:
         """Let the sampler keep its books."""
         search = self.config.search
-        if search.sampler != "grid":
+        if search.sampler not in ("grid", "front"):
             make_sampler(search, search.sampler, (search.seed, trial.number)).after_trial(study, trial, state, values)
 
 
 def make_sampler(config: SearchConfig, name: str, seed: Sequence[int]) -> BaseSampler:
     """One of Optuna's samplers by the name that a space file uses."""
-    word = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    word = _word(seed)
     startup = config.startup_trials
     match name:
         case "tpe":
@@ -142,3 +165,7 @@ def make_sampler(config: SearchConfig, name: str, seed: Sequence[int]) -> BaseSa
         case "random":
             return RandomSampler(seed=word)
     raise ValueError(f"search.sampler: there is no sampler {name!r}")
+
+
+def _word(seed: Sequence[int]) -> int:
+    return int(np.random.SeedSequence(seed).generate_state(1)[0])

@@ -24,15 +24,24 @@ class Front:
     reference: list[float]
 
 
-def find_front(config: StudyConfig, records: Sequence[TrialRecord]) -> Front:
-    """The front over the finished trials; a trial that misses an objective is on neither list."""
+def find_front(
+    config: StudyConfig, records: Sequence[TrialRecord], *, reference: Sequence[float] | None = None
+) -> Front:
+    """The front over the finished trials; a trial that misses an objective is on neither list.
+
+    Args:
+        config: of the study.
+        records: of its trials.
+        reference: of the hypervolume; the config's unless given.
+    """
     objectives = config.objectives
     complete = [record for record in records if record.status == "finished"]
     complete = [record for record in complete if np.isfinite(record.values(objectives)).all()]
     values = np.array([record.values(objectives) for record in complete]).reshape(-1, len(objectives))
     directions = list(objectives.values())
     mask = pareto_front(values, directions)
-    reference = [_reference(config, name, values[:, place]) for place, name in enumerate(objectives)]
+    worst = [_reference(config, name, values[:, place]) for place, name in enumerate(objectives)]
+    reference = worst if reference is None else list(reference)
     first, sign = next(iter(objectives)), -1 if directions[0] == "maximize" else 1
     return Front(
         objectives=objectives,

@@ -9,6 +9,8 @@
     STUDY/trial_00007/outcome.json         status and reason, if it ended other than finished
     STUDY/trial_00007/checkpoint.pt        of an unfinished trial
     STUDY/trial_00007/encoder.safetensors  of a finished one
+    STUDY/trial_00007/test.json            what it reached on the test split, where it confirms another trial
+    STUDY/confirm/                         a study of the front's points with fresh seeds; confirm.csv sums it up
 
 What the trials' own folders hold is the truth. Every file is written under a temporary name and renamed, so a reader
 never sees half of one, and reading never unpickles anything.
@@ -51,6 +53,13 @@ class TrialRecord:
     status: Status = "running"
     reason: str = ""
     """Why a trial that is not finished ended."""
+    source: str = ""
+    """Trial of another study that this one was taken over from."""
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is one of the trials that the budget pays for."""
+        return self.status != "infeasible" and not self.source
 
     @property
     def trial_id(self) -> str:
@@ -86,10 +95,11 @@ class TrialFolder:
         self.checkpoint = self.path / "checkpoint.pt"
         self.encoder = self.path / "encoder.safetensors"
 
-    def open(self, point: Mapping[str, Any]) -> None:
-        """Make the folder and note the point."""
+    def open(self, point: Mapping[str, Any], *, source: str = "") -> None:
+        """Make the folder and note the point, and where the trial was taken over from."""
         self.path.mkdir(parents=True, exist_ok=True)
-        write_text(self.path / "trial.json", json.dumps({"number": self.number, "point": dict(point)}) + "\n")
+        known = {"number": self.number, "point": dict(point)} | ({"source": source} if source else {})
+        write_text(self.path / "trial.json", json.dumps(known) + "\n")
 
     def write_rows(self, rows: Iterable[Row]) -> None:
         """Replace the rows; what is not a finite number is written as null, never as a number."""
@@ -100,16 +110,32 @@ class TrialFolder:
         if self.path.is_dir():
             write_text(self.path / "outcome.json", json.dumps({"status": status, "reason": reason}) + "\n")
 
+    def write_test(self, values: Row) -> None:
+        """Note what the encoder reached on the test split."""
+        write_text(self.path / "test.json", json.dumps(_without_nan(values)) + "\n")
+
+    def read_test(self) -> Row | None:
+        """What `write_test` noted; None where the encoder was not tested."""
+        text = _text_or_empty(self.path / "test.json")
+        return json.loads(text) if text else None
+
     def read(self) -> TrialRecord | None:
         """The record; None where the trial never began."""
         try:
-            point = json.loads((self.path / "trial.json").read_text())["point"]
+            known = json.loads((self.path / "trial.json").read_text())
         except FileNotFoundError:
             return None
         rows = [json.loads(line) for line in _text_or_empty(self.path / "epochs.jsonl").splitlines()]
         outcome = json.loads(_text_or_empty(self.path / "outcome.json") or "{}")
         running: Status = "finished" if rows and rows[-1]["done"] else "running"
-        return TrialRecord(self.number, point, rows, outcome.get("status", running), outcome.get("reason", ""))
+        return TrialRecord(
+            self.number,
+            known["point"],
+            rows,
+            outcome.get("status", running),
+            outcome.get("reason", ""),
+            known.get("source", ""),
+        )
 
 
 def read_trials(study: Path) -> list[TrialRecord]:

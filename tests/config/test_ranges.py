@@ -84,6 +84,37 @@ def test_no_draw_lies_outside_the_edges(written: Range, seed: int) -> None:
     assert low <= draw(written, source(seed)) <= high  # type: ignore[operator]
 
 
+@given(RANGES, st.integers(0, 2**32))
+def test_a_range_contains_its_draws_and_its_edges(written: Range, seed: int) -> None:
+    assert all(written.contains(value) for value in (draw(written, source(seed)), *written.edges()))
+
+
+@given(int_ranges(), st.integers(-100, 200))
+def test_whole_numbers_off_the_steps_or_the_bounds_are_not_contained(written: Range, value: int) -> None:
+    low, high = written.bounds  # type: ignore[union-attr]
+    assert written.contains(value) is (low <= value <= high and (value - low) % written.step == 0)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("written", "inside", "outside"),
+    [
+        ({"int": [1, 9], "step": 3}, [1, 4, 7], [0, 2, 9, 10, 4.0, True, "4", None]),
+        ({"float": [0, 1]}, [0, 0.5, 1, 1.0], [-1e-9, 1.001, float("nan"), True, "0.5", None]),
+        ({"choice": ["group", 2, None]}, ["group", 2, None], ["batch", 3, "2", False]),
+        ({"choice": ["8/255"]}, [8 / 255], ["8/255", 8 / 256]),
+        (3, [3], [4, "3", None]),
+        (None, [None], [0, False, "None"]),
+    ],
+    ids=str,
+)
+def test_what_a_range_contains_has_its_kind_and_lies_within(
+    written: object, inside: list[object], outside: list[object]
+) -> None:
+    found = parse_range(written)
+    assert [value for value in inside if not found.contains(value)] == []
+    assert [value for value in outside if found.contains(value)] == []
+
+
 def test_every_value_on_the_step_grid_is_drawn() -> None:
     written = parse_range({"int": [1, 11], "step": 4})
     assert {draw(written, source(seed)) for seed in range(100)} == {1, 5, 9}

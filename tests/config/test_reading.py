@@ -47,6 +47,8 @@ BAD_VALUES = [
     Bad("trial: {loss: {zzz: 3}}", ("unknown key trial.loss.zzz", "known here: name, temperature")),
     Bad("space: {crops.viewz: {int: [2, 4]}}", ("space.crops.viewz", "did you mean crops.views?")),
     Bad("objectives: {robust_acuracy: maximize}", ("objectives", "'robust_acuracy'", "did you mean robust_accuracy?")),
+    Bad("objectives: {train_seconds: minimize}", ("objectives", "no trial reports 'train_seconds'", "peak_memory_byt")),
+    Bad("objectives: {eval_seconds: minimize}", ("objectives", "no trial reports 'eval_seconds'", "known here: ")),
     Bad("objectives: {clean_accuracy: up}", ("objectives.clean_accuracy", "'up'", "'maximize' or 'minimize'")),
     Bad("objectives: {}", ("objectives", "at least 1")),
     Bad("objectives: [flops]", ("objectives", "['flops']", "dictionary")),
@@ -252,11 +254,14 @@ def test_a_study_survives_being_written_and_read(path: Path) -> None:
     text = """
     name: all
     question: "Überlebt ε = 8/255, # und: alles?"
-    objectives: {robust_accuracy: maximize, flops: minimize, train_seconds: minimize}
+    objectives: {robust_accuracy: maximize, flops: minimize, peak_memory_bytes: minimize}
     reference: {robust_accuracy: 0.1, flops: 1e12}
-    search: {sampler: gp, startup_trials: 3, seed: 5}
-    budget: {trials: 7}
+    search: {sampler: gp, startup_trials: 3, seed: 5, halving: {rungs: [1/8, 0.5], keep: 1/3}}
+    budget: {trials: 7, crop_passes: 1e9, flops: 1e18, hours: 1/2, plateau: {trials: 3, tolerance: 0}}
     resources: {trials_at_once: 2, workers_per_trial: 2, gpus_per_worker: 1/2, minutes_per_trial: 0.5, restarts: 0}
+    start_from:
+      - {crops.views: 6, pretraining.epochs: 8, perturbation.epsilon: 8/255, perturbation.step_ratio: 0.5,
+         perturbation.carry: true, encoder.norm: batch}
     keep_encoders: all
     trial: {seed: 3, crops: {scale: [1/4, 1/4]}, optimizer: {lr: 1e-4, trust_coefficient: null}}
     space:

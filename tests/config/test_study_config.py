@@ -1,5 +1,6 @@
 import random
 from dataclasses import fields
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -37,8 +38,20 @@ def test_names_that_make_no_folder_are_refused(name: str) -> None:
         ({"reference": {"flops": 1e9}}, "flops is not among the objectives clean_accuracy, robust_accuracy"),
         ({"reference": {"clean_accuracy": float("nan")}}, "finite"),
         ({"search": {"startup_trials": 0}}, "greater than or equal to 1"),
-        ({"search": {"sampler": "cmaes"}}, "'tpe', 'nsga2', 'nsga3', 'gp', 'random' or 'grid'"),
+        ({"search": {"sampler": "cmaes"}}, "'front', 'tpe', 'nsga2', 'nsga3', 'gp', 'random' or 'grid'"),
+        ({"objectives": {"train_seconds": "minimize"}}, "no trial reports 'train_seconds'"),
+        ({"search": {"halving": {"rungs": []}}}, "at least 1"),
+        ({"search": {"halving": {"rungs": [0.5, 1]}}}, r"rungs must lie between 0 and 1, not \[0.5, 1.0\]"),
+        ({"search": {"halving": {"rungs": [0, 0.5]}}}, r"rungs must lie between 0 and 1, not \[0.0, 0.5\]"),
+        ({"search": {"halving": {"keep": 0}}}, "greater than 0"),
+        ({"search": {"halving": {"keep": 1}}}, "less than 1"),
         ({"budget": {"trials": 0}}, "greater than or equal to 1"),
+        ({"budget": {"crop_passes": 0}}, "greater than 0"),
+        ({"budget": {"flops": -1}}, "greater than 0"),
+        ({"budget": {"hours": float("inf")}}, "finite"),
+        ({"budget": {"plateau": {"trials": 0}}}, "greater than or equal to 1"),
+        ({"budget": {"plateau": {"tolerance": -0.01}}}, "greater than or equal to 0"),
+        ({"resources": {"memory_gb_per_worker": 0}}, "greater than 0"),
         ({"resources": {"gpus_per_worker": 2}}, "must not exceed 1, not 2.0: add workers"),
         ({"resources": {"gpus_per_worker": -1}}, "greater than or equal to 0"),
         ({"resources": {"minutes_per_trial": 0}}, "greater than 0"),
@@ -196,6 +209,8 @@ def test_the_machines_are_the_product_of_trials_workers_and_shares() -> None:
         {"resources": {"trials_at_once": 9}},
         {"keep_encoders": "all"},
         {"reference": {"clean_accuracy": 0.1}},
+        {"budget": {"hours": 2, "crop_passes": 1e9, "flops": 1e18, "plateau": {}}},
+        {"resources": {"memory_gb_per_worker": 8}},
     ],
     ids=str,
 )
@@ -208,6 +223,7 @@ def test_a_study_stays_the_same_with_another_budget_machine_or_wording(given: di
     [
         {"objectives": {"robust_accuracy": "maximize", "flops": "minimize"}},
         {"search": {"seed": 1}},
+        {"search": {"halving": {}}},
         {"trial": {"seed": 1}},
         {"space": {"crops.views": {"int": [2, 4]}}},
         {"conditions": ["crops.views <= 16"]},
@@ -216,3 +232,126 @@ def test_a_study_stays_the_same_with_another_budget_machine_or_wording(given: di
 )
 def test_a_study_is_another_with_other_trials_or_objectives(given: dict[str, Any]) -> None:
     assert study(**given).identity() != study().identity()
+
+
+def test_halving_and_plateau_have_usable_defaults_and_are_off_unless_asked_for() -> None:
+    config = study(search={"halving": {}}, budget={"plateau": {}})
+    assert config.search.halving is not None
+    assert all(0 < rung < 1 for rung in config.search.halving.rungs)
+    assert config.budget.plateau is not None
+    assert (study().search.halving, study().budget.plateau) == (None, None)
+
+
+def test_rungs_and_shares_are_read_as_fractions() -> None:
+    halving = study(search={"halving": {"rungs": ["1/8", "1/2"], "keep": "1/3"}}).search.halving
+    assert halving is not None
+    assert (halving.rungs, halving.keep) == ((0.125, 0.5), 1 / 3)
+
+
+class TestStartFrom:
+    SPACE: dict[str, Any] = {
+        "crops.views": {"int": [2, 40], "step": 2},
+        "perturbation.epsilon": {"float": ["1/255", "16/255"]},
+        "encoder.norm": {"choice": ["batch", "group"]},
+        "pretraining.epochs": 4,
+    }
+    POINT: dict[str, Any] = {"crops.views": 4, "perturbation.epsilon": "8/255", "encoder.norm": "group"}
+
+    def test_points_take_the_order_of_the_space_its_constants_and_fractions_as_numbers(self) -> None:
+        config = study(space=self.SPACE, start_from=[dict(reversed(self.POINT.items()))])
+        (point,) = config.first_points
+        assert list(point.items()) == [
+            ("crops.views", 4),
+            ("perturbation.epsilon", 8 / 255),
+            ("encoder.norm", "group"),
+            ("pretraining.epochs", 4),
+        ]
+        assert config.contains(point)
+
+    def test_a_recipe_gives_its_values_of_the_searched_keys_in_the_study_s_dialect(self) -> None:
+        space = {"crops.views": {"int": [2, 40]}, "perturbation.project_first": {"choice": [True, False]}}
+        config = study(space=space, start_from=["cf-amc-ssl", "simclr-crops"])
+        assert [tuple(point.values()) for point in config.first_points] == [(16, True), (2, True)]
+        published = study(
+            space=space,
+            start_from=["cf-amc-ssl"],
+            base="cf-amc-ssl",
+            dialect="published",
+            trial={"data": {"validation_images": 5000, "pretrain_images": 45_000, "probe_images": 45_000}},
+        )
+        assert published.first_points == [{"crops.views": 16, "perturbation.project_first": False}]
+
+    def test_recipes_that_are_searched_start_from_themselves(self) -> None:
+        names = ["simclr-crops-pgd", "cf-amc-ssl"]
+        config = study(space={"base": {"choice": [*names, "simclr-crops"]}, "seed": {"int": [0, 9]}}, start_from=names)
+        assert config.first_points == [{"base": name, "seed": 0} for name in names]
+
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            ({"start_from": ["cf-amc-sll"]}, "start_from: .*cf-amc-sll"),
+            ({"start_from": [{**POINT, "crops.view": 4}]}, "crops.view is not a key of space: crops.views, perturb"),
+            ({"start_from": [{"crops.views": 4}]}, "has perturbation.epsilon None, which is not in space.perturbation"),
+            ({"start_from": [{**POINT, "crops.views": 5}]}, r"has crops.views 5, .*'step': 2\}: widen the range"),
+            ({"start_from": [{**POINT, "crops.views": 4.0}]}, "has crops.views 4.0, which is not in space.crops.views"),
+            ({"start_from": [{**POINT, "encoder.norm": "layer"}]}, "has encoder.norm 'layer', which is not in"),
+            ({"start_from": [{**POINT, "pretraining.epochs": 5}]}, "has pretraining.epochs 5, which is not in"),
+            ({"start_from": ["cf-amc-ssl"]}, "start_from: cf-amc-ssl has .*, which is not in space"),
+            (
+                {"start_from": [POINT], "conditions": ["crops.views > 9"]},
+                r"\{crops.views: 4, .* does not meet the condi",
+            ),
+            ({"start_from": 3}, "start_from"),
+            (
+                {
+                    "search": {"sampler": "grid"},
+                    "budget": {"trials": 1},
+                    "space": {"crops.views": {"int": [2, 4]}},
+                    "start_from": [{"crops.views": 4}],
+                },
+                "start_from: search.sampler grid has its own order",
+            ),
+        ],
+        ids=str,
+    )
+    def test_what_is_no_point_of_the_space_is_refused(self, given: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValidationError, match=message):
+            study(**({"space": self.SPACE} | given))
+
+    def test_they_may_change_while_a_study_goes_on(self) -> None:
+        assert study(space=self.SPACE, start_from=[self.POINT]).identity() == study(space=self.SPACE).identity()
+
+
+class TestContains:
+    CONFIG = study(
+        space={"crops.views": {"int": [2, 40]}, "perturbation.attack": {"choice": ["free", "pgd"]}, "seed": 7},
+        conditions=["crops.views <= 30"],
+    )
+    POINT: dict[str, Any] = {"crops.views": 30, "perturbation.attack": "free", "seed": 7}
+
+    def test_all_points_that_are_drawn_lie_in_the_space(self) -> None:
+        assert all(self.CONFIG.contains(point) for point in islice(self.CONFIG.points(), 50))
+
+    def test_the_order_of_the_keys_does_not_matter(self) -> None:
+        assert self.CONFIG.contains(dict(reversed(self.POINT.items())))
+
+    @pytest.mark.parametrize(
+        "changed",
+        [
+            {"crops.views": 31},
+            {"crops.views": 41},
+            {"crops.views": 4.0},
+            {"seed": 8},
+            {"perturbation.attack": "pgd"},  # the default has 3 replays, which PGD does not take
+            {"perturbation.attack": "none"},
+            {"crops.hue": 0.1},
+        ],
+        ids=str,
+    )
+    def test_a_point_that_breaks_a_range_a_condition_or_a_rule_does_not(self, changed: dict[str, Any]) -> None:
+        assert self.CONFIG.contains(self.POINT)
+        assert not self.CONFIG.contains(self.POINT | changed)
+
+    @pytest.mark.parametrize("key", POINT)
+    def test_a_point_that_lacks_a_key_does_not(self, key: str) -> None:
+        assert not self.CONFIG.contains({other: value for other, value in self.POINT.items() if other != key})

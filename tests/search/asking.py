@@ -1,5 +1,8 @@
 """A small space, and a study that is asked for points as a run of trials asks."""
 
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +10,15 @@ import optuna
 from optuna.storages import BaseStorage, InMemoryStorage
 
 from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.search.bookkeeping import open_storage, open_study, tell
 from cfamc_ray.search.sampler import suggest_point
-from cfamc_ray.study.records import Status, TrialRecord
+from cfamc_ray.search.search import Proposal, Search
+from cfamc_ray.study.cost_model import activations
+from cfamc_ray.study.records import Row, Status, TrialRecord
 
 Point = dict[str, Any]
+Scores = Callable[[TrialRecord], dict[str, float]]
 
 SPACE = {
     "crops.views": {"int": [2, 12], "log": True},
@@ -58,3 +65,78 @@ def run(config: StudyConfig, trials: int, storage: BaseStorage | None = None) ->
 def run_on_disk(config: StudyConfig, trials: int, folder: Path) -> list[Point]:
     """As a process of its own would: the storage is opened anew."""
     return run(config, trials, open_storage(folder))
+
+
+def flops_of(trial: TrialConfig) -> float:
+    return trial.crop_passes * 1e6
+
+
+def scores_of(record: TrialRecord) -> dict[str, float]:
+    """Accuracies that pull in two directions."""
+    views, epsilon = record.point.get("crops.views", 4), record.point.get("perturbation.epsilon", 0.01)
+    return {"clean_accuracy": views / 20 - epsilon, "robust_accuracy": epsilon * 10}
+
+
+def rows_of(config: StudyConfig, record: TrialRecord, scores: Scores = scores_of) -> list[Row]:
+    """All rows of a trial: what it costs grows evenly with its epochs, 1 s for 1e12 FLOPs and 1 s to measure."""
+    trial = config.trial_at(record.point)
+    epochs = trial.pretraining.epochs
+    return [
+        {
+            "epoch": epoch,
+            "done": epoch == epochs,
+            "crop_passes": trial.crop_passes_per_epoch * epoch,
+            "flops": flops_of(trial) * epoch / epochs,
+            "train_seconds": flops_of(trial) * epoch / epochs / 1e12,
+            "eval_seconds": float(epoch),
+            "peak_memory_bytes": 1e8 + activations(trial),
+            **scores(record),
+        }
+        for epoch in range(1, epochs + 1)
+    ]
+
+
+def search_of(
+    config: StudyConfig, storage: BaseStorage | None = None, records: Sequence[TrialRecord] = (), **given: Any
+) -> Search:
+    return Search(config, storage or InMemoryStorage(), records, flops_of=flops_of, **given)
+
+
+def advance(search: Search, number: int, *, failure: str = "", scores: Scores = scores_of) -> TrialRecord:
+    """A trial's next epoch, or its failure after that epoch."""
+    known = search.records[number]
+    rows = rows_of(search.config, known, scores)[: len(known.rows) + 1]
+    status: Status = "failed" if failure else "finished" if rows[-1]["done"] else "running"
+    record = replace(known, rows=rows, status=status, reason=failure)
+    if reason := search.observe(record):
+        record = replace(record, status="stopped", reason=reason)
+    if record.ended:
+        search.ended(record)
+    return record
+
+
+def drive(
+    search: Search,
+    *,
+    trials: float = math.inf,
+    at_once: int = 1,
+    failure: Callable[[int], str] = lambda number: "",
+    scores: Scores = scores_of,
+) -> list[Proposal]:
+    """Run made-up trials, an epoch of each in turn, until the search proposes no more or has proposed so many."""
+    proposed: list[Proposal] = []
+    running: list[int] = []
+    while True:
+        while len(running) < at_once and len(proposed) < trials and (proposal := search.suggest()) is not None:
+            proposed.append(proposal)
+            running.append(proposal.number)
+        if not running:
+            return proposed
+        number = running.pop(0)
+        if not advance(search, number, failure=failure(number), scores=scores).ended:
+            running.append(number)
+
+
+def spent(search: Search, cost: str) -> float:
+    """What the trials so far have reported."""
+    return sum(record.value(cost) for record in search.records.values() if record.rows)

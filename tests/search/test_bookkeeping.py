@@ -13,7 +13,7 @@ from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.search.bookkeeping import open_storage, open_study, reconcile, tell
 from cfamc_ray.study.records import Status, TrialRecord
 
-COMPLETE, FAIL, RUNNING = TrialState.COMPLETE, TrialState.FAIL, TrialState.RUNNING
+COMPLETE, FAIL, PRUNED, RUNNING = TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED, TrialState.RUNNING
 
 
 def asked(config: StudyConfig, trials: int) -> tuple[optuna.Study, list[Point]]:
@@ -69,12 +69,32 @@ def test_a_finished_trial_is_told_with_its_objectives_in_order() -> None:
     assert (trial.state, trial.values) == (COMPLETE, [0.25, 5.0])
 
 
-@pytest.mark.parametrize("status", ["running", "stopped", "failed", "infeasible"])
-def test_a_trial_that_did_not_finish_is_told_as_failed_whatever_it_reported(status: Status) -> None:
+@pytest.mark.parametrize(
+    ("status", "state", "violated"),
+    [("running", FAIL, 0), ("failed", FAIL, 0), ("stopped", PRUNED, 0), ("infeasible", PRUNED, 1)],
+)
+def test_a_trial_that_did_not_finish_is_told_without_values_whatever_it_reported(
+    status: Status, state: TrialState, violated: int
+) -> None:
     config = study_of()
     study, (point,) = asked(config, 1)
     tell(study, 0, config, ended(config, 0, point, status))
-    assert (states(study), study.trials[0].values) == ([FAIL], None)
+    (trial,) = study.trials
+    assert (trial.state, trial.values) == (state, None)
+    assert sum(constraint > 0 for constraint in trial.constraints.values()) == violated
+
+
+@pytest.mark.parametrize("status", ["stopped", "infeasible"])
+def test_tpe_learns_from_a_trial_that_was_pruned_and_not_from_one_that_failed(status: Status) -> None:
+    config = study_of("tpe")
+    further = []
+    endings: list[Status] = [status, "failed"]
+    for ending in endings:
+        study, points = asked(config, 8)
+        finished: list[Status] = ["finished"] * 4
+        assert reconcile(study, config, records_of(config, points, [*finished, *[ending] * 4])) == []
+        further.append([ask(study, config)[1] for _ in range(3)])
+    assert further[0] != further[1]
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf])
@@ -100,7 +120,7 @@ def test_what_nobody_told_is_told_from_the_folders_and_the_rest_goes_on() -> Non
     records = records_of(config, points[:6], statuses)
     records[5] = TrialRecord(5, points[5], [{"done": True, "clean_accuracy": 0.5}], "finished")
     assert reconcile(study, config, records) == [3, 6]  # of 6 nothing was written yet
-    assert states(study) == [COMPLETE, FAIL, FAIL, RUNNING, FAIL, FAIL, RUNNING]
+    assert states(study) == [COMPLETE, PRUNED, FAIL, RUNNING, PRUNED, FAIL, RUNNING]
     assert study.trials[0].values == records[0].values(config.objectives)
 
 
@@ -127,16 +147,16 @@ def test_reconciling_twice_changes_nothing_more() -> None:
 
 def test_a_lost_database_is_rebuilt_from_the_trials(tmp_path: Path) -> None:
     config = study_of("tpe")
-    study, points = asked(config, 5)
-    statuses: list[Status] = ["finished", "failed", "running", "finished", "stopped"]
+    study, points = asked(config, 6)
+    statuses: list[Status] = ["finished", "failed", "running", "finished", "stopped", "infeasible"]
     records = records_of(config, points, statuses)
     unfinished = reconcile(study, config, records)
     rebuilt = open_study(config, open_storage(tmp_path))
     assert reconcile(rebuilt, config, records) == unfinished == [2]
-    assert states(rebuilt) == states(study) == [COMPLETE, FAIL, RUNNING, COMPLETE, FAIL]
+    assert states(rebuilt) == states(study) == [COMPLETE, FAIL, RUNNING, COMPLETE, PRUNED, PRUNED]
     for old, new in zip(study.trials, rebuilt.trials, strict=True):
         assert (new.number, new.params, new.values) == (old.number, old.params, old.values)
-        assert new.distributions == old.distributions
+        assert (new.distributions, new.constraints) == (old.distributions, old.constraints)
 
 
 def test_a_rebuilt_database_leads_to_the_same_further_points(tmp_path: Path) -> None:

@@ -70,6 +70,15 @@ def test_the_reference_is_as_given_else_zero_or_the_worst_finished_value(
     assert front.hypervolume == pytest.approx(volume)
 
 
+def test_another_reference_changes_the_volume_and_nothing_else() -> None:
+    config = study(objectives={"clean_accuracy": "maximize", "flops": "minimize"})
+    trials = [record(0, clean_accuracy=0.5, flops=10), record(1, clean_accuracy=0.75, flops=30)]
+    front, other = find_front(config, trials), find_front(config, trials, reference=[0.25, 40.0])
+    assert (other.members, other.dominated) == (front.members, front.dominated)
+    assert other.reference == [0.25, 40.0]
+    assert other.hypervolume == pytest.approx(0.25 * 30 + 0.25 * 10)
+
+
 def test_progress_counts_trials_and_names_the_best_of_each_objective() -> None:
     config = study(objectives={"clean_accuracy": "maximize", "flops": "minimize"}, budget={"trials": 12})
     others: list[Status] = ["stopped", "failed", "infeasible", "running", "running"]

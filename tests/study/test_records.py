@@ -3,6 +3,7 @@ import io
 import json
 import math
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,36 @@ def test_how_a_trial_ended_is_read_with_its_reason(tmp_path: Path, status: Statu
     folder.write_rows([row(1)] * epochs)
     folder.close(status, "the loss is not finite")
     assert folder.read() == TrialRecord(0, POINT, [row(1)] * epochs, status, "the loss is not finite")
+
+
+@pytest.mark.parametrize("status", ["finished", "stopped"])
+def test_where_a_trial_was_taken_over_from_is_kept(tmp_path: Path, status: Status) -> None:
+    folder = TrialFolder(tmp_path, 3)
+    folder.open(POINT, source="earlier/trial_00007")
+    folder.write_rows([row(1, done=status == "finished")])
+    if status == "stopped":
+        folder.close(status, "fell behind")
+    found = folder.read()
+    assert found is not None
+    assert (found.source, found.status) == ("earlier/trial_00007", status)
+    folder.open(POINT)
+    assert folder.read() == replace(found, source="")
+
+
+@pytest.mark.parametrize(
+    ("status", "source", "counts"),
+    [
+        ("running", "", True),
+        ("finished", "", True),
+        ("stopped", "", True),
+        ("failed", "", True),
+        ("infeasible", "", False),
+        ("finished", "earlier/trial_00007", False),
+        ("stopped", "earlier/trial_00007", False),
+    ],
+)
+def test_the_budget_pays_for_all_but_refused_and_imported_trials(status: Status, source: str, counts: bool) -> None:
+    assert TrialRecord(0, POINT, [], status, source=source).counts is counts
 
 
 def test_closing_a_trial_that_never_began_makes_no_folder(tmp_path: Path) -> None:

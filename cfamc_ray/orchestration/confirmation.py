@@ -1,0 +1,83 @@
+"""The front trained anew with fresh seeds, as a study of its own, and tested in earnest; both go on after a kill."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import ray
+import torch
+
+from cfamc_ray.allocator import keep_freed_memory
+from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.evaluation.autoattack import AttackInvalid
+from cfamc_ray.evaluation.protocols import measure_on
+from cfamc_ray.method.encoder import load_encoder
+from cfamc_ray.orchestration.run import run_study, running_ray
+from cfamc_ray.study.finalists import confirming_study
+from cfamc_ray.study.records import TrialFolder, TrialRecord, read_trials
+
+
+def run_confirmation(config: StudyConfig, folder: Path, *, address: str | None = None) -> bool:
+    """Train and test every candidate with every fresh seed; what is there already stays.
+
+    Args:
+        config: of the study whose front is confirmed; `confirm` must be set.
+        folder: of that study.
+        address: of a running Ray cluster, as for `run_study`.
+
+    Returns:
+        whether all is done; False after Ctrl-C.
+    """
+    assert config.confirm is not None
+    inner = folder / "confirm"
+    fresh = confirming_study(config, read_trials(folder), read_trials(inner))
+    if fresh is None:
+        return True
+    if not run_study(fresh, inner, address=address):
+        return False
+    untested = [
+        record
+        for record in read_trials(inner)
+        if record.status == "finished" and TrialFolder(inner, record.number).read_test() is None
+    ]
+    if untested:
+        _test(fresh, inner, untested, address)
+    return True
+
+
+def _test(fresh: StudyConfig, folder: Path, records: Sequence[TrialRecord], address: str | None) -> None:
+    """Attack the encoders, as many at once as there are places."""
+    resources = fresh.resources
+    test = ray.remote(
+        num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker, max_retries=resources.restarts
+    )(test_encoder)
+    with running_ray(fresh, folder, address) as person:
+        waiting = {test.remote(fresh, folder, record.number): record for record in records}
+        while waiting:
+            (done,), _ = ray.wait(list(waiting))
+            record = waiting.pop(done)
+            print(f"tested {record.trial_id}, {len(waiting)} to go{ray.get(done)}", file=person, flush=True)
+
+
+def test_encoder(fresh: StudyConfig, folder: Path, number: int) -> str:
+    """Measure one encoder and note the values; a remark where they are not to be trusted."""
+    assert fresh.confirm is not None
+    torch.set_num_threads(fresh.resources.cpus_per_worker)
+    keep_freed_memory()
+    trial_folder = TrialFolder(folder, number)
+    record = trial_folder.read()
+    assert record is not None
+    trial = fresh.trial_at(record.point)
+    values: dict[str, float | str] = {}
+    try:
+        for found in measure_on(
+            trial.judged_on,
+            load_encoder(trial_folder.encoder),
+            protocol=fresh.confirm.protocol(trial.evaluation.attack_epsilon),
+            crops=trial.crops,
+            device=torch.device("cuda" if fresh.resources.gpus_per_worker else "cpu"),
+        ):
+            values[found.attack] = found.accuracy
+    except (AttackInvalid, FloatingPointError) as error:
+        values["problem"] = str(error)
+    trial_folder.write_test(values)
+    return f": {values['problem']}" if "problem" in values else ""

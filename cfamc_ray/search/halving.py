@@ -1,0 +1,130 @@
+"""Pareto halving: trials that fall behind are stopped early, by all objectives at once and against equals.
+
+Successive halving in its asynchronous form (Li et al., arXiv 1810.05934), with the selection of several objectives by
+non-dominated rank, then spread (Schmucker et al., arXiv 2106.12639). Two things differ. A rung is a fraction of the
+trial's own schedule, for a half-annealed encoder is no match for a fully annealed one of fewer epochs. And the trial's
+planned FLOPs are always among what is compared: a short, cheap trial is not beaten for being cheap.
+
+It holds no state: rungs are read off the trials' rows, so they survive whatever the trials' folders survive.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cfamc_ray.config.study import PLANNED_COSTS, StudyConfig
+from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.study.pareto import pareto_front
+from cfamc_ray.study.records import TrialRecord
+
+Values = npt.NDArray[np.float64]
+"""n trials with k compared values, (n, k)."""
+
+
+class Rung(NamedTuple):
+    """Where a trial is judged."""
+
+    share: float
+    """Of its schedule, as the config names it."""
+    epoch: int
+    """Its first measured epoch that reaches this share; always before the last."""
+
+
+def rungs_of(trial: TrialConfig, shares: Iterable[float]) -> list[Rung]:
+    """The rungs that a trial passes, the first one first; none where it has but one epoch.
+
+    An epoch that reaches several shares at once counts for the largest of them, so that trials meet at a rung with
+    schedules that are about equally far.
+    """
+    epochs = trial.pretraining.epochs
+    by_epoch = {}
+    for share in sorted(shares):
+        reached = range(max(math.ceil(share * epochs - 1e-9), 1), epochs)
+        epoch = next((epoch for epoch in reached if trial.evaluates(epoch)), None)
+        if epoch is not None:
+            by_epoch[epoch] = share
+    return [Rung(share, epoch) for epoch, share in by_epoch.items()]
+
+
+class ParetoHalving:
+    """Judges trials at their rungs.
+
+    Args:
+        config: of the study; `search.halving` must be set.
+    """
+
+    def __init__(self, config: StudyConfig) -> None:
+        assert config.search.halving is not None
+        self.config, self.halving = config, config.search.halving
+        self.directions = [*config.objectives.values(), "minimize"]
+        self._trials: dict[int, TrialConfig] = {}
+
+    def verdict(self, record: TrialRecord, others: Iterable[TrialRecord]) -> str:
+        """Why a trial is to be stopped after its last epoch; empty where it goes on.
+
+        Args:
+            record: of the trial.
+            others: all other trials so far; those that have passed the same rung are compared.
+        """
+        rung = next((rung for rung in self._rungs(record) if rung.epoch == len(record.rows)), None)
+        if rung is None:
+            return ""
+        peers = [record, *(other for other in others if other.number != record.number)]
+        passed = [values for peer in peers if (values := self._values_at(peer, rung.share)) is not None]
+        survivors = math.ceil(self.halving.keep * len(passed))
+        place = _order(np.array(passed), self.directions).index(0) + 1
+        if place <= survivors:
+            return ""
+        return (
+            f"fell behind after {rung.share:.3g} of its schedule: place {place} of the {len(passed)} trials that came "
+            f"so far, of which {survivors} go on"
+        )
+
+    def _rungs(self, record: TrialRecord) -> list[Rung]:
+        return rungs_of(self._trial(record), self.halving.rungs)
+
+    def _trial(self, record: TrialRecord) -> TrialConfig:
+        if record.number not in self._trials:
+            self._trials[record.number] = self.config.trial_at(record.point)
+        return self._trials[record.number]
+
+    def _values_at(self, record: TrialRecord, share: float) -> list[float] | None:
+        """What is compared at a rung; None of a trial that did not come so far."""
+        rung = next((rung for rung in self._rungs(record) if rung.share == share), None)
+        if rung is None or rung.epoch > len(record.rows):
+            return None
+        then = TrialRecord(record.number, record.point, record.rows[: rung.epoch])
+        whole = self._trial(record).pretraining.epochs / rung.epoch
+        return [
+            *(then.value(name) * (whole if name in PLANNED_COSTS else 1.0) for name in self.config.objectives),
+            then.value("flops") * whole,
+        ]
+
+
+def _order(values: Values, directions: Sequence[str]) -> list[int]:
+    """Rows from the best to the worst: by non-dominated rank, then the farthest from those already chosen first."""
+    signs = np.array([-1.0 if direction == "maximize" else 1.0 for direction in directions])
+    costs = np.where(np.isfinite(values).all(axis=1, keepdims=True), values * signs, np.inf)
+    known = costs[np.isfinite(costs).all(axis=1)]
+    low, span = (known.min(axis=0), np.ptp(known, axis=0)) if len(known) else (0.0, np.ones(len(directions)))
+    scaled = np.divide(costs - low, span, out=np.zeros_like(costs), where=span > 0)
+    left = [int(row) for row in np.flatnonzero(np.isfinite(costs).all(axis=1))]
+    order: list[int] = []
+    while left:
+        front = pareto_front(costs[left], ["minimize"] * costs.shape[1])
+        order += _spread([row for row, on in zip(left, front, strict=True) if on], scaled)
+        left = [row for row, on in zip(left, front, strict=True) if not on]
+    return order + [int(row) for row in np.flatnonzero(~np.isfinite(costs).all(axis=1))]
+
+
+def _spread(rows: Sequence[int], scaled: Values) -> list[int]:
+    """An ε-net: the row nearest to the ideal point, then always the one farthest from all that were chosen."""
+    left = sorted(rows, key=lambda row: (float(scaled[row].sum()), row))
+    chosen = [left.pop(0)]
+    while left:
+        gaps = [min(float(np.linalg.norm(scaled[row] - scaled[other])) for other in chosen) for row in left]
+        chosen.append(left.pop(int(np.argmax(gaps))))
+    return chosen

@@ -1,0 +1,131 @@
+"""The search: which trial comes next, and which one stops; driven by Ray Tune, or by a simulated clock.
+
+What it knows is in the trials' records and in Optuna's storage, so a search that is made anew from both goes on as if
+it had never ended.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import optuna
+from optuna.storages import BaseStorage
+
+from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.search.bookkeeping import open_study, reconcile, tell
+from cfamc_ray.search.budget import Budget
+from cfamc_ray.search.halving import ParetoHalving
+from cfamc_ray.search.sampler import FeasibleSampler, suggest_point
+from cfamc_ray.study.cost_model import FlopsOf
+from cfamc_ray.study.records import TrialRecord
+
+REFUSALS = 8
+"""In a row, before points that do not fit are no longer proposed."""
+ALIKE = 3
+"""Trials in a row that fail of the same cause end a study."""
+NUMBER = re.compile(r"[\d.]+")
+"""Epochs and sizes differ between failures of one cause."""
+
+
+class Proposal(NamedTuple):
+    """A trial to run."""
+
+    number: int
+    point: Mapping[str, Any]
+
+
+class Search:
+    """Proposes trials, judges them at their rungs, and knows when the study is over.
+
+    Args:
+        config: of the study.
+        storage: Optuna's.
+        records: of the trials so far, finished or not.
+        flops_of: training FLOPs of a trial.
+        memory_bytes: that a worker of a trial may use.
+        on_refused: is called with the record of a trial that ends here: a point that does not fit and never runs, or a
+            trial that was interrupted right before its stop.
+
+    Raises:
+        InputError: where the storage holds another study.
+    """
+
+    def __init__(
+        self,
+        config: StudyConfig,
+        storage: BaseStorage,
+        records: Sequence[TrialRecord] = (),
+        *,
+        flops_of: FlopsOf,
+        memory_bytes: float = math.inf,
+        on_refused: Callable[[TrialRecord], None] = lambda record: None,
+    ) -> None:
+        self.config, self.on_refused = config, on_refused
+        self.records = {record.number: record for record in records}
+        self.budget = Budget(config, flops_of=flops_of, memory_bytes=memory_bytes)
+        self.halving = ParetoHalving(config) if config.search.halving else None
+        self.sampler = FeasibleSampler(config, lambda: list(self.records.values()), flops_of)
+        self.study = open_study(config, storage, self.sampler)
+        self._unfinished = reconcile(self.study, config, records)
+        self._causes: list[str] = []
+
+    @property
+    def over(self) -> str:
+        """Why no further trial is to start; empty while one may."""
+        if len(self._causes) >= ALIKE and len(set(self._causes[-ALIKE:])) == 1 and self._causes[-1]:
+            return (
+                f"the last {ALIKE} trials failed alike ({self._causes[-1]}): mend the cause, then go on with --resume"
+            )
+        return "" if self._unfinished else self.budget.over(list(self.records.values()))
+
+    def suggest(self) -> Proposal | None:
+        """The next trial; those that began before come first. None where the study is over."""
+        refused = 0
+        while not self.over:
+            proposal = self._next()
+            self.records.setdefault(proposal.number, TrialRecord(proposal.number, proposal.point))
+            known = self.records[proposal.number]
+            record = self._stopped(known) if known.rows else self._refused(known)
+            if record is None:
+                self.sampler.fits = lambda point: True
+                return proposal
+            self.on_refused(record)
+            self.ended(record)
+            refused += record.status == "infeasible"
+            if refused >= REFUSALS:
+                self.sampler.fits = lambda point: not self.budget.refusal(point, list(self.records.values()))
+        return None
+
+    def _refused(self, new: TrialRecord) -> TrialRecord | None:
+        others = [record for record in self.records.values() if record.number != new.number]
+        reason = self.budget.refusal(new.point, others)
+        return replace(new, status="infeasible", reason=reason) if reason else None
+
+    def _stopped(self, interrupted: TrialRecord) -> TrialRecord | None:
+        """It may have been interrupted between its row and the verdict on it."""
+        reason = self.observe(interrupted)
+        return replace(interrupted, status="stopped", reason=reason) if reason else None
+
+    def _next(self) -> Proposal:
+        if self._unfinished:
+            number = self._unfinished.pop(0)
+            trial = optuna.Trial(self.study, self.study.get_trials(deepcopy=False)[number]._trial_id)
+        else:
+            trial = self.study.ask()
+        return Proposal(trial.number, suggest_point(trial, self.config.space))
+
+    def observe(self, record: TrialRecord) -> str:
+        """Take in a trial's new row; why it is to be stopped, or nothing."""
+        self.records[record.number] = record
+        if self.halving is None or record.ended:
+            return ""
+        return self.halving.verdict(record, self.records.values())
+
+    def ended(self, record: TrialRecord) -> None:
+        """Take in how a trial ended, and tell the sampler."""
+        self.records[record.number] = record
+        if record.status != "infeasible":
+            self._causes.append(NUMBER.sub("#", record.reason) if record.status == "failed" else "")
+        tell(self.study, record.number, self.config, record)

@@ -1,0 +1,245 @@
+"""The sampler `front`: what it proposes, and how soon it finds a front that is known."""
+
+import random
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import pytest
+from asking import Point, advance, ask, drive, flops_of, rows_of, search_of, study_of
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.storages import InMemoryStorage
+
+from cfamc_ray.config.space import Range, parse_range
+from cfamc_ray.config.study import StudyConfig, draw
+from cfamc_ray.search.front_model import FrontModel, encode
+from cfamc_ray.study.front import find_front
+from cfamc_ray.study.records import Status, TrialRecord
+
+NUMBERS: dict[str, Any] = {
+    "space": {"crops.hue": {"float": [0, 0.5]}, "crops.saturation": {"float": [0, 1]}},
+    "conditions": [],
+    "trial": {"pretraining": {"epochs": 1}},
+}
+
+
+def front_study(*, startup: int = 3, seed: int = 0, **given: Any) -> StudyConfig:
+    return study_of(search={"sampler": "front", "startup_trials": startup, "seed": seed}, **given)
+
+
+def ran(config: StudyConfig, points: Sequence[Point], status: Status = "finished") -> list[TrialRecord]:
+    begun = [TrialRecord(number, point) for number, point in enumerate(points)]
+    return [replace(record, rows=rows_of(config, record), status=status) for record in begun]
+
+
+def some(config: StudyConfig, number: int) -> list[Point]:
+    return list(islice(config.points(), number))
+
+
+def proposals(config: StudyConfig, records: Sequence[TrialRecord], *, seed: int = 0) -> Iterator[Point]:
+    return (dict(point) for point in FrontModel(config, records, flops_of, seed=seed).proposals())
+
+
+@pytest.mark.parametrize("known", [0, 1, 5], ids=["nothing known", "too little known", "a model"])
+def test_proposals_are_new_points_of_the_space_that_meet_the_conditions(known: int) -> None:
+    config = front_study()
+    records = ran(config, some(config, known))
+    found = list(proposals(config, records))
+    assert len(found) >= 100
+    assert all(config.contains(point) for point in found)
+    assert len({tuple(point.values()) for point in found}) == len(found)
+    assert not any(record.point in found for record in records)
+
+
+@pytest.mark.parametrize("known", [1, 5], ids=["too little known", "a model"])
+def test_seed_and_records_alone_decide_the_proposals(known: int) -> None:
+    config = front_study()
+    records = ran(config, some(config, known))
+    first = list(proposals(config, records))
+    assert list(proposals(config, records)) == first
+    assert list(proposals(config, records, seed=1)) != first
+    better = [replace(record, rows=[{**row, "robust_accuracy": 0.9} for row in record.rows]) for record in records]
+    assert (list(proposals(config, better)) != first) is (known == 5)
+
+
+def test_what_a_refused_point_reported_is_nothing() -> None:
+    config = front_study()
+    records = ran(config, some(config, 5))
+    refused = TrialRecord(5, some(config, 6)[5], (), "infeasible", "would need too much")
+    assert list(proposals(config, [*records, refused])) == list(proposals(config, records))
+
+
+@pytest.mark.parametrize(
+    "objectives",
+    [
+        {"robust_accuracy": "maximize"},
+        {"flops": "minimize"},
+        {"robust_accuracy": "minimize", "crop_passes": "minimize"},
+        {
+            "clean_accuracy": "maximize",
+            "robust_accuracy": "maximize",
+            "flops": "minimize",
+            "peak_memory_bytes": "minimize",
+        },
+    ],
+    ids=list,
+)
+@pytest.mark.parametrize("running", [0, 1])
+def test_any_objectives_and_running_trials_are_taken(objectives: dict[str, str], running: int) -> None:
+    config = front_study(objectives=objectives)
+    *ended, last = some(config, 5)
+    begun = [TrialRecord(4, last)] * running
+    assert config.contains(next(proposals(config, [*ran(config, ended), *begun])))
+
+
+def test_the_search_learns_where_its_seed_alone_had_chosen() -> None:
+    """Of the points in which nothing differs but one key, those on the better side come first."""
+    space = {"crops.saturation": {"float": [0, 1]}}
+    config = front_study(space=space, conditions=[], objectives={"robust_accuracy": "maximize"})
+    records = ran(config, [{"crops.saturation": value / 5} for value in range(6)])
+    places = []
+    for sign in (1, -1):
+        rows = [
+            [{**row, "robust_accuracy": 0.5 + sign * 0.4 * r.point["crops.saturation"]} for row in r.rows]
+            for r in records
+        ]
+        told = [replace(record, rows=shown) for record, shown in zip(records, rows, strict=True)]
+        places.append(next(proposals(config, told))["crops.saturation"])
+    assert places[0] > 0.7
+    assert places[1] < 0.3
+
+
+def test_early_epochs_of_a_stopped_trial_teach_too() -> None:
+    config = front_study()
+    records = ran(config, some(config, 5))
+    stopped = replace(records[4], rows=records[4].rows[:2], status="stopped")
+    failed_early = replace(records[4], rows=(), status="failed")
+    assert list(proposals(config, [*records[:4], stopped])) != list(proposals(config, [*records[:4], failed_early]))
+
+
+def test_of_points_that_promise_the_same_the_cheap_ones_come_first() -> None:
+    config = front_study(space={"crops.views": {"int": [2, 40]}, "crops.hue": {"float": [0, 0.5]}}, conditions=[])
+    records = ran(config, some(config, 6))
+    level = [
+        replace(r, rows=[{**row, "clean_accuracy": 0.5, "robust_accuracy": 0.5} for row in r.rows]) for r in records
+    ]
+    views = [int(point["crops.views"]) for point in proposals(config, level)]
+    assert statistics.mean(views[:20]) < statistics.mean(views[-20:])
+
+
+class TestInASearch:
+    @pytest.mark.parametrize("at_once", [1, 3])
+    def test_points_are_new_and_meet_the_conditions(self, at_once: int) -> None:
+        config = front_study(budget={"trials": 7})
+        proposed = drive(search_of(config), at_once=at_once)
+        assert len({tuple(proposal.point.values()) for proposal in proposed}) == 7
+        assert all(config.contains(proposal.point) for proposal in proposed)
+
+    def test_the_seed_alone_decides_them(self) -> None:
+        once, again, other = (
+            [proposal.point for proposal in drive(search_of(front_study(seed=seed, budget={"trials": 5})))]
+            for seed in (0, 0, 1)
+        )
+        assert once == again != other
+
+    @pytest.mark.parametrize("known", [0, 4], ids=["at the start", "with a model"])
+    def test_what_may_not_be_proposed_is_not(self, known: int) -> None:
+        config = front_study(budget={"trials": 20})
+        search = search_of(config)
+        drive(search, trials=known)
+        search.sampler.fits = lambda point: point["crops.views"] == 3
+        assert [ask(search.study, config)[1]["crops.views"] for _ in range(3)] == [3, 3, 3]
+
+    def test_first_come_the_points_of_start_from_also_after_an_interruption(self) -> None:
+        first = some(front_study(), 12)[9:]
+        config, storage = front_study(start_from=first, budget={"trials": 5}), InMemoryStorage()
+        search = search_of(config, storage)
+        begun = drive(search, trials=2)
+        again = search_of(config, storage, list(search.records.values()))
+        points = [proposal.point for proposal in [*begun, *drive(again)]]
+        assert points[:3] == first
+        assert len({tuple(point.values()) for point in points}) == 5
+
+    def test_a_trial_that_goes_on_keeps_its_point(self) -> None:
+        config, storage = front_study(budget={"trials": 3}), InMemoryStorage()
+        search = search_of(config, storage)
+        half = search.suggest()
+        assert half is not None
+        advance(search, half.number)
+        assert search_of(config, storage, list(search.records.values())).suggest() == half
+
+
+def opposed(record: TrialRecord) -> dict[str, float]:
+    """The front is where the saturation is 0.3; along it, the hue trades one accuracy for the other."""
+    hue, miss = 2 * record.point["crops.hue"], record.point["crops.saturation"] - 0.3
+    clean, robust = (max(0.0, 1 - part**2 - 3 * miss**2) for part in (hue, 1 - hue))
+    return {"clean_accuracy": clean, "robust_accuracy": robust}
+
+
+def test_a_known_front_is_found_in_half_the_trials_that_random_points_need() -> None:
+    def reached(sampler: str, trials: int) -> float:
+        """Hypervolume of the front after so many trials, the median of some seeds."""
+        volumes = []
+        for seed in range(3):
+            search_config = {"sampler": sampler, "startup_trials": 4, "seed": seed}
+            search = search_of(study_of(**NUMBERS, search=search_config, budget={"trials": trials}))
+            assert len(drive(search, scores=opposed)) == trials
+            volumes.append(find_front(search.config, list(search.records.values())).hypervolume)
+        return statistics.median(volumes)
+
+    assert reached("front", 14) > reached("random", 28) + 0.02
+
+
+NUMERIC = st.one_of(
+    st.tuples(st.integers(1, 50), st.integers(1, 50), st.booleans()).map(
+        lambda parts: parse_range({"int": [parts[0], parts[0] + parts[1]], "log": parts[2]})
+    ),
+    st.tuples(st.integers(-50, 50), st.integers(1, 50), st.integers(1, 7)).map(
+        lambda parts: parse_range({"int": [parts[0], parts[0] + parts[1]], "step": parts[2]})
+    ),
+    st.tuples(st.floats(1e-6, 1e3), st.floats(1.001, 1e6), st.booleans()).map(
+        lambda parts: parse_range({"float": [parts[0], parts[0] * parts[1]], "log": parts[2]})
+    ),
+)
+CHOICES = st.lists(
+    st.one_of(st.integers(-9, 99), st.floats(-9, 99), st.sampled_from(["batch", "group"]), st.booleans(), st.none()),
+    min_size=1,
+    max_size=5,
+    unique=True,
+).map(lambda values: parse_range({"choice": values}))
+
+
+class TestEncoding:
+    @given(st.one_of(NUMERIC, CHOICES, st.just(parse_range(3))), st.integers(0, 2**16))
+    def test_a_point_becomes_numbers_from_0_to_1_of_which_a_range_has_always_as_many(
+        self, written: Range, seed: int
+    ) -> None:
+        source = random.Random(seed)  # noqa: S311
+        found = [encode({"a": written}, {"a": draw(written, source)}) for _ in range(5)]
+        assert all(0 <= number <= 1 for numbers in found for number in numbers)
+        assert len({len(numbers) for numbers in found}) == 1
+
+    @given(NUMERIC)
+    def test_the_bounds_are_0_and_1(self, written: Range) -> None:
+        bounds = written.bounds  # type: ignore[union-attr]
+        assert [encode({"a": written}, {"a": value}) for value in bounds] == [[0.0], [1.0]]
+
+    @given(CHOICES)
+    def test_values_of_a_choice_differ(self, written: Range) -> None:
+        found = [tuple(encode({"a": written}, {"a": value})) for value in written.edges()]
+        assert len(set(found)) == len(found)
+
+    def test_numbers_keep_their_order_and_scale_and_names_have_none(self) -> None:
+        space = {
+            "decades": parse_range({"float": [1e-4, 1e-2], "log": True}),
+            "widths": parse_range({"choice": [16, 64, 256]}),
+            "shares": parse_range({"choice": [0, 0.5, 2]}),
+            "norm": parse_range({"choice": ["batch", "group", "layer"]}),
+            "carry": parse_range({"choice": [True, False]}),
+            "fixed": parse_range(7),
+        }
+        point = {"decades": 1e-3, "widths": 64, "shares": 0.5, "norm": "group", "carry": False, "fixed": 7}
+        assert encode(space, point) == pytest.approx([0.5, 0.5, 0.25, 0, 1, 0, 0, 1])

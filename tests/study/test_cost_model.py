@@ -1,0 +1,188 @@
+"""Costs of trials as fitted to those that have run."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_by_hand import study
+
+from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.study.cost_model import activations, fit_costs
+from cfamc_ray.study.records import Status, TrialRecord
+
+CONFIG = study(
+    space={
+        "crops.views": {"int": [2, 40]},
+        "pretraining.batch_images": {"choice": [50, 100, 500]},
+        "pretraining.epochs": {"int": [1, 40]},
+        "evaluation.every_epochs": {"int": [1, 40]},
+    }
+)
+
+
+class Size(NamedTuple):
+    """A point, and how far its trial came."""
+
+    views: int
+    batch: int
+    epochs: int
+    every: int
+    seen: int
+
+    @property
+    def point(self) -> dict[str, int]:
+        return dict(zip(CONFIG.space, self[:4], strict=True))
+
+
+SIZES = (
+    Size(4, 100, 4, 1, 4),
+    Size(16, 50, 4, 4, 3),
+    Size(2, 500, 9, 2, 9),
+    Size(30, 100, 2, 2, 2),
+    Size(9, 50, 6, 1, 1),
+)
+ELSEWHERE = (Size(40, 50, 40, 1, 40), Size(2, 500, 1, 1, 1), Size(12, 100, 10, 3, 10))
+
+
+def flops_of(trial: TrialConfig) -> float:
+    return trial.crop_passes * 1.5e9
+
+
+def seconds_of(size: Size, rates: Sequence[float], *, seen: int | None = None) -> float:
+    """By the closed form: so much for each FLOP, each weight update and each measured epoch."""
+    epochs = size.epochs if seen is None else seen
+    measured = sum(epoch % size.every == 0 or epoch == size.epochs for epoch in range(1, epochs + 1))
+    updates = epochs * (45_000 // size.batch) * 3
+    flops = epochs * 45_000 * 3 * size.views * 1.5e9
+    return rates[0] * flops + rates[1] * updates + rates[2] * measured
+
+
+def record(number: int, size: Size, rates: Sequence[float] = (0, 0, 1), **given: Any) -> TrialRecord:
+    seconds = seconds_of(size, rates, seen=size.seen)
+    row = {"train_seconds": 0.75 * seconds, "eval_seconds": 0.25 * seconds, "peak_memory_bytes": 1e8, **given}
+    status: Status = "finished" if size.seen == size.epochs else "stopped"
+    return TrialRecord(number, size.point, [{"epoch": epoch} for epoch in range(1, size.seen)] + [row], status)
+
+
+RATES = st.tuples(st.floats(1e-15, 1e-12), st.floats(1e-4, 1e-1), st.floats(1e-2, 1e2))
+
+
+@given(RATES)
+def test_seconds_that_grow_with_flops_updates_and_measurements_are_found(rates: tuple[float, ...]) -> None:
+    model = fit_costs(CONFIG, [record(number, size, rates) for number, size in enumerate(SIZES)], flops_of)
+    assert model.seconds_per == pytest.approx(rates, rel=1e-5)
+    for size in ELSEWHERE:
+        assert model.seconds(CONFIG.trial_at(size.point)) == pytest.approx(seconds_of(size, rates), rel=1e-6)
+
+
+@pytest.mark.parametrize("part", [0, 1, 2])
+def test_what_takes_no_time_is_found_to_take_none(part: int) -> None:
+    rates = [2e-13, 1e-2, 3.0]
+    rates[part] = 0.0
+    model = fit_costs(CONFIG, [record(number, size, rates) for number, size in enumerate(SIZES)], flops_of)
+    for size in ELSEWHERE:
+        assert model.seconds(CONFIG.trial_at(size.point)) == pytest.approx(seconds_of(size, rates), rel=1e-6)
+
+
+@given(st.lists(st.floats(1e-3, 1e6), min_size=1, max_size=len(SIZES)), st.sampled_from([*SIZES, *ELSEWHERE]))
+def test_no_estimate_is_negative_whatever_was_measured(noisy: list[float], elsewhere: Size) -> None:
+    records = [
+        record(number, size, train_seconds=value, eval_seconds=0.0, peak_memory_bytes=value)
+        for number, (size, value) in enumerate(zip(SIZES, noisy, strict=False))
+    ]
+    model, trial = fit_costs(CONFIG, records, flops_of), CONFIG.trial_at(elsewhere.point)
+    seconds, memory = model.seconds(trial), model.memory_bytes(trial)
+    assert seconds is not None
+    assert seconds >= 0
+    assert (memory is None) is (len(noisy) == 1)
+    assert memory is None or memory >= 0
+
+
+def test_errors_count_relative_to_what_was_measured() -> None:
+    """A short trial at 1 s an epoch and a long one at 2 s: (a - 1)² + (a / 2 - 1)² is least at 1.2 s."""
+    short, long = Size(4, 100, 40, 1, 1), Size(4, 100, 40, 1, 40)
+    records = [
+        record(0, short, train_seconds=1.0, eval_seconds=0.0),
+        record(1, long, train_seconds=60.0, eval_seconds=20.0),
+    ]
+    assert fit_costs(CONFIG, records, flops_of).seconds(CONFIG.trial_at(long.point)) == pytest.approx(40 * 1.2)
+
+
+@pytest.mark.parametrize("value", [None, math.nan, 0.0])
+@pytest.mark.parametrize("name", ["train_seconds", "eval_seconds", "peak_memory_bytes"])
+def test_a_row_that_misses_a_cost_is_left_out_of_its_fit(name: str, value: float | None) -> None:
+    rates = (2e-13, 1e-2, 3.0)
+    records = [
+        record(number, size, rates, peak_memory_bytes=1e8 + 3 * activations(CONFIG.trial_at(size.point)))
+        for number, size in enumerate(SIZES)
+    ]
+    missing = {name: value} if value != 0 else dict.fromkeys(("train_seconds", "eval_seconds", name), 0.0)
+    more = [*records, record(9, ELSEWHERE[1], rates, **{"peak_memory_bytes": 4e8} | missing)]
+    fitted, expected = fit_costs(CONFIG, more, flops_of), fit_costs(CONFIG, records, flops_of)
+    if name == "peak_memory_bytes":
+        assert fitted.bytes_per == expected.bytes_per
+    else:
+        assert fitted.seconds_per == expected.seconds_per
+        assert fitted.bytes_per != expected.bytes_per
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [],
+        [TrialRecord(0, SIZES[0].point), TrialRecord(1, SIZES[1].point, [], "failed", "out of memory")],
+        [record(0, SIZES[0], train_seconds=None, peak_memory_bytes=None)],
+    ],
+    ids=["no trial", "no epoch", "nothing reported"],
+)
+def test_before_anything_has_run_nothing_is_known(records: list[TrialRecord]) -> None:
+    model, trial = fit_costs(CONFIG, records, flops_of), CONFIG.trial_at(SIZES[0].point)
+    assert (model.seconds(trial), model.memory_bytes(trial)) == (None, None)
+
+
+def test_one_trial_tells_the_seconds_of_its_like() -> None:
+    model = fit_costs(CONFIG, [record(0, SIZES[0], (2e-13, 1e-2, 3.0))], flops_of)
+    trial = CONFIG.trial_at(SIZES[0].point)
+    assert model.seconds(trial) == pytest.approx(seconds_of(SIZES[0], (2e-13, 1e-2, 3.0)))
+    assert model.memory_bytes(trial) is None
+
+
+@given(st.floats(0, 1e10), st.floats(1e-3, 1e3))
+def test_memory_grows_from_a_floor_with_the_activations(floor: float, each: float) -> None:
+    def need(size: Size) -> float:
+        return floor + each * activations(CONFIG.trial_at(size.point))
+
+    records = [record(number, size, peak_memory_bytes=need(size)) for number, size in enumerate(SIZES)]
+    model = fit_costs(CONFIG, records, flops_of)
+    for size in ELSEWHERE:
+        assert model.memory_bytes(CONFIG.trial_at(size.point)) == pytest.approx(need(size), rel=1e-6)
+
+
+def test_memory_is_not_known_from_trials_of_one_size() -> None:
+    alike = [record(0, SIZES[0]), record(1, SIZES[0]._replace(epochs=9, seen=9))]
+    assert fit_costs(CONFIG, alike, flops_of).memory_bytes(CONFIG.trial_at(SIZES[0].point)) is None
+    assert fit_costs(CONFIG, [*alike, record(2, SIZES[1])], flops_of).bytes_per is not None
+
+
+@pytest.mark.parametrize(
+    ("values", "times"),
+    [
+        ({}, 1),
+        ({"crops.views": 8}, 2),
+        ({"pretraining.batch_images": 200}, 2),
+        ({"crops.size": 64}, 4),
+        ({"encoder.width": 128}, 2),
+        ({"pretraining.epochs": 99, "pretraining.replays": 9, "evaluation.attack_images": 9}, 1),
+        ({"pretraining.views_at_once": 2}, 1),
+        ({"pretraining.views_at_once": 2, "pretraining.recompute": True}, 0.5),
+        ({"crops.views": 40, "pretraining.views_at_once": 2, "pretraining.recompute": True}, 0.5),
+        ({"pretraining.views_at_once": 99, "pretraining.recompute": True}, 1),
+    ],
+    ids=str,
+)
+def test_activations_grow_with_crops_pixels_and_width_and_not_with_time(values: dict[str, Any], times: float) -> None:
+    trial = TrialConfig.model_validate({"crops": {"views": 4}})
+    assert activations(trial.with_values(values)) == times * activations(trial)
