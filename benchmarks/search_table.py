@@ -12,6 +12,7 @@ import json
 import os
 import random
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ Curve = list[dict[str, float]]
 """One row of `COLUMNS` per epoch."""
 
 
+@cache
 def table_study() -> StudyConfig:
     """The space whose grid is the table."""
     return read_study(HERE / "search_table.yaml")

@@ -19,10 +19,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm, qmc
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct, Matern, WhiteKernel
 
 from cfamc_ray.config.space import Choice, Constant, FloatRange, IntRange, Range
 from cfamc_ray.config.study import PLANNED_COSTS, Point, StudyConfig, draw
@@ -41,8 +40,9 @@ DIRECTIONS = 128
 COST_POWER = 1.0
 """Of FLOPs, by which a gain is divided: 0 ignores the cost."""
 START_COST_POWER = 0.5
-CURVE_SHARES = (0.25, 0.5, 0.75)
-"""Of a schedule, where a learning curve is read, besides its end."""
+LENGTHS = (0.2, 20.0)
+NOISE = (1e-2, 1.0)
+TREND = True
 FLOPS_SCALE = 3.0
 MARGIN = 0.05
 
@@ -69,7 +69,7 @@ class FrontModel:
         if not points:
             return
         trials = [self.config.trial_at(point) for point in points]
-        known = sum(bool(record.rows) for record in self.records)
+        known = sum(record.status == "finished" for record in self.records)
         score_C = (
             self._gain(points, trials) if known >= self.config.search.startup_trials else self._news(points, trials)
         )
@@ -108,39 +108,31 @@ class FrontModel:
         return gap_C / flops_C**START_COST_POWER
 
     def _gain(self, points: Sequence[Point], trials: Sequence[TrialConfig]) -> Array:
-        """Expected gain of hypervolume per FLOP, (C,); running trials count with what is expected of them."""
-        X_NF, Y_NK = self._observations()
-        candidates_CF = np.array(
-            [self._features(point, trial, 1.0) for point, trial in zip(points, trials, strict=True)]
-        )
+        """Expected gain of hypervolume per FLOP, (C,), over known and running trials, all drawn together."""
+        seen, Y_NK, noise_NK = self._observations()
         running = [record for record in self.records if not record.ended]
-        running_RF = np.array([self._features(r.point, self._trials[r.number], 1.0) for r in running])
-        running_RF = running_RF.reshape(-1, candidates_CF.shape[1])
-        normal_SK = norm.ppf(
-            qmc.Sobol(len(self.signs_K), rng=np.random.default_rng(self.seed)).random(SAMPLES) * 0.999 + 5e-4
-        )
-        sampled_SCK = np.empty((SAMPLES, len(points), len(self.signs_K)))
-        expected_RK = np.empty((len(running), len(self.signs_K)))
+        places = [self._features(record.point, self._trials[record.number]) for record in (*seen, *running)]
+        X = np.array([*places, *(self._features(point, trial) for point, trial in zip(points, trials, strict=True))])
+        every = [*(self._trials[record.number] for record in (*seen, *running)), *trials]
+        source = np.random.default_rng(self.seed)
+        drawn_SMK = np.empty((SAMPLES, len(X), len(self.signs_K)))
         for k, name in enumerate(self.config.objectives):
             if name in PLANNED_COSTS:
-                sampled_SCK[:, :, k] = [self.signs_K[k] * self._planned(name, trial) for trial in trials]
-                expected_RK[:, k] = [self.signs_K[k] * self._planned(name, self._trials[r.number]) for r in running]
-                continue
-            process = _fit(X_NF, Y_NK[:, k])
-            mean_C, deviation_C = process.latent(candidates_CF)
-            sampled_SCK[:, :, k] = mean_C + deviation_C * normal_SK[:, k : k + 1]
-            expected_RK[:, k] = process.latent(running_RF)[0] if running else 0.0
-        front = find_front(self.config, self.records).members
-        front_PK = np.array([r.values(self.config.objectives) for r in front]).reshape(-1, len(self.signs_K))
+                drawn_SMK[:, :, k] = [self.signs_K[k] * self._planned(name, trial) for trial in every]
+            else:
+                drawn_SMK[:, :, k] = _draw(X, Y_NK[:, k], noise_NK[:, k], source)
+        finished = np.array([record.status == "finished" for record in seen] + [True] * len(running), dtype=bool)
+        known_SPK, new_SCK = drawn_SMK[:, : len(places)][:, finished], drawn_SMK[:, len(places) :]
         flops_C = np.array([self.flops_of(trial) for trial in trials], dtype=float)
-        gain_C = self._hypervolume_gain(sampled_SCK, np.concatenate([front_PK * self.signs_K, expected_RK]), Y_NK)
-        return gain_C / flops_C**COST_POWER
+        gain_C: Array = self._hypervolume_gain(new_SCK, known_SPK) / flops_C**COST_POWER
+        return gain_C
 
-    def _hypervolume_gain(self, sampled_SCK: Array, front_PK: Array, seen_NK: Array) -> Array:
+    def _hypervolume_gain(self, new_SCK: Array, known_SPK: Array) -> Array:
         """Mean gain of each candidate over samples and directions, (C,)."""
         K = len(self.signs_K)
-        low_K, high_K = seen_NK.min(axis=0), np.maximum(seen_NK.max(axis=0), front_PK.max(axis=0, initial=-np.inf))
-        span_K = np.where(high_K > low_K, high_K - low_K, 1.0)
+        expected_PK = known_SPK.mean(axis=0)
+        low_K, span_K = expected_PK.min(axis=0), np.ptp(expected_PK, axis=0)
+        span_K = np.where(span_K > 0, span_K, 1.0)
         low_K = low_K - MARGIN * span_K
         direction_WK = np.abs(np.random.default_rng(self.seed).normal(size=(DIRECTIONS, K)))
         direction_WK /= np.linalg.norm(direction_WK, axis=1, keepdims=True)
@@ -150,27 +142,42 @@ class FrontModel:
             volumes: Array = np.maximum(heights, 0.0).min(axis=-1) ** K
             return volumes
 
-        best_W = scaled(front_PK).max(axis=0, initial=0.0)
-        gain_SC = [np.maximum(scaled(sample_CK) - best_W, 0.0).mean(axis=-1) for sample_CK in sampled_SCK]
+        gain_SC = [
+            np.maximum(scaled(new_CK) - scaled(known_PK).max(axis=0), 0.0).mean(axis=-1)
+            for new_CK, known_PK in zip(new_SCK, known_SPK, strict=True)
+        ]
         return np.asarray(np.mean(gain_SC, axis=0))
 
-    def _observations(self) -> tuple[Array, Array]:
-        """Features and values, signed so that more is better, along all learning curves."""
-        X, Y = [], []
-        for record in self.records:
-            trial = self._trials[record.number]
-            epochs = trial.pretraining.epochs
-            read = {math.ceil(share * epochs) for share in CURVE_SHARES} | {len(record.rows)}
-            for epoch in sorted(epoch for epoch in read if 0 < epoch <= len(record.rows)):
-                then = TrialRecord(record.number, record.point, record.rows[:epoch])
-                values_K = np.array(then.values(self.config.objectives))
-                if np.isfinite(values_K).all():
-                    X.append(self._features(record.point, trial, epoch / epochs))
-                    Y.append(values_K * self.signs_K)
-        return np.array(X), np.array(Y)
+    def _observations(self) -> tuple[list[TrialRecord], Array, Array]:
+        """Trials with their final values, signed so that more is better, and the variance beside their noise.
 
-    def _features(self, point: Point, trial: TrialConfig, share: float) -> list[float]:
-        return [*encode(self.config.space, point), math.log(self.flops_of(trial)) / FLOPS_SCALE, share]
+        A stopped trial counts with its last values and what the finished ones gained from there on, whose variance is
+        added.
+        """
+        ends = [r for r in self.records if r.status == "finished" and np.isfinite(self._signed(r)).all()]
+        seen, Y, noise = list(ends), [self._signed(r) for r in ends], [np.zeros(len(self.signs_K))] * len(ends)
+        for record in self.records:
+            if record.status != "stopped" or not record.rows:
+                continue
+            share = len(record.rows) / self._trials[record.number].pretraining.epochs
+            gains_NK = np.array([self._signed(r) - self._signed(self._at(r, share)) for r in ends])
+            gains_NK = gains_NK[np.isfinite(gains_NK).all(axis=1)] if len(gains_NK) else gains_NK
+            if len(gains_NK) >= 3 and np.isfinite(self._signed(record)).all():
+                seen.append(record)
+                Y.append(self._signed(record) + gains_NK.mean(axis=0))
+                noise.append(gains_NK.var(axis=0, ddof=1))
+        return seen, np.array(Y), np.array(noise)
+
+    def _at(self, record: TrialRecord, share: float) -> TrialRecord:
+        epochs = max(round(share * len(record.rows)), 1)
+        return TrialRecord(record.number, record.point, record.rows[:epochs])
+
+    def _signed(self, record: TrialRecord) -> Array:
+        signed_K: Array = np.array(record.values(self.config.objectives)) * self.signs_K
+        return signed_K
+
+    def _features(self, point: Point, trial: TrialConfig) -> list[float]:
+        return [*encode(self.config.space, point), math.log(self.flops_of(trial)) / FLOPS_SCALE]
 
     def _planned(self, name: str, trial: TrialConfig) -> float:
         return float(trial.crop_passes if name == "crop_passes" else self.flops_of(trial))
@@ -198,24 +205,24 @@ def _place(value: float, low: float, high: float, *, log: bool) -> float:
     return (scale(value) - scale(low)) / (scale(high) - scale(low))
 
 
-class _Process:
-    """A Gaussian process of one objective, with noise that is fitted."""
-
-    def __init__(self, regressor: GaussianProcessRegressor, mean: float, deviation: float) -> None:
-        self.regressor, self.mean, self.deviation = regressor, mean, deviation
-
-    def latent(self, features: Array) -> tuple[Array, Array]:
-        """Mean and standard deviation of what noise hides."""
-        mean, deviation = self.regressor.predict(features, return_std=True)
-        hidden = np.maximum(deviation**2 - self.regressor.kernel_.k2.noise_level, 1e-8)
-        return mean * self.deviation + self.mean, np.sqrt(hidden) * self.deviation
-
-
-def _fit(X_NF: Array, y_N: Array) -> _Process:
-    lengths = np.ones(X_NF.shape[1])
-    kernel = ConstantKernel(1.0, (1e-2, 1e2)) * Matern(lengths, (0.1, 20.0), nu=2.5) + WhiteKernel(0.05, (1e-3, 1.0))
+def _draw(X_MF: Array, y_N: Array, noise_N: Array, source: np.random.Generator) -> Array:
+    """Joint draws of what noise hides at M places, of which the first N were observed, (S, M)."""
     mean, deviation = float(y_N.mean()), float(y_N.std()) or 1.0
+    F = X_MF.shape[1]
+    kernel = (
+        ConstantKernel(1.0, (0.05, 20.0)) * Matern(np.ones(F), LENGTHS, nu=2.5)
+        + ConstantKernel(1.0, (1e-3, 10.0)) * DotProduct(1.0, "fixed")
+        + WhiteKernel(0.1, NOISE)
+    )
+    if not TREND:
+        kernel = ConstantKernel(1.0, (0.05, 20.0)) * Matern(np.ones(F), LENGTHS, nu=2.5) + WhiteKernel(0.1, NOISE)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a length at its bound is an input that does not matter
-        regressor = GaussianProcessRegressor(kernel).fit(X_NF, (y_N - mean) / deviation)
-    return _Process(regressor, mean, deviation)
+        regressor = GaussianProcessRegressor(kernel, alpha=noise_N / deviation**2 + 1e-8)
+        regressor.fit(X_MF[: len(y_N)], (y_N - mean) / deviation)
+    mean_M, cov_MM = regressor.predict(X_MF, return_cov=True)
+    hidden_MM = cov_MM - regressor.kernel_.k2.noise_level * np.eye(len(X_MF))
+    value, vector = np.linalg.eigh(hidden_MM)
+    root_MM = vector * np.sqrt(np.maximum(value, 0.0))
+    drawn: Array = mean_M + source.standard_normal((SAMPLES, len(X_MF))) @ root_MM.T
+    return drawn * deviation + mean
