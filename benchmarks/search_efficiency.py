@@ -40,11 +40,14 @@ TARGET = 0.95
 RESAMPLES = 2000
 SEARCHES: dict[str, dict[str, Any]] = {
     "default": {},
-    "random": {"sampler": "random", "halving": None},
-    "tpe": {"sampler": "tpe", "halving": None},
-    "nsga2": {"sampler": "nsga2", "halving": None},
-    "asha": {"sampler": "tpe", "halving": None},
+    "random": {"sampler": "random"},
+    "tpe": {"sampler": "tpe", "startup_trials": 10},
+    "nsga2": {"sampler": "nsga2", "startup_trials": 10},
+    "asha": {"sampler": "tpe", "startup_trials": 10},
+    "halving": {"halving": {"rungs": [0.5], "keep": 0.67}},
+    "tpe_halving": {"sampler": "tpe", "startup_trials": 10, "halving": {"rungs": [0.5], "keep": 0.67}},
 }
+"""What differs from a study's defaults; TPE starts with as many random points as Optuna's default."""
 
 
 @cache

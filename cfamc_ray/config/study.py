@@ -76,11 +76,12 @@ class HalvingConfig(Strict):
 class SearchConfig(Strict):
     """How the next point is chosen, and which trials are stopped early."""
 
-    sampler: Literal["front", "tpe", "nsga2", "nsga3", "gp", "random", "grid"] = "tpe"
-    """Optuna's sampler: tree-structured Parzen estimator, two genetic algorithms, Gaussian process, or random; or a
-    grid: all points that meet the conditions, in the order in which the last key of the space changes fastest."""
-    startup_trials: int = Field(default=8, ge=1)
-    """Random points before TPE or the Gaussian process starts to learn; the genetic algorithms' population."""
+    sampler: Literal["front", "tpe", "nsga2", "nsga3", "gp", "random", "grid"] = "front"
+    """`front`, ours: the point that should add most to the hypervolume, as Gaussian processes expect it. Or Optuna's:
+    tree-structured Parzen estimator, two genetic algorithms, Gaussian process, random. Or a grid: all points that meet
+    the conditions, in the order in which the last key of the space changes fastest."""
+    startup_trials: int = Field(default=6, ge=1)
+    """Trials before a sampler learns: far apart for `front`, random for the others; the genetic ones' population."""
     seed: int = Field(default=0, ge=0)
     """Seed of the sampler; with one trial at a time it fixes all points."""
     halving: HalvingConfig | None = None

@@ -1,27 +1,28 @@
-"""The sampler `front`: the point that should add most to the front for its cost, as Gaussian processes expect it.
+"""The sampler `front`: the point that should add most to the front, as Gaussian processes expect it.
 
-It differs from a general sampler in what it is told. It sees every learning curve, with the share of the schedule as an
-input, so a trial that was stopped early teaches what its early values say and no more. It knows what a point costs
-before it runs, and looks for the gain per FLOP. Costs among the objectives are computed, not learnt.
+The gain of hypervolume is that over noise-free values: known points are drawn anew along with the candidates (as in
+Daulton et al., arXiv 2105.08195), so a value that was luck does not hide what is better. It is estimated by random
+scalarizations (Zhang and Golovin, arXiv 2006.04655): the hypervolume is the mean over random directions of the best
+scaled value, whatever the number of objectives. What differs from a general sampler: costs among the objectives are
+computed, not learnt, and a trial that was stopped early counts with what others gained from there on.
 
-The gain of hypervolume is estimated by random scalarizations (Zhang and Golovin, arXiv 2006.04655): the hypervolume is
-the mean over random directions of the best scaled value, whatever the number of objectives.
-
-Shapes: N observations, C candidates, R running trials, P points of the front, K objectives, F features, S samples of
-the posterior, W directions.
+Shapes: N observations, P known and running trials, C candidates, M = P + C, K objectives, F features, S draws, W
+directions.
 """
 
 import math
 import random
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct, Matern, WhiteKernel
+from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+from threadpoolctl import threadpool_limits
 
 from cfamc_ray.config.space import Choice, Constant, FloatRange, IntRange, Range
 from cfamc_ray.config.study import PLANNED_COSTS, Point, StudyConfig, draw
@@ -37,14 +38,12 @@ ATTEMPTS = 1024
 """Draws for these candidates; some repeat, some do not meet the conditions."""
 SAMPLES = 64
 DIRECTIONS = 128
-COST_POWER = 1.0
-"""Of FLOPs, by which a gain is divided: 0 ignores the cost."""
-START_COST_POWER = 0.5
-LENGTHS = (0.2, 20.0)
-NOISE = (1e-2, 1.0)
-TREND = True
-FLOPS_SCALE = 3.0
+LENGTHS = (0.5, 20.0)
+"""Bounds of a length scale, in widths of a key's range: few noisy trials cannot show what is finer."""
+NOISE = (0.1, 1.0)
+"""Bounds of the seeds' share of the variance that is seen."""
 MARGIN = 0.05
+"""By which the hypervolume's reference lies beyond the worst value, in ranges."""
 
 
 class FrontModel:
@@ -62,17 +61,16 @@ class FrontModel:
         self.records = [record for record in records if record.status != "infeasible"]
         self.signs_K = np.array([1.0 if direction == "maximize" else -1.0 for direction in config.objectives.values()])
         self._trials = {record.number: config.trial_at(record.point) for record in self.records}
+        ended = [record for record in self.records if record.status == "finished"]
+        self._finished = [record for record in ended if np.isfinite(self._signed(record)).all()]
 
     def proposals(self) -> Iterator[Point]:
         """Untried points that meet the conditions, the most promising first."""
         points = self._candidates()
         if not points:
             return
-        trials = [self.config.trial_at(point) for point in points]
-        known = sum(record.status == "finished" for record in self.records)
-        score_C = (
-            self._gain(points, trials) if known >= self.config.search.startup_trials else self._news(points, trials)
-        )
+        enough = len(self._finished) >= self.config.search.startup_trials
+        score_C = self._gain(points) if enough else self._distance(points)
         yield from (points[place] for place in np.argsort(-score_C, kind="stable"))
 
     def _candidates(self) -> list[Point]:
@@ -95,37 +93,35 @@ class FrontModel:
                 break
         return found
 
-    def _news(self, points: Sequence[Point], trials: Sequence[TrialConfig]) -> Array:
-        """Of the first points: how far they are from all others, for their cost."""
-        flops_C = np.array([self.flops_of(trial) for trial in trials], dtype=float)
-        here = np.array([encode(self.config.space, point) for point in points])
-        tried = np.array([encode(self.config.space, record.point) for record in self.records]).reshape(
-            -1, here.shape[1]
+    def _distance(self, points: Sequence[Point]) -> Array:
+        """Of the first points, which are to lie far apart: the distance to the nearest trial, (C,)."""
+        if not self.records:
+            return np.zeros(len(points))
+        here_CF, tried_PF = (
+            np.array([encode(self.config.space, point) for point in group])
+            for group in (points, [record.point for record in self.records])
         )
-        if not len(tried):
-            return np.arange(len(points), 0, -1.0)
-        gap_C: Array = np.linalg.norm(here[:, None] - tried[None], axis=-1).min(axis=1)
-        return gap_C / flops_C**START_COST_POWER
+        distance_C: Array = np.linalg.norm(here_CF[:, None] - tried_PF, axis=-1).min(axis=1)
+        return distance_C
 
-    def _gain(self, points: Sequence[Point], trials: Sequence[TrialConfig]) -> Array:
-        """Expected gain of hypervolume per FLOP, (C,), over known and running trials, all drawn together."""
+    def _gain(self, points: Sequence[Point]) -> Array:
+        """Expected gain of hypervolume over known and running trials, (C,)."""
         seen, Y_NK, noise_NK = self._observations()
-        running = [record for record in self.records if not record.ended]
-        places = [self._features(record.point, self._trials[record.number]) for record in (*seen, *running)]
-        X = np.array([*places, *(self._features(point, trial) for point, trial in zip(points, trials, strict=True))])
-        every = [*(self._trials[record.number] for record in (*seen, *running)), *trials]
+        known = [*seen, *(record for record in self.records if not record.ended)]
+        trials = [*(self._trials[record.number] for record in known), *map(self.config.trial_at, points)]
+        places = [*(record.point for record in known), *points]
+        X_MF = np.array([encode(self.config.space, point) for point in places])
         source = np.random.default_rng(self.seed)
-        drawn_SMK = np.empty((SAMPLES, len(X), len(self.signs_K)))
-        for k, name in enumerate(self.config.objectives):
-            if name in PLANNED_COSTS:
-                drawn_SMK[:, :, k] = [self.signs_K[k] * self._planned(name, trial) for trial in every]
-            else:
-                drawn_SMK[:, :, k] = _draw(X, Y_NK[:, k], noise_NK[:, k], source)
-        finished = np.array([record.status == "finished" for record in seen] + [True] * len(running), dtype=bool)
-        known_SPK, new_SCK = drawn_SMK[:, : len(places)][:, finished], drawn_SMK[:, len(places) :]
-        flops_C = np.array([self.flops_of(trial) for trial in trials], dtype=float)
-        gain_C: Array = self._hypervolume_gain(new_SCK, known_SPK) / flops_C**COST_POWER
-        return gain_C
+        drawn_SMK = np.empty((SAMPLES, len(places), len(self.signs_K)))
+        with threadpool_limits(1):  # threads that spin beside the trials would slow both
+            for k, name in enumerate(self.config.objectives):
+                if name in PLANNED_COSTS:
+                    drawn_SMK[:, :, k] = [self.signs_K[k] * self._planned(name, trial) for trial in trials]
+                else:
+                    drawn_SMK[:, :, k] = _draw(X_MF, Y_NK[:, k], noise_NK[:, k], source)
+        # A stopped trial teaches, but has no place on the front.
+        on_front_P = [record.status not in ("stopped", "failed") for record in known]
+        return self._hypervolume_gain(drawn_SMK[:, len(known) :], drawn_SMK[:, : len(known)][:, on_front_P])
 
     def _hypervolume_gain(self, new_SCK: Array, known_SPK: Array) -> Array:
         """Mean gain of each candidate over samples and directions, (C,)."""
@@ -149,35 +145,29 @@ class FrontModel:
         return np.asarray(np.mean(gain_SC, axis=0))
 
     def _observations(self) -> tuple[list[TrialRecord], Array, Array]:
-        """Trials with their final values, signed so that more is better, and the variance beside their noise.
+        """Ended trials with their final values, (N, K), signed so that more is better, and added variances, (N, K).
 
         A stopped trial counts with its last values and what the finished ones gained from there on, whose variance is
-        added.
+        added; a failed one with the worst values that finished.
         """
-        ends = [r for r in self.records if r.status == "finished" and np.isfinite(self._signed(r)).all()]
-        seen, Y, noise = list(ends), [self._signed(r) for r in ends], [np.zeros(len(self.signs_K))] * len(ends)
+        final_NK = np.array([self._signed(record) for record in self._finished])
+        none_K = np.zeros(len(self.signs_K))
+        found = [(record, value_K, none_K) for record, value_K in zip(self._finished, final_NK, strict=True)]
         for record in self.records:
-            if record.status != "stopped" or not record.rows:
-                continue
-            share = len(record.rows) / self._trials[record.number].pretraining.epochs
-            gains_NK = np.array([self._signed(r) - self._signed(self._at(r, share)) for r in ends])
-            gains_NK = gains_NK[np.isfinite(gains_NK).all(axis=1)] if len(gains_NK) else gains_NK
-            if len(gains_NK) >= 3 and np.isfinite(self._signed(record)).all():
-                seen.append(record)
-                Y.append(self._signed(record) + gains_NK.mean(axis=0))
-                noise.append(gains_NK.var(axis=0, ddof=1))
-        return seen, np.array(Y), np.array(noise)
-
-    def _at(self, record: TrialRecord, share: float) -> TrialRecord:
-        epochs = max(round(share * len(record.rows)), 1)
-        return TrialRecord(record.number, record.point, record.rows[:epochs])
+            if record.status == "failed":
+                found.append((record, final_NK.min(axis=0), none_K))
+            elif record.status == "stopped" and record.rows and np.isfinite(self._signed(record)).all():
+                share = len(record.rows) / self._trials[record.number].pretraining.epochs
+                gain_NK = final_NK - np.array([self._signed(_until(end, share)) for end in self._finished])
+                gain_NK = gain_NK[np.isfinite(gain_NK).all(axis=1)]
+                if len(gain_NK) > 1:
+                    found.append((record, self._signed(record) + gain_NK.mean(axis=0), gain_NK.var(axis=0, ddof=1)))
+        seen, Y, noise = zip(*found, strict=True)
+        return list(seen), np.array(Y), np.array(noise)
 
     def _signed(self, record: TrialRecord) -> Array:
         signed_K: Array = np.array(record.values(self.config.objectives)) * self.signs_K
         return signed_K
-
-    def _features(self, point: Point, trial: TrialConfig) -> list[float]:
-        return [*encode(self.config.space, point), math.log(self.flops_of(trial)) / FLOPS_SCALE]
 
     def _planned(self, name: str, trial: TrialConfig) -> float:
         return float(trial.crop_passes if name == "crop_passes" else self.flops_of(trial))
@@ -205,24 +195,21 @@ def _place(value: float, low: float, high: float, *, log: bool) -> float:
     return (scale(value) - scale(low)) / (scale(high) - scale(low))
 
 
+def _until(record: TrialRecord, share: float) -> TrialRecord:
+    """A finished trial as it was after a share of its epochs."""
+    return replace(record, rows=record.rows[: max(round(share * len(record.rows)), 1)])
+
+
 def _draw(X_MF: Array, y_N: Array, noise_N: Array, source: np.random.Generator) -> Array:
     """Joint draws of what noise hides at M places, of which the first N were observed, (S, M)."""
     mean, deviation = float(y_N.mean()), float(y_N.std()) or 1.0
-    F = X_MF.shape[1]
-    kernel = (
-        ConstantKernel(1.0, (0.05, 20.0)) * Matern(np.ones(F), LENGTHS, nu=2.5)
-        + ConstantKernel(1.0, (1e-3, 10.0)) * DotProduct(1.0, "fixed")
-        + WhiteKernel(0.1, NOISE)
-    )
-    if not TREND:
-        kernel = ConstantKernel(1.0, (0.05, 20.0)) * Matern(np.ones(F), LENGTHS, nu=2.5) + WhiteKernel(0.1, NOISE)
+    matern = ConstantKernel(1.0, (0.05, 20.0)) * Matern(np.ones(X_MF.shape[1]), LENGTHS, nu=2.5)
+    regressor = GaussianProcessRegressor(matern + WhiteKernel(0.1, NOISE), alpha=noise_N / deviation**2 + 1e-8)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a length at its bound is an input that does not matter
-        regressor = GaussianProcessRegressor(kernel, alpha=noise_N / deviation**2 + 1e-8)
         regressor.fit(X_MF[: len(y_N)], (y_N - mean) / deviation)
-    mean_M, cov_MM = regressor.predict(X_MF, return_cov=True)
-    hidden_MM = cov_MM - regressor.kernel_.k2.noise_level * np.eye(len(X_MF))
-    value, vector = np.linalg.eigh(hidden_MM)
-    root_MM = vector * np.sqrt(np.maximum(value, 0.0))
-    drawn: Array = mean_M + source.standard_normal((SAMPLES, len(X_MF))) @ root_MM.T
-    return drawn * deviation + mean
+    mean_M, covariance_MM = regressor.predict(X_MF, return_cov=True)
+    value_M, vector_MM = np.linalg.eigh(covariance_MM - regressor.kernel_.k2.noise_level * np.eye(len(X_MF)))
+    root_MM = vector_MM * np.sqrt(np.maximum(value_M, 0.0))
+    drawn_SM: Array = mean_M + source.standard_normal((SAMPLES, len(X_MF))) @ root_MM.T
+    return drawn_SM * deviation + mean

@@ -120,8 +120,8 @@ class FeasibleSampler(BaseSampler):
         if search.sampler == "front":
             others = [record for record in self.records() if record.number != trial.number]
             yield from map(self._searched, FrontModel(self.config, others, self.flops_of, seed=_word(seed)).proposals())
-            return
-        for name, attempts in ((search.sampler, ATTEMPTS[search.sampler]), ("random", RANDOM_ATTEMPTS)):
+        known = [(search.sampler, ATTEMPTS[search.sampler])] if search.sampler in ATTEMPTS else []
+        for name, attempts in (*known, ("random", RANDOM_ATTEMPTS)):
             sampler = make_sampler(search, name, seed)
             sampler.before_trial(study, trial)
             space = sampler.infer_relative_search_space(study, trial)

@@ -120,14 +120,36 @@ def test_early_epochs_of_a_stopped_trial_teach_too() -> None:
     assert list(proposals(config, [*records[:4], stopped])) != list(proposals(config, [*records[:4], failed_early]))
 
 
-def test_of_points_that_promise_the_same_the_cheap_ones_come_first() -> None:
-    config = front_study(space={"crops.views": {"int": [2, 40]}, "crops.hue": {"float": [0, 0.5]}}, conditions=[])
-    records = ran(config, some(config, 6))
-    level = [
-        replace(r, rows=[{**row, "clean_accuracy": 0.5, "robust_accuracy": 0.5} for row in r.rows]) for r in records
+def test_where_trials_failed_no_more_are_proposed() -> None:
+    config = front_study(space={"crops.saturation": {"float": [0, 1]}}, conditions=[])
+    rising = [
+        replace(record, rows=[{**row, "clean_accuracy": record.point["crops.saturation"]} for row in record.rows])
+        for record in ran(config, [{"crops.saturation": value / 9} for value in range(10)])
     ]
-    views = [int(point["crops.views"]) for point in proposals(config, level)]
-    assert statistics.mean(views[:20]) < statistics.mean(views[-20:])
+    failed = [
+        replace(record, status="failed", reason="diverged") if record.point["crops.saturation"] > 0.5 else record
+        for record in rising
+    ]
+    first, others = (next(proposals(config, told))["crops.saturation"] for told in (failed, rising))
+    assert 0.3 < first < 0.75
+    assert others > 0.8
+
+
+def test_what_all_others_gain_late_is_expected_of_a_stopped_trial_too() -> None:
+    """It was behind by 0.1 half way, so its end counts as 0.1 behind, not as its value half way."""
+    config = front_study(space={"crops.saturation": {"float": [0, 1]}}, conditions=[])
+    records = []
+    for record in ran(config, [{"crops.saturation": value / 9} for value in range(10)]):
+        high = record.point["crops.saturation"]
+        rows = [{**row, "clean_accuracy": 0.1 * row["epoch"] + 0.3 * high} for row in record.rows]
+        records.append(replace(record, rows=rows))
+    seen, values, noise = FrontModel(config, records, flops_of, seed=0)._observations()
+    half = replace(records[-1], rows=records[-1].rows[:2], status="stopped")
+    again, guessed, added = FrontModel(config, [*records[:-1], half], flops_of, seed=0)._observations()
+    assert [record.number for record in seen] == [record.number for record in again]
+    assert guessed == pytest.approx(values)
+    assert added == pytest.approx(noise)
+    assert not noise.any()
 
 
 class TestInASearch:
