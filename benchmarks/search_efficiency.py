@@ -7,14 +7,16 @@ search_table.py recorded (136 points, 2 seeds, real CIFAR-10) instead of from tr
 counted until the hypervolume of the finished points reaches 95 % of that of the whole table. Run i sees the curves of
 seed i mod 2, but its points count with their means over both seeds: a lucky value is no find. The hypervolume's
 reference is the worst value in the table, so that it measures what a search decides. `asha` is TPE with Ray Tune's
-own single-objective rule on robust accuracy.
+own single-objective rule on robust accuracy, `foreknown` what no search can be expected to beat.
 """
 
 import argparse
 import heapq
+import json
 import math
 import statistics
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
@@ -27,15 +29,20 @@ import numpy.typing as npt
 import optuna
 import torch
 from optuna.storages import InMemoryStorage
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from benchmarks.search_table import SEEDS, Curve, point_key, read_table, table_study
 from benchmarks.timing import report
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.evaluation.cost import training_flops
+from cfamc_ray.search.front_model import LENGTHS, encode
 from cfamc_ray.search.search import Search
-from cfamc_ray.study.pareto import hypervolume
+from cfamc_ray.study.pareto import hypervolume, pareto_front
 from cfamc_ray.study.records import TrialRecord
 
+Array = npt.NDArray[np.float64]
 TARGET = 0.95
 RESAMPLES = 2000
 SEARCHES: dict[str, dict[str, Any]] = {
@@ -132,15 +139,61 @@ def asha() -> Callable[[TrialRecord], bool]:
     return stops
 
 
+def _reached(points: Iterable[str]) -> bool:
+    return volume(points) >= TARGET * volume(truth())
+
+
 def passes_to_target(name: str, run: int) -> float:
     """Crop passes until a run has reached the target; infinite where it never does."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     stops = asha() if name == "asha" else lambda record: False
     for records in simulate(config_of(name, run), curves(SEEDS[run % len(SEEDS)]), stops):
-        found = [point_key(record.point) for record in records if record.status == "finished"]
-        if volume(found) >= TARGET * volume(truth()):
+        if _reached(point_key(record.point) for record in records if record.status == "finished"):
             return math.fsum(record.value("crop_passes") for record in records if record.rows)
     return math.inf
+
+
+def foreknown(orders: int) -> list[float]:
+    """What a search would spend that knows every point's true value as well as all other points can tell it.
+
+    A Gaussian process predicts each point from all the others; points are tried by non-dominated rank of these
+    predictions, in random order within a rank. No search that learns from points it has tried can expect to do better.
+    """
+    study, keys = table_study(), list(truth())
+    true_NK, directions = np.array([truth()[key] for key in keys]), list(study.objectives.values())
+    places_NF = np.array([encode(study.space, json.loads(key)) for key in keys])
+    ranks = _ranks(np.stack([_left_out(places_NF, column) for column in true_NK.T], axis=1), directions)
+    passes = [curves(SEEDS[0])[key][-1]["crop_passes"] for key in keys]
+    spent = []
+    for seed in range(orders):
+        order = np.lexsort((np.random.default_rng(seed).random(len(keys)), ranks))
+        count = next(n for n in range(1, len(keys) + 1) if _reached([keys[place] for place in order[:n]]))
+        spent.append(math.fsum(passes[place] for place in order[:count]))
+    return spent
+
+
+def _left_out(places_NF: Array, values_N: Array) -> Array:
+    """What all other points predict of each point, (N,)."""
+    mean, deviation = values_N.mean(), values_N.std()
+    scaled_N = (values_N - mean) / deviation
+    kernel = ConstantKernel() * Matern(np.ones(places_NF.shape[1]), LENGTHS, nu=2.5) + WhiteKernel(0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a length at its bound is an input that does not matter
+        kernel = GaussianProcessRegressor(kernel).fit(places_NF, scaled_N).kernel_
+    inverse_NN = np.linalg.inv(kernel(places_NF))
+    # Rasmussen and Williams 2006, equation 5.12
+    predicted_N: Array = mean + deviation * (scaled_N - (inverse_NN @ scaled_N) / np.diag(inverse_NN))
+    return predicted_N
+
+
+def _ranks(values_NK: Array, directions: Sequence[str]) -> npt.NDArray[np.int_]:
+    """Non-dominated rank, 0 for the front."""
+    ranks_N, left = np.zeros(len(values_NK), dtype=int), np.arange(len(values_NK))
+    while len(left):
+        on_front = pareto_front(values_NK[left], directions)
+        left = left[~on_front]
+        ranks_N[left] += 1
+    return ranks_N
 
 
 def summarise(runs: Mapping[str, Sequence[float]]) -> dict[str, Any]:
@@ -166,13 +219,13 @@ def summarise(runs: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     return found
 
 
-def _bootstrap_medians(values: Sequence[float], seed: int) -> npt.NDArray[np.float64]:
+def _bootstrap_medians(values: Sequence[float], seed: int) -> Array:
     drawn = np.random.default_rng(seed).choice(np.array(values), (RESAMPLES, len(values)))
-    medians: npt.NDArray[np.float64] = np.median(drawn, axis=1)
+    medians: Array = np.median(drawn, axis=1)
     return medians
 
 
-def _interval(values: npt.NDArray[np.float64]) -> list[float | None]:
+def _interval(values: Array) -> list[float | None]:
     return [_finite(value) for value in np.quantile(values, [0.025, 0.975], method="nearest")]
 
 
@@ -192,6 +245,7 @@ def main() -> None:
         for name in arguments.only:
             runs[name] = list(pool.map(partial(passes_to_target, name), range(arguments.runs)))
             print(f"{name:14} {statistics.median(runs[name]):10,.0f} crop passes", file=sys.stderr, flush=True)
+    runs["foreknown"] = foreknown(arguments.runs)
     report(summarise(runs), torch.device("cpu"), arguments.json)
 
 

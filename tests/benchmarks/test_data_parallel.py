@@ -42,7 +42,7 @@ def both_kinds_of_epoch(rank: int, folder: Path) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_workers_part_in_the_unsynchronised_epoch_alone(tmp_path: Path) -> None:
     spawn(both_kinds_of_epoch, (tmp_path,), nprocs=2)
     one, other = ([torch.load(tmp_path / f"{kind} {rank}.pt") for kind in (True, False)] for rank in (0, 1))
@@ -50,7 +50,7 @@ def test_workers_part_in_the_unsynchronised_epoch_alone(tmp_path: Path) -> None:
     assert not torch.allclose(one[1], other[1])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_one_repeat_gives_rates_and_ratios_that_agree(tmp_path: Path) -> None:
     command = "-m benchmarks.data_parallel --device cpu --repeats 1 --batch-images 2 --width 8 --json"
     environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}  # the other tests want the cores too

@@ -3,9 +3,20 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 
-from benchmarks.search_efficiency import SEARCHES, config_of, curves, simulate, summarise, truth, volume
+from benchmarks.search_efficiency import (
+    SEARCHES,
+    _left_out,
+    _ranks,
+    config_of,
+    curves,
+    simulate,
+    summarise,
+    truth,
+    volume,
+)
 from benchmarks.search_table import SEEDS, point_key, read_table, table_study
 
 
@@ -59,6 +70,22 @@ def test_figures_follow_from_the_runs() -> None:
     assert found["cost_ratio_to_asha"] == 0.0
     low, high = found["cost_ratio_intervals"]["random"]
     assert 1 / 9 <= low <= 0.25 <= high <= 0.75
+
+
+def test_what_others_predict_of_a_point_does_not_depend_on_it() -> None:
+    source = np.random.default_rng(0)
+    places, values = source.random((12, 3)), source.random(12)
+    found = _left_out(places, values)
+    moved = values + np.where(np.arange(12) == 4, 0.5, 0.0)
+    assert abs(_left_out(places, moved)[4] - found[4]) < 0.1
+    line = _left_out(places, places[:, 0])
+    assert line == pytest.approx(places[:, 0], abs=0.2)
+    assert np.corrcoef(line, places[:, 0])[0, 1] > 0.9
+
+
+def test_ranks_are_the_fronts_that_remain() -> None:
+    values = np.array([[3, 1], [1, 3], [2, 2], [1, 1], [0, 0], [2, 1]])
+    assert list(_ranks(values, ["maximize", "maximize"])) == [0, 0, 0, 2, 3, 1]
 
 
 def test_every_baseline_is_another_search_than_the_default() -> None:
