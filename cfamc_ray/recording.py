@@ -59,9 +59,11 @@ def run_recorded(
             seconds=60 * minutes if minutes else None,
             on_minibatch=on_minibatch,
         ) as recorded:
-            while not recorded.trial.finished:
+            while not recorded.trial.finished and not recorded.trial.first_says(folder.closed):
                 row = recorded.advance()
                 yield {**row, "status": "finished" if row["done"] else "running"}
+        if place.rank == 0:
+            folder.checkpoint.unlink(missing_ok=True)
     except Exception as error:
         outcome = ends_trial(error)
         if outcome is None:

@@ -269,9 +269,9 @@ class Trial:
         return make_crops(images_bCHW, parameters.of_images(self.share), size=config.size).to(self.weight_type)
 
     def _out_of_time(self, seconds: float) -> bool:
-        return self.seconds is not None and self._first_says(seconds > self.seconds)
+        return self.seconds is not None and self.first_says(seconds > self.seconds)
 
-    def _first_says(self, truth: bool) -> bool:
+    def first_says(self, truth: bool) -> bool:
         """What the first worker found, on all of them: they have to stop together."""
         if self.place.size == 1:
             return truth
@@ -348,7 +348,7 @@ class Trial:
                 )
             except FloatingPointError as error:
                 problem = str(error)
-        if self._first_says(bool(problem)):
+        if self.first_says(bool(problem)):
             raise TrialFailed(f"diverged: {problem or 'found by the first worker'} after epoch {self.epoch + 1}")
         return scores
 

@@ -196,6 +196,19 @@ def test_trials_that_fall_behind_are_stopped_and_told_as_pruned(space: Path) -> 
     assert all(trial.values is None for trial in stored if trial.state.name == "PRUNED")
 
 
+def test_several_workers_that_fall_behind_stop_together_and_make_room(space: Path) -> None:
+    workers = ("--set", "resources={trials_at_once: 1, cpus_per_worker: 1, workers_per_trial: 2}")
+    halving = ("--set", "search.halving={rungs: [0.3, 0.6], keep: 0.4}")
+    code, output = run(space, *workers, *halving, "--trials", "3")
+    study = space.parent / "runs" / "tiny"
+    assert code == 0, output
+    first, *others = read_trials(study)
+    assert first.status == "finished"
+    assert "stopped" in [record.status for record in others]
+    assert all(record.ended for record in others)
+    assert not list(study.glob("trial_*/checkpoint.pt"))
+
+
 def test_the_front_is_confirmed_with_fresh_seeds_on_test_images(space: Path) -> None:
     confirm = "confirm={seeds: 2, images: 100, attacked_images: 20, tolerance: 0}"
     code, output = run(space, "--set", confirm, "--trials", "2")

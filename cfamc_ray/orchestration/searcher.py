@@ -52,6 +52,9 @@ class StudySearcher(Searcher):
 class StudyScheduler(FIFOScheduler):
     """Stops the trials that the search wants stopped.
 
+    Several workers read the outcome before their next epoch and end by themselves: ended by Tune they would leave the
+    places that Ray Train holds for them.
+
     Args:
         search: of the study.
         folder: of the study.
@@ -73,5 +76,7 @@ class StudyScheduler(FIFOScheduler):
         if not reason:
             return str(TrialScheduler.CONTINUE)
         trial_folder.close("stopped", reason)
+        if self._search.config.resources.workers_per_trial > 1:
+            return str(TrialScheduler.CONTINUE)
         trial_folder.checkpoint.unlink(missing_ok=True)
         return str(TrialScheduler.STOP)

@@ -105,6 +105,11 @@ class TrialFolder:
         """Replace the rows; what is not a finite number is written as null, never as a number."""
         write_text(self.path / "epochs.jsonl", "".join(json.dumps(_without_nan(row)) + "\n" for row in rows))
 
+    @property
+    def closed(self) -> bool:
+        """Whether it was noted that the trial ended other than finished."""
+        return (self.path / "outcome.json").exists()
+
     def close(self, status: Status, reason: str = "") -> None:
         """Note that the trial ended other than finished."""
         if self.path.is_dir():
@@ -127,15 +132,10 @@ class TrialFolder:
             return None
         rows = [json.loads(line) for line in _text_or_empty(self.path / "epochs.jsonl").splitlines()]
         outcome = json.loads(_text_or_empty(self.path / "outcome.json") or "{}")
-        running: Status = "finished" if rows and rows[-1]["done"] else "running"
-        return TrialRecord(
-            self.number,
-            known["point"],
-            rows,
-            outcome.get("status", running),
-            outcome.get("reason", ""),
-            known.get("source", ""),
-        )
+        # A trial that had come to its end before the word to stop came to it is finished.
+        ending = {"status": "finished"} if rows and rows[-1]["done"] else outcome
+        status, reason = ending.get("status", "running"), ending.get("reason", "")
+        return TrialRecord(self.number, known["point"], rows, status, reason, known.get("source", ""))
 
 
 def read_trials(study: Path) -> list[TrialRecord]:

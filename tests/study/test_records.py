@@ -208,3 +208,15 @@ def test_a_table_survives_as_csv_with_empty_cells_for_what_is_missing() -> None:
     assert read[1]["clean_accuracy"] == read[1]["crops.views"] == ""
     assert float(read[0]["perturbation.epsilon"]) == 8 / 255
     assert "\r" not in csv_text(table)
+
+
+def test_a_trial_that_ended_before_the_word_to_stop_came_is_finished(tmp_path: Path) -> None:
+    folder = TrialFolder(tmp_path, 0)
+    folder.open({})
+    folder.write_rows([{"epoch": 1, "done": True}])
+    assert not folder.closed
+    folder.close("stopped", "fell behind")
+    record = folder.read()
+    assert folder.closed
+    assert record is not None
+    assert (record.status, record.reason) == ("finished", "")
