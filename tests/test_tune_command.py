@@ -327,7 +327,7 @@ class TestFinishedStudy:
     @pytest.fixture
     def without_front(self, finished: Path) -> Path:
         for record in read_trials(finished):
-            TrialFolder(finished, record.number).close("stopped", "exceeded its time")
+            TrialFolder(finished, record.number).close("failed", "exceeded its time")
         return finished
 
     def test_without_a_finished_trial_there_is_no_front_and_the_exit_code_is_1(
@@ -336,7 +336,7 @@ class TestFinishedStudy:
         said = tune()
         assert said.code == 1
         assert "0 of 0 finished trials are on the front of small" in said.out
-        assert said.out.count("stopped: exceeded its time") == 4
+        assert said.out.count("failed: exceeded its time") == 4
         assert (without_front / "report" / "front.png").exists()
 
     def test_an_empty_front_has_the_columns_of_all_trials(self, tune: Tune, without_front: Path) -> None:

@@ -132,10 +132,13 @@ class TrialFolder:
             return None
         rows = [json.loads(line) for line in _text_or_empty(self.path / "epochs.jsonl").splitlines()]
         outcome = json.loads(_text_or_empty(self.path / "outcome.json") or "{}")
-        # A trial that had come to its end before the word to stop came to it is finished.
-        ending = {"status": "finished"} if rows and rows[-1]["done"] else outcome
-        status, reason = ending.get("status", "running"), ending.get("reason", "")
-        return TrialRecord(self.number, known["point"], rows, status, reason, known.get("source", ""))
+        done = bool(rows and rows[-1]["done"])
+        if done and outcome.get("status") == "stopped":
+            outcome = {}  # the word to stop came after its end
+        status: Status = outcome.get("status", "finished" if done else "running")
+        return TrialRecord(
+            self.number, known["point"], rows, status, outcome.get("reason", ""), known.get("source", "")
+        )
 
 
 def read_trials(study: Path) -> list[TrialRecord]:
