@@ -163,7 +163,7 @@ def test_optuna_dashboard_opens_a_study_while_it_runs(space: Path) -> None:
     command.kill()
     command.wait()
     assert (summary["study_name"], summary["directions"]) == ("tiny", ["maximize", "maximize"])
-    assert detail["metric_names"] == ["clean_accuracy", "robust_accuracy"]
+    assert detail["objective_names"] == ["clean_accuracy", "robust_accuracy"]
     assert "Running" in [trial["state"] for trial in detail["trials"]]
     names = {parameter["name"] for trial in detail["trials"] for parameter in trial["params"]}
     assert names == {"crops.views", "perturbation.epsilon"}
@@ -180,6 +180,7 @@ def test_a_second_driver_is_refused_while_the_first_one_runs(space: Path) -> Non
     assert f"another process is at work on it (process {command.process.pid} on " in output
 
 
+@pytest.mark.long
 def test_trials_that_fall_behind_are_stopped_and_told_as_pruned(space: Path) -> None:
     halving = "search.halving={rungs: [0.3, 0.6], keep: 0.4}"
     code, output = run(space, "--set", halving, "--set", "search.sampler=front", "--trials", "8")
@@ -196,6 +197,7 @@ def test_trials_that_fall_behind_are_stopped_and_told_as_pruned(space: Path) -> 
     assert all(trial.values is None for trial in stored if trial.state.name == "PRUNED")
 
 
+@pytest.mark.long
 def test_several_workers_that_fall_behind_stop_together_and_make_room(space: Path) -> None:
     workers = ("--set", "resources={trials_at_once: 1, cpus_per_worker: 1, workers_per_trial: 2}")
     halving = ("--set", "search.halving={rungs: [0.3, 0.6], keep: 0.4}")
@@ -209,6 +211,7 @@ def test_several_workers_that_fall_behind_stop_together_and_make_room(space: Pat
     assert not list(study.glob("trial_*/checkpoint.pt"))
 
 
+@pytest.mark.long
 def test_the_front_is_confirmed_with_fresh_seeds_on_test_images(space: Path) -> None:
     confirm = "confirm={seeds: 2, images: 100, attacked_images: 20, tolerance: 0}"
     code, output = run(space, "--set", confirm, "--trials", "2")
