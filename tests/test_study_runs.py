@@ -102,6 +102,7 @@ def test_a_study_runs_to_its_front_and_can_be_extended(space: Path) -> None:
     assert extended[:4] == records
 
 
+@pytest.mark.long
 def test_a_killed_study_goes_on_where_it_was(space: Path) -> None:
     study = space.parent / "runs" / "tiny"
     command = Command(space)
@@ -133,6 +134,7 @@ def test_a_killed_study_goes_on_where_it_was(space: Path) -> None:
             assert torch.equal(weight, saved[name]), name
 
 
+@pytest.mark.long
 def test_a_killed_worker_is_started_again_and_goes_on(space: Path) -> None:
     study = space.parent / "runs" / "tiny"
     command = Command(space, "--trials", "1", "--set", "pretraining.epochs=30")
@@ -198,6 +200,7 @@ def test_trials_that_fall_behind_are_stopped_and_told_as_pruned(space: Path) -> 
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 def test_several_workers_that_fall_behind_stop_together_and_make_room(space: Path) -> None:
     workers = ("--set", "resources={trials_at_once: 1, cpus_per_worker: 1, workers_per_trial: 2}")
     halving = ("--set", "search.halving={rungs: [0.3, 0.6], keep: 0.4}")
@@ -212,6 +215,7 @@ def test_several_workers_that_fall_behind_stop_together_and_make_room(space: Pat
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 def test_the_front_is_confirmed_with_fresh_seeds_on_test_images(space: Path) -> None:
     confirm = "confirm={seeds: 2, images: 100, attacked_images: 20, tolerance: 0}"
     code, output = run(space, "--set", confirm, "--trials", "2")

@@ -497,7 +497,7 @@ def test_both_commands_work_with_ray_and_optuna_absent(tmp_path: Path) -> None:
     assert json.loads(record.read_text())["results"][0]["images"] == 10
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_two_workers_train_through_ray(tmp_path: Path) -> None:
     words = ["--recipe", "cf-amc-ssl", "--out", str(tmp_path), *SETTINGS, "--set", "encoder.norm=group"]

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process import GaussianProcessClassifier, GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from threadpoolctl import threadpool_limits
 
@@ -42,6 +42,8 @@ LENGTHS = (0.5, 20.0)
 """Bounds of a length scale, in widths of a key's range: few noisy trials cannot show what is finer."""
 NOISE = (0.1, 1.0)
 """Bounds of the seeds' share of the variance that is seen."""
+HOPELESS = 0.25
+"""Chance that a trial ends well below which no gain is worth trying for."""
 MARGIN = 0.05
 """By which the hypervolume's reference lies beyond the worst value, in ranges."""
 
@@ -120,8 +122,27 @@ class FrontModel:
                 else:
                     drawn_SMK[:, :, k] = _draw(X_MF, Y_NK[:, k], noise_NK[:, k], source)
         # A stopped trial teaches, but has no place on the front.
-        on_front_P = [record.status not in ("stopped", "failed") for record in known]
-        return self._hypervolume_gain(drawn_SMK[:, len(known) :], drawn_SMK[:, : len(known)][:, on_front_P])
+        on_front_P = [record.status != "stopped" for record in known]
+        gain_C = self._hypervolume_gain(drawn_SMK[:, len(known) :], drawn_SMK[:, : len(known)][:, on_front_P])
+        chance_C = self._chance(points)
+        return np.where(chance_C < HOPELESS, 0.0, gain_C * chance_C)
+
+    def _chance(self, points: Sequence[Point]) -> Array:
+        """That a trial ends well (as in Gelbart et al., arXiv 1403.5607), (C,)."""
+        ended = [record for record in self.records if record.ended]
+        failed_N = [record.status == "failed" for record in ended]
+        if not any(failed_N):
+            return np.ones(len(points))
+        known_NF, new_CF = (
+            np.array([encode(self.config.space, point) for point in group])
+            for group in ([record.point for record in ended], points)
+        )
+        kernel = ConstantKernel(4.0, (1.0, 100.0)) * Matern(np.ones(known_NF.shape[1]), LENGTHS, nu=2.5)
+        classifier = GaussianProcessClassifier(kernel)
+        with threadpool_limits(1), warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            chance_C: Array = 1.0 - classifier.fit(known_NF, failed_N).predict_proba(new_CF)[:, 1]
+        return chance_C
 
     def _hypervolume_gain(self, new_SCK: Array, known_SPK: Array) -> Array:
         """Mean gain of each candidate over samples and directions, (C,)."""
@@ -148,15 +169,13 @@ class FrontModel:
         """Ended trials with their final values, (N, K), signed so that more is better, and added variances, (N, K).
 
         A stopped trial counts with its last values and what the finished ones gained from there on, whose variance is
-        added; a failed one with the worst values that finished.
+        added.
         """
         final_NK = np.array([self._signed(record) for record in self._finished])
         none_K = np.zeros(len(self.signs_K))
         found = [(record, value_K, none_K) for record, value_K in zip(self._finished, final_NK, strict=True)]
         for record in self.records:
-            if record.status == "failed":
-                found.append((record, final_NK.min(axis=0), none_K))
-            elif record.status == "stopped" and record.rows and np.isfinite(self._signed(record)).all():
+            if record.status == "stopped" and record.rows and np.isfinite(self._signed(record)).all():
                 share = len(record.rows) / self._trials[record.number].pretraining.epochs
                 gain_NK = final_NK - np.array([self._signed(_until(end, share)) for end in self._finished])
                 gain_NK = gain_NK[np.isfinite(gain_NK).all(axis=1)]
@@ -202,7 +221,9 @@ def _until(record: TrialRecord, share: float) -> TrialRecord:
 
 def _draw(X_MF: Array, y_N: Array, noise_N: Array, source: np.random.Generator) -> Array:
     """Joint draws of what noise hides at M places, of which the first N were observed, (S, M)."""
-    mean, deviation = float(y_N.mean()), float(y_N.std()) or 1.0
+    mean, deviation = float(y_N.mean()), float(y_N.std())
+    if deviation < 1e-12 * max(abs(mean), 1.0):
+        return np.full((SAMPLES, len(X_MF)), mean)
     matern = ConstantKernel(1.0, (0.05, 20.0)) * Matern(np.ones(X_MF.shape[1]), LENGTHS, nu=2.5)
     regressor = GaussianProcessRegressor(matern + WhiteKernel(0.1, NOISE), alpha=noise_N / deviation**2 + 1e-8)
     with warnings.catch_warnings():
@@ -210,6 +231,6 @@ def _draw(X_MF: Array, y_N: Array, noise_N: Array, source: np.random.Generator) 
         regressor.fit(X_MF[: len(y_N)], (y_N - mean) / deviation)
     mean_M, covariance_MM = regressor.predict(X_MF, return_cov=True)
     value_M, vector_MM = np.linalg.eigh(covariance_MM - regressor.kernel_.k2.noise_level * np.eye(len(X_MF)))
-    root_MM = vector_MM * np.sqrt(np.maximum(value_M, 0.0))
+    root_MM = vector_MM * np.sqrt(np.maximum(value_M, 0.0)) @ vector_MM.T  # the one root no eigensolver's choices sway
     drawn_SM: Array = mean_M + source.standard_normal((SAMPLES, len(X_MF))) @ root_MM.T
     return drawn_SM * deviation + mean

@@ -123,15 +123,20 @@ def test_early_epochs_of_a_stopped_trial_teach_too() -> None:
 def test_where_trials_failed_no_more_are_proposed() -> None:
     config = front_study(space={"crops.saturation": {"float": [0, 1]}}, conditions=[])
     rising = [
-        replace(record, rows=[{**row, "clean_accuracy": record.point["crops.saturation"]} for row in record.rows])
+        replace(
+            record, rows=[{**row, "clean_accuracy": record.point["crops.saturation"] ** 0.5} for row in record.rows]
+        )
         for record in ran(config, [{"crops.saturation": value / 9} for value in range(10)])
     ]
     failed = [
         replace(record, status="failed", reason="diverged") if record.point["crops.saturation"] > 0.5 else record
         for record in rising
     ]
-    first, others = (next(proposals(config, told))["crops.saturation"] for told in (failed, rising))
-    assert 0.3 < first < 0.75
+    safe, others = (
+        statistics.median(next(proposals(config, told, seed=seed))["crops.saturation"] for seed in range(7))
+        for told in (failed, rising)
+    )
+    assert 0.3 < safe < 0.7
     assert others > 0.8
 
 
