@@ -13,7 +13,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.search.sampler import FeasibleSampler, distributions
+from cfamc_ray.search.sampler import FeasibleSampler
+from cfamc_ray.study.points import distributions
 from cfamc_ray.study.records import TrialRecord
 
 

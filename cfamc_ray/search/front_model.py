@@ -10,12 +10,10 @@ Shapes: N observations, P known and running trials, C candidates, M = P + C, K o
 directions.
 """
 
-import math
 import random
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +22,11 @@ from sklearn.gaussian_process import GaussianProcessClassifier, GaussianProcessR
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from threadpoolctl import threadpool_limits
 
-from cfamc_ray.config.space import Choice, Constant, FloatRange, IntRange, Range
 from cfamc_ray.config.study import PLANNED_COSTS, Point, StudyConfig, draw
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.study.cost_model import FlopsOf
 from cfamc_ray.study.front import find_front
+from cfamc_ray.study.points import encode
 from cfamc_ray.study.records import TrialRecord
 
 Array = npt.NDArray[np.float64]
@@ -190,28 +188,6 @@ class FrontModel:
 
     def _planned(self, name: str, trial: TrialConfig) -> float:
         return float(trial.crop_passes if name == "crop_passes" else self.flops_of(trial))
-
-
-def encode(space: Mapping[str, Range], point: Mapping[str, Any]) -> list[float]:
-    """A point as numbers from 0 to 1: on the range's scale, and one for each value of a choice that has no order."""
-    found: list[float] = []
-    for key, written in space.items():
-        match written:
-            case Constant():
-                pass
-            case IntRange(bounds=(low, high), log=log) | FloatRange(bounds=(low, high), log=log):
-                found.append(_place(point[key], low, high, log=log))
-            case Choice(values=values) if len(values) > 1 and all(type(value) in (int, float) for value in values):
-                numbers = [float(value) for value in values]  # type: ignore[arg-type]
-                found.append(_place(point[key], min(numbers), max(numbers), log=min(numbers) > 0))
-            case Choice(values=values):
-                found += [float(point[key] == value) for value in values]
-    return found
-
-
-def _place(value: float, low: float, high: float, *, log: bool) -> float:
-    scale = math.log if log else float
-    return (scale(value) - scale(low)) / (scale(high) - scale(low))
 
 
 def _until(record: TrialRecord, share: float) -> TrialRecord:

@@ -7,20 +7,16 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from cfamc_ray.config.space import Choice, Constant, FloatRange, IntRange, Range
+from cfamc_ray.config.space import Range
 from cfamc_ray.config.study import Point, SearchConfig, StudyConfig
 from cfamc_ray.search.front_model import FrontModel
 from cfamc_ray.study.cost_model import FlopsOf
+from cfamc_ray.study.points import constants, distributions
 from cfamc_ray.study.records import TrialRecord
 
 ATTEMPTS = {"tpe": 64, "nsga2": 64, "nsga3": 64, "gp": 4, "random": 64}
@@ -28,30 +24,11 @@ ATTEMPTS = {"tpe": 64, "nsga2": 64, "nsga3": 64, "gp": 4, "random": 64}
 RANDOM_ATTEMPTS = 4096
 
 
-def distributions(space: Mapping[str, Range]) -> dict[str, BaseDistribution]:
-    """Optuna's form of the ranges; constants are not searched."""
-    found: dict[str, BaseDistribution] = {}
-    for key, written in space.items():
-        match written:
-            case IntRange(bounds=(low, _), log=log, step=step):
-                found[key] = IntDistribution(low, written.last, log=log, step=step)
-            case FloatRange(bounds=(low, high), log=log):
-                found[key] = FloatDistribution(low, high, log=log)
-            case Choice(values=values):
-                found[key] = CategoricalDistribution(values)
-    return found
-
-
 def suggest_point(trial: optuna.Trial, space: Mapping[str, Range]) -> dict[str, Any]:
     """The value of every key of the space; values that the trial has already are kept."""
     suggested = {key: trial._suggest(key, distribution) for key, distribution in distributions(space).items()}
     point = constants(space) | suggested
     return {key: point[key] for key in space}
-
-
-def constants(space: Mapping[str, Range]) -> dict[str, Any]:
-    """The part of every point that is not searched."""
-    return {key: written.value for key, written in space.items() if isinstance(written, Constant)}
 
 
 class FeasibleSampler(BaseSampler):

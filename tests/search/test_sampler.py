@@ -5,13 +5,12 @@ from typing import Any, get_args
 import optuna
 import pytest
 from asking import Point, ask, run, run_on_disk, study_of
-from optuna.distributions import IntDistribution
 from optuna.storages import InMemoryStorage
 
-from cfamc_ray.config.space import Choice, Constant, FloatRange, IntRange, Range, parse_range
+from cfamc_ray.config.space import Choice, Constant, FloatRange, IntRange, Range
 from cfamc_ray.config.study import SearchConfig
 from cfamc_ray.search.bookkeeping import open_study
-from cfamc_ray.search.sampler import distributions, make_sampler, suggest_point
+from cfamc_ray.search.sampler import make_sampler, suggest_point
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
@@ -119,22 +118,9 @@ def test_constants_of_the_space_count_in_conditions_and_rules(space: Point, cond
     assert all(config.admits(point) for point in run(config, 4))
 
 
-def test_a_grid_that_ends_below_its_bound_is_searched_without_a_warning() -> None:
-    space = {"pretraining.replays": parse_range({"int": [1, 8], "step": 2})}
-    with warnings.catch_warnings(action="error"):
-        (found,) = distributions(space).values()
-    assert isinstance(found, IntDistribution)
-    assert found.high == 7
-
-
 def test_nsga3_is_made_without_a_warning() -> None:
     with warnings.catch_warnings(action="error"):
         make_sampler(study_of("nsga3").search, "nsga3", (0, 0))
-
-
-def test_constants_are_not_searched() -> None:
-    config = study_of()
-    assert distributions(config.space).keys() == config.space.keys() - {"pretraining.epochs"}
 
 
 def test_an_unknown_sampler_is_refused() -> None:
