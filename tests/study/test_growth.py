@@ -1,0 +1,51 @@
+from dataclasses import replace
+
+import pytest
+from made_by_hand import record, study
+
+from cfamc_ray.study.front import find_front
+from cfamc_ray.study.growth import find_growth, find_spending
+from cfamc_ray.study.records import TrialRecord
+
+TRIALS = [
+    record(0, clean_accuracy=0.5, robust_accuracy=0.2),
+    record(1, status="stopped", clean_accuracy=0.9, robust_accuracy=0.9),
+    TrialRecord(2, {}, (), "failed", "diverged"),
+    record(3, clean_accuracy=0.2, robust_accuracy=0.5),
+    record(4, clean_accuracy=0.1, robust_accuracy=0.1),
+]
+
+
+def test_the_front_grows_by_what_finishes_and_everything_that_trained_is_paid_for() -> None:
+    growth = find_growth(study(), TRIALS)
+    assert growth.trials == (0, 1, 3, 4)
+    assert growth.crop_passes == (100, 200, 300, 400)
+    assert growth.seconds == (3, 6, 9, 12)
+    assert growth.hypervolume == pytest.approx((0.1, 0.1, 0.16, 0.16))
+
+
+def test_it_ends_at_the_fronts_hypervolume_also_where_its_reference_is_the_worst_trial() -> None:
+    config = study(objectives={"clean_accuracy": "maximize", "flops": "minimize"})
+    trials = [record(n, clean_accuracy=0.1 * n, flops=100 - n) for n in range(1, 5)]
+    growth = find_growth(config, trials)
+    assert growth.hypervolume[-1] == find_front(config, trials).hypervolume > 0
+    assert list(growth.hypervolume) == sorted(growth.hypervolume)
+
+
+def test_what_was_taken_over_counts_from_the_start_and_costs_nothing() -> None:
+    trials = [TRIALS[0], replace(TRIALS[3], number=7, source="earlier/trial_00003")]
+    growth = find_growth(study(), trials)
+    assert (growth.trials, growth.crop_passes) == ((0,), (100,))
+    assert growth.hypervolume == pytest.approx((0.16,))
+
+
+def test_a_study_without_a_row_has_not_grown() -> None:
+    assert find_growth(study(), [TRIALS[2]]).hypervolume == ()
+
+
+def test_what_was_spent_is_split_by_how_the_trials_ended_and_adds_up() -> None:
+    spent = {one.status: one for one in find_spending(TRIALS)}
+    assert list(spent) == ["finished", "stopped", "failed"]
+    assert (spent["finished"].trials, spent["finished"].train_seconds, spent["finished"].eval_seconds) == (3, 6, 3)
+    assert (spent["stopped"].crop_passes, spent["stopped"].flops) == (100, 10**9)
+    assert (spent["failed"].trials, spent["failed"].train_seconds) == (1, 0)
