@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.figures.front import draw_front, save_figure
+from cfamc_ray.figures.charts import front_chart
+from cfamc_ray.figures.static import draw, save_figure
 from cfamc_ray.study.front import find_front
 from cfamc_ray.study.records import read_config, read_trials
 
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     front = find_front(config, read_trials(arguments.study))
     path = arguments.out or arguments.study / "report" / "front.png"
     try:
-        save_figure(draw_front(front, title=config.question or config.name), path)
+        save_figure(draw(front_chart(front, title=config.question or config.name)), path)
     except (ValueError, OSError) as error:
         print(f"--out {path}: cannot be written ({error})", file=sys.stderr)
         return 2

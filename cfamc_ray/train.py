@@ -1,4 +1,4 @@
-"""Train one configuration: python -m cfamc_ray.train --recipe cf-amc-ssl.
+"""Train one configuration: python -m cfamc_ray.train --recipe cf-amc-ssl, or --trial runs/STUDY/trial_00007.
 
 A training run is a study of one trial, so its folder is a study's; with one worker neither Ray nor Optuna is needed.
 """
@@ -23,7 +23,7 @@ from cfamc_ray.config.reading import dump_study, resolve_study
 from cfamc_ray.config.recipes import DIALECTS, Dialect, PublishedRow, read_recipe, recipe_names
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.study.environment import environment
-from cfamc_ray.study.records import TrialFolder, write_config, write_text
+from cfamc_ray.study.records import TrialFolder, read_config, trial_name, write_config, write_text
 from cfamc_ray.study.wording import show_radius, show_value
 
 if TYPE_CHECKING:
@@ -38,11 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m cfamc_ray.train", description="Train one configuration, as a recipe names it, and keep it."
+        prog="python -m cfamc_ray.train",
+        description="Train one configuration, as a recipe names it or a study tried it, and keep it.",
     )
-    parser.add_argument(
-        "--recipe", required=True, metavar="NAME", help="a published system, or list for a table of all"
-    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--recipe", metavar="NAME", help="a published system, or list for a table of all")
+    what.add_argument("--trial", type=Path, metavar="FOLDER", help="a trial of a study, such as runs/STUDY/trial_00007")
     parser.add_argument("--dialect", choices=DIALECTS, default=DIALECTS[0], help="sane, or published as released")
     parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where runs lie (runs)")
     parser.add_argument("--name", help="of the run and its folder (the recipe's)")
@@ -115,13 +116,9 @@ def _study_of(arguments: argparse.Namespace) -> StudyConfig:
     on_gpu = gpu_is_here if arguments.device == "auto" else arguments.device == "cuda"
     if on_gpu and not gpu_is_here:
         raise InputError("--device cuda: torch finds no GPU here; leave it out to train on the CPU")
-    recipe = read_recipe(arguments.recipe)
-    suffix = "" if arguments.dialect == DIALECTS[0] else f"-{arguments.dialect}"
-    tree = {
-        "name": arguments.name or recipe.name + suffix,
-        "question": recipe.summary,
-        "base": recipe.name,
-        "dialect": arguments.dialect,
+    written = _trial_of_study(arguments) if arguments.trial else _recipe(arguments)
+    tree = written | {
+        "name": arguments.name or written["name"],
         "budget": {"trials": 1},
         "resources": {
             "workers_per_trial": arguments.workers,
@@ -129,8 +126,8 @@ def _study_of(arguments: argparse.Namespace) -> StudyConfig:
             "gpus_per_worker": 1.0 if on_gpu else 0.0,
         },
     }
-    study = resolve_study(tree, arguments.overrides, source=f"recipe {recipe.name}")
-    if (study.base, study.dialect) != (recipe.name, arguments.dialect):
+    study = resolve_study(tree, arguments.overrides, source=str(arguments.trial or f"recipe {arguments.recipe}"))
+    if (study.base, study.dialect) != (arguments.recipe, arguments.dialect):
         raise InputError("--set base, --set dialect: name them with --recipe and --dialect")
     if study.space:
         raise InputError("--set space: a run has no space to search; python -m cfamc_ray.tune has")
@@ -142,6 +139,27 @@ def _study_of(arguments: argparse.Namespace) -> StudyConfig:
         if study.resources.gpus_per_worker and not gpu_is_here:
             raise InputError("--set resources.gpus_per_worker: torch finds no GPU here; leave it out")
     return with_absolute_path(study)
+
+
+def _recipe(arguments: argparse.Namespace) -> dict[str, Any]:
+    recipe = read_recipe(arguments.recipe)
+    suffix = "" if arguments.dialect == DIALECTS[0] else f"-{arguments.dialect}"
+    known = {"base": recipe.name, "dialect": arguments.dialect, "question": recipe.summary}
+    return {"name": recipe.name + suffix, **known}
+
+
+def _trial_of_study(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What a trial was, whatever recipe and dialect it came from."""
+    path = arguments.trial.resolve()
+    config, number = read_config(path.parent), path.name.removeprefix("trial_")
+    record = TrialFolder(path.parent, int(number)).read() if number.isdecimal() else None
+    if record is None:
+        raise InputError(f"--trial {arguments.trial}: holds no trial; name one such as {path.parent / trial_name(0)}")
+    if arguments.dialect != DIALECTS[0]:
+        raise InputError("--dialect: a trial has that of its study; leave it out")
+    question = f"{record.trial_id} of {config.name}"
+    trial = config.trial_at(record.point).model_dump(mode="json")
+    return {"name": f"{config.name}-{record.trial_id}", "question": question, "trial": trial}
 
 
 def _open(folder: Path, study: StudyConfig) -> None:
@@ -271,7 +289,8 @@ def _published_row(row: PublishedRow) -> str:
 
 
 def _resume_command(arguments: argparse.Namespace) -> str:
-    words = [program("python"), "-m", "cfamc_ray.train", "--recipe", arguments.recipe]
+    words = [program("python"), "-m", "cfamc_ray.train"]
+    words += ["--trial", str(arguments.trial)] if arguments.trial else ["--recipe", arguments.recipe]
     words += ["--dialect", arguments.dialect] if arguments.dialect != DIALECTS[0] else []
     words += ["--out", str(arguments.out), "--resume"]
     words += ["--name", arguments.name] if arguments.name else []

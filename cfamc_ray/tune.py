@@ -29,7 +29,7 @@ from cfamc_ray.study.records import (
     write_text,
 )
 from cfamc_ray.study.takeover import take_over
-from cfamc_ray.study.wording import show_radius, show_seconds, show_value
+from cfamc_ray.study.wording import show_seconds, show_setting, show_value
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -161,13 +161,14 @@ def _print_confirmed(config: StudyConfig, confirmed: Sequence[Confirmed]) -> Non
 
 def _finish(config: StudyConfig, folder: Path) -> int:
     """Write the derived files, keep the encoders that are asked for, print the front."""
-    from cfamc_ray.figures.front import draw_front, save_figure  # noqa: PLC0415 (matplotlib is slow to import)
+    from cfamc_ray.figures.charts import front_chart  # noqa: PLC0415
+    from cfamc_ray.figures.static import draw, save_figure  # noqa: PLC0415 (matplotlib is slow to import)
 
     records = read_trials(folder)
     front = find_front(config, records)
     for name, rows in (("trials.csv", records), ("front.csv", front.members)):
         write_text(folder / name, csv_text(trials_table(config, rows), columns=table_columns(config)))
-    save_figure(draw_front(front, title=config.question or config.name), folder / "report" / "front.png")
+    save_figure(draw(front_chart(front, title=config.question or config.name)), folder / "report" / "front.png")
     kept = {record.number for record in front.members}
     set_aside = [record for record in records if record.status == "finished" and record.number not in kept]
     if config.keep_encoders == "front":
@@ -200,15 +201,9 @@ def _print_front(config: StudyConfig, members: Sequence[TrialRecord], records: S
     for record in members:
         values = [show_value(metric, record.value(metric)) for metric in metrics]
         seconds = show_seconds(record.value("train_seconds") + record.value("eval_seconds"))
-        point = [_show_setting(key, record.point[key]) for key in config.space]
+        point = [show_setting(key, record.point[key]) for key in config.space]
         table.add_row(str(record.number), *values, seconds, *point)
     Console().print(table)
-
-
-def _show_setting(key: str, value: object) -> str:
-    if key.endswith("epsilon") and isinstance(value, float) and "rate" not in key:
-        return show_radius(value)
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _print_plan(config: StudyConfig) -> None:

@@ -23,7 +23,7 @@ from cfamc_ray.config.recipes import Dialect, read_recipe, recipe_names
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.data.splits import load_splits
 from cfamc_ray.method.encoder import load_encoder
-from cfamc_ray.study.records import TrialFolder, read_config, read_trials
+from cfamc_ray.study.records import TrialFolder, read_config, read_trials, write_config
 from cfamc_ray.train import TrainingView, main
 from cfamc_ray.trial import Trial
 
@@ -521,3 +521,53 @@ def test_two_workers_train_through_ray(tmp_path: Path) -> None:
     again = said_by(main, *words)
     assert (again.code, again.err) == (0, "")
     assert again.out.rstrip("\n") in done.stdout
+
+
+class TestTrialOfAStudy:
+    """`--trial` trains anew what a study tried."""
+
+    @staticmethod
+    def study(out: Path) -> Path:
+        """A study on a recipe that searched crops, as tune leaves it."""
+        tree = {"name": "searched", "base": "cf-amc-ssl", "space": {"crops.views": {"int": [2, 4]}}}
+        write_config(out / "searched", resolve_study(tree, [key for key in KEYS if "views" not in key], source="tiny"))
+        TrialFolder(out / "searched", 3).open({"crops.views": 2})
+        return out / "searched" / "trial_00003"
+
+    def test_it_is_trained_as_the_recipe_would_be_that_has_its_values(
+        self, trained: tuple[Path, Said], tmp_path: Path
+    ) -> None:
+        (tmp_path / "searched").mkdir()
+        words = ("--trial", str(self.study(tmp_path)), "--out", str(tmp_path), "--set", "resources.cpus_per_worker=1")
+        said = said_by(main, *words)
+        assert (said.code, said.err) == (0, "")
+        folder = tmp_path / "searched-trial_00003"
+        assert said.out.startswith(f"searched-trial_00003 → {folder}\n")
+        assert read_config(folder).trial == tiny_study().trial
+        encoders = [TrialFolder(place, 0).encoder.read_bytes() for place in (folder, trained[0])]
+        assert encoders[0] == encoders[1]
+
+    @pytest.mark.parametrize(
+        ("name", "words", "named"),
+        [
+            ("searched/trial_00004", (), "searched/trial_00004: holds no trial; name one such as "),
+            ("searched/front.csv", (), "searched/front.csv: holds no trial; name one such as "),
+            ("nothing/trial_00003", (), "nothing: holds no study"),
+            ("searched/trial_00003", ("--dialect", "published"), "--dialect: a trial has that of its study"),
+        ],
+    )
+    def test_what_is_no_trial_is_refused(self, tmp_path: Path, name: str, words: tuple[str, ...], named: str) -> None:
+        (tmp_path / "searched").mkdir()
+        self.study(tmp_path)
+        said = said_by(main, "--trial", str(tmp_path / name), "--out", str(tmp_path / "runs"), *words)
+        assert (said.code, said.out, said.err.count("\n")) == (2, "", 1)
+        assert named in said.err
+        assert not (tmp_path / "runs").exists()
+
+    def test_the_command_that_goes_on_names_the_trial(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "searched").mkdir()
+        trial = self.study(tmp_path)
+        interrupt(monkeypatch, after=2)
+        said = said_by(main, "--trial", str(trial), "--out", str(tmp_path / "runs"))
+        assert said.code == 130
+        assert f"cfamc_ray.train --trial {trial} --out {tmp_path / 'runs'} --resume" in said.out

@@ -13,7 +13,7 @@ from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import create_trial
 from scipy.stats import t
 
-from cfamc_ray.config.space import Scalar
+from cfamc_ray.config.space import Choice, FloatRange, IntRange, Range, Scalar
 from cfamc_ray.config.study import Direction, StudyConfig
 from cfamc_ray.study.points import distributions, encode
 from cfamc_ray.study.records import TrialRecord
@@ -39,6 +39,12 @@ class Effect(NamedTuple):
     own scales); NaN where the trials do not decide it, and for a key without an order."""
     interval: tuple[float, float]
     """Of the slope, Student's, 95 %."""
+    log: bool
+    """Whether the key's own scale is logarithmic."""
+    ends: tuple[float, float]
+    """Low and high end of a key that is a number; NaN for another."""
+    trend: tuple[float, float]
+    """The metric at these ends, the other keys as they are on average."""
 
     @property
     def decided(self) -> bool:
@@ -66,6 +72,8 @@ def find_effects(
         slopes = _slopes(config, finished, keys, y_N)
         for key in keys:
             slope, half = slopes.get(key, (math.nan, math.nan))
+            low, high, log = _scale(config.space[key])
+            place = float(np.mean([encode({key: config.space[key]}, r.point)[0] for r in finished]))
             found.append(
                 Effect(
                     key=key,
@@ -75,6 +83,9 @@ def find_effects(
                     importance=importance.get(key, math.nan),
                     slope=slope,
                     interval=(slope - half, slope + half),
+                    log=log,
+                    ends=(low, high),
+                    trend=(float(y_N.mean()) - slope * place, float(y_N.mean()) + slope * (1 - place)),
                 )
             )
     return found
@@ -124,12 +135,20 @@ def _slopes(
     for key, column in columns.items():
         others = np.delete(X_NF, place, axis=1)
         alone = column.shape[1] == 1 and np.linalg.matrix_rank(others) < np.linalg.matrix_rank(X_NF)
-        if alone and _has_order(config, key):  # what other keys explain as well cannot be told apart
+        if alone and math.isfinite(
+            _scale(config.space[key])[0]
+        ):  # what other keys explain as well cannot be told apart
             found[key] = (float(weight_F[place]), float(half_F[place]))
         place += column.shape[1]
     return found
 
 
-def _has_order(config: StudyConfig, key: str) -> bool:
-    settings = getattr(config.space[key], "values", (0,))
-    return all(type(setting) in (int, float) for setting in settings)
+def _scale(written: Range) -> tuple[float, float, bool]:
+    """Ends of a key that is a number, and whether `encode` takes its logarithm; NaN for another."""
+    match written:
+        case IntRange(bounds=(low, high), log=log) | FloatRange(bounds=(low, high), log=log):
+            return float(low), float(high), log
+        case Choice(values=values) if all(type(value) in (int, float) for value in values):
+            numbers = [float(value) for value in values]  # type: ignore[arg-type]
+            return min(numbers), max(numbers), min(numbers) > 0
+    return math.nan, math.nan, False

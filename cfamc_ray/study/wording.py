@@ -26,3 +26,17 @@ def show_seconds(seconds: float) -> str:
 def show_radius(epsilon: float) -> str:
     """The radius of an l∞ ball in grey levels, such as 8/255."""
     return f"{epsilon * 255:.3g}/255"
+
+
+def show_change(metric: str, change: float) -> str:
+    """A difference with its sign: of an accuracy in points, of what is counted with three digits."""
+    if not math.isfinite(change):
+        return "–"
+    return f"{100 * change:+.1f} points" if metric.endswith("accuracy") else f"{change:+.3g}"
+
+
+def show_setting(key: str, value: object) -> str:
+    """A value of a key; a radius in grey levels."""
+    if key.endswith("epsilon") and isinstance(value, float) and "rate" not in key:
+        return show_radius(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -8,7 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.figures.front import draw_front, save_figure
+from cfamc_ray.figures.charts import front_chart
+from cfamc_ray.figures.static import draw as draw_chart
+from cfamc_ray.figures.static import save_figure
 from cfamc_ray.study.front import find_front
 from cfamc_ray.study.records import TrialRecord
 
@@ -24,7 +26,7 @@ def draw(scores: Sequence[tuple[float, ...]], objectives: dict[str, str] = TWO) 
             zip(objectives, values, strict=True)
         )
         records.append(TrialRecord(number, {}, [row], "finished"))
-    return draw_front(find_front(config, records), title="Is it worth it?")
+    return draw_chart(front_chart(find_front(config, records), title="Is it worth it?"))
 
 
 def axes_of(figure: Figure) -> Axes:

@@ -1,0 +1,80 @@
+"""What a figure shows, whatever draws it: panels of points, lines, bands and bars."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+Unit = Literal["share", "seconds", "count", "number"]
+"""How an axis is written: in per cent, as a duration, in thousands and millions, or as it is."""
+
+
+class Axis(NamedTuple):
+    """What one direction of a panel stands for."""
+
+    label: str
+    unit: Unit = "number"
+    log: bool = False
+
+
+class Points(NamedTuple):
+    """Places in a panel."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    style: Literal["plain", "front", "faint", "published"] = "plain"
+    colour: Sequence[float] = ()
+    """Value of each point on the chart's colour axis; empty: none has one."""
+    labels: Sequence[str] = ()
+    """Written beside each point; empty: nothing is."""
+    details: Sequence[str] = ()
+    """Shown where a person points at one; a line ends in <br>."""
+
+
+class Line(NamedTuple):
+    """A line through places, straight from one to the next, or in steps that hold until the next."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    style: Literal["plain", "steps", "faint"] = "plain"
+    details: str = ""
+
+
+class Band(NamedTuple):
+    """What lies between two lines."""
+
+    name: str
+    x: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+
+
+class Bars(NamedTuple):
+    """Horizontal bars; those of one label are stacked."""
+
+    name: str
+    labels: Sequence[str]
+    lengths: Sequence[float]
+
+
+class Panel(NamedTuple):
+    """One pair of axes."""
+
+    x: Axis
+    y: Axis
+    marks: Sequence[Points | Line | Band | Bars]
+    title: str = ""
+    missing: str = ""
+    """Why there is nothing to be seen, where there is nothing."""
+
+
+class Chart(NamedTuple):
+    """A figure."""
+
+    name: str
+    """Of its files, without an ending."""
+    title: str
+    panels: Sequence[Panel]
+    columns: int = 1
+    colour: Axis | None = None
+    """Of the points that have a value on it, from dark for little to light for much, on a log scale."""

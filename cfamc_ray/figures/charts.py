@@ -1,0 +1,181 @@
+"""The figures of a study, from what `study` computed."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from cfamc_ray.figures.chart import Axis, Bars, Chart, Line, Panel, Points
+from cfamc_ray.study.effects import Effect
+from cfamc_ray.study.front import Front
+from cfamc_ray.study.growth import Growth, Spent
+from cfamc_ray.study.records import TrialRecord
+from cfamc_ray.study.wording import show_change, show_setting, show_value
+
+COST = "crop_passes"
+"""Shown as colour."""
+NOTHING = "no trial has finished yet"
+
+
+class Published(NamedTuple):
+    """A published result on the same data: its name and its metrics."""
+
+    name: str
+    values: Mapping[str, float]
+
+
+def metric_axis(name: str, objectives: Mapping[str, str], *, log: bool = False) -> Axis:
+    """An axis for a metric, with the direction where it is an objective."""
+    label = name.replace("_", " ") + (f" ({objectives[name]})" if name in objectives else "")
+    unit = "share" if name.endswith("accuracy") else "seconds" if name.endswith("seconds") else "count"
+    return Axis(label, unit, log)  # type: ignore[arg-type]
+
+
+def front_chart(
+    front: Front,
+    *,
+    title: str,
+    published: Sequence[Published] = (),
+    attained: Sequence[Mapping[str, float]] = (),
+) -> Chart:
+    """Finished trials in the plane of the first two objectives, coloured by cost; the front joined by steps.
+
+    With one objective the other axis is the cost. The points of the front carry their trial's number.
+
+    Args:
+        front: of the study.
+        title: of the figure.
+        published: results to be marked; those that miss one of the two metrics are not.
+        attained: rows of attainment.csv: objectives and the share of seeds that attain them.
+    """
+    x_name, y_name = ([*front.objectives, COST])[:2]
+    marks: list[Points | Line] = []
+
+    def points(name: str, trials: Sequence[TrialRecord], style: str, *, labels: bool = False) -> Points:
+        return Points(
+            name,
+            [trial.value(x_name) for trial in trials],
+            [trial.value(y_name) for trial in trials],
+            style,  # type: ignore[arg-type]
+            colour=[trial.value(COST) for trial in trials],
+            labels=[f"{trial.number}" for trial in trials] if labels else (),
+            details=[describe(trial, front.objectives) for trial in trials],
+        )
+
+    if front.members:
+        # From the best first objective on, the second stays attained until the next point takes over.
+        if len(front.objectives) == 2:
+            x, y = ([trial.value(name) for trial in front.members] for name in (x_name, y_name))
+            marks.append(Line("attained", x, y, style="steps"))
+        marks.append(points("dominated", front.dominated, "faint"))
+        marks.append(points("on the front", front.members, "front", labels=True))
+        for level in sorted({row["attained_by"] for row in attained}):
+            rows = [row for row in attained if row["attained_by"] == level]
+            x, y = ([row[name] for row in rows] for name in (x_name, y_name))
+            marks.append(Line(f"attained by {level:.0%} of the seeds", x, y))
+        shown = [one for one in published if {x_name, y_name} <= one.values.keys()]
+        if shown:
+            x, y = ([one.values[name] for one in shown] for name in (x_name, y_name))
+            names = [one.name for one in shown]
+            marks.append(Points("published, other budget and attack", x, y, "published", labels=names))
+    panel = Panel(metric_axis(x_name, front.objectives), metric_axis(y_name, front.objectives), marks, missing=NOTHING)
+    return Chart("front", title, [panel], colour=metric_axis(COST, {}))
+
+
+def describe(trial: TrialRecord, objectives: Iterable[str]) -> str:
+    """A trial in a few lines, parted by <br>."""
+    metrics = dict.fromkeys([*objectives, COST])
+    values = [f"{name.replace('_', ' ')} {show_value(name, trial.value(name))}" for name in metrics]
+    point = [f"{key} {show_setting(key, value)}" for key, value in trial.point.items()]
+    return "<br>".join([f"trial {trial.number}", *values, *point])
+
+
+def growth_chart(growth: Growth) -> Chart:
+    """The hypervolume against what was spent: crop passes and seconds."""
+    volume = Axis("hypervolume")
+
+    def panel(axis: Axis, spent: Sequence[float]) -> Panel:
+        line = Line("", [0.0, *spent], [0.0, *growth.hypervolume], style="plain")
+        return Panel(axis, volume, [line] if growth.trials else [], missing=NOTHING)
+
+    return Chart(
+        "growth",
+        "How the front grew",
+        [
+            panel(Axis("crop passes of all trials", "count"), growth.crop_passes),
+            panel(Axis("seconds of all trials, training and evaluation", "seconds"), growth.seconds),
+        ],
+        columns=2,
+    )
+
+
+def importance_chart(effects: Sequence[Effect]) -> Chart:
+    """Which key sets the better trials apart, in each objective."""
+    known = [effect for effect in effects if math.isfinite(effect.importance)]
+    panels = [
+        Panel(
+            Axis("share of the importance (PED-ANOVA)", "share"),
+            Axis(""),
+            [Bars("", [one.key for one in chosen], [one.importance for one in chosen])],
+            title=metric.replace("_", " "),
+        )
+        for metric in dict.fromkeys(effect.metric for effect in known)
+        if (chosen := sorted((e for e in known if e.metric == metric), key=lambda e: -e.importance))
+    ]
+    nothing = Panel(Axis("share of the importance", "share"), Axis(""), [], missing="too few finished trials")
+    return Chart("importance", "What sets the better trials apart", panels or [nothing], columns=2)
+
+
+def slices_chart(effects: Sequence[Effect], objectives: Mapping[str, str]) -> Chart:
+    """Every objective against every key, with the trend where there is one, the other keys held."""
+    panels = [_slice(effect, objectives) for effect in effects if math.isfinite(effect.ends[0])]
+    nothing = Panel(Axis(""), Axis(""), [], missing="too few finished trials")
+    keys = len({effect.key for effect in effects}) or 1
+    return Chart("slices", "Every objective against every key", panels or [nothing], columns=min(keys, 3))
+
+
+def _slice(effect: Effect, objectives: Mapping[str, str]) -> Panel:
+    x = [float(setting) for setting in effect.settings]  # type: ignore[arg-type]
+    marks: list[Points | Line] = [Points("", x, effect.results)]
+    title = ""
+    if math.isfinite(effect.slope):
+        marks.append(Line("", effect.ends, effect.trend))
+        low, high = (show_change(effect.metric, end) for end in effect.interval)
+        title = f"{show_change(effect.metric, effect.slope)} over the range ({low} to {high})"
+    return Panel(Axis(effect.key, log=effect.log), metric_axis(effect.metric, objectives), marks, title=title)
+
+
+def curves_chart(records: Sequence[TrialRecord], members: Sequence[TrialRecord]) -> Chart:
+    """Clean and robust accuracy after every epoch; the front's trials strong, all others faint."""
+    front = {record.number for record in members}
+    panels = []
+    for name in ("clean_accuracy", "robust_accuracy"):
+        lines = []
+        for record in sorted(records, key=lambda record: record.number in front):
+            rows = [row for row in record.rows if row.get(name) is not None]
+            on = record.number in front
+            lines.append(
+                Line(
+                    f"trial {record.number}" if on else "",
+                    [float(row["crop_passes"]) for row in rows],
+                    [float(row[name]) for row in rows],
+                    style="plain" if on else "faint",
+                    details=f"trial {record.number} ({record.status})",
+                )
+            )
+        drawn = [line for line in lines if line.x]
+        panels.append(Panel(metric_axis(COST, {}), metric_axis(name, {}), drawn, missing="no epoch has ended yet"))
+    return Chart("curves", "Learning curves", panels, columns=2)
+
+
+def spending_chart(spending: Sequence[Spent]) -> Chart:
+    """Seconds of training and of evaluation, by how the trials ended."""
+    paid = [spent for spent in spending if spent.train_seconds + spent.eval_seconds > 0]
+    labels = [f"{spent.status} ({spent.trials})" for spent in paid]
+    bars = [
+        Bars("training", labels, [spent.train_seconds for spent in paid]),
+        Bars("evaluation", labels, [spent.eval_seconds for spent in paid]),
+    ]
+    panel = Panel(
+        Axis("seconds of all trials", "seconds"), Axis(""), bars if paid else [], missing="nothing was spent yet"
+    )
+    return Chart("spending", "Where the compute went", [panel])

@@ -1,0 +1,128 @@
+"""Charts as files: PNG, SVG or PDF, by matplotlib."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis as MatplotlibAxis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, FuncFormatter, PercentFormatter
+
+from cfamc_ray.figures.chart import Axis, Band, Bars, Chart, Line, Panel, Points
+from cfamc_ray.study.wording import show_seconds
+
+PANEL_INCHES = ((7.2, 5.0), (4.0, 3.0))
+"""Width and height of a panel that is alone, and of one among others."""
+POINTS: dict[str, dict[str, Any]] = {
+    "plain": {"s": 22, "linewidth": 0, "alpha": 0.8, "zorder": 2},
+    "front": {"s": 72, "edgecolor": "black", "linewidth": 0.8, "zorder": 4},
+    "faint": {"s": 36, "linewidth": 0, "alpha": 0.45, "zorder": 2},
+    "published": {"s": 60, "marker": "*", "color": "tab:red", "zorder": 3},
+}
+LINES: dict[str, dict[str, Any]] = {
+    "plain": {"lw": 1.6, "zorder": 3},
+    "steps": {"color": "0.5", "lw": 1.2, "drawstyle": "steps-post", "zorder": 1},
+    "faint": {"color": "0.6", "lw": 0.8, "alpha": 0.6, "zorder": 1},
+}
+
+
+def draw(chart: Chart) -> Figure:
+    """A chart as a figure of matplotlib."""
+    columns = min(chart.columns, len(chart.panels))
+    rows = math.ceil(len(chart.panels) / columns)
+    width, height = PANEL_INCHES[len(chart.panels) > 1]
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained", dpi=150)
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    norm = _norm(chart)
+    for panel, axes in zip(chart.panels, grid.flat, strict=False):
+        _draw_panel(panel, axes, norm)
+    for axes in grid.flat[len(chart.panels) :]:
+        axes.set_axis_off()
+    if norm is not None and chart.colour is not None:
+        bar = figure.colorbar(ScalarMappable(norm, "viridis"), ax=grid, label=chart.colour.label)
+        _format(bar.ax.yaxis, chart.colour)
+        bar.ax.yaxis.set_minor_formatter(bar.ax.yaxis.get_major_formatter())
+    if len(chart.panels) == 1:
+        grid[0, 0].set_title(chart.title, loc="left", fontsize=11, wrap=True)
+    else:
+        figure.suptitle(chart.title, x=0.01, ha="left", fontsize=11)
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure under a temporary name first; the ending decides the format."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"partial-{path.name}")
+    figure.savefig(partial, format=path.suffix[1:] or "png")
+    partial.replace(path)
+
+
+def _norm(chart: Chart) -> LogNorm | None:
+    values = [
+        value for panel in chart.panels for mark in panel.marks if isinstance(mark, Points) for value in mark.colour
+    ]
+    return LogNorm(min(values), max(*values, min(values) * 1.01)) if values and chart.colour else None
+
+
+def _draw_panel(panel: Panel, axes: Axes, norm: LogNorm | None) -> None:
+    if not panel.marks:
+        axes.text(0.5, 0.5, panel.missing, ha="center", va="center", transform=axes.transAxes, wrap=True)
+    for mark in panel.marks:
+        match mark:
+            case Points():
+                _draw_points(mark, axes, norm)
+            case Line():
+                axes.plot(mark.x, mark.y, label=mark.name or None, **LINES[mark.style])
+            case Band():
+                axes.fill_between(mark.x, mark.low, mark.high, alpha=0.2, linewidth=0, label=mark.name or None)
+            case Bars():
+                _draw_bars(mark, axes)
+    for axis, set_scale, wanted in (
+        (axes.xaxis, axes.set_xscale, panel.x),
+        (axes.yaxis, axes.set_yscale, panel.y),
+    ):
+        axis.set_label_text(wanted.label)
+        if wanted.log:
+            set_scale("log")
+        _format(axis, wanted)
+    axes.set_title(panel.title, loc="left", fontsize=9)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(0.08)
+    if any(mark.name for mark in panel.marks):
+        axes.legend(loc="best", frameon=False, fontsize=8)
+
+
+def _draw_points(mark: Points, axes: Axes, norm: LogNorm | None) -> None:
+    colours = {"c": mark.colour, "cmap": "viridis", "norm": norm} if mark.colour and norm else {}
+    axes.scatter(mark.x, mark.y, label=mark.name or None, **(POINTS[mark.style] | colours))
+    for x, y, label in zip(mark.x, mark.y, mark.labels, strict=bool(mark.labels)):
+        axes.annotate(label, (x, y), textcoords="offset points", xytext=(6, 6), fontsize=8)
+
+
+def _draw_bars(mark: Bars, axes: Axes) -> None:
+    """On top of those that the panel has already, the first label highest."""
+    begun = dict.fromkeys(mark.labels, 0.0)
+    for container in axes.containers:
+        for label, bar in zip(mark.labels, container, strict=True):
+            begun[label] += bar.get_width()
+    axes.barh(list(mark.labels), list(mark.lengths), left=list(begun.values()), label=mark.name or None)
+    if not axes.yaxis_inverted():
+        axes.invert_yaxis()
+
+
+def _format(axis: MatplotlibAxis, wanted: Axis) -> None:
+    match wanted.unit:
+        case "share":
+            axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        case "seconds":
+            axis.set_major_formatter(FuncFormatter(lambda seconds, _: show_seconds(seconds)))
+        case "count":
+            axis.set_major_formatter(EngFormatter(sep=""))
+        case "number":
+            pass
