@@ -116,6 +116,7 @@ def _confirm(config: StudyConfig, folder: Path, arguments: argparse.Namespace) -
     if config.confirm is None:
         return 0
     from cfamc_ray.orchestration.confirmation import run_confirmation  # noqa: PLC0415 (Ray is slow to import)
+    from cfamc_ray.report import write_report  # noqa: PLC0415
 
     print(f"\nThe front is confirmed with {config.confirm.seeds} fresh seeds → {folder / 'confirm'}", flush=True)
     with only_driver(folder):
@@ -131,7 +132,8 @@ def _confirm(config: StudyConfig, folder: Path, arguments: argparse.Namespace) -
         return INTERRUPTED
     if confirmed:
         _print_confirmed(config, confirmed)
-    print(f"\nTables     {folder / 'confirm.csv'}, {folder / 'attainment.csv'}")
+    print(f"\nReport     {write_report(folder)}")
+    print(f"Tables     {folder / 'confirm.csv'}, {folder / 'attainment.csv'}")
     return 0
 
 
@@ -161,21 +163,19 @@ def _print_confirmed(config: StudyConfig, confirmed: Sequence[Confirmed]) -> Non
 
 def _finish(config: StudyConfig, folder: Path) -> int:
     """Write the derived files, keep the encoders that are asked for, print the front."""
-    from cfamc_ray.figures.charts import front_chart  # noqa: PLC0415
-    from cfamc_ray.figures.static import draw, save_figure  # noqa: PLC0415 (matplotlib is slow to import)
+    from cfamc_ray.report import write_report  # noqa: PLC0415 (matplotlib and Plotly are slow to import)
 
     records = read_trials(folder)
     front = find_front(config, records)
     for name, rows in (("trials.csv", records), ("front.csv", front.members)):
         write_text(folder / name, csv_text(trials_table(config, rows), columns=table_columns(config)))
-    save_figure(draw(front_chart(front, title=config.question or config.name)), folder / "report" / "front.png")
     kept = {record.number for record in front.members}
     set_aside = [record for record in records if record.status == "finished" and record.number not in kept]
     if config.keep_encoders == "front":
         for record in set_aside:
             TrialFolder(folder, record.number).encoder.unlink(missing_ok=True)
     _print_front(config, front.members, records)
-    print(f"\nFigure     {folder / 'report' / 'front.png'}")
+    print(f"\nReport     {write_report(folder)}")
     print(f"Tables     {folder / 'front.csv'}, {folder / 'trials.csv'}")
     print(f"Live view  {shlex.join([program('tensorboard'), '--logdir', str(folder)])}")
     return 0 if front.members else 1

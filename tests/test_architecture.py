@@ -23,13 +23,14 @@ ALLOWED = {
     "search": {"config", "study"},
     "orchestration": {"allocator", "config", "evaluation", "method", "recording", "search", "study", "trial"},
     "figures": {"study"},
+    "report": {"config", "figures", "study"},
     "command": {"config", "study"},
-    "tune": {"command", "config", "data", "evaluation", "figures", "orchestration", "search", "study"},
+    "tune": {"command", "config", "data", "evaluation", "orchestration", "report", "search", "study"},
     "train": {"command", "config", "data", "evaluation", "orchestration", "recording", "study", "trial"},
     "evaluate": {"allocator", "command", "config", "data", "evaluation", "method", "study", "trial"},
 }
 WITHOUT_RAY = [name for name in ALLOWED if name not in ("orchestration", "tune")]
-WITHOUT_TORCH = ["config", "study", "search", "figures"]
+WITHOUT_TORCH = ["config", "study", "search", "figures", "report"]
 # Found before all others; None in sys.modules would do for our own imports, but SciPy looks there for torch.
 BLOCK = """
 import sys

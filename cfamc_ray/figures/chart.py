@@ -31,12 +31,13 @@ class Points(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A line through places, straight from one to the next, or in steps that hold until the next."""
+    """A line through places."""
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
-    style: Literal["plain", "steps", "faint"] = "plain"
+    style: Literal["plain", "stairs", "steps", "faint"] = "plain"
+    """Stairs and steps hold until the next place; stairs are drawn as strongly as plain lines."""
     details: str = ""
 
 

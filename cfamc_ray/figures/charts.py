@@ -2,25 +2,18 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 from cfamc_ray.figures.chart import Axis, Bars, Chart, Line, Panel, Points
 from cfamc_ray.study.effects import Effect
 from cfamc_ray.study.front import Front
 from cfamc_ray.study.growth import Growth, Spent
+from cfamc_ray.study.published import PublishedResult
 from cfamc_ray.study.records import TrialRecord
 from cfamc_ray.study.wording import show_change, show_setting, show_value
 
 COST = "crop_passes"
 """Shown as colour."""
 NOTHING = "no trial has finished yet"
-
-
-class Published(NamedTuple):
-    """A published result on the same data: its name and its metrics."""
-
-    name: str
-    values: Mapping[str, float]
 
 
 def metric_axis(name: str, objectives: Mapping[str, str], *, log: bool = False) -> Axis:
@@ -34,7 +27,7 @@ def front_chart(
     front: Front,
     *,
     title: str,
-    published: Sequence[Published] = (),
+    published: Sequence[PublishedResult] = (),
     attained: Sequence[Mapping[str, float]] = (),
 ) -> Chart:
     """Finished trials in the plane of the first two objectives, coloured by cost; the front joined by steps.
@@ -94,7 +87,7 @@ def growth_chart(growth: Growth) -> Chart:
     volume = Axis("hypervolume")
 
     def panel(axis: Axis, spent: Sequence[float]) -> Panel:
-        line = Line("", [0.0, *spent], [0.0, *growth.hypervolume], style="plain")
+        line = Line("", [0.0, *spent], [0.0, *growth.hypervolume], style="stairs")
         return Panel(axis, volume, [line] if growth.trials else [], missing=NOTHING)
 
     return Chart(
@@ -113,7 +106,7 @@ def importance_chart(effects: Sequence[Effect]) -> Chart:
     known = [effect for effect in effects if math.isfinite(effect.importance)]
     panels = [
         Panel(
-            Axis("share of the importance (PED-ANOVA)", "share"),
+            Axis("importance (PED-ANOVA)", "share"),
             Axis(""),
             [Bars("", [one.key for one in chosen], [one.importance for one in chosen])],
             title=metric.replace("_", " "),
@@ -121,7 +114,7 @@ def importance_chart(effects: Sequence[Effect]) -> Chart:
         for metric in dict.fromkeys(effect.metric for effect in known)
         if (chosen := sorted((e for e in known if e.metric == metric), key=lambda e: -e.importance))
     ]
-    nothing = Panel(Axis("share of the importance", "share"), Axis(""), [], missing="too few finished trials")
+    nothing = Panel(Axis("importance (PED-ANOVA)", "share"), Axis(""), [], missing="too few finished trials")
     return Chart("importance", "What sets the better trials apart", panels or [nothing], columns=2)
 
 
@@ -139,8 +132,8 @@ def _slice(effect: Effect, objectives: Mapping[str, str]) -> Panel:
     title = ""
     if math.isfinite(effect.slope):
         marks.append(Line("", effect.ends, effect.trend))
-        low, high = (show_change(effect.metric, end) for end in effect.interval)
-        title = f"{show_change(effect.metric, effect.slope)} over the range ({low} to {high})"
+        low, high = (show_change(effect.metric, end).removesuffix(" points") for end in effect.interval)
+        title = f"{show_change(effect.metric, effect.slope)} ({low} to {high})"
     return Panel(Axis(effect.key, log=effect.log), metric_axis(effect.metric, objectives), marks, title=title)
 
 

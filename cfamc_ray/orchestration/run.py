@@ -5,8 +5,10 @@ import math
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, Self, TextIO
 
@@ -80,7 +82,7 @@ def run_study(
     if reason := search.over:
         return reason
     with running_ray(config, folder, address) as person, view_on(config, person) as view:
-        _tuner(config, folder, search, _Watcher(config, folder, view)).fit()
+        _tuner(config, folder, search, _Watcher(search, folder, view)).fit()
     return search.over if all(record.ended for record in search.records.values()) else ""
 
 
@@ -186,7 +188,7 @@ def _tuner(config: StudyConfig, folder: Path, search: Search, watcher: "_Watcher
         run_config=tune.RunConfig(
             name=folder.name,
             storage_path=str(folder.parent),
-            failure_config=tune.FailureConfig(max_failures=resources.restarts),
+            failure_config=tune.FailureConfig(max_failures=0),  # Tune restarts no trial that ends before it has begun
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials keep their own
             callbacks=[watcher],
             verbose=0,
@@ -199,10 +201,11 @@ def _tune_trial_name(trial: TuneTrial) -> str:
 
 
 class _Watcher(tune.Callback):
-    """Keeps the view up to date, and notes trials whose process was lost for good."""
+    """Keeps the view up to date, and has trials whose process was lost started again."""
 
-    def __init__(self, config: StudyConfig, folder: Path, view: View) -> None:
-        self.config, self.folder, self.view = config, folder, view
+    def __init__(self, search: Search, folder: Path, view: View) -> None:
+        self.search, self.config, self.folder, self.view = search, search.config, folder, view
+        self.losses: Counter[int] = Counter()
         self.records = read_trials(folder)
         self.ended_before = sum(record.ended for record in self.records)
         self.started, self.shown = time.monotonic(), 0.0
@@ -227,12 +230,17 @@ class _Watcher(tune.Callback):
         self._reread(trial)
 
     def on_trial_error(self, iteration: int, trials: Sequence[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """Note the reason, where the trial could not."""
-        trial_folder = TrialFolder(self.folder, trial.config["number"])
-        record = trial_folder.read()
-        if record is None or not record.ended:
-            trial_folder.open(trial.config["point"])
+        """Start it again, from its last epoch; where that was done often enough, note the reason."""
+        number = trial.config["number"]
+        trial_folder = TrialFolder(self.folder, number)
+        record = trial_folder.read() or TrialRecord(number, trial.config["point"])
+        self.losses[number] += 1
+        if not record.ended and self.losses[number] <= self.config.resources.restarts:
+            self.search.again(record)
+        elif not record.ended:
+            trial_folder.open(record.point)
             trial_folder.close("failed", _reason(trial))
+            self.search.ended(replace(record, status="failed", reason=_reason(trial)))
         self._reread(trial)
 
     def on_experiment_end(self, trials: Sequence[TuneTrial], **info: Any) -> None:

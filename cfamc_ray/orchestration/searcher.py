@@ -8,7 +8,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from cfamc_ray.search.search import Search
-from cfamc_ray.study.records import TrialFolder, TrialRecord
+from cfamc_ray.study.records import TrialFolder
 
 
 class StudySearcher(Searcher):
@@ -33,12 +33,12 @@ class StudySearcher(Searcher):
         return {"number": proposal.number, "point": dict(proposal.point)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Take in how the trial ended, as its folder has it; nothing of one that was only interrupted."""
-        number = self._numbers.pop(trial_id)
-        record = TrialFolder(self._folder, number).read() or self._search.records[number]
-        if error and not record.ended:
-            record = TrialRecord(number, record.point, record.rows, "failed", "its process ended")
-        if record.ended:
+        """Take in how the trial ended, as its folder has it; nothing of one that was only interrupted.
+
+        What follows for a trial whose process was lost is the watcher's to say, who knows why.
+        """
+        record = TrialFolder(self._folder, self._numbers.pop(trial_id)).read()
+        if record is not None and record.ended:
             self._search.ended(record)
 
     def save(self, checkpoint_path: str) -> None:

@@ -123,6 +123,11 @@ class Search:
             return ""
         return self.halving.verdict(record, self.records.values())
 
+    def again(self, record: TrialRecord) -> None:
+        """Propose a trial once more, whose process was lost."""
+        self.records[record.number] = record
+        self._unfinished.append(record.number)
+
     def ended(self, record: TrialRecord) -> None:
         """Take in how a trial ended, and tell the sampler."""
         self.records[record.number] = record

@@ -10,6 +10,7 @@ from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.study.front import find_front
 from cfamc_ray.study.pareto import pareto_front
 from cfamc_ray.study.records import TrialRecord
+from cfamc_ray.study.wording import show_count
 
 
 class Advice(NamedTuple):
@@ -33,10 +34,10 @@ def advise(config: StudyConfig, records: Sequence[TrialRecord], *, budget: float
     found = [Advice(best_at(config, name), _best(config, front.members, name)) for name in config.objectives]
     if len(config.objectives) > 1 and len(front.members) > 2:
         found.append(Advice("the knee: nearest to the best of everything", _knee(config, front.members)))
-    affordable = [r for r in front.members + front.dominated if budget and r.value("crop_passes") <= budget]
-    if affordable:
-        role = f"{best_at(config, headline(config))} within {budget:g} crop passes"
-        found.append(Advice(role, _best(config, affordable, headline(config))))
+    if budget is not None:
+        affordable = [r for r in front.members + front.dominated if r.value("crop_passes") <= budget]
+        role = f"{best_at(config, headline(config))} within {show_count(budget)} crop passes"
+        found += [Advice(role, _best(config, affordable, headline(config)))] if affordable else []
     return found
 
 

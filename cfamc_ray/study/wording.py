@@ -2,6 +2,10 @@
 
 import math
 
+COUNTED = ("passes", "flops", "bytes")
+"""Endings of metrics that are counts, and mostly large."""
+LETTERS = ("", "k", "M", "G", "T", "P", "E")
+
 
 def show_value(metric: str, value: float | None) -> str:
     """A metric as a person reads it; a dash where it is missing."""
@@ -9,7 +13,19 @@ def show_value(metric: str, value: float | None) -> str:
         return "–"
     if metric.endswith("accuracy"):
         return f"{value:.1%}"
-    return show_seconds(value) if metric.endswith("seconds") else f"{value:.3g}"
+    if metric.endswith("seconds"):
+        return show_seconds(value)
+    return show_count(value) if metric.endswith(COUNTED) else f"{value:.3g}"
+
+
+def show_count(value: float) -> str:
+    """Three digits and a letter for thousands, millions, …: 40k, 2.16M, 10.2T."""
+    size = max((n for n in range(len(LETTERS)) if abs(value) >= 999.5 * 1000 ** (n - 1)), default=0)
+    return (
+        f"{value / 1000**size:.3g}{LETTERS[size]}"
+        if abs(value) < 999.5 * 1000 ** (len(LETTERS) - 1)
+        else f"{value:.3g}"
+    )
 
 
 def show_seconds(seconds: float) -> str:

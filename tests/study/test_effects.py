@@ -123,3 +123,18 @@ def test_trials_that_did_not_finish_or_miss_the_metric_are_left_out() -> None:
         TrialRecord(92, good[0].point, [], "failed"),
     ]
     assert repr(find_effects(config, [*good, *bad])) == repr(find_effects(config, good)), "NaN is not equal to itself"
+
+
+def test_a_trend_goes_through_the_means_on_the_keys_own_scale() -> None:
+    config = study(space=SPACE)
+    views = effect(find_effects(config, trials(20, linear)), "crops.views")
+    assert (views.ends, views.log) == ((2, 32), True)
+    low, high = views.trend
+    assert high - low == pytest.approx(views.slope)
+    mean = sum(math.log2(float(str(setting))) - 1 for setting in views.settings) / 4 / len(views.settings)
+    assert low + (high - low) * mean == pytest.approx(sum(views.results) / len(views.results))
+
+
+def test_a_key_without_an_order_has_no_ends() -> None:
+    norm = effect(find_effects(study(space=SPACE), trials(20, linear)), "encoder.norm")
+    assert all(map(math.isnan, (*norm.ends, *norm.trend, *norm.interval)))

@@ -1,0 +1,209 @@
+"""Charts for a page, by Plotly: a figure for each panel, so that they flow with the page's width."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+import plotly.io as pio
+from plotly.offline import get_plotlyjs
+
+from cfamc_ray.figures.chart import Axis, Band, Bars, Chart, Line, Panel, Points
+from cfamc_ray.study.wording import show_count, show_seconds
+
+HEIGHTS = (460, 320)
+"""Pixels of a panel that is alone, and of one among others."""
+POINTS: dict[str, dict[str, Any]] = {
+    "plain": {"size": 6, "opacity": 0.8},
+    "front": {"size": 13, "line": {"width": 1.5, "color": "#888"}},
+    "faint": {"size": 8, "opacity": 0.55},
+    "published": {"size": 11, "symbol": "star", "color": "#d62728"},
+}
+LINES: dict[str, dict[str, Any]] = {
+    "plain": {"width": 2},
+    "stairs": {"width": 2, "shape": "hv"},
+    "steps": {"width": 1.5, "color": "#888", "shape": "hv"},
+    "faint": {"width": 1, "color": "rgba(128, 128, 128, 0.45)"},
+}
+GRID = "rgba(128, 128, 128, 0.25)"
+
+
+def script() -> str:
+    """Plotly's own code, for one page; nothing is fetched."""
+    code: str = get_plotlyjs()
+    return code
+
+
+def embed(chart: Chart) -> list[str]:
+    """A chart as HTML, one element for each panel."""
+    return [
+        pio.to_html(
+            _figure(chart, panel),
+            full_html=False,
+            include_plotlyjs=False,
+            default_height=f"{_height(chart, panel)}px",
+            div_id=f"{chart.name}-{place}",
+            config={"responsive": True, "displayModeBar": False},
+        )
+        for place, panel in enumerate(chart.panels)
+    ]
+
+
+def _height(chart: Chart, panel: Panel) -> int:
+    bars = {label for mark in panel.marks if isinstance(mark, Bars) for label in mark.labels}
+    return 90 + 36 * len(bars) if bars else HEIGHTS[len(chart.panels) > 1]
+
+
+def _figure(chart: Chart, panel: Panel) -> go.Figure:
+    figure = go.Figure()
+    for mark in panel.marks:
+        match mark:
+            case Points():
+                figure.add_trace(_points(chart, mark))
+            case Line():
+                figure.add_trace(_line(mark))
+            case Band():
+                figure.add_traces(_band(mark))
+            case Bars():
+                text = [_written(panel.x, length) for length in mark.lengths]
+                bars = go.Bar(x=mark.lengths, y=mark.labels, name=mark.name, orientation="h", hovertext=text)
+                figure.add_trace(bars.update(hoverinfo="y+text"))
+    bars_drawn = any(isinstance(mark, Bars) for mark in panel.marks)
+    figure.update_layout(
+        template="none",
+        barmode="stack",
+        paper_bgcolor="rgba(0, 0, 0, 0)",
+        plot_bgcolor="rgba(0, 0, 0, 0)",
+        margin={"l": 10, "r": 10, "t": 34 if panel.title else 10, "b": 110 if _is_coloured(panel) else 10},
+        title={"text": panel.title, "font": {"size": 13}, "x": 0, "xref": "paper", "xanchor": "left"},
+        font={"size": 12},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        showlegend=any(mark.name for mark in panel.marks),
+        hoverlabel={"align": "left"},
+        xaxis=_axis(panel.x, _places(panel)),
+        yaxis=_axis(panel.y, []) | ({"autorange": "reversed"} if bars_drawn else {}),
+    )
+    if not panel.marks:
+        figure.add_annotation(text=panel.missing, showarrow=False, xref="paper", yref="paper", x=0.5, y=0.5)
+    return figure
+
+
+def _points(chart: Chart, mark: Points) -> go.Scatter:
+    marker = dict(POINTS[mark.style])
+    if mark.colour and chart.colour is not None:
+        marker |= _colours(chart, mark.colour)
+    return go.Scatter(
+        x=mark.x,
+        y=mark.y,
+        name=mark.name,
+        mode="markers+text" if mark.labels else "markers",
+        text=mark.labels or None,
+        textposition="top right",
+        marker=marker,
+        hovertext=mark.details or mark.labels or None,
+        hoverinfo="text" if mark.details or mark.labels else "x+y",
+        showlegend=bool(mark.name),
+    )
+
+
+def _colours(chart: Chart, values: Sequence[float]) -> dict[str, Any]:
+    """Plotly has no logarithmic colours: the logarithm is coloured, and ticks tell the values."""
+    assert chart.colour is not None
+    every = [v for panel in chart.panels for mark in panel.marks if isinstance(mark, Points) for v in mark.colour]
+    low, high = math.log10(min(every)), math.log10(max(every))
+    ticks = [low + share * (high - low) for share in (0, 0.25, 0.5, 0.75, 1)] if high > low else [low]
+    return {
+        "color": [math.log10(value) for value in values],
+        "colorscale": "Viridis",
+        "cmin": low,
+        "cmax": max(high, low + 1e-3),
+        "showscale": True,
+        "colorbar": {
+            "title": {"text": chart.colour.label, "side": "bottom"},
+            "tickvals": ticks,
+            "ticktext": [_written(chart.colour, 10**tick) for tick in ticks],
+            "orientation": "h",
+            "yref": "container",
+            "y": 0,
+            "yanchor": "bottom",
+            "thickness": 10,
+            "outlinewidth": 0,
+        },
+    }
+
+
+def _line(mark: Line) -> go.Scatter:
+    return go.Scatter(
+        x=mark.x,
+        y=mark.y,
+        name=mark.name,
+        mode="lines+markers" if mark.style == "plain" else "lines",
+        marker={"size": 4},
+        line=LINES[mark.style],
+        hovertext=mark.details or None,
+        hoverinfo="text+x+y" if mark.details else "x+y",
+        showlegend=bool(mark.name),
+    )
+
+
+def _band(mark: Band) -> list[go.Scatter]:
+    hidden = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}
+    return [
+        go.Scatter(x=mark.x, y=mark.low, showlegend=False, **hidden),
+        go.Scatter(x=mark.x, y=mark.high, name=mark.name, fill="tonexty", showlegend=bool(mark.name), **hidden),
+    ]
+
+
+def _is_coloured(panel: Panel) -> bool:
+    return any(isinstance(mark, Points) and mark.colour for mark in panel.marks)
+
+
+def _places(panel: Panel) -> list[float]:
+    """Where the panel's data are from left to right; the ends of stacked bars."""
+    stacked: dict[str, float] = {}
+    places: list[float] = []
+    for mark in panel.marks:
+        if isinstance(mark, Bars):
+            for label, length in zip(mark.labels, mark.lengths, strict=True):
+                stacked[label] = stacked.get(label, 0.0) + length
+        else:
+            places += mark.x
+    return [*stacked.values(), *places]
+
+
+def _axis(axis: Axis, places: Sequence[float]) -> dict[str, Any]:
+    written: dict[str, Any] = {
+        "title": {"text": axis.label},
+        "automargin": True,
+        "gridcolor": GRID,
+        "zeroline": False,
+        "type": "log" if axis.log else "-",
+    }
+    ticks: list[float] = []
+    if axis.log and places:
+        ticks = _log_ticks(min(places), max(places))
+    elif axis.unit == "seconds":
+        ticks = [max(places, default=0.0) * share for share in (0, 0.5, 1)]
+    elif axis.unit == "share":
+        written["tickformat"] = ".0%"
+    elif axis.unit == "count":
+        written["exponentformat"] = "SI"
+    return written | ({"tickvals": ticks, "ticktext": [_written(axis, tick) for tick in ticks]} if ticks else {})
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten, from the first below to the first above; powers of ten alone over 3 decades."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    digits = (1, 2, 5) if last - first <= 3 else (1,)
+    return [digit * 10.0**power for power in range(first, last + 1) for digit in digits]
+
+
+def _written(axis: Axis, value: float) -> str:
+    match axis.unit:
+        case "share":
+            return f"{value:.1%}"
+        case "seconds":
+            return show_seconds(value)
+        case "count":
+            return show_count(value)
+    return f"{value:.4g}"

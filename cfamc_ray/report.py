@@ -1,0 +1,286 @@
+"""A study in one file: what to run, what it costs, how sure that is, with every figure and table."""
+
+import csv
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from cfamc_ray.config.reading import dump_study
+from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.figures import interactive
+from cfamc_ray.figures.chart import Chart
+from cfamc_ray.figures.charts import (
+    curves_chart,
+    front_chart,
+    growth_chart,
+    importance_chart,
+    slices_chart,
+    spending_chart,
+)
+from cfamc_ray.figures.static import draw, save_figure
+from cfamc_ray.study.advice import Advice, advise, cost_ladder, headline
+from cfamc_ray.study.answer import answer
+from cfamc_ray.study.effects import Effect, find_effects
+from cfamc_ray.study.front import find_front
+from cfamc_ray.study.growth import find_growth, find_spending
+from cfamc_ray.study.published import published_results
+from cfamc_ray.study.records import TrialRecord, read_config, read_trials, table_columns, trials_table, write_text
+from cfamc_ray.study.tables import Table
+
+
+class Recommended(NamedTuple):
+    """A trial worth to be trained, and the command that trains it."""
+
+    role: str
+    number: int
+    cells: Sequence[str]
+    command: str
+
+
+class Section(NamedTuple):
+    """A part of the report: a heading, a remark, figures, tables."""
+
+    anchor: str
+    title: str
+    remark: str = ""
+    charts: Sequence[Chart] = ()
+    tables: Sequence[Table] = ()
+
+
+class Report(NamedTuple):
+    """Everything that the page shows."""
+
+    config: StudyConfig
+    status: str
+    sentences: Sequence[str]
+    recommended: Table
+    commands: Sequence[tuple[str, str]]
+    """What it trains, and the command."""
+    sections: Sequence[Section]
+    environment: dict[str, Any]
+
+    @property
+    def charts(self) -> list[Chart]:
+        """All figures."""
+        return [chart for section in self.sections for chart in section.charts]
+
+    @property
+    def tables(self) -> list[Table]:
+        """All tables."""
+        return [self.recommended, *(table for section in self.sections for table in section.tables)]
+
+
+def write_report(folder: Path, *, budget: float | None = None) -> Path:
+    """Write report.html, and beside it every figure as PNG and SVG and every table as CSV, Markdown and LaTeX.
+
+    Args:
+        folder: of the study, finished or running.
+        budget: crop passes that a recommended trial may take; None for no such recommendation.
+
+    Returns:
+        the page's path.
+
+    Raises:
+        InputError: where the folder holds no study.
+        OSError: where the report cannot be written.
+    """
+    report = make_report(folder, budget=budget)
+    target = folder / "report"
+    target.mkdir(exist_ok=True)
+    for chart in report.charts:
+        figure = draw(chart)
+        for ending in ("png", "svg"):
+            save_figure(figure, target / f"{chart.name}.{ending}")
+    for table in report.tables:
+        for ending, text in (("csv", table.csv()), ("md", table.markdown()), ("tex", table.latex())):
+            write_text(target / f"{table.name}.{ending}", text)
+    write_text(target / "report.html", render(report))
+    return target / "report.html"
+
+
+def make_report(folder: Path, *, budget: float | None = None) -> Report:
+    """Compute what the report shows.
+
+    Args:
+        folder: of the study.
+        budget: as for `write_report`.
+
+    Raises:
+        InputError: where the folder holds no study.
+    """
+    config, records = read_config(folder), read_trials(folder)
+    front, growth, spending = find_front(config, records), find_growth(config, records), find_spending(records)
+    effects, advice = find_effects(config, records), advise(config, records, budget=budget)
+    confirmed, attained = _read_csv(folder / "confirm.csv"), _read_csv(folder / "attainment.csv")
+    costs = dict.fromkeys([*config.objectives, "crop_passes"])
+    ended_early = [r for r in records if r.status in ("stopped", "failed", "infeasible")]
+    columns = table_columns(config)
+    sections = [
+        Section(
+            "front",
+            "The front",
+            "Finished trials on validation images; those on the front carry their number. "
+            + ("Curves: what 20, 50 and 80 % of the confirming seeds attain, on test images. " if attained else ""),
+            [
+                front_chart(
+                    front, title=config.question or config.name, published=published_results(config), attained=attained
+                )
+            ],
+            [
+                Table("front", "On the front", columns, trials_table(config, front.members)),
+                *(
+                    [Table("confirm", "With fresh seeds, on test images", list(confirmed[0]), confirmed)]
+                    if confirmed
+                    else []
+                ),
+            ],
+        ),
+        Section(
+            "cost",
+            "What more cost buys",
+            f"Each row is the best {headline(config).replace('_', ' ')} up to its cost.",
+            tables=[
+                _trials(
+                    "ladder", "The best at each cost", config, cost_ladder(config, records), [*costs, "train_seconds"]
+                )
+            ],
+        ),
+        Section("growth", "How the front grew", charts=[growth_chart(growth)]),
+        Section(
+            "effects",
+            "What moves what",
+            "Trends are least squares over all searched keys at once, on each key's own scale; an interval that leaves "
+            "out zero is decided. Importance is PED-ANOVA's.",
+            [importance_chart(effects), slices_chart(effects, config.objectives)],
+            [_effects_table(effects)],
+        ),
+        Section("curves", "Learning curves", charts=[curves_chart(records, front.members)]),
+        Section(
+            "spending",
+            "Where the compute went",
+            charts=[spending_chart(spending)],
+            tables=[
+                Table(
+                    "spending",
+                    "By how trials ended",
+                    list(spending[0]._fields) if spending else ["status"],
+                    [s._asdict() for s in spending],
+                )
+            ],
+        ),
+        Section(
+            "early",
+            "Stopped, failed and refused trials",
+            "" if ended_early else "None.",
+            tables=[Table("ended_early", "With their reasons", columns, trials_table(config, ended_early))]
+            if ended_early
+            else [],
+        ),
+        Section("trials", "All trials", tables=[Table("trials", "All trials", columns, trials_table(config, records))]),
+    ]
+    return Report(
+        config=config,
+        status=_status(config, records),
+        sentences=answer(config, records, advice=advice, effects=effects, growth=growth, confirmed=confirmed),
+        recommended=_recommended(config, advice),
+        commands=[(f"{one.role} (trial {one.record.number})", _command(folder, one)) for one in advice],
+        sections=sections,
+        environment=_read_json(folder / "environment.json"),
+    )
+
+
+def render(report: Report) -> str:
+    """The report as one page that needs nothing else."""
+    templates = Environment(
+        loader=PackageLoader("cfamc_ray", "figures"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = templates.get_template("report.html")
+    return page.render(
+        report=report,
+        study=dump_study(report.config),
+        environment=json.dumps(report.environment, indent=1),
+        embed=lambda chart: [Markup(panel) for panel in interactive.embed(chart)],  # noqa: S704 (made by Plotly)
+        script=Markup(interactive.script()),  # noqa: S704
+    )
+
+
+def _status(config: StudyConfig, records: Sequence[TrialRecord]) -> str:
+    counts = {
+        status: sum(record.status == status for record in records)
+        for status in ("finished", "running", "stopped", "failed", "infeasible")
+    }
+    words = [f"{number} {status}" for status, number in counts.items() if number]
+    return f"{', '.join(words) or 'no trial yet'} of {config.budget.trials} trials"
+
+
+def _trials(
+    name: str, title: str, config: StudyConfig, records: Sequence[TrialRecord], metrics: Sequence[str]
+) -> Table:
+    rows = [
+        {
+            "trial": record.number,
+            **{m: (record.rows[-1] if record.rows else {}).get(m) for m in metrics},
+            **record.point,
+        }
+        for record in records
+    ]
+    return Table(name, title, ["trial", *metrics, *config.space], rows)
+
+
+def _recommended(config: StudyConfig, advice: Sequence[Advice]) -> Table:
+    metrics = dict.fromkeys([*config.objectives, "crop_passes"])
+    rows = [
+        {"what": one.role, "trial": one.record.number, **{m: one.record.value(m) for m in metrics}, **one.record.point}
+        for one in advice
+    ]
+    return Table("recommended", "Recommended configurations", ["what", "trial", *metrics, *config.space], rows)
+
+
+def _command(folder: Path, advice: Advice) -> str:
+    return shlex.join(["python", "-m", "cfamc_ray.train", "--trial", str(folder / advice.record.trial_id)])
+
+
+def _effects_table(effects: Sequence[Effect]) -> Table:
+    columns = ["metric", "key", "importance", "change", "low", "high", "decided"]
+    rows = [
+        {
+            "metric": effect.metric.replace("_", " "),
+            "key": effect.key,
+            "importance": effect.importance,
+            "change": effect.slope,
+            "low": effect.interval[0],
+            "high": effect.interval[1],
+            "decided": effect.decided,
+        }
+        for effect in effects
+    ]
+    return Table("effects", "Change from the low to the high end of each key, with its 95 % interval", columns, rows)
+
+
+def _read_csv(path: Path) -> list[dict[str, Any]]:
+    """Rows with their numbers as numbers, None for an empty cell; none where there is no such file."""
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return [{key: _value(text) for key, text in row.items()} for row in csv.DictReader(file)]
+
+
+def _value(text: str) -> float | str | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return text
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return known

@@ -1,0 +1,39 @@
+"""What the paper reports on a study's data set, to be shown beside what the study found."""
+
+import math
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import NamedTuple
+
+from cfamc_ray.config.recipes import read_recipe, recipe_names
+from cfamc_ray.config.study import StudyConfig
+
+
+class PublishedResult(NamedTuple):
+    """A published system, a ResNet-18 at full width on all images: far more compute than most studies spend."""
+
+    name: str
+    values: Mapping[str, float]
+    """Clean and robust accuracy, as fractions."""
+
+
+def published_results(config: StudyConfig) -> list[PublishedResult]:
+    """The systems whose accuracies are published for this data set and this attack's radius.
+
+    Args:
+        config: of the study; its data set is known by name, or by that of its file.
+    """
+    trial = config.trial
+    name = trial.data.name if trial.data.path is None else PurePath(trial.data.path).stem
+    radius = next((r for r in (4, 8) if math.isclose(trial.evaluation.attack_epsilon, r / 255)), None)
+    if name not in ("cifar10", "cifar100") or radius is None:
+        return []
+    found = []
+    for recipe in recipe_names():
+        published = read_recipe(recipe).published
+        if published is not None:
+            row = published.cifar10 if name == "cifar10" else published.cifar100
+            robust = row.robust_4 if radius == 4 else row.robust_8
+            values = {"clean_accuracy": row.clean / 100, "robust_accuracy": robust / 100}
+            found.append(PublishedResult(recipe, values))
+    return found

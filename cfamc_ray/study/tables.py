@@ -1,0 +1,56 @@
+"""Tables of a study, as CSV, Markdown and LaTeX."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from tabulate import tabulate
+
+from cfamc_ray.study.records import csv_text
+from cfamc_ray.study.wording import show_setting, show_value
+
+
+class Table(NamedTuple):
+    """Rows with the same columns; None where a value is missing."""
+
+    name: str
+    """Of its files, without an ending."""
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Mapping[str, Any]]
+
+    def csv(self) -> str:
+        """With every digit."""
+        return csv_text([{key: row.get(key) for key in self.columns} for row in self.rows], columns=self.columns)
+
+    def shown(self) -> list[list[str]]:
+        """The cells as a person reads them."""
+        return [[show_cell(column, row.get(column)) for column in self.columns] for row in self.rows]
+
+    def headings(self) -> list[str]:
+        """The columns as a person reads them; of a key its last part, where no other ends alike."""
+        leaves = [column.rpartition(".")[2] for column in self.columns]
+        short = [leaf if leaves.count(leaf) == 1 else name for leaf, name in zip(leaves, self.columns, strict=True)]
+        return [name.replace("_", " ") for name in short]
+
+    def markdown(self) -> str:
+        """For a README or a review."""
+        return tabulate(self.shown(), self.headings(), tablefmt="github", disable_numparse=True) + "\n"
+
+    def latex(self) -> str:
+        """For a paper, with booktabs."""
+        return tabulate(self.shown(), self.headings(), tablefmt="latex_booktabs", disable_numparse=True) + "\n"
+
+
+def show_cell(column: str, value: object) -> str:
+    """A cell as a person reads it; a dash where it is missing."""
+    if value is None or value == "":
+        return "–"
+    if isinstance(value, bool | str):
+        return str(value)
+    metric = column.removesuffix("_mean").removesuffix("_low").removesuffix("_high")
+    metric = metric.removesuffix("_searched").removesuffix("_flattered").removesuffix("_again")
+    if metric.endswith(("accuracy", "probability", "pgd20", "autoattack")):
+        return show_value("accuracy", float(value))  # type: ignore[arg-type]
+    if "." in column:
+        return show_setting(column, value)
+    return str(value) if isinstance(value, int) and abs(value) < 1000 else show_value(column, float(value))  # type: ignore[arg-type]

@@ -1,0 +1,107 @@
+"""What the figures show, and that both libraries draw all of it."""
+
+import io
+import re
+
+import numpy as np
+import pytest
+from matplotlib.container import BarContainer
+
+from cfamc_ray.figures.chart import Axis, Band, Bars, Chart, Line, Panel, Points
+from cfamc_ray.figures.charts import curves_chart, growth_chart, spending_chart
+from cfamc_ray.figures.interactive import embed
+from cfamc_ray.figures.static import draw
+from cfamc_ray.study.growth import Growth, find_spending
+from cfamc_ray.study.records import TrialRecord
+
+ALL = Chart(
+    "all",
+    "Everything that there is",
+    [
+        Panel(
+            Axis("views", log=True),
+            Axis("accuracy", "share"),
+            [
+                Points("trials", [2, 4, 8], [0.1, 0.2, 0.3], colour=[10, 100, 1000], labels=["a", "b", "c"]),
+                Line("trend", [2, 8], [0.1, 0.3]),
+                Band("interval", [2, 8], [0.0, 0.2], [0.2, 0.4]),
+            ],
+            title="left",
+        ),
+        Panel(Axis("time", "seconds"), Axis(""), [Bars("one", ["a", "b"], [60, 30]), Bars("two", ["a", "b"], [5, 90])]),
+        Panel(Axis("x"), Axis("y"), [], missing="nothing is known"),
+    ],
+    columns=2,
+    colour=Axis("cost", "count"),
+)
+
+
+def test_every_mark_of_every_panel_is_drawn_into_a_file() -> None:
+    figure = draw(ALL)
+    left, right, empty, spare = figure.axes[:4]
+    assert left.get_xscale() == "log"
+    assert len(left.collections) == 2, "points and a band"
+    assert len(left.lines) == 1
+    assert [text.get_text() for text in empty.texts] == ["nothing is known"]
+    assert not spare.axison
+    file = io.BytesIO()
+    figure.savefig(file, format="svg")
+    written = file.getvalue()
+    assert b"<svg" in written
+    assert right.get_xlabel() == "time"
+
+
+def test_bars_of_one_label_are_stacked_and_the_first_is_on_top() -> None:
+    axes = draw(ALL).axes[1]
+    first, second = (container for container in axes.containers if isinstance(container, BarContainer))
+    assert [(bar.get_x(), bar.get_width()) for bar in first] == [(0, 60), (0, 30)]
+    assert [(bar.get_x(), bar.get_width()) for bar in second] == [(60, 5), (30, 90)]
+    assert axes.yaxis_inverted()
+
+
+def test_every_panel_is_an_element_of_its_own_with_its_values() -> None:
+    panels = embed(ALL)
+    assert [re.findall(r'id="([^"]+)"', panel)[0] for panel in panels] == ["all-0", "all-1", "all-2"]
+    assert '"ticktext":["2","5","10"' in re.sub(r"\s", "", panels[0]).replace('"1",', "")
+    assert "nothing is known" in panels[2]
+    assert '"barmode":"stack"' in panels[1].replace(" ", "")
+
+
+def test_growth_begins_with_nothing_and_holds_until_the_next_trial() -> None:
+    passes, seconds = growth_chart(Growth((0, 1), (100, 300), (5.0, 9.0), (0.2, 0.3))).panels
+    (line,) = passes.marks
+    assert isinstance(line, Line)
+    assert (line.x, line.y, line.style) == ([0, 100, 300], [0, 0.2, 0.3], "stairs")
+    assert list(seconds.marks[0].x) == [0, 5, 9]  # type: ignore[union-attr]
+
+
+def test_curves_leave_out_epochs_that_were_not_measured_and_name_the_front_alone() -> None:
+    rows = [
+        {"epoch": n, "crop_passes": 10 * n, "clean_accuracy": score, "robust_accuracy": None}
+        for n, score in ((1, 0.1), (2, None), (3, 0.3))
+    ]
+    members = [TrialRecord(0, {}, rows, "finished")]
+    clean, robust = curves_chart([*members, TrialRecord(1, {}, rows[:1], "stopped")], members).panels
+    lines = {mark.name: mark for mark in clean.marks if isinstance(mark, Line)}
+    assert (list(lines["trial 0"].x), list(lines["trial 0"].y)) == ([10, 30], [0.1, 0.3])
+    assert lines[""].style == "faint"
+    assert (robust.marks, robust.missing) == ([], "no epoch has ended yet")
+
+
+def test_what_was_spent_is_a_bar_for_each_way_to_end() -> None:
+    rows = [{"train_seconds": 60.0, "eval_seconds": 5.0, "crop_passes": 1, "flops": 1}]
+    spent = find_spending([TrialRecord(0, {}, rows, "finished"), TrialRecord(1, {}, (), "failed")])
+    (panel,) = spending_chart(spent).panels
+    training, evaluation = panel.marks
+    assert isinstance(training, Bars)
+    assert isinstance(evaluation, Bars)
+    assert (training.labels, training.lengths, evaluation.lengths) == (["finished (1)"], [60.0], [5.0])
+
+
+@pytest.mark.parametrize("values", [[100.0], [100.0, 100.0], [1.0, 1e9]], ids=["one", "equal", "far apart"])
+def test_any_costs_have_colours(values: list[float]) -> None:
+    points = Points("trials", [0.0] * len(values), [0.0] * len(values), colour=values)
+    chart = Chart("coloured", "", [Panel(Axis("x"), Axis("y"), [points])], colour=Axis("cost", "count"))
+    found = draw(chart).axes[0].collections[0]
+    assert np.isfinite(np.asarray(found.norm(np.array(values)))).all()
+    assert "Viridis" in embed(chart)[0] or "colorscale" in embed(chart)[0]
