@@ -25,7 +25,7 @@ from cfamc_ray.figures.charts import (
 from cfamc_ray.figures.static import draw, save_figure
 from cfamc_ray.study.advice import Advice, advise, cost_ladder, headline
 from cfamc_ray.study.answer import answer
-from cfamc_ray.study.effects import Effect, find_effects
+from cfamc_ray.study.effects import effects_table, find_effects
 from cfamc_ray.study.front import find_front
 from cfamc_ray.study.growth import find_growth, find_spending
 from cfamc_ray.study.published import published_results
@@ -157,7 +157,7 @@ def make_report(folder: Path, *, budget: float | None = None) -> Report:
             "Trends are least squares over all searched keys at once, on each key's own scale; an interval that leaves "
             "out zero is decided. Importance is PED-ANOVA's.",
             [importance_chart(effects), slices_chart(effects, config.objectives)],
-            [_effects_table(effects)],
+            [effects_table(effects)],
         ),
         Section("curves", "Learning curves", charts=[curves_chart(records, front.members)]),
         Section(
@@ -247,23 +247,6 @@ def _recommended(config: StudyConfig, advice: Sequence[Advice]) -> Table:
 
 def _command(folder: Path, advice: Advice) -> str:
     return shlex.join(["python", "-m", "cfamc_ray.train", "--trial", str(folder / advice.record.trial_id)])
-
-
-def _effects_table(effects: Sequence[Effect]) -> Table:
-    columns = ["metric", "key", "importance", "change", "low", "high", "decided"]
-    rows = [
-        {
-            "metric": effect.metric.replace("_", " "),
-            "key": effect.key,
-            "importance": effect.importance,
-            "change": effect.slope,
-            "low": effect.interval[0],
-            "high": effect.interval[1],
-            "decided": effect.decided,
-        }
-        for effect in effects
-    ]
-    return Table("effects", "Change from the low to the high end of each key, with its 95 % interval", columns, rows)
 
 
 def _read_csv(path: Path) -> list[dict[str, Any]]:

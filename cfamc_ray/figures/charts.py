@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from cfamc_ray.figures.chart import Axis, Bars, Chart, Line, Panel, Points
+from cfamc_ray.study.comparison import Comparison
 from cfamc_ray.study.effects import Effect
 from cfamc_ray.study.front import Front
 from cfamc_ray.study.growth import Growth, Spent
@@ -72,6 +73,22 @@ def front_chart(
             marks.append(Points("published, other budget and attack", x, y, "published", labels=names))
     panel = Panel(metric_axis(x_name, front.objectives), metric_axis(y_name, front.objectives), marks, missing=NOTHING)
     return Chart("front", title, [panel], colour=metric_axis(COST, {}))
+
+
+def comparison_chart(studies: Sequence[Comparison]) -> Chart:
+    """The fronts of several studies in the plane of the first two objectives."""
+    objectives = studies[0].front.objectives
+    x_name, y_name = ([*objectives, COST])[:2]
+    marks: list[Points | Line] = []
+    for study in studies:
+        members = study.front.members
+        x, y = ([trial.value(name) for trial in members] for name in (x_name, y_name))
+        if len(objectives) == 2:
+            marks.append(Line(study.name, x, y, "stairs"))
+        else:
+            marks.append(Points(study.name, x, y))
+    panel = Panel(metric_axis(x_name, objectives), metric_axis(y_name, objectives), marks, missing=NOTHING)
+    return Chart("compare", "Fronts of several studies", [panel])
 
 
 def describe(trial: TrialRecord, objectives: Iterable[str]) -> str:

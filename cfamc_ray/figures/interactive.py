@@ -137,7 +137,7 @@ def _line(mark: Line) -> go.Scatter:
         x=mark.x,
         y=mark.y,
         name=mark.name,
-        mode="lines+markers" if mark.style == "plain" else "lines",
+        mode="lines+markers" if mark.style in ("plain", "stairs") else "lines",
         marker={"size": 4},
         line=LINES[mark.style],
         hovertext=mark.details or None,

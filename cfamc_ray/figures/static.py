@@ -25,7 +25,7 @@ POINTS: dict[str, dict[str, Any]] = {
 }
 LINES: dict[str, dict[str, Any]] = {
     "plain": {"lw": 1.6, "zorder": 3},
-    "stairs": {"lw": 1.6, "zorder": 3, "drawstyle": "steps-post"},
+    "stairs": {"lw": 1.6, "marker": "o", "ms": 4, "zorder": 3, "drawstyle": "steps-post"},
     "steps": {"color": "0.5", "lw": 1.2, "drawstyle": "steps-post", "zorder": 1},
     "faint": {"color": "0.6", "lw": 0.8, "alpha": 0.6, "zorder": 1},
 }

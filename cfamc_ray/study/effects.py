@@ -17,6 +17,7 @@ from cfamc_ray.config.space import Choice, FloatRange, IntRange, Range, Scalar
 from cfamc_ray.config.study import Direction, StudyConfig
 from cfamc_ray.study.points import distributions, encode
 from cfamc_ray.study.records import TrialRecord
+from cfamc_ray.study.tables import Table
 
 Array = npt.NDArray[np.float64]
 FEWEST = 8
@@ -89,6 +90,24 @@ def find_effects(
                 )
             )
     return found
+
+
+def effects_table(effects: Sequence[Effect]) -> Table:
+    """A row for each effect."""
+    columns = ["metric", "key", "importance", "change", "low", "high", "decided"]
+    rows = [
+        {
+            "metric": effect.metric.replace("_", " "),
+            "key": effect.key,
+            "importance": effect.importance,
+            "change": effect.slope,
+            "low": effect.interval[0],
+            "high": effect.interval[1],
+            "decided": effect.decided,
+        }
+        for effect in effects
+    ]
+    return Table("effects", "Change from the low to the high end of each key, with its 95 % interval", columns, rows)
 
 
 def _importances(

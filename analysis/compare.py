@@ -1,0 +1,58 @@
+"""Compare the fronts of studies with the first one's: python -m analysis.compare runs/ONE runs/OTHER … [--out FILE]."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cfamc_ray.config.errors import InputError
+from cfamc_ray.figures.charts import comparison_chart
+from cfamc_ray.figures.static import draw, save_figure
+from cfamc_ray.study.comparison import compare_studies
+from cfamc_ray.study.records import read_config, read_trials
+from cfamc_ray.study.tables import Table
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read, compare, print, draw; the exit code is 2 for bad input."""
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.compare", description="Compare the fronts of studies with that of the first."
+    )
+    parser.add_argument(
+        "studies", nargs="+", type=Path, metavar="STUDY", help="folders of studies, finished or running"
+    )
+    parser.add_argument("--out", type=Path, help="a figure of the fronts, as .png, .svg or .pdf")
+    arguments = parser.parse_args(argv)
+    try:
+        found = compare_studies([(read_config(folder), read_trials(folder)) for folder in arguments.studies])
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    rows = [
+        {
+            "study": one.name,
+            "finished": len(one.front.members) + len(one.front.dominated),
+            "on_the_front": len(one.front.members),
+            "crop_passes": one.crop_passes,
+            "hypervolume": one.front.hypervolume,
+            "gain": one.gain,
+            "low": one.interval[0],
+            "high": one.interval[1],
+            "decided": one.decided,
+        }
+        for one in found
+    ]
+    print(Table("compare", "", list(rows[0]), rows).markdown(), end="")
+    print(f"Gain of hypervolume over {found[0].name}, with its 95 % interval over trials drawn anew.")
+    if arguments.out:
+        try:
+            save_figure(draw(comparison_chart(found)), arguments.out)
+        except (ValueError, OSError) as error:
+            print(f"--out {arguments.out}: cannot be written ({error})", file=sys.stderr)
+            return 2
+        print(arguments.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
