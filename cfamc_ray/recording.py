@@ -18,6 +18,9 @@ from cfamc_ray.study.records import Status, TrialFolder
 from cfamc_ray.tensorboard import TrialEvents
 from cfamc_ray.trial import OutOfTime, Place, Trial, TrialFailed
 
+SHOWN = 4
+"""Images whose crops TensorBoard shows."""
+
 Row = dict[str, Any]
 
 
@@ -132,7 +135,7 @@ class RecordedTrial:
         elif self.writes:
             self.folder.checkpoint.unlink(missing_ok=True)
         if self.events is not None:
-            self.events.write(row)
+            self.events.write(row, self.trial.last_crops(SHOWN), epsilon=self.trial.config.perturbation.epsilon)
         return row
 
 

@@ -1,11 +1,19 @@
-"""TensorBoard's events of a trial, written into its folder while it trains."""
+"""TensorBoard's events: of a trial, in its folder while it trains; of a study, in its folder as trials end.
+
+Shapes: V views, b images that are shown, C/H/W channels/height/width.
+"""
 
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+from torchvision.utils import make_grid
 
 SCALARS = {
     "accuracy/clean": "clean_accuracy",
@@ -19,14 +27,19 @@ SCALARS = {
     "perturbation/mean size": "delta_mean",
     "perturbation/share at the border": "delta_border_share",
     "cost/crop passes": "crop_passes",
+    "cost/FLOPs": "flops",
     "cost/crop passes per second": "crop_passes_per_second",
     "cost/peak memory in bytes": "peak_memory_bytes",
 }
 """Name on the page and metric; the step is the epoch."""
+COMPARED = ("clean_accuracy", "robust_accuracy", "crop_passes", "flops", "peak_memory_bytes")
+"""Metrics of the HParams page: whatever a study may have as an objective."""
+VIEWS = 8
+"""At most so many views of an image are shown."""
 
 
 class TrialEvents:
-    """Scalars per epoch, and the point with its accuracies for the HParams page.
+    """Scalars and crops per epoch, and the point for the HParams page, which shows the latest values beside it.
 
     Args:
         folder: of the trial.
@@ -39,16 +52,73 @@ class TrialEvents:
             key: value if isinstance(value, bool | int | float) else str(value) for key, value in point.items()
         }
         self.writer = SummaryWriter(str(folder), purge_step=first_epoch)
+        compared = {name: 0.0 for name, metric in SCALARS.items() if metric in COMPARED}
+        self._described, self._begun, self._ended = hparams(self.point, compared)
+        if first_epoch == 1:
+            self._add(self._described, self._begun)
 
-    def write(self, row: Mapping[str, Any]) -> None:
-        """Add an epoch; what is missing is left out."""
+    def write(
+        self, row: Mapping[str, Any], crops: tuple[Tensor, Tensor] | None = None, *, epsilon: float = 1.0
+    ) -> None:
+        """Add an epoch; what is missing is left out.
+
+        Args:
+            row: the epoch's metrics.
+            crops: crops_VbCHW and delta_VbCHW to be shown; None for none.
+            epsilon: radius of the perturbations, which are shown so large that it spans black to white.
+        """
         for name, metric in SCALARS.items():
             if _is_finite(row[metric]):
                 self.writer.add_scalar(name, row[metric], row["epoch"])
+        if crops is not None:
+            for name, grid_CHW in crop_grids(*crops, epsilon=epsilon).items():
+                self.writer.add_image(name, grid_CHW, row["epoch"])
         if row["done"]:
-            accuracies = ("clean_accuracy", "robust_accuracy")
-            results = {f"final/{metric}": row[metric] for metric in accuracies if _is_finite(row[metric])}
-            self.writer.add_hparams(self.point, results, run_name=".")
+            self._add(self._ended)
+        self.writer.flush()
+
+    def close(self) -> None:
+        """Write what is left."""
+        self.writer.close()
+
+    def _add(self, *summaries: Any) -> None:
+        assert self.writer.file_writer is not None
+        for summary in summaries:
+            self.writer.file_writer.add_summary(summary)
+
+
+def crop_grids(crops_VbCHW: Tensor, delta_VbCHW: Tensor, *, epsilon: float) -> dict[str, Tensor]:
+    """Pictures of crops, of the perturbed ones, and of the perturbation alone, one row for each image."""
+
+    def grid(images_VbCHW: Tensor) -> Tensor:
+        V, _, C, H, W = images_VbCHW[:VIEWS].shape
+        images_NCHW = images_VbCHW[:VIEWS].transpose(0, 1).reshape(-1, C, H, W)
+        picture_CHW: Tensor = make_grid(images_NCHW.clamp(0, 1), nrow=V, padding=1)
+        return picture_CHW
+
+    magnified = 0.5 + delta_VbCHW / (2 * epsilon) if epsilon > 0 else torch.full_like(delta_VbCHW, 0.5)
+    return {
+        "crops/plain": grid(crops_VbCHW),
+        "crops/perturbed": grid(crops_VbCHW + delta_VbCHW),
+        "crops/perturbation, ε from black to white": grid(magnified),
+    }
+
+
+class StudyEvents:
+    """The hypervolume as a scalar, and the front as a figure, over the trials that have finished.
+
+    Args:
+        folder: of the study.
+        first_step: finished trials when this run of the study began; what an earlier one wrote from there on is hidden.
+    """
+
+    def __init__(self, folder: Path, *, first_step: int) -> None:
+        self.writer = SummaryWriter(str(folder), purge_step=first_step)
+
+    def write(self, finished: int, hypervolume: float, front: Figure) -> None:
+        """Add what is known once so many trials have finished."""
+        self.writer.add_scalar("study/hypervolume", hypervolume, finished)
+        self.writer.add_figure("study/front", front, finished)
         self.writer.flush()
 
     def close(self) -> None:

@@ -240,7 +240,7 @@ class Trial:
         self.encoder.train()
         self._terms.clear()
         spent = self.rows[-1].train_seconds + self.rows[-1].eval_seconds if self.rows else 0.0
-        order_n = torch.randperm(len(self.images), generator=self._generator(ORDER, self.epoch)).to(self.place.device)
+        order_n = self._order(self.epoch)
         losses = []
         for step in range(config.minibatches_per_epoch):
             losses.append(self._update(self.crops(order_n, step)))
@@ -260,13 +260,34 @@ class Trial:
             order_n: of the images in this epoch.
             step: minibatch of the epoch, from 0.
         """
+        return self._crops(order_n, self.epoch, step, self.share).to(self.weight_type)
+
+    def last_crops(self, images: int) -> tuple[Tensor, Tensor]:
+        """Crops and perturbations of the first images of the minibatch that was trained last, to be looked at.
+
+        Args:
+            images: how many; fewer where this worker has fewer.
+
+        Returns:
+            crops_VbCHW in [0, 1] and delta_VbCHW, in float32 on the CPU.
+        """
+        epoch, step = self.epoch - 1, self.config.minibatches_per_epoch - 1
+        shown = slice(self.share.start, min(self.share.start + images, self.share.stop))
+        crops_VbCHW = self._crops(self._order(epoch), epoch, step, shown)
+        return crops_VbCHW.float().cpu(), self.delta_VbCHW[:, : crops_VbCHW.shape[1]].float().cpu()
+
+    def _order(self, epoch: int) -> Tensor:
+        """Of the images, (n,)."""
+        return torch.randperm(len(self.images), generator=self._generator(ORDER, epoch)).to(self.place.device)
+
+    def _crops(self, order_n: Tensor, epoch: int, step: int, share: slice) -> Tensor:
         config, B = self.config.crops, self.config.pretraining.batch_images
         H, W = self.images.images_NCHW.shape[-2:]
         parameters = draw_crop_parameters(
-            config, images=B, height=H, width=W, generator=self._generator(CROPS, self.epoch, step)
+            config, images=B, height=H, width=W, generator=self._generator(CROPS, epoch, step)
         )
-        images_bCHW = self.images.batch(order_n[step * B : (step + 1) * B][self.share]).to(self.place.device)
-        return make_crops(images_bCHW, parameters.of_images(self.share), size=config.size).to(self.weight_type)
+        images_bCHW = self.images.batch(order_n[step * B : (step + 1) * B][share]).to(self.place.device)
+        return make_crops(images_bCHW, parameters.of_images(share), size=config.size)
 
     def _out_of_time(self, seconds: float) -> bool:
         return self.seconds is not None and self.first_says(seconds > self.seconds)

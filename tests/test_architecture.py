@@ -21,7 +21,10 @@ ALLOWED = {
     "allocator": set(),
     "recording": {"allocator", "config", "data", "study", "tensorboard", "trial"},
     "search": {"config", "study"},
-    "orchestration": {"allocator", "config", "evaluation", "method", "recording", "search", "study", "trial"},
+    "orchestration": {
+        *("allocator", "config", "evaluation", "figures", "method", "recording", "search", "study", "tensorboard"),
+        "trial",
+    },
     "figures": {"study"},
     "report": {"config", "figures", "study"},
     "command": {"config", "study"},

@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
-from urllib.request import urlopen
+from typing import Any
+from urllib.request import Request, urlopen
 from wsgiref.simple_server import make_server
 
 import optuna
 import optuna_dashboard
 import pytest
+import tensorboard.program  # type: ignore[import-untyped]
 import torch
 import yaml
 from processes import Command
@@ -148,10 +150,37 @@ def test_a_killed_worker_is_started_again_and_goes_on(space: Path) -> None:
     assert after.rows[0]["train_seconds"] == before.rows[0]["train_seconds"], "the first epoch was trained again"
 
 
-def test_optuna_dashboard_opens_a_study_while_it_runs(space: Path) -> None:
+def test_optuna_dashboard_and_tensorboard_show_a_study_while_it_runs(space: Path) -> None:
     command = Command(space, "--set", "pretraining.epochs=200")
     study = space.parent / "runs" / "tiny"
     wait_until(lambda: any(study.glob("trial_*/checkpoint.pt")))
+    summary, detail = told_by_optuna_dashboard(study)
+    tags, groups = told_by_tensorboard(study)
+    assert command.running()
+    command.kill()
+    command.wait()
+
+    assert (summary["study_name"], summary["directions"]) == ("tiny", ["maximize", "maximize"])
+    assert detail["objective_names"] == ["clean_accuracy", "robust_accuracy"]
+    assert "Running" in [trial["state"] for trial in detail["trials"]]
+    names = {parameter["name"] for trial in detail["trials"] for parameter in trial["params"]}
+    assert names == {"crops.views", "perturbation.epsilon"}
+
+    assert {"accuracy/clean", "accuracy/robust", "loss/total", "cost/crop passes"} <= tags["scalars"][
+        "trial_00000"
+    ].keys()
+    assert "study/hypervolume" in tags["scalars"]["."]
+    assert {"crops/plain", "crops/perturbed"} <= tags["images"]["trial_00000"].keys()
+    assert "study/front" in tags["images"]["."]
+    first = next(group for group in groups if group["sessions"][0]["name"] == "trial_00000")
+    assert first["hparams"].keys() == {"crops.views", "perturbation.epsilon"}
+    values = {value["name"]["tag"]: value["value"] for value in first["metricValues"]}
+    assert 0 <= values["accuracy/clean"] <= 1
+    assert values["cost/crop passes"] > 0
+
+
+def told_by_optuna_dashboard(study: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Its summary of the study, and its details."""
     app = optuna_dashboard.wsgi(f"sqlite:///{study / 'optuna.db'}")
     with make_server("127.0.0.1", 0, app) as server:
         Thread(target=server.serve_forever, daemon=True).start()
@@ -161,14 +190,26 @@ def test_optuna_dashboard_opens_a_study_while_it_runs(space: Path) -> None:
         with urlopen(f"{api}/{summary['study_id']}") as answer:  # noqa: S310
             detail = json.load(answer)
         server.shutdown()
-    assert command.running()
-    command.kill()
-    command.wait()
-    assert (summary["study_name"], summary["directions"]) == ("tiny", ["maximize", "maximize"])
-    assert detail["objective_names"] == ["clean_accuracy", "robust_accuracy"]
-    assert "Running" in [trial["state"] for trial in detail["trials"]]
-    names = {parameter["name"] for trial in detail["trials"] for parameter in trial["params"]}
-    assert names == {"crops.views", "perturbation.epsilon"}
+    return summary, detail
+
+
+def told_by_tensorboard(study: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Its tags by plugin and run, and its session groups, once it has read the first trial's first epoch."""
+    server = tensorboard.program.TensorBoard()
+    server.configure(argv=["", "--logdir", str(study), "--port", "0", "--reload_interval", "1"])
+    plugins = f"{server.launch()}data/plugin"
+
+    def ask(path: str, body: dict[str, Any] | None = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = Request(f"{plugins}/{path}", data, {"Content-Type": "application/json"})  # noqa: S310
+        with urlopen(request) as answer:  # noqa: S310
+            return json.load(answer)
+
+    wait_until(lambda: "trial_00000" in ask("images/tags") and "." in ask("scalars/tags"))
+    statuses = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]
+    wanted = {"experimentName": "", "allowedStatuses": statuses, "colParams": [], "startIndex": 0, "sliceSize": 100}
+    groups: list[dict[str, Any]] = ask("hparams/session_groups", wanted)["sessionGroups"]
+    return {plugin: ask(f"{plugin}/tags") for plugin in ("scalars", "images")}, groups
 
 
 def test_a_second_driver_is_refused_while_the_first_one_runs(space: Path) -> None:

@@ -376,6 +376,24 @@ ACCURACIES = ("clean_accuracy", "robust_accuracy", "probe_accuracy")
 NOT_TRAINING = (*MEASURED, *ACCURACIES, "validation_images", "attacked_images")
 
 
+@pytest.mark.parametrize("images", [1, 3, 9])
+def test_the_crops_that_are_shown_are_those_of_the_last_minibatch_also_after_a_restart(
+    images: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    trained = crops_of_all_minibatches(tiny_config(), tiny_splits(), monkeypatch)
+    monkeypatch.undo()
+    trial = tiny_trial()
+    list(trial)
+    crops_VbCHW, delta_VbCHW = trial.last_crops(images)
+    assert crops_VbCHW.shape[1] == min(images, 4)
+    assert torch.equal(crops_VbCHW, trained[-1][:, :images])
+    assert torch.equal(delta_VbCHW, trial.delta_VbCHW[:, :images])
+    trial.save(tmp_path / "checkpoint.pt")
+    resumed = tiny_trial()
+    resumed.load(tmp_path / "checkpoint.pt")
+    assert torch.equal(resumed.last_crops(images)[0], crops_VbCHW)
+
+
 def of_training(rows: list[TrialMetrics]) -> list[dict[str, Any]]:
     return [{k: v for k, v in dataclasses.asdict(row).items() if k not in NOT_TRAINING} for row in rows]
 

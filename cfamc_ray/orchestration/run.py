@@ -21,16 +21,20 @@ from ray.tune.experiment import Trial as TuneTrial
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.evaluation.cost import training_flops
+from cfamc_ray.figures.charts import front_chart
+from cfamc_ray.figures.static import draw
 from cfamc_ray.orchestration.searcher import StudyScheduler, StudySearcher
 from cfamc_ray.orchestration.trainables import OneWorkerTrial, several_workers
 from cfamc_ray.orchestration.view import StudyView, output_to
 from cfamc_ray.search.bookkeeping import open_storage
 from cfamc_ray.search.search import Search
 from cfamc_ray.study.environment import environment
-from cfamc_ray.study.front import Progress, progress_of
+from cfamc_ray.study.front import Progress, find_front, progress_of
 from cfamc_ray.study.records import TrialFolder, TrialRecord, read_trials, trial_name, write_config, write_text
+from cfamc_ray.tensorboard import StudyEvents
 
 REFRESH_SECONDS = 1.0
+FRONT_SECONDS = 10.0
 REACH_SECONDS = 5.0
 
 
@@ -209,15 +213,19 @@ class _Watcher(tune.Callback):
         self.records = read_trials(folder)
         self.ended_before = sum(record.ended for record in self.records)
         self.started, self.shown = time.monotonic(), 0.0
+        self.finished, self.drawn = -1, -math.inf
+        self.events = StudyEvents(folder, first_step=self._finished())
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune's snapshot of a run is not what a study resumes from."""
         return {}
 
     def on_step_end(self, iteration: int, trials: Sequence[TuneTrial], **info: Any) -> None:
-        """Draw, at most once a second."""
+        """Draw, at most once a second; the front for TensorBoard more seldom, for that takes longer."""
         if time.monotonic() - self.shown >= REFRESH_SECONDS:
             self._show()
+        if time.monotonic() - self.drawn >= FRONT_SECONDS:
+            self._draw_front()
 
     def on_trial_start(self, iteration: int, trials: Sequence[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Count it."""
@@ -246,6 +254,20 @@ class _Watcher(tune.Callback):
     def on_experiment_end(self, trials: Sequence[TuneTrial], **info: Any) -> None:
         """Draw the end."""
         self._show()
+        self._draw_front()
+        self.events.close()
+
+    def _finished(self) -> int:
+        return sum(record.status == "finished" for record in self.records)
+
+    def _draw_front(self) -> None:
+        """For TensorBoard, where another trial has finished."""
+        self.drawn = time.monotonic()
+        if self._finished() != self.finished:
+            self.finished = self._finished()
+            front = find_front(self.config, self.records)
+            chart = front_chart(front, title=self.config.question or self.config.name)
+            self.events.write(self.finished, front.hypervolume, draw(chart))
 
     def _reread(self, trial: TuneTrial) -> None:
         number = trial.config["number"]
