@@ -212,6 +212,7 @@ def told_by_tensorboard(study: Path) -> tuple[dict[str, Any], list[dict[str, Any
     return {plugin: ask(f"{plugin}/tags") for plugin in ("scalars", "images")}, groups
 
 
+@pytest.mark.long
 def test_a_second_driver_is_refused_while_the_first_one_runs(space: Path) -> None:
     command = Command(space, "--set", "pretraining.epochs=200")
     study = space.parent / "runs" / "tiny"
@@ -321,6 +322,7 @@ def test_a_trial_that_diverges_fails_alone_with_its_reason(space: Path) -> None:
     assert {trial.state.name for trial in stored.trials if trial.params["optimizer.lr"] == 1e30} == {"FAIL"}
 
 
+@pytest.mark.long
 def test_a_trial_over_its_time_limit_is_stopped_with_its_reason(space: Path) -> None:
     code, output = run(space, "--set", "resources.minutes_per_trial=0.0001", "--trials", "1")
     (record,) = read_trials(space.parent / "runs" / "tiny")
@@ -342,6 +344,7 @@ def test_an_address_where_no_cluster_answers_is_refused_at_once(address: str) ->
         check_reachable(address)
 
 
+@pytest.mark.long
 def test_two_workers_train_what_one_does(space: Path) -> None:
     exact = ("--trials", "1", "--set", "optimizer.trust_coefficient=null", "--set", "optimizer.lr=0.01")
     precise = ("--set", "pretraining.precision=float64", "--set", "pretraining.epochs=2")

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis as MatplotlibAxis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -17,6 +18,8 @@ from cfamc_ray.study.wording import show_seconds
 
 PANEL_INCHES = ((7.2, 5.0), (4.0, 3.0))
 """Width and height of a panel that is alone, and of one among others."""
+DATED = {"svg": "Date", "pdf": "CreationDate"}
+"""Formats that would note when they were written, and under which name."""
 POINTS: dict[str, dict[str, Any]] = {
     "plain": {"s": 22, "linewidth": 0, "alpha": 0.8, "zorder": 2},
     "front": {"s": 72, "edgecolor": "black", "linewidth": 0.8, "zorder": 4},
@@ -56,10 +59,12 @@ def draw(chart: Chart) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure under a temporary name first; the ending decides the format."""
+    """Write a figure under a temporary name first; the ending decides the format. Equal figures are equal files."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"partial-{path.name}")
-    figure.savefig(partial, format=path.suffix[1:] or "png")
+    ending = path.suffix[1:] or "png"
+    with rc_context({"svg.hashsalt": "cfamc_ray"}):
+        figure.savefig(partial, format=ending, metadata={DATED[ending]: None} if ending in DATED else None)
     partial.replace(path)
 
 
