@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cfamc_ray.config.errors import InputError
+from cfamc_ray.command import exit_code, writing
 from cfamc_ray.figures.charts import comparison_chart
 from cfamc_ray.figures.static import draw, save_figure
 from cfamc_ray.study.comparison import compare_studies
@@ -23,11 +23,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, help="a figure of the fronts, as .png, .svg or .pdf")
     arguments = parser.parse_args(argv)
-    try:
-        found = compare_studies([(read_config(folder), read_trials(folder)) for folder in arguments.studies])
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
+    return exit_code(lambda: _compare(arguments.studies, arguments.out))
+
+
+def _compare(studies: Sequence[Path], out: Path | None) -> int:
+    found = compare_studies([(read_config(folder), read_trials(folder)) for folder in studies])
     rows = [
         {
             "study": one.name,
@@ -44,13 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     print(Table("compare", "", list(rows[0]), rows).markdown(), end="")
     print(f"Gain of hypervolume over {found[0].name}, with its 95 % interval over trials drawn anew.")
-    if arguments.out:
-        try:
-            save_figure(draw(comparison_chart(found)), arguments.out)
-        except (ValueError, OSError) as error:
-            print(f"--out {arguments.out}: cannot be written ({error})", file=sys.stderr)
-            return 2
-        print(arguments.out)
+    if out:
+        with writing(out):
+            save_figure(draw(comparison_chart(found)), out)
+        print(out)
     return 0
 
 

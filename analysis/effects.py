@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cfamc_ray.config.errors import InputError
+from cfamc_ray.command import exit_code, writing
 from cfamc_ray.figures.charts import importance_chart, slices_chart
 from cfamc_ray.figures.static import draw, save_figure
 from cfamc_ray.study.effects import effects_table, find_effects
@@ -21,21 +21,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("study", type=Path, help="the study's folder")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where importance.png and slices.png go (report)")
     arguments = parser.parse_args(argv)
-    try:
-        config = read_config(arguments.study)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    effects = find_effects(config, read_trials(arguments.study))
-    print(effects_table(effects).markdown(), end="")
-    folder = arguments.out or arguments.study / "report"
-    try:
-        for chart in (importance_chart(effects), slices_chart(effects, config.objectives)):
+    return exit_code(lambda: _show(arguments.study, arguments.out or arguments.study / "report"))
+
+
+def _show(study: Path, folder: Path) -> int:
+    config = read_config(study)
+    effects = find_effects(config, read_trials(study))
+    charts = (importance_chart(effects), slices_chart(effects, config.objectives))
+    with writing(folder):
+        for chart in charts:
             save_figure(draw(chart), folder / f"{chart.name}.png")
-            print(folder / f"{chart.name}.png")
-    except OSError as error:
-        print(f"--out {folder}: cannot be written ({error})", file=sys.stderr)
-        return 2
+    print(effects_table(effects).markdown(), end="")
+    print(*(folder / f"{chart.name}.png" for chart in charts), sep="\n")
     return 0
 
 

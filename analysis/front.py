@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cfamc_ray.config.errors import InputError
+from cfamc_ray.command import exit_code, writing
 from cfamc_ray.figures.charts import front_chart
 from cfamc_ray.figures.static import draw, save_figure
 from cfamc_ray.study.front import find_front
@@ -20,18 +20,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--out", type=Path, help="the figure, as .png, .svg or .pdf (report/front.png in the study's folder)"
     )
     arguments = parser.parse_args(argv)
-    try:
-        config = read_config(arguments.study)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    front = find_front(config, read_trials(arguments.study))
-    path = arguments.out or arguments.study / "report" / "front.png"
-    try:
+    return exit_code(lambda: _draw(arguments.study, arguments.out or arguments.study / "report" / "front.png"))
+
+
+def _draw(study: Path, path: Path) -> int:
+    config = read_config(study)
+    front = find_front(config, read_trials(study))
+    with writing(path):
         save_figure(draw(front_chart(front, title=config.question or config.name)), path)
-    except (ValueError, OSError) as error:
-        print(f"--out {path}: cannot be written ({error})", file=sys.stderr)
-        return 2
     points = f"{len(front.members)} point{'' if len(front.members) == 1 else 's'}"
     print(f"{points} on the front, hypervolume {front.hypervolume:.4g}: {path}")
     return 0

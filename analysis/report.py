@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cfamc_ray.config.errors import InputError
+from cfamc_ray.command import exit_code, writing
 from cfamc_ray.report import write_report
 
 
@@ -18,15 +18,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("study", type=Path, help="the study's folder")
     parser.add_argument("--budget", type=float, metavar="PASSES", help="crop passes that a recommended trial may take")
     arguments = parser.parse_args(argv)
-    try:
-        path = write_report(arguments.study, budget=arguments.budget)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"{arguments.study / 'report'}: cannot be written ({error})", file=sys.stderr)
-        return 2
-    print(path)
+    return exit_code(lambda: _write(arguments.study, arguments.budget))
+
+
+def _write(study: Path, budget: float | None) -> int:
+    with writing(study / "report"):
+        print(write_report(study, budget=budget))
     return 0
 
 

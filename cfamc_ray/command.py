@@ -1,7 +1,8 @@
 """What the commands have in common: bad input, the folder that they go on in, and what to type next."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,19 @@ def exit_code(command: Callable[[], int]) -> int:
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Around what writes a file or folder that a person named.
+
+    Raises:
+        InputError: where it cannot be written, or has no format that can be.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise error if isinstance(error, InputError) else InputError(f"{path}: cannot be written ({error})") from None
 
 
 def program(name: str) -> str:
