@@ -211,7 +211,7 @@ class _Watcher(tune.Callback):
         self.search, self.config, self.folder, self.view = search, search.config, folder, view
         self.losses: Counter[int] = Counter()
         self.records = read_trials(folder)
-        self.ended_before = sum(record.ended for record in self.records)
+        self.ended_before = sum(record.ended and record.counts for record in self.records)
         self.started, self.shown = time.monotonic(), 0.0
         self.finished, self.drawn = -1, -math.inf
         self.events = StudyEvents(folder, first_step=self._finished())

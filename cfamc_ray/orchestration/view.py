@@ -69,7 +69,7 @@ class StudyView:
         if self.console.is_terminal:
             self._live.update(_draw(self.config, progress), refresh=True)
             return
-        ended = progress.finished + progress.failed
+        ended = _ended(progress)
         if ended != self._ended:
             self._ended = ended
             self.console.print(_line(progress), soft_wrap=True, highlight=False)
@@ -77,10 +77,8 @@ class StudyView:
 
 def _draw(config: StudyConfig, progress: Progress) -> Group:
     table = Table.grid(padding=(0, 2))
-    ended = progress.finished + progress.failed
-    failed = f", {progress.failed} failed or stopped" if progress.failed else ""
-    table.add_row("", ProgressBar(total=progress.total, completed=ended, width=40))
-    table.add_row("trials", f"{progress.finished} of {progress.total} done, {progress.running} running{failed}")
+    table.add_row("", ProgressBar(total=progress.total, completed=_ended(progress), width=40))
+    table.add_row("trials", f"{progress.finished} of {progress.total} done, {_others(progress)}")
     for name, value in progress.best.items():
         table.add_row(f"best {name.replace('_', ' ')}", show_value(name, value))
     table.add_row("front", f"{progress.front_size} points, hypervolume {progress.hypervolume:.4g}")
@@ -93,9 +91,17 @@ def _line(progress: Progress) -> str:
     best = ", ".join(
         f"best {name.replace('_', ' ')} {show_value(name, value)}" for name, value in progress.best.items()
     )
-    failed = f", {progress.failed} failed or stopped" if progress.failed else ""
     return (
-        f"{progress.finished} of {progress.total} trials done, {progress.running} running{failed}; {best}; "
+        f"{progress.finished} of {progress.total} trials done, {_others(progress)}; {best}; "
         f"front of {progress.front_size}, hypervolume {progress.hypervolume:.4g}; "
         f"{show_seconds(progress.seconds)}, about {show_seconds(progress.seconds_left)} left"
     )
+
+
+def _ended(progress: Progress) -> int:
+    return progress.finished + sum(progress.others.values())
+
+
+def _others(progress: Progress) -> str:
+    counts = {"running": progress.running, **progress.others}
+    return ", ".join(f"{number} {word}" for word, number in counts.items())

@@ -8,7 +8,7 @@ import numpy as np
 
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.study.pareto import hypervolume, pareto_front
-from cfamc_ray.study.records import TrialRecord
+from cfamc_ray.study.records import Status, TrialRecord
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class Progress:
     total: int
     finished: int
     running: int
-    failed: int
-    """Failed, stopped or infeasible."""
+    others: Mapping[str, int]
+    """How many were stopped, failed, or refused for they would not fit; what did not happen is left out."""
     best: dict[str, float]
     """Of each objective over finished trials; NaN where there is none."""
     front_size: int
@@ -85,19 +85,19 @@ def progress_of(config: StudyConfig, records: Sequence[TrialRecord], *, seconds:
         config: of the study.
         records: of all trials so far.
         seconds: since this run of the study began.
-        ended_before: trials that had ended when it began.
+        ended_before: trials that the budget pays for and that had ended when it began.
     """
     front = find_front(config, records)
     statuses = [record.status for record in records]
-    finished, running = statuses.count("finished"), statuses.count("running")
-    ended = len(records) - running
+    words: dict[str, Status] = {"stopped": "stopped", "failed": "failed", "refused": "infeasible"}
+    paid = sum(record.ended and record.counts for record in records)
     better = {"maximize": max, "minimize": min}
     complete = front.members + front.dominated
     return Progress(
         total=config.budget.trials,
-        finished=finished,
-        running=running,
-        failed=ended - finished,
+        finished=statuses.count("finished"),
+        running=statuses.count("running"),
+        others={word: statuses.count(status) for word, status in words.items() if status in statuses},
         best={
             name: better[direction]((record.value(name) for record in complete), default=math.nan)
             for name, direction in front.objectives.items()
@@ -105,7 +105,7 @@ def progress_of(config: StudyConfig, records: Sequence[TrialRecord], *, seconds:
         front_size=len(front.members),
         hypervolume=front.hypervolume,
         seconds=seconds,
-        seconds_left=_seconds_left(config.budget.trials - ended, ended - ended_before, seconds),
+        seconds_left=_seconds_left(config.budget.trials - paid, paid - ended_before, seconds),
     )
 
 

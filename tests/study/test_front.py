@@ -90,12 +90,13 @@ def test_progress_counts_trials_and_names_the_best_of_each_objective() -> None:
         *(record(number, status=status, clean_accuracy=0.99, flops=1) for number, status in enumerate(others, start=4)),
     ]
     progress = progress_of(config, trials, seconds=30.0, ended_before=2)
-    assert (progress.total, progress.finished, progress.running, progress.failed) == (12, 4, 2, 3)
+    assert (progress.total, progress.finished, progress.running) == (12, 4, 2)
+    assert progress.others == {"stopped": 1, "failed": 1, "refused": 1}
     assert progress.best == {"clean_accuracy": 0.75, "flops": 10}
     assert progress.front_size == 2
     assert progress.seconds == 30.0
-    # Of 7 that ended, 5 did in these 30 seconds; 5 are left.
-    assert progress.seconds_left == pytest.approx(30.0)
+    # Of 6 that ended and are paid for, 4 did in these 30 seconds; 6 are left.
+    assert progress.seconds_left == pytest.approx(45.0)
 
 
 @pytest.mark.parametrize(("ended_before", "left"), [(0, 50.0), (1, math.nan)])
@@ -109,4 +110,4 @@ def test_nothing_is_the_best_of_no_trial() -> None:
     progress = progress_of(study(), [], seconds=0.0, ended_before=0)
     assert progress.best.keys() == {"clean_accuracy", "robust_accuracy"}
     assert all(math.isnan(value) for value in progress.best.values())
-    assert (progress.finished, progress.running, progress.failed, progress.front_size) == (0, 0, 0, 0)
+    assert (progress.finished, progress.running, progress.others, progress.front_size) == (0, 0, {}, 0)
