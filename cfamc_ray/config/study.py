@@ -152,6 +152,7 @@ class ResourceConfig(Strict):
     """What runs at once, and what each trial may use."""
 
     trials_at_once: int = Field(default=1, ge=1)
+    """How many trials train beside each other."""
     workers_per_trial: int = Field(default=1, ge=1)
     """Data-parallel workers of a trial; each takes its share of every minibatch."""
     cpus_per_worker: int = Field(default=1, ge=1)

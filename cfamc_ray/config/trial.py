@@ -60,18 +60,25 @@ class CropsConfig(Strict):
     ratio: tuple[Real, Real] = Field(default=(3 / 4, 4 / 3), strict=False)
     """Smallest and largest width over height."""
     flip_probability: Share = 0.5
+    """That a crop is mirrored."""
     jitter_probability: Share = 0.8
+    """That its colours are jittered."""
     brightness: Real = Field(default=0.4, ge=0)
     """Colour jitter: the factor is drawn from 1 - value to 1 + value; contrast and saturation likewise."""
     contrast: Real = Field(default=0.4, ge=0)
+    """Of the colour jitter."""
     saturation: Real = Field(default=0.4, ge=0)
+    """Of the colour jitter."""
     hue: Real = Field(default=0.2, ge=0, le=0.5)
     """Largest turn of the hue in either direction, as a share of the whole circle."""
     grayscale_probability: Share = 0.2
+    """That a crop loses its colours."""
     blur_probability: Share = 0.1
+    """That it is blurred."""
     blur_sigma: tuple[Real, Real] = Field(default=(0.1, 2.0), strict=False)
     """Smallest and largest standard deviation of the Gaussian blur, in pixels of the crop."""
     solarize_probability: Share = 0.1
+    """That its bright half is inverted."""
 
     @model_validator(mode="after")
     def _sensible(self) -> "CropsConfig":
@@ -149,10 +156,13 @@ class LossConfig(Strict):
     """EMP-SSL (minus the weighted invariance, minus the weighted coding rate), or SimCLR's NT-Xent of two views."""
 
     name: Literal["emp_ssl", "nt_xent"] = "emp_ssl"
+    """EMP-SSL over all views, or NT-Xent of a pair."""
     temperature: Real = Field(default=0.07, gt=0)
     """Of `nt_xent` alone, as are the others of `emp_ssl`."""
     invariance_weight: Real = Field(default=200.0, ge=0)
+    """Of the mean cosine to the mean view."""
     rate_weight: Real = Field(default=1.0, ge=0)
+    """Of the mean coding rate, which keeps embeddings apart."""
     rate_epsilon: Real = Field(default=0.2, gt=0)
     """Distortion of the coding rate, used as it is (the paper's formula squares it, its code does not)."""
 
@@ -163,7 +173,9 @@ class OptimizerConfig(Strict):
     lr: Real = Field(default=0.3, gt=0)
     """Largest effective rate of a layer. Under LARS the local rate is far below, so this hardly acts on weights."""
     momentum: Real = Field(default=0.9, ge=0, lt=1)
+    """Nesterov's."""
     weight_decay: Real = Field(default=1e-4, ge=0)
+    """Of the weights; biases and norms have none."""
     trust_coefficient: Real | None = Field(default=0.005, gt=0)
     """Strength of LARS, what sets the pace of the weights; null switches LARS off."""
     schedule: Literal["updates", "minibatches", "constant"] = "updates"
@@ -175,6 +187,7 @@ class PretrainingConfig(Strict):
     """The loop."""
 
     epochs: int = Field(default=10, ge=1)
+    """Passes over the images, each of which trains every minibatch `replays` times."""
     replays: int = Field(default=3, ge=1)
     """Weight updates on the same crops (m)."""
     batch_images: int = Field(default=100, ge=2)

@@ -1,0 +1,116 @@
+"""The page that explains every key of a space file: python -m cfamc_ray.config.keys > docs/keys.md."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from cfamc_ray.config.study import StudyConfig
+
+HEAD = """# Every key of a space file
+
+Made by `python -m cfamc_ray.config.keys > docs/keys.md` from what the program checks. The keys of a trial are written
+under `trial:`, or as dotted names in `space:`, `conditions:` and `--set`. Null means: none.
+
+Ranges of `space:` are `{int: [2, 16]}`, `{float: [0.1, 1.0]}`, both with `log: true` where their logarithm is to be
+drawn evenly, `{choice: [a, b]}`, or a value. Numbers may be fractions such as `8/255`.
+"""
+BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+TYPES = {"integer": "whole number", "number": "number", "boolean": "true or false", "string": "text", "null": "null"}
+
+SPECIAL = {
+    "space": "keys, each with a range",
+    "start_from": "a list of recipes' names, or of points {key: value, …}",
+    "conditions": "a list of comparisons, such as `crops.views * pretraining.epochs <= 48`",
+}
+"""Values that no schema describes."""
+
+
+class Key(NamedTuple):
+    """One key as it is explained."""
+
+    name: str
+    values: str
+    default: str
+    meaning: str
+
+
+def main() -> None:
+    """Print the page."""
+    print(keys_page(), end="")
+
+
+def keys_page() -> str:
+    """All keys, a table for each group, as Markdown."""
+    schema = StudyConfig.model_json_schema()
+    parts = [HEAD, *_section("The study", "", schema, schema["$defs"])]
+    return "\n".join(parts)
+
+
+def _section(title: str, prefix: str, schema: Mapping[str, Any], groups: Mapping[str, Any]) -> Iterator[str]:
+    """A heading, what the group is for, its keys; then the groups in it."""
+    yield f"## {title}\n"
+    if prefix:
+        yield _line(schema.get("description", "")) + "\n"
+    inner: list[tuple[str, Mapping[str, Any]]] = []
+    rows: list[Key] = []
+    for name, written in schema["properties"].items():
+        group = _group_of(written, groups)
+        if group is None:
+            rows.append(_key(prefix + name, written))
+        else:
+            inner.append((name, group))
+            if written.get("default", {}) is None:
+                rows.append(Key(prefix + name, "a group of keys, below", "null", _line(written.get("description", ""))))
+    yield "| key | value | default | what |\n|---|---|---|---|"
+    yield from (f"| `{row.name}` | {row.values} | {row.default} | {row.meaning} |" for row in rows)
+    yield ""
+    for name, group in inner:
+        path = "" if name == "trial" else f"{prefix}{name}."
+        yield from _section(f"`{path.removesuffix('.')}`" if path else "A trial", path, group, groups)
+
+
+def _group_of(written: Mapping[str, Any], groups: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The keys below a key, where it is a group."""
+    references = [part["$ref"] for part in (written, *written.get("anyOf", ())) if "$ref" in part]
+    if len(references) != 1:
+        return None
+    group: Mapping[str, Any] = groups[references[0].rpartition("/")[2]]
+    return group if "properties" in group else None
+
+
+def _key(name: str, written: Mapping[str, Any]) -> Key:
+    default = _value(name, written["default"]) if "default" in written else "must be given"
+    return Key(name, SPECIAL.get(name) or _values(written), default, _line(written.get("description", "")))
+
+
+def _values(written: Mapping[str, Any]) -> str:
+    """What a key takes."""
+    if "anyOf" in written:
+        return " or ".join(dict.fromkeys(_values(part) for part in written["anyOf"]))
+    if "enum" in written:
+        return ", ".join(f"`{value}`" for value in written["enum"])
+    if "const" in written:
+        return f"`{written['const']}`"
+    if written.get("type") == "array":
+        parts = written.get("prefixItems")
+        return f"[{', '.join(map(_values, parts))}]" if parts else f"a list of: {_values(written.get('items', {}))}"
+    if written.get("type") == "object":
+        return f"names, each with: {_values(written.get('additionalProperties', {}))}"
+    bounds = [f"{sign} {written[key]:g}" for key, sign in BOUNDS.items() if key in written]
+    return ", ".join([TYPES.get(written.get("type", ""), "a value"), *bounds])
+
+
+def _value(name: str, value: Any) -> str:
+    if isinstance(value, float) and name.endswith("epsilon") and math.isclose(value * 255, round(value * 255)):
+        return f"{round(value * 255)}/255"
+    return "" if value == "" else f"{json.dumps(value, ensure_ascii=False)}".strip('"')
+
+
+def _line(text: str) -> str:
+    """In one line that a table can hold."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    main()

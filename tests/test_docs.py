@@ -1,0 +1,40 @@
+"""What the pages in docs show a person works as it stands."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from cfamc_ray.config.reading import read_study
+from cfamc_ray.data.splits import load_splits, load_test
+from cfamc_ray.tune import main as tune
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_own_images_as_the_page_makes_them_are_read_by_the_space_that_it_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,), (space,) = blocks("own_data.md", "python"), blocks("own_data.md", "yaml")
+    exec(code, {})  # noqa: S102 (our own page)
+    Path("mine.yaml").write_text(space, encoding="utf-8")
+    data = read_study(Path("mine.yaml")).trial.data
+    splits = load_splits(data)
+    assert splits.pretrain.batch(torch.tensor([0])).shape == (1, 3, 32, 32)
+    assert (len(splits.pretrain), len(splits.probe), len(splits.validation), splits.classes) == (1000, 400, 300, 10)
+    assert len(load_test(data)) == 297
+    assert tune(["--space", "mine.yaml", "--dry-run"]) == 0
+    assert "8 trials of" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#h][^)#]*)\)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).is_file()] == []
