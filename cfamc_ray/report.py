@@ -19,6 +19,7 @@ from cfamc_ray.figures.charts import (
     front_chart,
     growth_chart,
     importance_chart,
+    published_chart,
     slices_chart,
     spending_chart,
 )
@@ -118,6 +119,8 @@ def make_report(folder: Path, *, budget: float | None = None) -> Report:
     effects, advice = find_effects(config, records), advise(config, records, budget=budget)
     confirmed, attained = _read_csv(folder / "confirm.csv"), _read_csv(folder / "attainment.csv")
     costs = dict.fromkeys([*config.objectives, "crop_passes"])
+    published = published_results(config)
+    comparable = published and front.members and published[0].values.keys() <= front.objectives.keys()
     ended_early = [r for r in records if r.status in ("stopped", "failed", "infeasible")]
     columns = table_columns(config)
     sections = [
@@ -127,9 +130,8 @@ def make_report(folder: Path, *, budget: float | None = None) -> Report:
             "Finished trials on validation images; those on the front carry their number. "
             + ("Curves: what 20, 50 and 80 % of the confirming seeds attain, on test images. " if attained else ""),
             [
-                front_chart(
-                    front, title=config.question or config.name, published=published_results(config), attained=attained
-                )
+                front_chart(front, title=config.question or config.name, attained=attained),
+                *([published_chart(front, published)] if comparable else []),
             ],
             [
                 Table("front", "On the front", columns, trials_table(config, front.members)),

@@ -28,7 +28,6 @@ def front_chart(
     front: Front,
     *,
     title: str,
-    published: Sequence[PublishedResult] = (),
     attained: Sequence[Mapping[str, float]] = (),
 ) -> Chart:
     """Finished trials in the plane of the first two objectives, coloured by cost; the front joined by steps.
@@ -38,7 +37,6 @@ def front_chart(
     Args:
         front: of the study.
         title: of the figure.
-        published: results to be marked; those that miss one of the two metrics are not.
         attained: rows of attainment.csv: objectives and the share of seeds that attain them.
     """
     x_name, y_name = ([*front.objectives, COST])[:2]
@@ -66,13 +64,28 @@ def front_chart(
             rows = [row for row in attained if row["attained_by"] == level]
             x, y = ([row[name] for row in rows] for name in (x_name, y_name))
             marks.append(Line(f"attained by {level:.0%} of the seeds", x, y))
-        shown = [one for one in published if {x_name, y_name} <= one.values.keys()]
-        if shown:
-            x, y = ([one.values[name] for one in shown] for name in (x_name, y_name))
-            names = [one.name for one in shown]
-            marks.append(Points("published, other budget and attack", x, y, "published", labels=names))
     panel = Panel(metric_axis(x_name, front.objectives), metric_axis(y_name, front.objectives), marks, missing=NOTHING)
     return Chart("front", title, [panel], colour=metric_axis(COST, {}))
+
+
+def published_chart(front: Front, published: Sequence[PublishedResult]) -> Chart:
+    """The front, far below what is published at far more compute, in the plane of clean and robust accuracy.
+
+    Args:
+        front: of the study; its members have both metrics.
+        published: results on the same images.
+    """
+    x_name, y_name = "clean_accuracy", "robust_accuracy"
+    ours = [[trial.value(name) for trial in front.members] for name in (x_name, y_name)]
+    theirs = sorted(published, key=lambda one: one.values[x_name])
+    x, y = ([one.values[name] for one in theirs] for name in (x_name, y_name))
+    details = [f"{one.name}<br>{', '.join(show_value(n, v) for n, v in one.values.items())}" for one in theirs]
+    marks = [
+        Points("on the front", ours[0], ours[1], "plain"),
+        Points("published", x, y, "published", labels=[one.name for one in theirs], details=details),
+    ]
+    panel = Panel(metric_axis(x_name, {}), metric_axis(y_name, {}), marks)
+    return Chart("published", "Beside what is published, at far more compute and under another attack", [panel])
 
 
 def comparison_chart(studies: Sequence[Comparison]) -> Chart:

@@ -9,6 +9,7 @@ import plotly.io as pio
 from plotly.offline import get_plotlyjs
 
 from cfamc_ray.figures.chart import Axis, Band, Bars, Chart, Line, Panel, Points
+from cfamc_ray.figures.static import SHORT
 from cfamc_ray.study.wording import show_count, show_seconds
 
 HEIGHTS = (460, 320)
@@ -98,7 +99,9 @@ def _points(chart: Chart, mark: Points) -> go.Scatter:
         name=mark.name,
         mode="markers+text" if mark.labels else "markers",
         text=mark.labels or None,
-        textposition="top right",
+        textposition=[
+            "bottom right" if n % 2 and len(name) > SHORT else "top right" for n, name in enumerate(mark.labels)
+        ],
         marker=marker,
         hovertext=mark.details or mark.labels or None,
         hoverinfo="text" if mark.details or mark.labels else "x+y",

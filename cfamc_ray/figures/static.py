@@ -20,6 +20,8 @@ PANEL_INCHES = ((7.2, 5.0), (4.0, 3.0))
 """Width and height of a panel that is alone, and of one among others."""
 DATED = {"svg": "Date", "pdf": "CreationDate"}
 """Formats that would note when they were written, and under which name."""
+SHORT = 4
+"""Letters of a label that has room beside any other."""
 POINTS: dict[str, dict[str, Any]] = {
     "plain": {"s": 22, "linewidth": 0, "alpha": 0.8, "zorder": 2},
     "front": {"s": 72, "edgecolor": "black", "linewidth": 0.8, "zorder": 4},
@@ -107,8 +109,9 @@ def _draw_panel(panel: Panel, axes: Axes, norm: LogNorm | None) -> None:
 def _draw_points(mark: Points, axes: Axes, norm: LogNorm | None) -> None:
     colours = {"c": mark.colour, "cmap": "viridis", "norm": norm} if mark.colour and norm else {}
     axes.scatter(mark.x, mark.y, label=mark.name or None, **(POINTS[mark.style] | colours))
-    for x, y, label in zip(mark.x, mark.y, mark.labels, strict=bool(mark.labels)):
-        axes.annotate(label, (x, y), textcoords="offset points", xytext=(6, 6), fontsize=8)
+    for place, (x, y, label) in enumerate(zip(mark.x, mark.y, mark.labels, strict=bool(mark.labels))):
+        below = place % 2 and len(label) > SHORT  # long neighbours would run into each other
+        axes.annotate(label, (x, y), textcoords="offset points", xytext=(6, -12 if below else 6), fontsize=8)
 
 
 def _draw_bars(mark: Bars, axes: Axes) -> None:
