@@ -91,6 +91,8 @@ class TrialMetrics:
     flops: int
     train_seconds: float
     eval_seconds: float
+    overhead_seconds: float
+    """Neither of both: building, checkpoints, reports, waiting; not the process's start and the loading of images."""
     peak_memory_bytes: int
     """Of the first worker: the GPU's allocator or, on CPUs, the process."""
     crop_passes_per_second: float
@@ -121,6 +123,7 @@ class Trial:
     ) -> None:
         self.config, self.place, self.seconds = config, place or Place(), seconds
         self.on_minibatch = on_minibatch
+        self._idle_since = time.perf_counter()
         device, size = self.place.device, self.place.size
         self.weight_type, self.autocast = arithmetic(config.pretraining.precision, device)
         self.encoder = self._build_encoder()
@@ -205,10 +208,14 @@ class Trial:
         if not math.isfinite(loss):
             raise TrialFailed(f"diverged: the loss is {loss} in epoch {self.epoch + 1}")
         scores = self._evaluate() if self.config.evaluates(self.epoch + 1) else NO_SCORES
-        self.rows.append(self._row(loss, scores, trained - started, time.perf_counter() - trained))
+        evaluated = time.perf_counter()
+        self.rows.append(self._row(loss, scores, trained - started, evaluated - trained, started - self._idle_since))
+        self._idle_since = evaluated
         return self.rows[-1]
 
-    def _row(self, loss: float, scores: Scores, train_seconds: float, eval_seconds: float) -> TrialMetrics:
+    def _row(
+        self, loss: float, scores: Scores, train_seconds: float, eval_seconds: float, overhead_seconds: float
+    ) -> TrialMetrics:
         config, epoch = self.config, self.epoch + 1
         before = self.rows[-1] if self.rows else None
         invariance, rate = torch.stack(self._terms).mean(0).tolist()
@@ -229,6 +236,7 @@ class Trial:
             flops=epoch * training_flops(config) // config.pretraining.epochs,
             train_seconds=(before.train_seconds if before else 0.0) + train_seconds,
             eval_seconds=(before.eval_seconds if before else 0.0) + eval_seconds,
+            overhead_seconds=(before.overhead_seconds if before else 0.0) + overhead_seconds,
             peak_memory_bytes=max(peak_memory_bytes(self.place.device), before.peak_memory_bytes if before else 0),
             crop_passes_per_second=config.crop_passes_per_epoch / train_seconds,
             precision=str(self.autocast or self.weight_type).removeprefix("torch."),

@@ -2,6 +2,7 @@ import dataclasses
 import itertools
 import math
 import shutil
+import time
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +20,7 @@ from cfamc_ray.method.encoder import load_encoder
 from cfamc_ray.method.loss import nt_xent_loss
 from cfamc_ray.trial import OutOfTime, Trial, TrialFailed, TrialMetrics, initial_encoder
 
-MEASURED = ("train_seconds", "eval_seconds", "peak_memory_bytes", "crop_passes_per_second")
+MEASURED = ("train_seconds", "eval_seconds", "overhead_seconds", "peak_memory_bytes", "crop_passes_per_second")
 """Metrics of the machine, not of the trial."""
 
 
@@ -295,6 +296,20 @@ def test_costs_add_up_to_those_of_the_config(changes: dict[str, Any]) -> None:
     assert (2 * first.crop_passes, 2 * first.flops) == (last.crop_passes, last.flops)
     assert 0 < first.train_seconds < last.train_seconds
     assert 0 < first.eval_seconds < last.eval_seconds
+
+
+def test_what_is_done_between_epochs_is_overhead(tmp_path: Path) -> None:
+    trial = tiny_trial()
+    began = time.perf_counter()
+    first = trial.run_epoch()
+    time.sleep(0.3)
+    trial.save(tmp_path / "checkpoint.pt")
+    last = trial.run_epoch()
+    between = last.overhead_seconds - first.overhead_seconds
+    assert 0.3 <= between <= time.perf_counter() - began - (last.train_seconds - first.train_seconds)
+    resumed = tiny_trial()
+    resumed.load(tmp_path / "checkpoint.pt")
+    assert resumed.run_epoch().overhead_seconds > first.overhead_seconds
 
 
 def test_the_loss_is_made_of_the_terms_beside_it() -> None:

@@ -191,13 +191,15 @@ def curves_chart(records: Sequence[TrialRecord], members: Sequence[TrialRecord])
 
 
 def spending_chart(spending: Sequence[Spent]) -> Chart:
-    """Seconds of training and of evaluation, by how the trials ended."""
+    """Seconds of training, of evaluation and of neither, by how the trials ended."""
     paid = [spent for spent in spending if spent.train_seconds + spent.eval_seconds > 0]
     labels = [f"{spent.status} ({spent.trials})" for spent in paid]
-    bars = [
-        Bars("training", labels, [spent.train_seconds for spent in paid]),
-        Bars("evaluation", labels, [spent.eval_seconds for spent in paid]),
-    ]
+    seconds = {
+        "training": [spent.train_seconds for spent in paid],
+        "evaluation": [spent.eval_seconds for spent in paid],
+        "overhead": [spent.overhead_seconds for spent in paid],
+    }
+    bars = [Bars(name, labels, values) for name, values in seconds.items() if not all(map(math.isnan, values))]
     panel = Panel(
         Axis("seconds of all trials", "seconds"), Axis(""), bars if paid else [], missing="nothing was spent yet"
     )

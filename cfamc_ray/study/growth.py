@@ -51,6 +51,8 @@ class Spent(NamedTuple):
     trials: int
     train_seconds: float
     eval_seconds: float
+    overhead_seconds: float
+    """NaN where a trial has not measured it."""
     crop_passes: float
     flops: float
 
@@ -66,7 +68,6 @@ def find_spending(records: Sequence[TrialRecord]) -> list[Spent]:
     for status in statuses:
         group = [record for record in records if record.status == status and not record.source]
         paid = [record for record in group if record.rows]
-        costs = (sum(r.value(name) for r in paid) for name in ("train_seconds", "eval_seconds", "crop_passes", "flops"))
         if group:
-            found.append(Spent(status, len(group), *costs))
+            found.append(Spent(status, len(group), *(sum(r.value(name) for r in paid) for name in Spent._fields[2:])))
     return found

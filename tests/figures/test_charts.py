@@ -1,6 +1,7 @@
 """What the figures show, and that both libraries draw all of it."""
 
 import io
+import math
 import re
 
 import numpy as np
@@ -89,13 +90,19 @@ def test_curves_leave_out_epochs_that_were_not_measured_and_name_the_front_alone
 
 
 def test_what_was_spent_is_a_bar_for_each_way_to_end() -> None:
-    rows = [{"train_seconds": 60.0, "eval_seconds": 5.0, "crop_passes": 1, "flops": 1}]
+    rows = [{"train_seconds": 60.0, "eval_seconds": 5.0, "overhead_seconds": 2.0, "crop_passes": 1, "flops": 1}]
     spent = find_spending([TrialRecord(0, {}, rows, "finished"), TrialRecord(1, {}, (), "failed")])
     (panel,) = spending_chart(spent).panels
-    training, evaluation = panel.marks
-    assert isinstance(training, Bars)
-    assert isinstance(evaluation, Bars)
-    assert (training.labels, training.lengths, evaluation.lengths) == (["finished (1)"], [60.0], [5.0])
+    bars = [bar for bar in panel.marks if isinstance(bar, Bars)]
+    assert {bar.name: list(bar.lengths) for bar in bars} == {"training": [60], "evaluation": [5], "overhead": [2]}
+    assert all(bar.labels == ["finished (1)"] for bar in bars)
+
+
+def test_what_no_trial_measured_has_no_bar() -> None:
+    rows = [{"train_seconds": 60.0, "eval_seconds": 5.0, "crop_passes": 1, "flops": 1}]
+    spent = find_spending([TrialRecord(0, {}, rows, "finished")])
+    assert math.isnan(spent[0].overhead_seconds)
+    assert [mark.name for mark in spending_chart(spent).panels[0].marks] == ["training", "evaluation"]
 
 
 @pytest.mark.parametrize("values", [[100.0], [100.0, 100.0], [1.0, 1e9]], ids=["one", "equal", "far apart"])
