@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from pydantic import ValidationError
 from rich.table import Table
 
@@ -23,6 +24,7 @@ from cfamc_ray.config.trial import DataConfig, TrialConfig
 from cfamc_ray.study.environment import environment
 from cfamc_ray.study.records import TrialFolder, read_config, read_trials, trial_name, write_text
 from cfamc_ray.study.wording import show_radius, show_seconds, show_value
+from cfamc_ray.terminal import Detail, ProgressView, add_detail_options
 
 if TYPE_CHECKING:
     import torch
@@ -67,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a protocol's key"
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="the record (evaluations/… in the trial's folder)")
+    add_detail_options(parser, verbose="every setting of the protocol")
     return parser
 
 
@@ -78,11 +81,11 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     run = _find_run(arguments.run, untrained=arguments.untrained)
     data = _transfer(arguments.transfer, run.trial.data.image_size) if arguments.transfer else run.trial.data
     device = _device(arguments.device)
-    return max(_run_protocol(run, data, protocol, device, arguments.out) for protocol in protocols)
+    return max(_run_protocol(run, data, protocol, device, arguments.out, arguments.detail) for protocol in protocols)
 
 
 def _run_protocol(
-    run: Run, data: DataConfig, protocol: ProtocolConfig, device: "torch.device", out: Path | None
+    run: Run, data: DataConfig, protocol: ProtocolConfig, device: "torch.device", out: Path | None, detail: Detail
 ) -> int:
     from cfamc_ray.evaluation.autoattack import AttackInvalid  # noqa: PLC0415 (torch is slow to import)
     from cfamc_ray.trial import device_name  # noqa: PLC0415
@@ -96,14 +99,18 @@ def _run_protocol(
     }
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     path = out or run.folder / "evaluations" / f"{protocol.name}-{digest}.json"
-    print(f"{run.name}: protocol {protocol.name} on the test split of {data.path or data.name}", flush=True)
+    if detail != "quiet":
+        print(f"{run.name}: protocol {protocol.name} on the test split of {data.path or data.name}", flush=True)
+    if detail == "verbose":
+        print(yaml.safe_dump(settings["protocol"], sort_keys=False), flush=True)
     started = time.perf_counter()
     measured: list[Measurement] = []
     problem = ""
     try:
-        for measurement in _measure(run, data, protocol, device):
-            measured.append(measurement)
-            _say(measurement)
+        with ProgressView("probe", 0, sys.stdout, detail=detail) as view:
+            for measurement in _measure(run, data, protocol, device, view):
+                measured.append(measurement)
+                view.say(f"  {_attack(measurement.attack, measurement.epsilon)}: {measurement.accuracy:.1%}")
     except (AttackInvalid, FloatingPointError) as error:
         problem = str(error)
     seconds = time.perf_counter() - started
@@ -191,14 +198,23 @@ def _device(asked: str) -> "torch.device":
     return torch.device("cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _measure(run: Run, data: DataConfig, protocol: ProtocolConfig, device: "torch.device") -> Iterator["Measurement"]:
+def _measure(
+    run: Run, data: DataConfig, protocol: ProtocolConfig, device: "torch.device", view: ProgressView
+) -> Iterator["Measurement"]:
     from cfamc_ray.evaluation.protocols import measure_on  # noqa: PLC0415 (torch is slow to import)
     from cfamc_ray.method.encoder import load_encoder  # noqa: PLC0415
     from cfamc_ray.trial import initial_encoder  # noqa: PLC0415
 
     keep_freed_memory()
     encoder = initial_encoder(run.trial) if run.encoder is None else load_encoder(run.encoder)
-    return measure_on(data, encoder, protocol=protocol, crops=run.trial.crops, device=device)
+    return measure_on(
+        data,
+        encoder,
+        protocol=protocol,
+        crops=run.trial.crops,
+        device=device,
+        on_progress=lambda name, epsilon, done, total: view.move_to(done, what=_attack(name, epsilon), total=total),
+    )
 
 
 def _published(run: Run, data: DataConfig) -> dict[str, Any] | None:
@@ -215,9 +231,8 @@ def _published_row(run: Run, data: DataConfig) -> PublishedRow | None:
     return rows.get(data.name)
 
 
-def _say(measurement: "Measurement") -> None:
-    where = f" at {show_radius(measurement.epsilon)}" if measurement.epsilon else ""
-    print(f"  {measurement.attack}{where}: {show_value('accuracy', measurement.accuracy)}", flush=True)
+def _attack(name: str, epsilon: float) -> str:
+    return f"{name} at {show_radius(epsilon)}" if epsilon else name
 
 
 def _print_table(run: Run, data: DataConfig, measured: Sequence["Measurement"]) -> None:

@@ -9,12 +9,11 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from cfamc_ray.command import INTERRUPTED, check_folder, exit_code, program, whole_table, with_absolute_path
@@ -24,10 +23,8 @@ from cfamc_ray.config.recipes import DIALECTS, Dialect, PublishedRow, read_recip
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.study.environment import environment
 from cfamc_ray.study.records import TrialFolder, read_config, trial_name, write_config, write_text
-from cfamc_ray.study.wording import show_radius, show_value
-
-if TYPE_CHECKING:
-    from cfamc_ray.study.front import Progress as StudyProgress
+from cfamc_ray.study.wording import show_value
+from cfamc_ray.terminal import Detail, ProgressView, add_detail_options, detail_words, epoch_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a key of the recipe"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the resolved run and its cost, train nothing")
+    add_detail_options(parser, verbose="every epoch, with the optimizer's and the perturbation's state")
     return parser
 
 
@@ -95,7 +93,8 @@ def _train(arguments: argparse.Namespace) -> int:
 
         load_splits(study.trial.data, judged_on=study.trial.judged_on)  # refuses bad data before anything is written
         _open(folder, study)
-        print(f"{study.name} → {folder}", flush=True)
+        if arguments.detail != "quiet":
+            print(f"{study.name} → {folder}", flush=True)
         try:
             complete = _run(study, folder, arguments)
         except KeyboardInterrupt:
@@ -180,7 +179,8 @@ def _run(study: StudyConfig, folder: Path, arguments: argparse.Namespace) -> boo
             study,
             folder,
             address=arguments.address,
-            view_on=lambda _, stream: TrainingView(study, TrialFolder(folder, 0), stream),
+            detail=arguments.detail,
+            view_on=partial(TrainingView, TrialFolder(folder, 0)),
         )
         return bool(over)
     import torch  # noqa: PLC0415
@@ -190,67 +190,38 @@ def _run(study: StudyConfig, folder: Path, arguments: argparse.Namespace) -> boo
 
     place = Place(device=torch.device("cuda" if study.resources.gpus_per_worker else "cpu"))
     trial_folder = TrialFolder(folder, 0)
-    with TrainingView(study, trial_folder, sys.stdout) as view:
+    with TrainingView(trial_folder, study, sys.stdout, detail=arguments.detail) as view:
         for _ in run_recorded(study, trial_folder, {}, place, on_minibatch=view.advance):
             view.show()
     return True
 
 
-class TrainingView:
-    """A run as it goes: a progress bar on a terminal; everywhere a line each `evaluation.every_epochs`.
+class TrainingView(ProgressView):
+    """A run as it goes: its minibatches, and a line each `evaluation.every_epochs`.
 
     Args:
-        study: of one trial.
         folder: of the trial, whose rows are shown.
+        study: of one trial.
         stream: what reaches the person.
+        detail: a line each epoch where it is verbose.
     """
 
-    def __init__(self, study: StudyConfig, folder: TrialFolder, stream: TextIO) -> None:
-        self.trial, self.folder = study.trial, folder
-        self.console = Console(file=stream, highlight=False)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())  # 40 columns hold them
-        self.bar = Progress(
-            *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.console, refresh_per_second=2
-        )
+    def __init__(self, folder: TrialFolder, study: StudyConfig, stream: TextIO, *, detail: Detail = "normal") -> None:
+        self.trial, self.folder, self.detail = study.trial, folder, detail
         record = folder.read()
         self.shown = len(record.rows) if record else 0
-        self.task = self.bar.add_task(
-            "minibatches", total=self.trial.pretraining.epochs * self.trial.minibatches_per_epoch
-        )
-        self._move_to_epoch()
+        total = self.trial.pretraining.epochs * self.trial.minibatches_per_epoch
+        super().__init__("minibatches", total, stream, detail=detail)
+        self.show()
 
-    def __enter__(self) -> "TrainingView":
-        if self.console.is_terminal:
-            self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.console.is_terminal:
-            self.bar.stop()
-
-    def advance(self) -> None:
-        """Count a minibatch."""
-        self.bar.advance(self.task)
-
-    def show(self, _: "StudyProgress | None" = None) -> None:
+    def show(self, *_: object) -> None:
         """Print the epochs that were written since the last call."""
         record = self.folder.read()
         for row in record.rows[self.shown :] if record else ():
             self.shown += 1
-            if row["done"] or row["epoch"] % self.trial.evaluation.every_epochs == 0:
-                self.console.print(self._line(row), soft_wrap=True)
-        self._move_to_epoch()
-
-    def _move_to_epoch(self) -> None:
-        self.bar.update(self.task, completed=self.shown * self.trial.minibatches_per_epoch)
-
-    def _line(self, row: Mapping[str, Any]) -> str:
-        attack = f"PGD-{self.trial.evaluation.attack_steps} at {show_radius(self.trial.evaluation.attack_epsilon)}"
-        names = {"clean": row["clean_accuracy"], attack: row["robust_accuracy"]}
-        measured = [f"{name} {show_value('accuracy', value)}" for name, value in names.items() if value is not None]
-        words = [f"loss {show_value('loss', row['loss'])}", *measured]
-        words.append(f"{row['crop_passes_per_second']:,.0f} crop passes a second")
-        return f"epoch {row['epoch']} of {self.trial.pretraining.epochs}: {', '.join(words)}"
+            if row["done"] or row["epoch"] % self.trial.evaluation.every_epochs == 0 or self.detail == "verbose":
+                self.say(epoch_line(self.trial, row, detail=self.detail))
+        self.move_to(self.shown * self.trial.minibatches_per_epoch)
 
 
 def _finish(study: StudyConfig, folder: Path) -> int:
@@ -297,6 +268,7 @@ def _resume_command(arguments: argparse.Namespace) -> str:
     words += ["--workers", str(arguments.workers)] if arguments.workers > 1 else []
     words += ["--device", arguments.device] if arguments.device != "auto" else []
     words += ["--address", arguments.address] if arguments.address else []
+    words += detail_words(arguments.detail)
     words += [word for override in arguments.overrides for word in ("--set", override)]
     return shlex.join(words)
 

@@ -29,7 +29,8 @@ from cfamc_ray.study.records import (
     write_text,
 )
 from cfamc_ray.study.takeover import take_over
-from cfamc_ray.study.wording import show_seconds, show_setting, show_value
+from cfamc_ray.study.wording import short_names, show_seconds, show_setting, show_value
+from cfamc_ray.terminal import add_detail_options, detail_words
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a key of the space"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the resolved study and its cost, train nothing")
+    add_detail_options(parser, verbose="which point each trial has and what each of its epochs reached")
     return parser
 
 
@@ -82,7 +84,7 @@ def _tune(arguments: argparse.Namespace) -> int:
     with only_driver(folder):
         write_config(folder, config)
         for source in arguments.imports:
-            print(f"{take_over(config, folder, source)} trials taken over from {source}")
+            _say(arguments, f"{take_over(config, folder, source)} trials taken over from {source}")
         code = _run(config, folder, arguments)
     return code or _confirm(config, folder, arguments)
 
@@ -97,10 +99,11 @@ def _run(config: StudyConfig, folder: Path, arguments: argparse.Namespace) -> in
     """Run the study until it is over or interrupted."""
     from cfamc_ray.orchestration.run import run_study  # noqa: PLC0415
 
-    print(f"{config.name}: {config.budget.trials} trials, {config.resources.trials_at_once} at once → {folder}")
-    print(f"Ray is starting; what it says goes to {folder / 'ray.log'}", flush=True)
+    at_once = f"{config.budget.trials} trials, {config.resources.trials_at_once} at once"
+    _say(arguments, f"{config.name}: {at_once} → {folder}")
+    _say(arguments, f"Ray is starting; what it says goes to {folder / 'ray.log'}")
     try:
-        over = run_study(config, folder, address=arguments.address)
+        over = run_study(config, folder, address=arguments.address, detail=arguments.detail)
     except KeyboardInterrupt:  # before Tune listens for it, or a second time
         over = ""
     code = _finish(config, folder)
@@ -111,6 +114,12 @@ def _run(config: StudyConfig, folder: Path, arguments: argparse.Namespace) -> in
     return INTERRUPTED
 
 
+def _say(arguments: argparse.Namespace, line: str) -> None:
+    """On the way to the result."""
+    if arguments.detail != "quiet":
+        print(line, flush=True)
+
+
 def _confirm(config: StudyConfig, folder: Path, arguments: argparse.Namespace) -> int:
     """Train and test the front anew where the study says so, and print what that shows."""
     if config.confirm is None:
@@ -118,11 +127,11 @@ def _confirm(config: StudyConfig, folder: Path, arguments: argparse.Namespace) -
     from cfamc_ray.orchestration.confirmation import run_confirmation  # noqa: PLC0415 (Ray is slow to import)
     from cfamc_ray.report import write_report  # noqa: PLC0415
 
-    print(f"\nThe front is confirmed with {config.confirm.seeds} fresh seeds → {folder / 'confirm'}", flush=True)
+    _say(arguments, f"\nThe front is confirmed with {config.confirm.seeds} fresh seeds → {folder / 'confirm'}")
     with only_driver(folder):
         write_config(folder, config)
         try:
-            complete = run_confirmation(config, folder, address=arguments.address)
+            complete = run_confirmation(config, folder, address=arguments.address, detail=arguments.detail)
         except KeyboardInterrupt:
             complete = False
         confirmed = confirmed_front(config, folder)
@@ -191,12 +200,7 @@ def _print_front(config: StudyConfig, members: Sequence[TrialRecord], records: S
         return
     table = Table(box=None, pad_edge=False)
     metrics = list(dict.fromkeys([*config.objectives, "crop_passes"]))
-    leaves = [key.rpartition(".")[2] for key in config.space]
-    keys = [
-        leaf.replace("_", " ") if leaves.count(leaf) == 1 else key
-        for key, leaf in zip(config.space, leaves, strict=True)
-    ]
-    for name in ("trial", *(metric.replace("_", " ") for metric in metrics), "time", *keys):
+    for name in ("trial", *short_names(metrics), "time", *short_names(list(config.space))):
         table.add_column(name, justify="right", no_wrap=name == "time", overflow="fold")
     for record in members:
         values = [show_value(metric, record.value(metric)) for metric in metrics]
@@ -232,6 +236,7 @@ def _resume_command(arguments: argparse.Namespace) -> str:
     ]
     words += ["--trials", str(arguments.trials)] if arguments.trials is not None else []
     words += ["--address", arguments.address] if arguments.address else []
+    words += detail_words(arguments.detail)
     words += [word for source in arguments.imports for word in ("--import", str(source))]
     words += [word for override in arguments.overrides for word in ("--set", override)]
     return shlex.join(words)

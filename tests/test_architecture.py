@@ -23,14 +23,15 @@ ALLOWED = {
     "search": {"config", "study"},
     "orchestration": {
         *("allocator", "config", "evaluation", "figures", "method", "recording", "search", "study", "tensorboard"),
-        "trial",
+        *("terminal", "trial"),
     },
     "figures": {"study"},
     "report": {"config", "figures", "study"},
     "command": {"config", "study"},
-    "tune": {"command", "config", "data", "evaluation", "orchestration", "report", "search", "study"},
-    "train": {"command", "config", "data", "evaluation", "orchestration", "recording", "study", "trial"},
-    "evaluate": {"allocator", "command", "config", "data", "evaluation", "method", "study", "trial"},
+    "terminal": {"config", "study"},
+    "tune": {"command", "config", "data", "evaluation", "orchestration", "report", "search", "study", "terminal"},
+    "train": {"command", "config", "data", "evaluation", "orchestration", "recording", "study", "terminal", "trial"},
+    "evaluate": {"allocator", "command", "config", "data", "evaluation", "method", "study", "terminal", "trial"},
 }
 WITHOUT_RAY = [name for name in ALLOWED if name not in ("orchestration", "tune")]
 WITHOUT_TORCH = ["config", "study", "search", "figures", "report"]

@@ -1,10 +1,12 @@
 """The command that evaluates a trained encoder: its record, its table, and what it refuses."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,7 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 import torch
-from test_train_command import NO_GPU, Said, files, said_by, tiny_study, train_into
+from test_train_command import NO_GPU, Said, Terminal, files, said_by, tiny_study, train_into
 
 from cfamc_ray.config.protocol import HEADS, PROTOCOLS, ProtocolConfig
 from cfamc_ray.config.recipes import PublishedRow, read_recipe
@@ -250,6 +252,34 @@ class TestProtocols:
         assert said.out.endswith(f"record {path}\n")
         assert json.loads(path.read_text())["results"][0]["images"] == 60
         assert not (run / "trial_00000" / "evaluations").exists()
+
+
+class TestWhatIsSaid:
+    def test_quiet_leaves_the_table_and_verbose_adds_the_settings(self, run: Path) -> None:
+        words = [str(run), *QUICK, *NO_AUTOATTACK]
+        normal, quiet, verbose = (said_by(main, *words, *more) for more in ([], ["--quiet"], ["--verbose"]))
+        assert [said.code for said in (normal, quiet, verbose)] == [0, 0, 0]
+        assert "\x1b" not in normal.out
+        on_the_way = [line for line in normal.out.splitlines() if line.startswith("  ")]
+        assert [line.split(":")[0].strip() for line in on_the_way] == [
+            "none",
+            *(f"{name} at {radius}/255" for radius in (1, 4) for name in ("PGD-2", "+ PGD on the margin")),
+        ]
+        table = [line for line in normal.out.splitlines() if line.startswith(("attack", "none", "PGD", "+"))]
+        assert len(table) == 6
+        assert [line for line in quiet.out.splitlines() if line][:-1] == table
+        assert "attacked_images: 20" in verbose.out.splitlines()
+
+    def test_a_terminal_shows_how_far_an_attack_is(self, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setenv("COLUMNS", "60")
+        terminal = Terminal()
+        with redirect_stdout(terminal):
+            assert main([str(run), *QUICK, *NO_AUTOATTACK, "--set", "epsilons=[1/255]"]) == 0
+        shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
+        *_, done = (match[1] for match in re.finditer(r"\+ PGD on the margin at 1/255\W+?(\d+/\d+)", shown))
+        at, total = map(int, done.split("/"))
+        assert at == total <= 20
 
 
 class TestTransfer:
@@ -495,7 +525,7 @@ class TestNotToBeTrusted:
     def test_one_of_several_protocols_is_enough_for_exit_code_1(
         self, run: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def measure(_: Run, __: DataConfig, protocol: ProtocolConfig, ___: torch.device) -> Iterator[Measurement]:
+        def measure(_: Run, __: DataConfig, protocol: ProtocolConfig, *___: object) -> Iterator[Measurement]:
             yield Measurement("none", 0.0, 10, 5)
             if protocol.name == "standard":
                 raise AttackInvalid("it masks.")

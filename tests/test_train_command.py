@@ -436,6 +436,17 @@ class TestInterrupted:
         ]
 
 
+@pytest.mark.parametrize(("word", "epochs"), [("--quiet", 0), ("--verbose", 3)])
+def test_it_says_as_much_as_was_asked_for_and_always_the_result(word: str, epochs: int, tmp_path: Path) -> None:
+    said = train_into(tmp_path, word, "--set", "pretraining.epochs=3", "--set", "evaluation.every_epochs=3")
+    assert (said.code, said.err) == (0, "")
+    lines = said.out.splitlines()
+    assert sum(line.startswith("epoch ") for line in lines) == epochs
+    assert (f"cf-amc-ssl → {tmp_path / 'cf-amc-ssl'}" in lines) is (epochs > 0)
+    assert sum("of the perturbation at the border" in line for line in lines) == epochs
+    assert any(line.startswith("cf-amc-ssl: 3 epochs, ") for line in lines)
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
@@ -449,7 +460,7 @@ class TestView:
         monkeypatch.setenv("TERM", "xterm")
         terminal, folder = Terminal(), TrialFolder(tmp_path, 0)
         rows = read_trials(trained[0])[0].rows
-        with TrainingView(tiny_study(), folder, terminal) as view:
+        with TrainingView(folder, tiny_study(), terminal) as view:
             folder.open({})
             for epoch in (1, 2):
                 for _ in range(3):
@@ -470,7 +481,7 @@ class TestView:
         folder, stream = TrialFolder(tmp_path, 0), io.StringIO()
         row = read_trials(trained[0])[0].rows[0]
         folder.open({})
-        with TrainingView(study, folder, stream) as view:
+        with TrainingView(folder, study, stream) as view:
             for epoch in range(1, 6):
                 folder.write_rows({**row, "epoch": number, "done": number == 5} for number in range(1, epoch + 1))
                 view.show()

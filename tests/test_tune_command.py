@@ -81,7 +81,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[StudyConfig]:
     """The studies that would have been run: in place of Ray, what a trial left behind is written by hand."""
     studies: list[StudyConfig] = []
 
-    def run_study(config: StudyConfig, folder: Path, *, address: str | None) -> str:
+    def run_study(config: StudyConfig, folder: Path, *, address: str | None, detail: str) -> str:
         studies.append(config)
         make_study(folder, trials=config.budget.trials)
         alike = "the last 3 trials failed alike (out of memory): mend the cause"
@@ -270,6 +270,17 @@ class TestBegunStudy:
         assert files(finished) == before
 
 
+@pytest.mark.parametrize(("words", "said_on_the_way"), [([], True), (["--quiet"], False), (["--verbose"], True)])
+def test_quiet_says_only_the_result(
+    tune: Tune, begun: list[StudyConfig], words: list[str], said_on_the_way: bool
+) -> None:
+    said = tune(*words)
+    assert (said.code, len(begun)) == (0, 1)
+    assert ("Ray is starting" in said.out) is said_on_the_way
+    assert "2 of 3 finished trials are on the front of small" in said.out
+    assert "The study is over: budget.trials reached" in said.out
+
+
 class TestFinishedStudy:
     @pytest.mark.parametrize("resume", [[], ["--resume"]], ids=["", "resume"])
     def test_its_front_is_printed_again(
@@ -416,10 +427,10 @@ def test_elsewhere_than_on_a_terminal_there_is_one_plain_line_per_ended_trial() 
     stream = io.StringIO()
     with StudyView(SMALL, stream) as view:
         for running in (0, 1, 2):
-            view.show(progress(finished=0, running=running))
-        view.show(progress(finished=1, running=1))
-        view.show(progress(finished=1, running=1, failed=1))
-        view.show(progress(finished=1, running=2, failed=1))
+            view.show(progress(finished=0, running=running), [])
+        view.show(progress(finished=1, running=1), [])
+        view.show(progress(finished=1, running=1, failed=1), [])
+        view.show(progress(finished=1, running=2, failed=1), [])
     lines = stream.getvalue().splitlines()
     assert [line.split(";")[0] for line in lines] == [
         "0 of 12 trials done, 0 running",

@@ -3,7 +3,7 @@
 Shapes: N images, of which b are attacked at once, C/H/W channels/height/width, F features.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -103,6 +103,10 @@ def search_scores(
         )
 
 
+OnProgress = Callable[[str, float, int, int], None]
+"""Is told of an attack at a radius how many images it has dealt with, and of how many."""
+
+
 @dataclass(frozen=True)
 class Measurement:
     """What a classifier got right of the first test images, under one attack."""
@@ -133,6 +137,7 @@ def run_protocol(
     classes: int,
     protocol: ProtocolConfig,
     crops: CropsConfig,
+    on_progress: OnProgress = lambda *_: None,
 ) -> Iterator[Measurement]:
     """Fit a head on the frozen encoder and measure it: first clean, then each radius, attack by attack.
 
@@ -145,6 +150,7 @@ def run_protocol(
         classes: number of classes.
         protocol: what is measured.
         crops: size, scale and ratio of the crops, where the protocol reads crops.
+        on_progress: is called before and after each batch of an attack.
 
     Raises:
         FloatingPointError: where the encoder's features are not finite.
@@ -166,7 +172,7 @@ def run_protocol(
         right_N = predicted_right(classifier, images)
         yield Measurement("none", 0.0, len(images), int(right_N.sum()))
         for epsilon in protocol.epsilons:
-            yield from _attacked(classifier, images, right_N, epsilon, protocol, generator)
+            yield from _attacked(classifier, images, right_N, epsilon, protocol, generator, on_progress)
 
 
 def measure_on(
@@ -176,6 +182,7 @@ def measure_on(
     protocol: ProtocolConfig,
     crops: CropsConfig,
     device: torch.device,
+    on_progress: OnProgress = lambda *_: None,
 ) -> Iterator[Measurement]:
     """Run a protocol with a data set's probe images and its test split, in float32.
 
@@ -185,6 +192,7 @@ def measure_on(
         protocol: what is measured.
         crops: size, scale and ratio of the crops, where the protocol reads crops.
         device: where it is computed.
+        on_progress: as for `run_protocol`.
 
     Raises:
         InputError: where the data cannot be read.
@@ -198,6 +206,7 @@ def measure_on(
         classes=splits.classes,
         protocol=protocol,
         crops=crops,
+        on_progress=on_progress,
     )
 
 
@@ -248,6 +257,7 @@ def _attacked(
     epsilon: float,
     protocol: ProtocolConfig,
     generator: torch.Generator,
+    on_progress: OnProgress,
 ) -> Iterator[Measurement]:
     """What stays right at one radius; each attack sees what those before it left."""
     target = EachCrop(classifier) if protocol.attack_each_crop else classifier
@@ -261,7 +271,8 @@ def _attacked(
         # All at once: it makes its own batches, and its last check compares accuracies.
         attacks["+ AutoAttack"] = protocol.autoattack_images, protocol.autoattack_images, standard
     for name, (count, at_once, attack) in attacks.items():
-        right_N = still_right(target, images, right_N[:count], attack, at_once=at_once)
+        told = partial(on_progress, name, epsilon)
+        right_N = still_right(target, images, right_N[:count], attack, at_once=at_once, on_progress=told)
         yield Measurement(name, epsilon, len(right_N), int(right_N.sum()))
 
 
@@ -322,6 +333,7 @@ def still_right(
     attack: Attack,
     *,
     at_once: int = BATCH,
+    on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Tensor:
     """Which of the first N images stay right under an attack; what is wrong without one needs none.
 
@@ -331,8 +343,11 @@ def still_right(
         right_N: which are right so far.
         attack: inputs of the target and labels of a batch to adversarial inputs.
         at_once: images of a batch.
+        on_progress: is told before the first batch and after each how many images are done, and of how many.
     """
     left_N = torch.zeros_like(right_N)
+    done, total = 0, int(right_N.sum())
+    on_progress(done, total)
     for positions_b in right_N.nonzero().squeeze(1).split(at_once):
         if len(positions_b) == 0:
             continue
@@ -342,4 +357,6 @@ def still_right(
         with torch.no_grad():
             logits_bK = target(adversarial_b)
         left_N[positions_b] = ((logits_bK.argmax(-1) == labels_b) & logits_bK.isfinite().all(-1)).cpu()
+        done += len(positions_b)
+        on_progress(done, total)
     return left_N

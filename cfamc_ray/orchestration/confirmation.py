@@ -14,15 +14,19 @@ from cfamc_ray.method.encoder import load_encoder
 from cfamc_ray.orchestration.run import run_study, running_ray
 from cfamc_ray.study.finalists import confirming_study
 from cfamc_ray.study.records import TrialFolder, TrialRecord, read_trials
+from cfamc_ray.terminal import Detail, ProgressView
 
 
-def run_confirmation(config: StudyConfig, folder: Path, *, address: str | None = None) -> bool:
+def run_confirmation(
+    config: StudyConfig, folder: Path, *, address: str | None = None, detail: Detail = "normal"
+) -> bool:
     """Train and test every candidate with every fresh seed; what is there already stays.
 
     Args:
         config: of the study whose front is confirmed; `confirm` must be set.
         folder: of that study.
         address: of a running Ray cluster, as for `run_study`.
+        detail: how much is said meanwhile.
 
     Returns:
         whether all is done; False after Ctrl-C.
@@ -32,7 +36,7 @@ def run_confirmation(config: StudyConfig, folder: Path, *, address: str | None =
     fresh = confirming_study(config, read_trials(folder), read_trials(inner))
     if fresh is None:
         return True
-    if not run_study(fresh, inner, address=address):
+    if not run_study(fresh, inner, address=address, detail=detail):
         return False
     untested = [
         record
@@ -40,22 +44,28 @@ def run_confirmation(config: StudyConfig, folder: Path, *, address: str | None =
         if record.status == "finished" and TrialFolder(inner, record.number).read_test() is None
     ]
     if untested:
-        _test(fresh, inner, untested, address)
+        _test(fresh, inner, untested, address, detail)
     return True
 
 
-def _test(fresh: StudyConfig, folder: Path, records: Sequence[TrialRecord], address: str | None) -> None:
+def _test(
+    fresh: StudyConfig, folder: Path, records: Sequence[TrialRecord], address: str | None, detail: Detail
+) -> None:
     """Attack the encoders, as many at once as there are places."""
     resources = fresh.resources
     test = ray.remote(
         num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker, max_retries=resources.restarts
     )(test_encoder)
-    with running_ray(fresh, folder, address) as person:
+    with (
+        running_ray(fresh, folder, address) as person,
+        ProgressView("tested", len(records), person, detail=detail) as view,
+    ):
         waiting = {test.remote(fresh, folder, record.number): record for record in records}
         while waiting:
             (done,), _ = ray.wait(list(waiting))
             record = waiting.pop(done)
-            print(f"tested {record.trial_id}, {len(waiting)} to go{ray.get(done)}", file=person, flush=True)
+            view.say(f"tested {record.trial_id}, {len(waiting)} to go{ray.get(done)}")
+            view.advance()
 
 
 def test_encoder(fresh: StudyConfig, folder: Path, number: int) -> str:

@@ -32,6 +32,7 @@ from cfamc_ray.study.environment import environment
 from cfamc_ray.study.front import Progress, find_front, progress_of
 from cfamc_ray.study.records import TrialFolder, TrialRecord, read_trials, trial_name, write_config, write_text
 from cfamc_ray.tensorboard import StudyEvents
+from cfamc_ray.terminal import Detail
 
 REFRESH_SECONDS = 1.0
 FRONT_SECONDS = 10.0
@@ -43,8 +44,8 @@ class View(Protocol):
 
     def __enter__(self) -> Self: ...
     def __exit__(self, *_: object) -> None: ...
-    def show(self, progress: Progress) -> None:
-        """Draw how far it is."""
+    def show(self, progress: Progress, records: Sequence[TrialRecord]) -> None:
+        """Draw how far it is, and what is new of the trials."""
 
 
 def run_study(
@@ -52,7 +53,8 @@ def run_study(
     folder: Path,
     *,
     address: str | None = None,
-    view_on: Callable[[StudyConfig, TextIO], View] = StudyView,
+    detail: Detail = "normal",
+    view_on: Callable[..., View] = StudyView,
 ) -> str:
     """Train trials until the study is over; those that began before go on from where they were.
 
@@ -60,7 +62,8 @@ def run_study(
         config: of the study.
         folder: of the study; made if missing.
         address: of a running Ray cluster, ``auto`` or ``HOST:PORT``; None for one of this machine's own.
-        view_on: what is shown on a stream that reaches the person.
+        detail: how much is said meanwhile.
+        view_on: what is shown of a config, on a stream that reaches the person, in a detail.
 
     Returns:
         why the study is over; empty after Ctrl-C.
@@ -85,7 +88,7 @@ def run_study(
     )
     if reason := search.over:
         return reason
-    with running_ray(config, folder, address) as person, view_on(config, person) as view:
+    with running_ray(config, folder, address) as person, view_on(config, person, detail=detail) as view:
         _tuner(config, folder, search, _Watcher(search, folder, view)).fit()
     return search.over if all(record.ended for record in search.records.values()) else ""
 
@@ -278,7 +281,8 @@ class _Watcher(tune.Callback):
     def _show(self) -> None:
         self.shown = time.monotonic()
         seconds = self.shown - self.started
-        self.view.show(progress_of(self.config, self.records, seconds=seconds, ended_before=self.ended_before))
+        progress = progress_of(self.config, self.records, seconds=seconds, ended_before=self.ended_before)
+        self.view.show(progress, self.records)
 
 
 def _reason(trial: TuneTrial) -> str:

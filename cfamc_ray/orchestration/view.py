@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -15,7 +15,9 @@ from rich.text import Text
 
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.study.front import Progress
-from cfamc_ray.study.wording import show_seconds, show_value
+from cfamc_ray.study.records import TrialRecord
+from cfamc_ray.study.wording import short_names, show_seconds, show_setting, show_value
+from cfamc_ray.terminal import Detail, epoch_line, is_live
 
 
 @contextmanager
@@ -48,31 +50,61 @@ class StudyView:
     Args:
         config: of the study.
         stream: what reaches the person.
+        detail: nothing is said where it is quiet; a line per point, epoch and end of a trial too where it is verbose.
     """
 
-    def __init__(self, config: StudyConfig, stream: TextIO) -> None:
-        self.config = config
-        self.console = Console(file=stream)
+    def __init__(self, config: StudyConfig, stream: TextIO, *, detail: Detail = "normal") -> None:
+        self.config, self.detail = config, detail
+        self.console = Console(file=stream, highlight=False, quiet=detail == "quiet")
         self._live = Live(console=self.console, auto_refresh=False, transient=True)
         self._ended = -1
+        self._told: dict[int, int] | None = None
 
     def __enter__(self) -> "StudyView":
-        if self.console.is_terminal:
+        if is_live(self.console):
             self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def show(self, progress: Progress) -> None:
+    def show(self, progress: Progress, records: Sequence[TrialRecord]) -> None:
         """Draw the view anew; elsewhere than on a terminal, only once another trial has ended."""
-        if self.console.is_terminal:
+        if self.detail == "verbose":
+            for line in self._news(records):
+                self.console.print(line, soft_wrap=True, markup=False)
+        if is_live(self.console):
             self._live.update(_draw(self.config, progress), refresh=True)
             return
         ended = _ended(progress)
         if ended != self._ended:
             self._ended = ended
-            self.console.print(_line(progress), soft_wrap=True, highlight=False)
+            self.console.print(_line(progress), soft_wrap=True)
+
+    def _news(self, records: Sequence[TrialRecord]) -> Iterator[str]:
+        """What happened to the trials since the last call; what had ended before the first one is old."""
+        if self._told is None:
+            self._told = {record.number: _lines_of(record) for record in records if record.ended}
+        for record in records:
+            told, known = self._told.get(record.number, 0), _lines_of(record)
+            if known > told:
+                yield from _story(self.config, record)[told:]
+                self._told[record.number] = known
+
+
+def _lines_of(record: TrialRecord) -> int:
+    return 1 + len(record.rows) + record.ended
+
+
+def _story(config: StudyConfig, record: TrialRecord) -> list[str]:
+    """A trial in lines, to which later ones only add: its point, its epochs, its end."""
+    names = short_names(list(config.space))
+    point = (f"{name} {show_setting(key, record.point[key])}" for key, name in zip(config.space, names, strict=True))
+    trial = config.trial_at(record.point)
+    lines = [", ".join(point) or "the only point", *(epoch_line(trial, row, detail="normal") for row in record.rows)]
+    if record.ended:
+        lines.append(record.status + (f": {record.reason}" if record.reason else ""))
+    return [f"trial {record.number}: {line}" for line in lines]
 
 
 def _draw(config: StudyConfig, progress: Progress) -> Group:
@@ -81,7 +113,8 @@ def _draw(config: StudyConfig, progress: Progress) -> Group:
     table.add_row("trials", f"{progress.finished} of {progress.total} done, {_others(progress)}")
     for name, value in progress.best.items():
         table.add_row(f"best {name.replace('_', ' ')}", show_value(name, value))
-    table.add_row("front", f"{progress.front_size} points, hypervolume {progress.hypervolume:.4g}")
+    points = f"{progress.front_size} point{'' if progress.front_size == 1 else 's'}"
+    table.add_row("front", f"{points}, hypervolume {progress.hypervolume:.4g}")
     table.add_row("time", f"{show_seconds(progress.seconds)}, about {show_seconds(progress.seconds_left)} left")
     title = Text(f"{config.name}: {config.question}" if config.question else config.name, style="bold")
     return Group(title, table)

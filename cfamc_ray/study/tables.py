@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from tabulate import tabulate
 
 from cfamc_ray.study.records import csv_text
-from cfamc_ray.study.wording import show_setting, show_value
+from cfamc_ray.study.wording import short_names, show_setting, show_value
 
 
 class Table(NamedTuple):
@@ -27,10 +27,8 @@ class Table(NamedTuple):
         return [[show_cell(column, row.get(column)) for column in self.columns] for row in self.rows]
 
     def headings(self) -> list[str]:
-        """The columns as a person reads them; of a key its last part, where no other ends alike."""
-        leaves = [column.rpartition(".")[2] for column in self.columns]
-        short = [leaf if leaves.count(leaf) == 1 else name for leaf, name in zip(leaves, self.columns, strict=True)]
-        return [name.replace("_", " ") for name in short]
+        """The columns as a person reads them."""
+        return short_names(self.columns)
 
     def markdown(self) -> str:
         """For a README or a review."""

@@ -1,6 +1,7 @@
 """How numbers are written for people."""
 
 import math
+from collections.abc import Sequence
 
 COUNTED = ("passes", "flops", "bytes")
 """Endings of metrics that are counts, and mostly large."""
@@ -49,6 +50,13 @@ def show_change(metric: str, change: float) -> str:
     if not math.isfinite(change):
         return "–"
     return f"{100 * change:+.1f} points" if metric.endswith("accuracy") else f"{change:+.3g}"
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """Keys and metrics as a person reads them; of a key its last part, where no other ends alike."""
+    leaves = [name.rpartition(".")[2] for name in names]
+    short = [leaf if leaves.count(leaf) == 1 else name for leaf, name in zip(leaves, names, strict=True)]
+    return [name.replace("_", " ") for name in short]
 
 
 def show_setting(key: str, value: object) -> str:

@@ -1,0 +1,102 @@
+"""What a person sees while something is computed: lines everywhere and, on a terminal, a bar below them."""
+
+import argparse
+from collections.abc import Mapping
+from typing import Any, Literal, Self, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.study.wording import show_radius, show_value
+
+Detail = Literal["quiet", "normal", "verbose"]
+"""How much is said on the way; the result and what went wrong are always said."""
+
+
+def add_detail_options(parser: argparse.ArgumentParser, *, verbose: str) -> None:
+    """``--quiet`` and ``--verbose`` of a command, as ``detail``.
+
+    Args:
+        parser: of the command.
+        verbose: what it says in addition.
+    """
+    options = parser.add_mutually_exclusive_group()
+    options.set_defaults(detail="normal")
+    options.add_argument("--quiet", action="store_const", const="quiet", dest="detail", help="say only the result")
+    options.add_argument("--verbose", action="store_const", const="verbose", dest="detail", help=f"say also {verbose}")
+
+
+def detail_words(detail: Detail) -> list[str]:
+    """The option as it is typed."""
+    return [] if detail == "normal" else [f"--{detail}"]
+
+
+class ProgressView:
+    """Lines and a bar; without a terminal, or on one that cannot move its cursor, lines alone, without escape codes.
+
+    Args:
+        what: is counted.
+        total: of it; 0 where that is not known yet.
+        stream: what reaches the person.
+        detail: nothing is said where it is quiet.
+    """
+
+    def __init__(self, what: str, total: int, stream: TextIO, *, detail: Detail = "normal") -> None:
+        self.console = Console(file=stream, highlight=False, quiet=detail == "quiet")
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())  # 40 columns hold them
+        self._bar = Progress(
+            *columns,
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            refresh_per_second=2,
+            disable=not is_live(self.console),
+        )
+        self._task = self._bar.add_task(what, total=total or None)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        self.console.print(line, soft_wrap=True, markup=False)
+
+    def advance(self, count: int = 1) -> None:
+        """Count on."""
+        self._bar.advance(self._task, count)
+
+    def move_to(self, completed: int, *, what: str | None = None, total: int | None = None) -> None:
+        """Set the count and, where it is another now, what is counted and of how many."""
+        self._bar.update(self._task, completed=completed, description=what, total=total)
+
+
+def is_live(console: Console) -> bool:
+    """Whether it can show something that changes in place."""
+    return console.is_interactive and not console.quiet
+
+
+def epoch_line(trial: TrialConfig, row: Mapping[str, Any], *, detail: Detail) -> str:
+    """What an epoch reached.
+
+    Args:
+        trial: its config.
+        row: of the epoch; what was not measured is left out.
+        detail: verbose for the state of the optimizer and the perturbation, and for memory, too.
+    """
+    attack = f"PGD-{trial.evaluation.attack_steps} at {show_radius(trial.evaluation.attack_epsilon)}"
+    accuracies = {"clean": row["clean_accuracy"], attack: row["robust_accuracy"]}
+    words = [f"loss {show_value('loss', row['loss'])}"]
+    words += [f"{name} {show_value('accuracy', value)}" for name, value in accuracies.items() if value is not None]
+    words.append(f"{row['crop_passes_per_second']:,.0f} crop passes a second")
+    if detail == "verbose":
+        words.append(f"learning rate {row['learning_rate']:.3g}")
+        if row["clipped_share"] is not None:
+            words.append(f"{row['clipped_share']:.0%} of the layers' steps clipped")
+        words.append(f"{row['delta_border_share']:.0%} of the perturbation at the border")
+        words.append(f"{show_value('bytes', row['peak_memory_bytes'])}B of memory")
+    return f"epoch {row['epoch']} of {trial.pretraining.epochs}: {', '.join(words)}"
