@@ -123,18 +123,24 @@ def make_report(folder: Path, *, budget: float | None = None) -> Report:
     comparable = published and front.members and published[0].values.keys() <= front.objectives.keys()
     ended_early = [r for r in records if r.status in ("stopped", "failed", "infeasible")]
     columns = table_columns(config)
+    reasonless = [name for name in columns if name != "reason"]
     sections = [
         Section(
             "front",
             "The front",
             "Finished trials on validation images; those on the front carry their number. "
-            + ("Curves: what 20, 50 and 80 % of the confirming seeds attain, on test images. " if attained else ""),
+            + ("In orange what the confirming seeds attain on test images. " if attained else ""),
             [
                 front_chart(front, title=config.question or config.name, attained=attained),
                 *([published_chart(front, published)] if comparable else []),
             ],
             [
-                Table("front", "On the front", columns, trials_table(config, front.members)),
+                Table(
+                    "front",
+                    "On the front",
+                    [name for name in reasonless if name not in ("status", "epochs")],
+                    trials_table(config, front.members),
+                ),
                 *(
                     [Table("confirm", "With fresh seeds, on test images", list(confirmed[0]), confirmed)]
                     if confirmed
@@ -157,7 +163,8 @@ def make_report(folder: Path, *, budget: float | None = None) -> Report:
             "effects",
             "What moves what",
             "Trends are least squares over all searched keys at once, on each key's own scale; an interval that leaves "
-            "out zero is decided. Importance is PED-ANOVA's.",
+            "out zero is decided. Importance (PED-ANOVA) compares the better trials with all, so it leans on where "
+            "the search has looked.",
             [importance_chart(effects), slices_chart(effects, config.objectives)],
             [effects_table(effects)],
         ),
@@ -183,7 +190,11 @@ def make_report(folder: Path, *, budget: float | None = None) -> Report:
             if ended_early
             else [],
         ),
-        Section("trials", "All trials", tables=[Table("trials", "All trials", columns, trials_table(config, records))]),
+        Section(
+            "trials",
+            "All trials",
+            tables=[Table("trials", "All trials", reasonless, trials_table(config, records))],
+        ),
     ]
     return Report(
         config=config,

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from cfamc_ray.command import INTERRUPTED, check_folder, exit_code, program, whole_table, with_absolute_path
@@ -201,13 +200,13 @@ def _print_front(config: StudyConfig, members: Sequence[TrialRecord], records: S
     table = Table(box=None, pad_edge=False)
     metrics = list(dict.fromkeys([*config.objectives, "crop_passes"]))
     for name in ("trial", *short_names(metrics), "time", *short_names(list(config.space))):
-        table.add_column(name, justify="right", no_wrap=name == "time", overflow="fold")
+        table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True, vertical="bottom")
     for record in members:
         values = [show_value(metric, record.value(metric)) for metric in metrics]
         seconds = show_seconds(record.value("train_seconds") + record.value("eval_seconds"))
         point = [show_setting(key, record.point[key]) for key in config.space]
         table.add_row(str(record.number), *values, seconds, *point)
-    Console().print(table)
+    print(whole_table(table))
 
 
 def _print_plan(config: StudyConfig) -> None:

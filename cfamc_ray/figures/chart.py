@@ -36,18 +36,17 @@ class Line(NamedTuple):
     name: str
     x: Sequence[float]
     y: Sequence[float]
-    style: Literal["plain", "stairs", "steps", "faint"] = "plain"
-    """Stairs and steps hold until the next place; stairs are drawn as strongly as plain lines."""
+    style: Literal["plain", "stairs", "steps", "faint", "attained"] = "plain"
+    """Stairs, steps and attained hold until the next place; stairs are drawn as strongly as plain lines."""
     details: str = ""
 
 
-class Band(NamedTuple):
-    """What lies between two lines."""
+class Area(NamedTuple):
+    """What lies within a closed outline."""
 
     name: str
     x: Sequence[float]
-    low: Sequence[float]
-    high: Sequence[float]
+    y: Sequence[float]
 
 
 class Bars(NamedTuple):
@@ -63,7 +62,7 @@ class Panel(NamedTuple):
 
     x: Axis
     y: Axis
-    marks: Sequence[Points | Line | Band | Bars]
+    marks: Sequence[Points | Line | Area | Bars]
     title: str = ""
     missing: str = ""
     """Why there is nothing to be seen, where there is nothing."""

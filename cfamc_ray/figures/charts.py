@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 
-from cfamc_ray.figures.chart import Axis, Bars, Chart, Line, Panel, Points
+from cfamc_ray.figures.chart import Area, Axis, Bars, Chart, Line, Panel, Points
 from cfamc_ray.study.comparison import Comparison
 from cfamc_ray.study.effects import Effect
 from cfamc_ray.study.front import Front
@@ -40,7 +41,7 @@ def front_chart(
         attained: rows of attainment.csv: objectives and the share of seeds that attain them.
     """
     x_name, y_name = ([*front.objectives, COST])[:2]
-    marks: list[Points | Line] = []
+    marks: list[Points | Line | Area] = []
 
     def points(name: str, trials: Sequence[TrialRecord], style: str, *, labels: bool = False) -> Points:
         return Points(
@@ -60,12 +61,45 @@ def front_chart(
             marks.append(Line("attained", x, y, style="steps"))
         marks.append(points("dominated", front.dominated, "faint"))
         marks.append(points("on the front", front.members, "front", labels=True))
-        for level in sorted({row["attained_by"] for row in attained}):
-            rows = [row for row in attained if row["attained_by"] == level]
-            x, y = ([row[name] for row in rows] for name in (x_name, y_name))
-            marks.append(Line(f"attained by {level:.0%} of the seeds", x, y))
+        if len(front.objectives) == 2 and attained:
+            marks += _attainment(attained, front.objectives)
     panel = Panel(metric_axis(x_name, front.objectives), metric_axis(y_name, front.objectives), marks, missing=NOTHING)
     return Chart("front", title, [panel], colour=metric_axis(COST, {}))
+
+
+def _attainment(attained: Sequence[Mapping[str, float]], objectives: Mapping[str, str]) -> list[Area | Line]:
+    """What half of the seeds attain, within what few and most of them do.
+
+    Beside its outermost points a surface goes on straight, as far as any of the surfaces reaches.
+    """
+    (x_name, x_direction), (y_name, y_direction) = objectives.items()
+    worst = {"maximize": min, "minimize": max}
+    worst_x = worst[x_direction](row[x_name] for row in attained)
+    worst_y = worst[y_direction](row[y_name] for row in attained)
+    levels = sorted({row["attained_by"] for row in attained})
+    surfaces = []
+    for level in levels:
+        points = [(row[x_name], row[y_name]) for row in attained if row["attained_by"] == level]
+        surfaces.append(sorted(points, reverse=x_direction == "maximize"))
+    few, most = (
+        [(surface[0][0], worst_y), *_corners(surface), (worst_x, surface[-1][1])]
+        for surface in (surfaces[0], surfaces[-1])
+    )
+    around, middle = [*few, *reversed(most)], surfaces[len(surfaces) // 2]
+    return [
+        Area(f"attained by {levels[0]:.0%} to {levels[-1]:.0%} of the seeds", *_split(around)),
+        Line(f"by {levels[len(levels) // 2]:.0%}", *_split(middle), style="attained"),
+    ]
+
+
+def _split(places: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in places], [y for _, y in places]
+
+
+def _corners(surface: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """A staircase point by point: each height holds until the next point takes over."""
+    between = [(after[0], before[1]) for before, after in pairwise(surface)]
+    return [surface[0], *(place for step in zip(between, surface[1:], strict=True) for place in step)]
 
 
 def published_chart(front: Front, published: Sequence[PublishedResult]) -> Chart:
@@ -157,14 +191,16 @@ def slices_chart(effects: Sequence[Effect], objectives: Mapping[str, str]) -> Ch
 
 
 def _slice(effect: Effect, objectives: Mapping[str, str]) -> Panel:
-    x = [float(setting) for setting in effect.settings]  # type: ignore[arg-type]
+    # A radius is read in grey levels.
+    scale, unit = (255, " × 255") if effect.key == "perturbation.epsilon" else (1, "")
+    x = [scale * float(setting) for setting in effect.settings]  # type: ignore[arg-type]
     marks: list[Points | Line] = [Points("", x, effect.results)]
     title = ""
     if math.isfinite(effect.slope):
-        marks.append(Line("", effect.ends, effect.trend))
+        marks.append(Line("", [scale * end for end in effect.ends], effect.trend))
         low, high = (show_change(effect.metric, end).removesuffix(" points") for end in effect.interval)
         title = f"{show_change(effect.metric, effect.slope)} ({low} to {high})"
-    return Panel(Axis(effect.key, log=effect.log), metric_axis(effect.metric, objectives), marks, title=title)
+    return Panel(Axis(effect.key + unit, log=effect.log), metric_axis(effect.metric, objectives), marks, title=title)
 
 
 def curves_chart(records: Sequence[TrialRecord], members: Sequence[TrialRecord]) -> Chart:

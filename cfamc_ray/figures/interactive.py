@@ -8,8 +8,8 @@ import plotly.graph_objects as go
 import plotly.io as pio
 from plotly.offline import get_plotlyjs
 
-from cfamc_ray.figures.chart import Axis, Band, Bars, Chart, Line, Panel, Points
-from cfamc_ray.figures.static import SHORT
+from cfamc_ray.figures.chart import Area, Axis, Bars, Chart, Line, Panel, Points
+from cfamc_ray.figures.labels import Side, label_sides
 from cfamc_ray.study.wording import show_count, show_seconds
 
 HEIGHTS = (460, 320)
@@ -25,7 +25,9 @@ LINES: dict[str, dict[str, Any]] = {
     "stairs": {"width": 2, "shape": "hv"},
     "steps": {"width": 1.5, "color": "#888", "shape": "hv"},
     "faint": {"width": 1, "color": "rgba(128, 128, 128, 0.45)"},
+    "attained": {"width": 2, "color": "#ff7f0e", "shape": "hv"},
 }
+AREA = "rgba(255, 127, 14, 0.2)"
 GRID = "rgba(128, 128, 128, 0.25)"
 
 
@@ -60,11 +62,11 @@ def _figure(chart: Chart, panel: Panel) -> go.Figure:
     for mark in panel.marks:
         match mark:
             case Points():
-                figure.add_trace(_points(chart, mark))
+                figure.add_trace(_points(chart, mark, label_sides(panel, mark)))
             case Line():
                 figure.add_trace(_line(mark))
-            case Band():
-                figure.add_traces(_band(mark))
+            case Area():
+                figure.add_trace(_area(mark))
             case Bars():
                 text = [_written(panel.x, length) for length in mark.lengths]
                 bars = go.Bar(x=mark.lengths, y=mark.labels, name=mark.name, orientation="h", hovertext=text)
@@ -89,7 +91,7 @@ def _figure(chart: Chart, panel: Panel) -> go.Figure:
     return figure
 
 
-def _points(chart: Chart, mark: Points) -> go.Scatter:
+def _points(chart: Chart, mark: Points, sides: Sequence[Side]) -> go.Scatter:
     marker = dict(POINTS[mark.style])
     if mark.colour and chart.colour is not None:
         marker |= _colours(chart, mark.colour)
@@ -99,9 +101,7 @@ def _points(chart: Chart, mark: Points) -> go.Scatter:
         name=mark.name,
         mode="markers+text" if mark.labels else "markers",
         text=mark.labels or None,
-        textposition=[
-            "bottom right" if n % 2 and len(name) > SHORT else "top right" for n, name in enumerate(mark.labels)
-        ],
+        textposition=[" ".join(side) for side in sides] or None,
         marker=marker,
         hovertext=mark.details or mark.labels or None,
         hoverinfo="text" if mark.details or mark.labels else "x+y",
@@ -149,12 +149,11 @@ def _line(mark: Line) -> go.Scatter:
     )
 
 
-def _band(mark: Band) -> list[go.Scatter]:
+def _area(mark: Area) -> go.Scatter:
     hidden = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}
-    return [
-        go.Scatter(x=mark.x, y=mark.low, showlegend=False, **hidden),
-        go.Scatter(x=mark.x, y=mark.high, name=mark.name, fill="tonexty", showlegend=bool(mark.name), **hidden),
-    ]
+    return go.Scatter(
+        x=mark.x, y=mark.y, name=mark.name, fill="toself", fillcolor=AREA, showlegend=bool(mark.name), **hidden
+    )
 
 
 def _is_coloured(panel: Panel) -> bool:

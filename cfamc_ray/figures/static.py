@@ -1,6 +1,7 @@
 """Charts as files: PNG, SVG or PDF, by matplotlib."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,14 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, PercentFormatter
 
-from cfamc_ray.figures.chart import Axis, Band, Bars, Chart, Line, Panel, Points
+from cfamc_ray.figures.chart import Area, Axis, Bars, Chart, Line, Panel, Points
+from cfamc_ray.figures.labels import Side, label_sides
 from cfamc_ray.study.wording import show_seconds
 
 PANEL_INCHES = ((7.2, 5.0), (4.0, 3.0))
 """Width and height of a panel that is alone, and of one among others."""
 DATED = {"svg": "Date", "pdf": "CreationDate"}
 """Formats that would note when they were written, and under which name."""
-SHORT = 4
-"""Letters of a label that has room beside any other."""
 POINTS: dict[str, dict[str, Any]] = {
     "plain": {"s": 22, "linewidth": 0, "alpha": 0.8, "zorder": 2},
     "front": {"s": 72, "edgecolor": "black", "linewidth": 0.8, "zorder": 4},
@@ -33,7 +33,9 @@ LINES: dict[str, dict[str, Any]] = {
     "stairs": {"lw": 1.6, "marker": "o", "ms": 4, "zorder": 3, "drawstyle": "steps-post"},
     "steps": {"color": "0.5", "lw": 1.2, "drawstyle": "steps-post", "zorder": 1},
     "faint": {"color": "0.6", "lw": 0.8, "alpha": 0.6, "zorder": 1},
+    "attained": {"color": "tab:orange", "lw": 1.6, "drawstyle": "steps-post", "zorder": 3},
 }
+AREA: dict[str, Any] = {"color": "tab:orange", "alpha": 0.18, "linewidth": 0, "zorder": 0}
 
 
 def draw(chart: Chart) -> Figure:
@@ -83,11 +85,11 @@ def _draw_panel(panel: Panel, axes: Axes, norm: LogNorm | None) -> None:
     for mark in panel.marks:
         match mark:
             case Points():
-                _draw_points(mark, axes, norm)
+                _draw_points(mark, axes, norm, label_sides(panel, mark))
             case Line():
                 axes.plot(mark.x, mark.y, label=mark.name or None, **LINES[mark.style])
-            case Band():
-                axes.fill_between(mark.x, mark.low, mark.high, alpha=0.2, linewidth=0, label=mark.name or None)
+            case Area():
+                axes.fill(mark.x, mark.y, label=mark.name or None, **AREA)
             case Bars():
                 _draw_bars(mark, axes)
     for axis, set_scale, wanted in (
@@ -106,12 +108,16 @@ def _draw_panel(panel: Panel, axes: Axes, norm: LogNorm | None) -> None:
         axes.legend(loc="best", frameon=False, fontsize=8)
 
 
-def _draw_points(mark: Points, axes: Axes, norm: LogNorm | None) -> None:
+def _draw_points(mark: Points, axes: Axes, norm: LogNorm | None, sides: Sequence[Side]) -> None:
     colours = {"c": mark.colour, "cmap": "viridis", "norm": norm} if mark.colour and norm else {}
     axes.scatter(mark.x, mark.y, label=mark.name or None, **(POINTS[mark.style] | colours))
-    for place, (x, y, label) in enumerate(zip(mark.x, mark.y, mark.labels, strict=bool(mark.labels))):
-        below = place % 2 and len(label) > SHORT  # long neighbours would run into each other
-        axes.annotate(label, (x, y), textcoords="offset points", xytext=(6, -12 if below else 6), fontsize=8)
+    for x, y, label, (vertical, horizontal) in zip(mark.x, mark.y, mark.labels, sides, strict=bool(mark.labels)):
+        offset = (6 if horizontal == "right" else -6, 6 if vertical == "top" else -6)
+        align: dict[str, Any] = {
+            "ha": "left" if horizontal == "right" else "right",
+            "va": "bottom" if vertical == "top" else "top",
+        }
+        axes.annotate(label, (x, y), textcoords="offset points", xytext=offset, fontsize=8, **align)
 
 
 def _draw_bars(mark: Bars, axes: Axes) -> None:

@@ -10,7 +10,7 @@ from cfamc_ray.study.effects import Effect
 from cfamc_ray.study.front import find_front
 from cfamc_ray.study.growth import Growth
 from cfamc_ray.study.records import TrialRecord
-from cfamc_ray.study.wording import show_change, show_count, show_value
+from cfamc_ray.study.wording import show_change, show_count, show_setting, show_value
 
 RUNNING = "The study has not ended: {left} of {total} trials are still to come, and what follows may change."
 
@@ -71,8 +71,9 @@ def _movers(config: StudyConfig, effects: Sequence[Effect]) -> list[str]:
         mine = [effect for effect in effects if effect.metric == metric and math.isfinite(effect.slope)]
         decided = sorted((e for e in mine if e.decided), key=lambda e: -abs(e.slope))
         words = [
-            f"{e.key} ({show_change(metric, e.slope)} from {e.ends[0]:.3g} to {e.ends[1]:.3g}, "
-            f"95 % interval {show_change(metric, e.interval[0])} to {show_change(metric, e.interval[1])})"
+            f"{e.key} ({show_change(metric, e.slope)} from {' to '.join(show_setting(e.key, end) for end in e.ends)}, "
+            f"95 % interval {show_change(metric, e.interval[0]).removesuffix(' points')} to "
+            f"{show_change(metric, e.interval[1]).removesuffix(' points')})"
             for e in decided
         ]
         name = metric.replace("_", " ")

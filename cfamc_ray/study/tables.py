@@ -8,6 +8,9 @@ from tabulate import tabulate
 from cfamc_ray.study.records import csv_text
 from cfamc_ray.study.wording import short_names, show_setting, show_value
 
+LONG = 24
+"""Letters of a cell that may be broken into lines."""
+
 
 class Table(NamedTuple):
     """Rows with the same columns; None where a value is missing."""
@@ -30,6 +33,11 @@ class Table(NamedTuple):
         """The columns as a person reads them."""
         return short_names(self.columns)
 
+    def kinds(self) -> list[str]:
+        """Of each column: number, text, or long text."""
+        words = [[row[name] for row in self.rows if isinstance(row.get(name), str)] for name in self.columns]
+        return ["number" if not some else "long text" if max(map(len, some)) > LONG else "text" for some in words]
+
     def markdown(self) -> str:
         """For a README or a review."""
         return tabulate(self.shown(), self.headings(), tablefmt="github", disable_numparse=True) + "\n"
@@ -43,8 +51,10 @@ def show_cell(column: str, value: object) -> str:
     """A cell as a person reads it; a dash where it is missing."""
     if value is None or value == "":
         return "–"
-    if isinstance(value, bool | str):
-        return str(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return value
     metric = column.removesuffix("_mean").removesuffix("_low").removesuffix("_high")
     metric = metric.removesuffix("_searched").removesuffix("_flattered").removesuffix("_again")
     if metric.endswith(("accuracy", "probability", "pgd20", "autoattack")):

@@ -24,8 +24,8 @@ def test_it_prints_a_row_for_each_effect_and_draws_them(study: Path, capsys: pyt
     assert main([str(study)]) == 0
     said = capsys.readouterr().out.splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in said[2:4]]
-    assert rows[0] == ["clean accuracy", "crops.views", "–", "0", "0", "0", "False"]
-    assert rows[1] == ["robust accuracy", "crops.views", "1", "0.38", "0.38", "0.38", "True"]
+    assert rows[0] == ["clean accuracy", "crops.views", "–", "0", "0", "0", "no"]
+    assert rows[1] == ["robust accuracy", "crops.views", "1", "0.38", "0.38", "0.38", "yes"]
     for line, name in zip(said[4:], ("importance", "slices"), strict=True):
         assert line == str(study / "report" / f"{name}.png")
         assert Path(line).read_bytes().startswith(b"\x89PNG")

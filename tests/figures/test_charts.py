@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.container import BarContainer
 
-from cfamc_ray.figures.chart import Axis, Band, Bars, Chart, Line, Panel, Points
+from cfamc_ray.figures.chart import Area, Axis, Bars, Chart, Line, Panel, Points
 from cfamc_ray.figures.charts import curves_chart, growth_chart, spending_chart
 from cfamc_ray.figures.interactive import embed
 from cfamc_ray.figures.static import draw
@@ -25,7 +25,7 @@ ALL = Chart(
             [
                 Points("trials", [2, 4, 8], [0.1, 0.2, 0.3], colour=[10, 100, 1000], labels=["a", "b", "c"]),
                 Line("trend", [2, 8], [0.1, 0.3]),
-                Band("interval", [2, 8], [0.0, 0.2], [0.2, 0.4]),
+                Area("interval", [2, 8, 8, 2], [0.0, 0.2, 0.4, 0.2]),
             ],
             title="left",
         ),
@@ -41,7 +41,7 @@ def test_every_mark_of_every_panel_is_drawn_into_a_file() -> None:
     figure = draw(ALL)
     left, right, empty, spare = figure.axes[:4]
     assert left.get_xscale() == "log"
-    assert len(left.collections) == 2, "points and a band"
+    assert (len(left.collections), len(left.patches)) == (1, 1), "points and an area"
     assert len(left.lines) == 1
     assert [text.get_text() for text in empty.texts] == ["nothing is known"]
     assert not spare.axison

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.figures.chart import Area, Line
 from cfamc_ray.figures.charts import front_chart
 from cfamc_ray.figures.static import draw as draw_chart
 from cfamc_ray.figures.static import save_figure
@@ -96,6 +97,21 @@ def test_a_constant_objective_is_drawn(tmp_path: Path) -> None:
     assert points(figure, "on the front") == [(0.9, 0.2)]
     assert len(points(figure, "dominated")) == 2
     save_figure(figure, tmp_path / "front.png")
+
+
+def test_what_seeds_attain_is_a_median_within_an_area_whose_sides_are_the_outer_surfaces() -> None:
+    config = StudyConfig.model_validate({"name": "drawn"})
+    record = TrialRecord(0, {}, [{"done": True, "crop_passes": 1.0, **dict.fromkeys(TWO, 0.9)}], "finished")
+    rows = [(0.2, 0.4, 0.8), (0.2, 0.8, 0.4), (0.5, 0.6, 0.3), (0.8, 0.2, 0.5), (0.8, 0.5, 0.2)]
+    attained = [{"attained_by": level, "clean_accuracy": x, "robust_accuracy": y} for level, x, y in rows]
+    marks = front_chart(find_front(config, [record]), title="", attained=attained).panels[0].marks
+    (area,) = (mark for mark in marks if isinstance(mark, Area))
+    line = marks[-1]
+    assert isinstance(line, Line)
+    assert (line.name, list(line.x), list(line.y)) == ("by 50%", [0.6], [0.3])
+    few = [(0.8, 0.2), (0.8, 0.4), (0.4, 0.4), (0.4, 0.8), (0.2, 0.8)]
+    most = [(0.5, 0.2), (0.5, 0.2), (0.2, 0.2), (0.2, 0.5), (0.2, 0.5)]
+    assert list(zip(area.x, area.y, strict=True)) == [*few, *most[::-1]]
 
 
 def test_of_three_objectives_the_first_two_are_the_plane() -> None:

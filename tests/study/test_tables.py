@@ -49,9 +49,16 @@ def test_markdown_and_latex_have_a_line_for_each_row() -> None:
         ("crop_passes", 48_000, "48k"),
         ("train_seconds", 97.1, "1 min 37 s"),
         ("epochs", 4, "4"),
-        ("decided", True, "True"),
+        ("decided", True, "yes"),
         ("reason", "", "–"),
     ],
 )
 def test_a_cell_is_written_as_its_metric(column: str, value: object, shown: str) -> None:
     assert show_cell(column, value) == shown
+
+
+def test_a_column_with_words_is_text() -> None:
+    failed = {"status": "failed", "reason": "diverged: the loss is not finite in epoch 3", "epochs": 3, "base": None}
+    rows: list[dict[str, Any]] = [failed, {"status": "finished", "base": None}]
+    table = Table("t", "", ["status", "reason", "epochs", "base"], rows)
+    assert table.kinds() == ["text", "long text", "number", "number"]
