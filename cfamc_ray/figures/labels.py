@@ -1,0 +1,62 @@
+"""Where labels of points go, so that they lie neither on each other nor beyond the edge."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from cfamc_ray.figures.chart import Area, Axis, Line, Panel, Points
+
+Side = tuple[Literal["top", "bottom"], Literal["right", "left"]]
+"""Of its point."""
+SIDES: tuple[Side, ...] = (("top", "right"), ("bottom", "right"), ("top", "left"), ("bottom", "left"))
+LETTER, HEIGHT, GAP = 0.011, 0.04, 0.01
+"""Width of a letter, height of a line, and distance from the point, as shares of the panel."""
+
+Box = tuple[float, float, float, float]
+
+
+def label_sides(panel: Panel, mark: Points) -> list[Side]:
+    """For each label the first side on which it fits, or else the one that covers least.
+
+    Args:
+        panel: in which all marks lie.
+        mark: one of them.
+    """
+    if not mark.labels:
+        return []
+    drawn = [one for one in panel.marks if isinstance(one, Points | Line | Area)]
+    xs = _shares(mark.x, [x for one in drawn for x in one.x], panel.x)
+    ys = _shares(mark.y, [y for one in drawn for y in one.y], panel.y)
+    taken = [(x - GAP, y - GAP, x + GAP, y + GAP) for x, y in zip(xs, ys, strict=True)]
+    sides = []
+    for x, y, label in zip(xs, ys, mark.labels, strict=True):
+        boxes = [_box(x, y, len(label) * LETTER, side) for side in SIDES]
+        covered = [sum(_overlap(box, other) for other in taken) + _outside(box) for box in boxes]
+        best = covered.index(min(covered))
+        taken.append(boxes[best])
+        sides.append(SIDES[best])
+    return sides
+
+
+def _shares(values: Sequence[float], every: Sequence[float], axis: Axis) -> list[float]:
+    """Where values lie on an axis, from 0 to 1."""
+    scale = math.log if axis.log else float
+    low, high = scale(min(every)), scale(max(every))
+    return [(scale(value) - low) / (high - low) if high > low else 0.5 for value in values]
+
+
+def _box(x: float, y: float, width: float, side: Side) -> Box:
+    left = x + GAP if side[1] == "right" else x - GAP - width
+    low = y + GAP if side[0] == "top" else y - GAP - HEIGHT
+    return left, low, left + width, low + HEIGHT
+
+
+def _overlap(one: Box, other: Box) -> float:
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    return max(width, 0.0) * max(height, 0.0)
+
+
+def _outside(box: Box) -> float:
+    """What lies beyond the left and right edges; above and below there is a margin."""
+    return (max(box[2] - 1, 0.0) + max(-box[0], 0.0)) * HEIGHT
