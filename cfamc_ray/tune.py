@@ -153,7 +153,7 @@ def _print_confirmed(config: StudyConfig, confirmed: Sequence[Confirmed]) -> Non
     for name in config.objectives:
         again = ["again"] if f"{name}_again" in confirmed[0].means else []
         for column in ("searched", *again, "confirmed", "flattered by"):
-            table.add_column(f"{name.replace('_', ' ')} {column}", justify="right", overflow="fold")
+            table.add_column(f"{name.replace('_', ' ')}\n{column}", justify="right", no_wrap=True)
     for found in confirmed:
         cells = [str(found.record.number), str(found.seeds), show_value("accuracy", found.front_probability)]
         for name in config.objectives:

@@ -22,6 +22,8 @@ SPACE = {
     "pretraining.epochs": {"int": [1, 4]},
     "encoder.norm": {"choice": ["batch", "group"]},
 }
+STUDIES = Path(__file__).parent.parent / "benchmarks" / "results" / "studies"
+"""What real studies left in their folders, without weights."""
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -247,11 +249,14 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
+@pytest.mark.parametrize("recorded", ["", "quickstart", "cifar_small"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 400])
 def test_in_a_browser_every_figure_is_drawn_and_nothing_is_fetched(
-    browser: Any, study: Path, width: int, scheme: str
+    browser: Any, study: Path, recorded: str, width: int, scheme: str, tmp_path: Path
 ) -> None:
+    if recorded:
+        study = Path(shutil.copytree(STUDIES / recorded, tmp_path / recorded))
     page_path = write_report(study)
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page = context.new_page()
