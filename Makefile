@@ -5,7 +5,7 @@ OUT ?= runs
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: setup study test check lint types
+.PHONY: setup study scaling test check lint types
 setup: .venv/ready
 
 .venv/ready: pyproject.toml requirements.txt
@@ -18,6 +18,9 @@ setup: .venv/ready
 
 study: setup  ## the quickstart: a front on digits within minutes
 	$(BIN)/python -m cfamc_ray.tune --space quickstart.yaml --out $(OUT) $(ARGS)
+
+scaling: setup  ## how the error falls with crop passes, and how they are best split, on digits
+	$(BIN)/python -m cfamc_ray.scale --space scaling.yaml --out $(OUT) $(ARGS)
 
 test: setup
 	$(BIN)/python -m pytest $(ARGS)

@@ -4,14 +4,17 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.table import Table
 
 from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.scaling import ScalingConfig
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.study.records import TrialRecord, read_config, read_trials
+
+Config = TypeVar("Config", StudyConfig, ScalingConfig)
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
@@ -55,7 +58,7 @@ def whole_table(table: Table) -> str:
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
-def with_absolute_path(config: StudyConfig) -> StudyConfig:
+def with_absolute_path(config: Config) -> Config:
     """The same, with data paths that another process finds too; those in CFAMC_DATA's folder stay as they are."""
     data = {"data": config.trial.data, "evaluation.transfer": config.trial.evaluation.transfer}
     paths = {f"{key}.path": Path(source.path) for key, source in data.items() if source and source.path}

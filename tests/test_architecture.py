@@ -30,6 +30,7 @@ ALLOWED = {
     "command": {"config", "study"},
     "terminal": {"config", "study"},
     "tune": {"command", "config", "data", "evaluation", "orchestration", "report", "search", "study", "terminal"},
+    "scale": {"command", "config", "data", "evaluation", "figures", "orchestration", "study", "terminal"},
     "train": {"command", "config", "data", "evaluation", "orchestration", "recording", "study", "terminal", "trial"},
     "evaluate": {"allocator", "command", "config", "data", "evaluation", "method", "study", "terminal", "trial"},
 }

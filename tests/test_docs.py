@@ -53,7 +53,7 @@ def test_a_command_is_understood_as_it_is_written(
 ) -> None:
     _, _, module, *words = shlex.split(command)
     monkeypatch.chdir(tmp_path)
-    trains = module == "cfamc_ray.tune" or "--recipe" in words
+    trains = module in ("cfamc_ray.tune", "cfamc_ray.scale") or "--recipe" in words
     code = import_module(module).main([*words, "--dry-run"] if trains else words)  # ends the process where it is not
     missing = capsys.readouterr().err
     assert code == (0 if trains else 2)

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -11,9 +11,12 @@ from pydantic import BaseModel, ValidationError
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.protocol import HEADS, PROTOCOLS, ProtocolConfig
 from cfamc_ray.config.recipes import branch, lay
+from cfamc_ray.config.scaling import ScalingConfig
 from cfamc_ray.config.space import Strict
 from cfamc_ray.config.study import METRICS, StudyConfig
 from cfamc_ray.config.trial import TrialConfig, trial_keys
+
+Config = TypeVar("Config", StudyConfig, ScalingConfig)
 
 PACKAGE = Path(__file__).resolve().parent.parent
 SPACE_FOLDERS = (Path("search_spaces"), PACKAGE / "search_spaces", PACKAGE.parent / "search_spaces")
@@ -48,6 +51,11 @@ def read_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     return resolve_study(_read_yaml(path), overrides, source=str(path))
 
 
+def read_scaling(path: Path, overrides: Sequence[str] = ()) -> ScalingConfig:
+    """Read and validate the file of a scaling study; arguments and errors as for `read_study`."""
+    return _resolve(ScalingConfig, _read_yaml(path), overrides, source=str(path))
+
+
 def resolve_study(tree: dict[str, Any], overrides: Sequence[str] = (), *, source: str) -> StudyConfig:
     """Validate the keys of a study.
 
@@ -59,13 +67,17 @@ def resolve_study(tree: dict[str, Any], overrides: Sequence[str] = (), *, source
     Raises:
         InputError: for everything that is wrong with a key or an override.
     """
+    return _resolve(StudyConfig, tree, overrides, source=source)
+
+
+def _resolve(model: type[Config], tree: dict[str, Any], overrides: Sequence[str], *, source: str) -> Config:
     for override in overrides:
-        _override(tree, override)
+        _override(tree, override, model)
     try:
-        return StudyConfig.model_validate(tree)
+        return model.model_validate(tree)
     except ValidationError as error:
         where = f"{source} with --set {', '.join(overrides)}" if overrides else source
-        raise InputError("\n".join(f"{where}: {problem}" for problem in _problems(error))) from None
+        raise InputError("\n".join(f"{where}: {problem}" for problem in _problems(error, model))) from None
 
 
 def resolve_protocol(name: str, *, head: str | None = None, overrides: Sequence[str] = ()) -> ProtocolConfig:
@@ -85,8 +97,8 @@ def resolve_protocol(name: str, *, head: str | None = None, overrides: Sequence[
         raise InputError("\n".join(f"{where}: {problem}" for problem in _problems(error, ProtocolConfig))) from None
 
 
-def dump_study(config: StudyConfig) -> str:
-    """The study as YAML that `read_study` reads back to an equal one."""
+def dump_study(config: StudyConfig | ScalingConfig) -> str:
+    """The study as YAML that `read_study`, or `read_scaling`, reads back to an equal one."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
 
 
@@ -127,13 +139,13 @@ def _key_and_value(override: str) -> tuple[str, Any]:
         raise InputError(f"--set {override}: {text!r} is not a YAML value") from None
 
 
-def _override(tree: dict[str, Any], override: str) -> None:
+def _override(tree: dict[str, Any], override: str, model: type[Strict]) -> None:
     key, value = _key_and_value(override)
     first, *rest = key.split(".")
     if first in TrialConfig.model_fields:
         first, rest = "trial", [first, *rest]
-    if first not in StudyConfig.model_fields:
-        known = [*StudyConfig.model_fields, *TrialConfig.model_fields]
+    if first not in model.model_fields:
+        known = [*model.model_fields, *TrialConfig.model_fields]
         raise InputError(f"--set {override}: there is no key {first!r}{_nearest(first, known)}")
     if first == "space" and rest:
         rest = [".".join(rest)]
@@ -151,15 +163,17 @@ def _override(tree: dict[str, Any], override: str) -> None:
     section[[first, *rest][-1]] = value
 
 
-def _problems(error: ValidationError, model: type[Strict] = StudyConfig) -> Iterator[str]:
+def _problems(error: ValidationError, model: type[Strict]) -> Iterator[str]:
     for problem in error.errors():
         location = [str(part) for part in problem["loc"]]
         key = ".".join(location)
         match problem["type"]:
             case "extra_forbidden":
                 *parents, name = location
-                of_trial = model is StudyConfig and not parents and name in TrialConfig.model_fields
+                of_trial = "trial" in model.model_fields and not parents and name in TrialConfig.model_fields
                 nearest = f"; did you mean trial.{name}?" if of_trial else _nearest(name, _fields_at(model, parents))
+                if model is StudyConfig and location == ["learning"]:
+                    nearest = ": this is a scaling study, for python -m cfamc_ray.scale"
                 yield f"unknown key {key}{nearest}"
             case "string_pattern_mismatch":
                 yield f"{key}: must be letters, digits, dots, dashes and underscores" + _given(problem["input"])

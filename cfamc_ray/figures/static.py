@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FuncFormatter, PercentFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter
 
 from cfamc_ray.figures.chart import Area, Axis, Bars, Chart, Line, Panel, Points
 from cfamc_ray.figures.labels import Side, label_sides
@@ -134,10 +134,12 @@ def _draw_bars(mark: Bars, axes: Axes) -> None:
 def _format(axis: MatplotlibAxis, wanted: Axis) -> None:
     match wanted.unit:
         case "share":
-            axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            axis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.4g}%"))
         case "seconds":
             axis.set_major_formatter(FuncFormatter(lambda seconds, _: show_seconds(seconds)))
         case "count":
             axis.set_major_formatter(EngFormatter(sep=""))
-        case "number":
-            pass
+        case "number" if wanted.log:
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    if wanted.log:  # whose ticks between the powers of ten matplotlib would write as 2×10⁴
+        axis.set_minor_formatter(axis.get_major_formatter())

@@ -14,7 +14,7 @@ from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.evaluation.cost import study_cost
 
 FOLDER = PACKAGE.parent / "search_spaces"
-SPACES = sorted(path.name for path in FOLDER.glob("*.yaml"))
+SPACES = sorted(path.name for path in FOLDER.glob("*.yaml") if "\nlearning:" not in path.read_text(encoding="utf-8"))
 PAPER = [name for name in SPACES if name.startswith("paper_")]
 
 

@@ -1,0 +1,122 @@
+"""A scaling study: how the machine's work grows, and how what is learned grows."""
+
+from collections.abc import Iterator, Mapping
+from itertools import product
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+
+from cfamc_ray.config.space import Choice, Real, Scalar, Strict, plain
+from cfamc_ray.config.study import BudgetConfig, ResourceConfig, SearchConfig, StudyConfig
+from cfamc_ray.config.trial import TrialConfig, trial_keys
+
+EPOCHS = "pretraining.epochs"
+Values = Annotated[tuple[Annotated[Scalar, BeforeValidator(plain)], ...], Field(min_length=1, strict=False)]
+
+
+class LearningConfig(Strict):
+    """Trials that cost the same in groups, so that only the split of their crop passes differs.
+
+    Beside it, a scaling study has `name`, `question`, `resources` and `trial`, as a study has.
+    """
+
+    crop_passes: tuple[int, ...] = Field(default=(12_000, 48_000), min_length=2, strict=False)
+    """Budgets of a trial, ascending."""
+    split: dict[str, Values] = {"crops.views": (2, 4, 8), "pretraining.replays": (1, 3)}
+    """Keys and values of which every combination is trained at every budget, for as many epochs as it pays."""
+    vary: dict[str, Values] = {}
+    """Keys whose values are trained one at a time, all others as in `trial`, likewise."""
+    seeds: tuple[int, ...] = Field(default=(2, 1), strict=False)
+    """How many seeds each budget has; the last number holds for those that follow."""
+    tolerance: Real = Field(default=0.02, ge=0, lt=0.5)
+    """How far whole epochs may miss a budget, as a share of it; combinations that miss it by more are left out."""
+
+    @model_validator(mode="after")
+    def _sensible(self) -> "LearningConfig":
+        if list(self.crop_passes) != sorted(set(self.crop_passes)) or self.crop_passes[0] < 1:
+            raise ValueError(f"crop_passes must ascend from at least 1, not {list(self.crop_passes)}")
+        if not self.seeds or min(self.seeds) < 1:
+            raise ValueError(f"seeds must be at least 1 for each budget, not {list(self.seeds)}")
+        for key in (*self.split, *self.vary):
+            if key not in trial_keys() or key in (EPOCHS, "seed"):
+                raise ValueError(f"{key}: no key of a trial that can be varied; epochs and seeds follow by themselves")
+        return self
+
+
+class ScalingConfig(Strict):
+    """A scaling space, resolved."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    """Name of the run and of its folder."""
+    question: str = ""
+    """What it is to answer, in a sentence."""
+    resources: ResourceConfig = ResourceConfig()
+    """Of the trials of the learning part."""
+    trial: TrialConfig = TrialConfig()
+    """What all trials and cells share."""
+    learning: LearningConfig = LearningConfig()
+
+    @model_validator(mode="after")
+    def _affordable(self) -> "ScalingConfig":
+        for passes in self.learning.crop_passes:
+            if not any(True for _ in self._points(passes)):
+                raise ValueError(
+                    f"learning.crop_passes: no combination of split spends {passes} in whole epochs; an epoch of "
+                    f"trial takes {self.trial.crop_passes_per_epoch}"
+                )
+        return self
+
+    @property
+    def learning_points(self) -> list[dict[str, Scalar]]:
+        """Every point of the learning part: cheap ones first, and of a budget one seed after the other."""
+        found: list[dict[str, Scalar]] = []
+        for place, passes in enumerate(self.learning.crop_passes):
+            points = list(self._points(passes))
+            seeds = self.learning.seeds[min(place, len(self.learning.seeds) - 1)]
+            found += [{**point, "seed": seed} for seed in range(seeds) for point in points]
+        return found
+
+    def _points(self, passes: int) -> Iterator[dict[str, Scalar]]:
+        """Points of a budget, each key with a value, epochs too."""
+        keys = (*self.learning.split, *self.learning.vary)
+        shared = {key: self.trial.value_of(key) for key in keys}
+        rows: list[Mapping[str, Scalar]] = [
+            dict(zip(self.learning.split, values, strict=True)) for values in product(*self.learning.split.values())
+        ]
+        rows += [{key: value} for key, values in self.learning.vary.items() for value in values]
+        told: list[dict[str, Scalar]] = []
+        for row in rows:
+            point = {**shared, **row}
+            epochs = self.epochs_for(point, passes)
+            if epochs and point not in told:
+                told.append(point)
+                yield {**point, EPOCHS: epochs}
+
+    def epochs_for(self, point: Mapping[str, Scalar], passes: int) -> int:
+        """As many as a budget pays; 0 where no whole number comes near enough, or the point makes no trial."""
+        try:
+            each = self.trial.with_values(dict(point)).crop_passes_per_epoch
+        except ValidationError:
+            return 0
+        epochs = max(1, round(passes / each))
+        return epochs if abs(epochs * each / passes - 1) <= self.learning.tolerance else 0
+
+    @property
+    def learning_study(self) -> StudyConfig:
+        """The learning part as a study whose points are all given."""
+        points = self.learning_points
+        values: dict[str, Any] = {key: list(dict.fromkeys(point[key] for point in points)) for key in points[0]}
+        return StudyConfig(
+            name="learning",
+            question=self.question,
+            search=SearchConfig(sampler="random"),
+            budget=BudgetConfig(trials=len(points)),
+            resources=self.resources,
+            trial=self.trial,
+            space={key: Choice(choice=tuple(found)) for key, found in values.items()},
+            start_from=tuple(points),
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """What must not change while the run goes on."""
+        return self.model_dump(mode="json", include={"trial", "learning"})

@@ -1,0 +1,100 @@
+"""The design of a scaling study: equal budgets, whole epochs, cheap trials first."""
+
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.reading import dump_study, find_space, read_scaling
+from cfamc_ray.config.scaling import ScalingConfig
+
+TRIAL = {
+    "data": {"name": "digits", "pretrain_images": 100, "probe_images": 100, "validation_images": 50},
+    "pretraining": {"batch_images": 50, "replays": 1},
+    "crops": {"views": 4},
+}
+LEARNING = {"crop_passes": [1200, 2400], "split": {"crops.views": [2, 4], "pretraining.replays": [1, 3]}}
+OWN = Path(__file__).parent.parent.parent / "benchmarks" / "scaling.yaml"
+
+
+def config(**learning: Any) -> ScalingConfig:
+    return ScalingConfig.model_validate({"name": "made", "trial": TRIAL, "learning": {**LEARNING, **learning}})
+
+
+def passes(made: ScalingConfig) -> list[int]:
+    return [made.trial.with_values(dict(point)).crop_passes for point in made.learning_points]
+
+
+def test_every_trial_of_a_budget_costs_the_same_and_cheap_ones_come_first() -> None:
+    made = config()
+    assert [cost for cost, _ in groupby(passes(made))] == [1200, 2400]
+    assert len(made.learning_points) == 2 * 4 + 4  # two seeds, then one
+    epochs = {tuple(p.values())[:2]: p["pretraining.epochs"] for p in made.learning_points[:4]}
+    assert epochs == {(2, 1): 6, (2, 3): 2, (4, 1): 3, (4, 3): 1}
+    assert [point["seed"] for point in made.learning_points[:8]] == [0] * 4 + [1] * 4
+
+
+def test_what_cannot_be_spent_in_whole_epochs_is_left_out() -> None:
+    made = config(split={"crops.views": [2, 4, 5, 16]}, seeds=[1])
+    assert {point["crops.views"] for point in made.learning_points} == {2, 4}
+    near = config(split={"crops.views": [2, 5]}, seeds=[1], tolerance=0.25)
+    assert {point["crops.views"] for point in near.learning_points} == {2, 5}
+
+
+def test_other_keys_vary_one_at_a_time() -> None:
+    made = config(vary={"data.pretrain_images": [50, 100], "encoder.width": [8]}, seeds=[1])
+    base = {"data.pretrain_images": 100, "encoder.width": 64}
+    changed = [{k: v for k, v in base.items() if point[k] != v} for point in made.learning_points]
+    assert all(len(keys) <= 1 for keys in changed)
+    halved = [point for point in made.learning_points if point["data.pretrain_images"] == 50]
+    assert {point["pretraining.epochs"] for point in halved} == {6, 12}
+    assert len({tuple(point.items()) for point in made.learning_points}) == len(made.learning_points)
+
+
+def test_it_is_a_study_whose_points_are_all_given() -> None:
+    study = config().learning_study
+    assert study.first_points == config().learning_points
+    assert study.budget.trials == len(study.first_points)
+    assert {key: len(written.edges()) for key, written in study.space.items()} == {
+        "crops.views": 2,
+        "pretraining.replays": 2,
+        "pretraining.epochs": 6,
+        "seed": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("learning", "message"),
+    [
+        ({"crop_passes": [2400, 1200]}, "crop_passes must ascend"),
+        ({"crop_passes": [1200]}, "at least 2"),
+        ({"seeds": [0]}, "seeds must be at least 1"),
+        ({"seeds": []}, "seeds must be at least 1"),
+        ({"split": {"crops.veiws": [2]}}, "crops.veiws: no key of a trial"),
+        ({"split": {"pretraining.epochs": [2]}}, "epochs and seeds follow by themselves"),
+        ({"crop_passes": [1201, 1301], "tolerance": 0}, "spends 1201 in whole epochs; an epoch of trial takes 400"),
+    ],
+)
+def test_what_makes_no_design_is_refused(learning: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        config(**learning)
+
+
+@pytest.mark.parametrize("path", [find_space("scaling"), OWN], ids=["scaling", "benchmark"])
+def test_a_given_space_survives_being_written_and_read(path: Path, tmp_path: Path) -> None:
+    made = read_scaling(path)
+    (tmp_path / "again.yaml").write_text(dump_study(made), encoding="utf-8")
+    assert read_scaling(tmp_path / "again.yaml") == made
+    assert len(made.learning.crop_passes) >= 3, "or nothing can be held out"
+
+
+def test_overrides_and_errors_are_those_of_a_study(tmp_path: Path) -> None:
+    path = find_space("scaling")
+    assert read_scaling(path, ["crops.scale=[0.5, 1]", "learning.seeds=[1]"]).trial.crops.scale == (0.5, 1)
+    with pytest.raises(InputError, match=r"there is no key 'lerning'; did you mean learning\?"):
+        read_scaling(path, ["lerning.seeds=[1]"])
+    with pytest.raises(InputError, match=r"unknown key learning\.seed; did you mean seeds\?"):
+        read_scaling(path, ["learning.seed=[1]"])

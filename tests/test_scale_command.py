@@ -1,0 +1,208 @@
+"""The command that fits how learning grows: its files, what it says, that it goes on, and what it refuses."""
+
+import csv
+import io
+import json
+import shlex
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import yaml
+
+from analysis.scaling import main as analyse
+from cfamc_ray.config.reading import dump_study, read_scaling
+from cfamc_ray.config.scaling import ScalingConfig
+from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.scale import main
+from cfamc_ray.study.records import TrialFolder, read_trials, write_config
+from cfamc_ray.tune import main as tune
+
+CONFIG = ScalingConfig.model_validate(
+    {
+        "name": "grown",
+        "question": "What grows?",
+        "resources": {"trials_at_once": 2},
+        "trial": {
+            "data": {"name": "digits", "pretrain_images": 100, "probe_images": 100, "validation_images": 50},
+            "encoder": {"width": 4, "prefeature_width": 8, "hidden_width": 8, "embedding_width": 8},
+            "pretraining": {"batch_images": 50, "replays": 1},
+            "crops": {"views": 2, "size": 16},
+            "evaluation": {"attack_images": 20, "attack_steps": 2, "every_epochs": 100},
+        },
+        "learning": {
+            "crop_passes": [400, 800, 1600],
+            "split": {"crops.views": [2, 4]},
+            "seeds": [2],
+        },
+    }
+)
+
+
+class Said(NamedTuple):
+    """What a command ended with."""
+
+    code: int
+    out: str
+    err: str
+
+
+def said_by(command: Any, *words: str) -> Said:
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        code = command(words)
+    return Said(code, out.getvalue(), err.getvalue())
+
+
+def write_trials(config: StudyConfig, folder: Path, *, trials: int) -> None:
+    """What trials leave whose error falls with the passes, faster with more crops."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_config(folder, config)
+    draw = np.random.default_rng(0)
+    for number, point in enumerate(config.first_points[:trials]):
+        trial = config.trial_at(point)
+        accuracy = 1 - (0.3 + (trial.crop_passes * trial.crops.views / 400) ** -0.5 / 4 + 0.002 * draw.normal())
+        accuracies = {"clean_accuracy": accuracy, "robust_accuracy": accuracy / 2}
+        costs = {"crop_passes": trial.crop_passes, "flops": 1e9, "train_seconds": 1.0, "eval_seconds": 1.0}
+        trial_folder = TrialFolder(folder, number)
+        trial_folder.open(point)
+        trial_folder.write_rows([{"epoch": trial.pretraining.epochs, "done": True, **accuracies, **costs}])
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Path:
+    path = tmp_path / "grown.yaml"
+    path.write_text(dump_study(CONFIG), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many trials each run of the study is to write, in place of Ray; fewer than all are an interruption."""
+    to_write = [12]
+
+    def run_study(config: StudyConfig, folder: Path, **_: Any) -> str:
+        write_trials(config, folder, trials=to_write[0])
+        return "budget.trials reached" if to_write[0] == 12 else ""
+
+    monkeypatch.setitem(sys.modules, "cfamc_ray.orchestration.run", SimpleNamespace(run_study=run_study))
+    return to_write
+
+
+def test_it_writes_table_fits_and_figures_and_says_what_they_show(
+    space: Path, tmp_path: Path, trained: list[int]
+) -> None:
+    said = said_by(main, "--space", str(space), "--out", str(tmp_path / "runs"))
+    assert (said.code, said.err) == (0, "")
+    assert "12 of 12 trials of grown have finished" in said.out
+    assert "twice the crops and half the epochs change clean accuracy by +" in said.out
+    assert said.out.count("decided.") == 2
+    folder = tmp_path / "runs" / "grown"
+    assert {path.name for path in folder.iterdir()} == {
+        *("scaling.yaml", "learning", "learning.csv", "fits.json"),
+        *(f"{name}.{ending}" for name in ("learning", "split") for ending in ("png", "svg")),
+    }
+    with (folder / "learning.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["budget"] for row in rows] == ["400"] * 4 + ["800"] * 4 + ["1600"] * 4
+    fits = json.loads((folder / "fits.json").read_text())["clean_accuracy"]
+    assert fits["held_out"]["trials"] == 4
+    assert set(fits["held_out"]["median_absolute_error"]) == {"total", "factors", "unchanged"}
+    assert fits["views_doubled_at_equal_crop_passes"]["per_doubling"] == pytest.approx(0.04, abs=0.03)
+    low, high = fits["laws"]["total"]["exponent_intervals_95"][0]
+    assert low <= fits["laws"]["total"]["exponents"][0] <= high
+    assert [split["budget"] for split in fits["splits"]] == [400, 800, 1600]
+    assert read_scaling(folder / "scaling.yaml") == CONFIG
+
+
+def test_an_interrupted_run_says_how_to_go_on_and_goes_on(space: Path, tmp_path: Path, trained: list[int]) -> None:
+    words = ["--space", str(space), "--out", str(tmp_path / "runs"), "--quiet", "--set", "question=Why, oh why?"]
+    trained[0] = 5
+    said = said_by(main, *words)
+    assert said.code == 130
+    assert "5 of 12 trials" in said.out
+    again = shlex.split(said.out.splitlines()[-1])
+    assert again[1:3] == ["-m", "cfamc_ray.scale"]
+    trained[0] = 12
+    assert said_by(main, *again[3:]).code == 0
+    finished = said_by(main, *again[3:])
+    assert finished.code == 0
+    assert "12 of 12 trials" in finished.out
+
+
+def test_the_analysis_reads_a_run_at_any_time(space: Path, tmp_path: Path, trained: list[int]) -> None:
+    trained[0] = 9
+    said_by(main, "--space", str(space), "--out", str(tmp_path / "runs"))
+    said = said_by(analyse, str(tmp_path / "runs" / "grown"))
+    assert (said.code, said.err) == (0, "")
+    assert "9 of 12 trials" in said.out
+
+
+def test_a_run_of_one_budget_has_no_law_and_says_so(space: Path, tmp_path: Path, trained: list[int]) -> None:
+    trained[0] = 3
+    said_by(main, "--space", str(space), "--out", str(tmp_path / "runs"))
+    folder = tmp_path / "runs" / "grown"
+    said = said_by(analyse, str(folder))
+    assert said.code == 1
+    assert json.loads((folder / "fits.json").read_text())["clean_accuracy"]["laws"] == {}
+    assert (folder / "learning.png").stat().st_size > 5000
+
+
+def test_the_dry_run_prints_what_it_will_cost(space: Path, tmp_path: Path) -> None:
+    said = said_by(main, "--space", str(space), "--out", str(tmp_path / "runs"), "--dry-run")
+    assert said.code == 0
+    assert yaml.safe_load(said.out)["name"] == "grown"
+    assert "# 12 trials; 1.12e+04 crop passes" in said.out
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--set", "lerning.seeds=[1]"], "there is no key 'lerning'; did you mean learning?"),
+        (["--set", "learning.crop_passes=[1, 2]"], "spends 1 in whole epochs; an epoch of trial takes 200"),
+        (["--set", "data.validation_images=99999"], "training images, but digits has"),
+    ],
+    ids=str,
+)
+def test_bad_input_is_refused_in_one_line(space: Path, tmp_path: Path, words: list[str], named: str) -> None:
+    said = said_by(main, "--space", str(space), "--out", str(tmp_path / "runs"), *words)
+    assert (said.code, said.out, said.err.count("\n")) == (2, "", 1)
+    assert named in said.err
+
+
+def test_a_folder_of_another_design_is_refused(space: Path, tmp_path: Path, trained: list[int]) -> None:
+    words = ["--space", str(space), "--out", str(tmp_path / "runs")]
+    assert said_by(main, *words).code == 0
+    said = said_by(main, *words, "--set", "crops.views=4")
+    assert said.code == 2
+    assert "belongs to a study of another space" in said.err
+
+
+def test_either_command_refuses_what_is_the_other_s(space: Path, tmp_path: Path) -> None:
+    said = said_by(tune, "--space", str(space), "--dry-run")
+    assert said.code == 2
+    assert "unknown key learning: this is a scaling study, for python -m cfamc_ray.scale" in said.err
+    assert said_by(main, "--space", "quickstart.yaml", "--dry-run").code == 2
+    missing = said_by(analyse, str(tmp_path))
+    assert (missing.code, missing.err) == (
+        2,
+        f"{tmp_path}: holds no scaling study (there is no scaling.yaml in it)\n",
+    )
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_real_trials_are_trained_at_equal_cost(space: Path, tmp_path: Path) -> None:
+    words = ["--out", str(tmp_path / "runs"), "--set", "learning.seeds=[1]", "--set", "learning.crop_passes=[200, 400]"]
+    command = [sys.executable, "-m", "cfamc_ray.scale", "--space", str(space), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "3 of 3 trials of grown have finished" in done.stdout
+    records = read_trials(tmp_path / "runs" / "grown" / "learning")
+    assert [record.status for record in records] == ["finished"] * len(records)
+    assert [record.value("crop_passes") for record in records] == [200, 400, 400]
