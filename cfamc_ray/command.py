@@ -1,20 +1,22 @@
 """What the commands have in common: bad input, the folder that they go on in, and what to type next."""
 
+import argparse
+import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.scaling import ScalingConfig
+from cfamc_ray.config.reading import Config
 from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.study.records import TrialRecord, read_config, read_trials
-
-Config = TypeVar("Config", StudyConfig, ScalingConfig)
+from cfamc_ray.terminal import add_detail_options, detail_words
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
@@ -40,6 +42,54 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:
         raise error if isinstance(error, InputError) else InputError(f"{path}: cannot be written ({error})") from None
+
+
+def add_run_options(parser: argparse.ArgumentParser, *, run: str, source: str, verbose: str) -> None:
+    """The options of every command that trains.
+
+    Args:
+        parser: of the command.
+        run: what a run is called.
+        source: what it is made from, whose keys can be overridden.
+        verbose: what ``--verbose`` adds.
+    """
+    parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where runs lie (runs)")
+    parser.add_argument("--address", metavar="auto|HOST:PORT", help="of a running Ray cluster")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help=f"override a key of the {source}",
+    )
+    parser.add_argument("--dry-run", action="store_true", help=f"print the resolved {run} and its cost, train nothing")
+    add_detail_options(parser, verbose=verbose)
+
+
+def typed_again(module: str, words: Sequence[str], arguments: argparse.Namespace) -> str:
+    """The command that goes on, as it can be typed here.
+
+    Args:
+        module: that runs it.
+        words: its own options; those of `add_run_options` but ``--out`` follow.
+        arguments: as they were given.
+    """
+    address = ["--address", arguments.address] if arguments.address else []
+    overrides = [word for override in arguments.overrides for word in ("--set", override)]
+    return shlex.join([program("python"), "-m", module, *words, *address, *detail_words(arguments.detail), *overrides])
+
+
+def check_data(trials: Iterable[TrialConfig]) -> None:
+    """Refuse bad data, and have it downloaded once, before any trial trains.
+
+    Raises:
+        InputError: where a trial's images are missing, too few, or not what they should be.
+    """
+    from cfamc_ray.data.splits import load_splits  # noqa: PLC0415 (torch is slow to import, and not needed above)
+
+    for data, judged_on in dict.fromkeys((trial.data, trial.judged_on) for trial in trials):
+        load_splits(data, judged_on=judged_on)
 
 
 def program(name: str) -> str:

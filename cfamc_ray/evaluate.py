@@ -24,7 +24,7 @@ from cfamc_ray.config.trial import DataConfig, TrialConfig
 from cfamc_ray.study.environment import environment
 from cfamc_ray.study.records import TrialFolder, read_config, read_trials, trial_name, write_text
 from cfamc_ray.study.wording import show_radius, show_seconds, show_value
-from cfamc_ray.terminal import Detail, ProgressView, add_detail_options
+from cfamc_ray.terminal import Detail, ProgressView, add_detail_options, say
 
 if TYPE_CHECKING:
     import torch
@@ -99,8 +99,7 @@ def _run_protocol(
     }
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     path = out or run.folder / "evaluations" / f"{protocol.name}-{digest}.json"
-    if detail != "quiet":
-        print(f"{run.name}: protocol {protocol.name} on the test split of {data.path or data.name}", flush=True)
+    say(f"{run.name}: protocol {protocol.name} on the test split of {data.path or data.name}", detail)
     if detail == "verbose":
         print(yaml.safe_dump(settings["protocol"], sort_keys=False), flush=True)
     started = time.perf_counter()
@@ -110,7 +109,8 @@ def _run_protocol(
         with ProgressView("probe", 0, sys.stdout, detail=detail) as view:
             for measurement in _measure(run, data, protocol, device, view):
                 measured.append(measurement)
-                view.say(f"  {_attack(measurement.attack, measurement.epsilon)}: {measurement.accuracy:.1%}")
+                accuracy = show_value("accuracy", measurement.accuracy)
+                view.say(f"  {_attack(measurement.attack, measurement.epsilon)}: {accuracy}")
     except (AttackInvalid, FloatingPointError) as error:
         problem = str(error)
     seconds = time.perf_counter() - started

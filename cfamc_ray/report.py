@@ -23,24 +23,23 @@ from cfamc_ray.figures.charts import (
     slices_chart,
     spending_chart,
 )
-from cfamc_ray.figures.static import draw, save_figure
+from cfamc_ray.figures.static import save_chart
 from cfamc_ray.study.advice import Advice, advise, cost_ladder, headline
 from cfamc_ray.study.answer import answer
 from cfamc_ray.study.effects import effects_table, find_effects
 from cfamc_ray.study.front import find_front
 from cfamc_ray.study.growth import find_growth, find_spending
 from cfamc_ray.study.published import published_results
-from cfamc_ray.study.records import TrialRecord, read_config, read_trials, table_columns, trials_table, write_text
+from cfamc_ray.study.records import (
+    TrialRecord,
+    read_config,
+    read_trials,
+    table_columns,
+    trials_table,
+    with_cost,
+    write_text,
+)
 from cfamc_ray.study.tables import Table
-
-
-class Recommended(NamedTuple):
-    """A trial worth to be trained, and the command that trains it."""
-
-    role: str
-    number: int
-    cells: Sequence[str]
-    command: str
 
 
 class Section(NamedTuple):
@@ -94,9 +93,7 @@ def write_report(folder: Path, *, budget: float | None = None) -> Path:
     target = folder / "report"
     target.mkdir(exist_ok=True)
     for chart in report.charts:
-        figure = draw(chart)
-        for ending in ("png", "svg"):
-            save_figure(figure, target / f"{chart.name}.{ending}")
+        save_chart(chart, target)
     for table in report.tables:
         for ending, text in (("csv", table.csv()), ("md", table.markdown()), ("tex", table.latex())):
             write_text(target / f"{table.name}.{ending}", text)
@@ -118,7 +115,6 @@ def make_report(folder: Path, *, budget: float | None = None) -> Report:
     front, growth, spending = find_front(config, records), find_growth(config, records), find_spending(records)
     effects, advice = find_effects(config, records), advise(config, records, budget=budget)
     confirmed, attained = _read_csv(folder / "confirm.csv"), _read_csv(folder / "attainment.csv")
-    costs = dict.fromkeys([*config.objectives, "crop_passes"])
     published = published_results(config)
     comparable = published and front.members and published[0].values.keys() <= front.objectives.keys()
     ended_early = [r for r in records if r.status in ("stopped", "failed", "infeasible")]
@@ -152,11 +148,7 @@ def make_report(folder: Path, *, budget: float | None = None) -> Report:
             "cost",
             "What more cost buys",
             f"Each row is the best {headline(config).replace('_', ' ')} up to its cost.",
-            tables=[
-                _trials(
-                    "ladder", "The best at each cost", config, cost_ladder(config, records), [*costs, "train_seconds"]
-                )
-            ],
+            tables=[_ladder(config, cost_ladder(config, records))],
         ),
         Section("growth", "How the front grew", charts=[growth_chart(growth)]),
         Section(
@@ -235,27 +227,24 @@ def _status(config: StudyConfig, records: Sequence[TrialRecord]) -> str:
     return f"{', '.join(words) or 'no trial yet'} of {config.budget.trials} trials"
 
 
-def _trials(
-    name: str, title: str, config: StudyConfig, records: Sequence[TrialRecord], metrics: Sequence[str]
-) -> Table:
-    rows = [
-        {
-            "trial": record.number,
-            **{m: (record.rows[-1] if record.rows else {}).get(m) for m in metrics},
-            **record.point,
-        }
-        for record in records
-    ]
-    return Table(name, title, ["trial", *metrics, *config.space], rows)
+def _ladder(config: StudyConfig, records: Sequence[TrialRecord]) -> Table:
+    columns = ["trial", *with_cost(config.objectives), "train_seconds", *config.space]
+    return Table("ladder", "The best at each cost", columns, _numbered(config, records))
 
 
 def _recommended(config: StudyConfig, advice: Sequence[Advice]) -> Table:
-    metrics = dict.fromkeys([*config.objectives, "crop_passes"])
-    rows = [
-        {"what": one.role, "trial": one.record.number, **{m: one.record.value(m) for m in metrics}, **one.record.point}
-        for one in advice
-    ]
-    return Table("recommended", "Recommended configurations", ["what", "trial", *metrics, *config.space], rows)
+    rows = _numbered(config, [one.record for one in advice])
+    return Table(
+        "recommended",
+        "Recommended configurations",
+        ["what", "trial", *with_cost(config.objectives), *config.space],
+        [{"what": one.role, **row} for one, row in zip(advice, rows, strict=True)],
+    )
+
+
+def _numbered(config: StudyConfig, records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
+    """Rows of the table of trials, each with its number."""
+    return [{"trial": r.number, **row} for r, row in zip(records, trials_table(config, records), strict=True)]
 
 
 def _command(folder: Path, advice: Advice) -> str:

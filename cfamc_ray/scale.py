@@ -2,26 +2,26 @@
 
 import argparse
 import json
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cfamc_ray.command import INTERRUPTED, check_folder, exit_code, program, with_absolute_path
+from cfamc_ray.command import (
+    INTERRUPTED,
+    add_run_options,
+    check_data,
+    check_folder,
+    exit_code,
+    typed_again,
+    with_absolute_path,
+)
 from cfamc_ray.config.reading import dump_study, find_space, read_scaling
 from cfamc_ray.config.scaling import ScalingConfig
+from cfamc_ray.study.learned import learned, learning_columns, learning_table
 from cfamc_ray.study.lock import only_driver
 from cfamc_ray.study.records import csv_text, read_trials, write_text
-from cfamc_ray.study.scaling import (
-    conclusions,
-    fit_learning,
-    fits_tree,
-    learned,
-    learning_columns,
-    learning_table,
-    split_curves,
-)
-from cfamc_ray.terminal import add_detail_options, detail_words
+from cfamc_ray.study.scaling import conclusions, fit_learning, fits_tree
+from cfamc_ray.terminal import say
 
 CONFIG, LEARNING = "scaling.yaml", "learning"
 """In the run's folder: the space as resolved, and the study of the learning part."""
@@ -39,13 +39,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Train a designed set of trials at several budgets, fit how error falls; typed again, go on.",
     )
     parser.add_argument("--space", required=True, metavar="FILE", help="a YAML file, or the bare name of a given space")
-    parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where runs lie (runs)")
-    parser.add_argument("--address", metavar="auto|HOST:PORT", help="of a running Ray cluster")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a key of the space"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved run and its cost, train nothing")
-    add_detail_options(parser, verbose="which point each trial has and what it reached")
+    add_run_options(parser, run="run", source="space", verbose="which point each trial has and what it reached")
     return parser
 
 
@@ -59,7 +53,8 @@ def _scale(arguments: argparse.Namespace) -> int:
     code = write_fits(config, folder)
     if complete:
         return code
-    print(f"\nInterrupted; nothing is lost. Go on with\n  {_again(arguments)}")
+    words = ["--space", arguments.space, "--out", str(arguments.out)]
+    print(f"\nInterrupted; nothing is lost. Go on with\n  {typed_again('cfamc_ray.scale', words, arguments)}")
     return INTERRUPTED
 
 
@@ -68,13 +63,10 @@ def _learn(config: ScalingConfig, folder: Path, arguments: argparse.Namespace) -
     study, inner = config.learning_study, folder / LEARNING
     if check_folder(study, inner, resume=(inner / "study.yaml").exists()):
         return True
-    from cfamc_ray.data.splits import load_splits  # noqa: PLC0415 (torch is slow to import, and not needed above)
     from cfamc_ray.orchestration.run import run_study  # noqa: PLC0415 (Ray is slow to import)
 
-    for images in {study.trial_at(point).data for point in study.first_points}:
-        load_splits(images)  # refuses bad data before anything is written
-    if arguments.detail != "quiet":
-        print(f"{config.name}: {study.budget.trials} trials → {inner}", flush=True)
+    check_data(study.trial_at(point) for point in study.first_points)
+    say(f"{config.name}: {study.budget.trials} trials → {inner}", arguments.detail)
     with only_driver(inner):
         write_text(folder / CONFIG, dump_study(config))
         try:
@@ -91,7 +83,7 @@ def write_fits(config: ScalingConfig, folder: Path) -> int:
         folder: of the run, finished or not.
     """
     from cfamc_ray.figures.scaling import growth_charts  # noqa: PLC0415 (matplotlib is slow to import)
-    from cfamc_ray.figures.static import draw, save_figure  # noqa: PLC0415
+    from cfamc_ray.figures.static import save_chart  # noqa: PLC0415
 
     records = read_trials(folder / LEARNING)
     found = learned(config, records)
@@ -99,10 +91,8 @@ def write_fits(config: ScalingConfig, folder: Path) -> int:
     table = csv_text(learning_table(config, records), columns=learning_columns(config))
     write_text(folder / "learning.csv", table)
     write_text(folder / "fits.json", json.dumps(fits_tree(every), indent=1) + "\n")
-    splits = [curves for one in every for curves in split_curves(config, found, one.metric)]
-    for chart in growth_charts(found, every, splits):
-        for ending in ("png", "svg"):
-            save_figure(draw(chart), folder / f"{chart.name}.{ending}")
+    for chart in growth_charts(found, every):
+        save_chart(chart, folder)
     print(f"\n{len(found.points)} of {len(config.learning_points)} trials of {config.name} have finished")
     print("\n".join(conclusions(every)))
     print(f"\nTables   {folder / 'learning.csv'}, {folder / 'fits.json'}")
@@ -118,14 +108,6 @@ def _print_plan(config: ScalingConfig) -> None:
     passes, flops = sum(trial.crop_passes for trial in trials), sum(map(training_flops, trials))
     print(dump_study(config))
     print(f"# {len(trials)} trials; {passes:.3g} crop passes and {flops:.3g} FLOPs in all (evaluation not counted)")
-
-
-def _again(arguments: argparse.Namespace) -> str:
-    words = [program("python"), "-m", "cfamc_ray.scale", "--space", arguments.space, "--out", str(arguments.out)]
-    words += ["--address", arguments.address] if arguments.address else []
-    words += detail_words(arguments.detail)
-    words += [word for override in arguments.overrides for word in ("--set", override)]
-    return shlex.join(words)
 
 
 if __name__ == "__main__":

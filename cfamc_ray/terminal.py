@@ -27,6 +27,12 @@ def add_detail_options(parser: argparse.ArgumentParser, *, verbose: str) -> None
     options.add_argument("--verbose", action="store_const", const="verbose", dest="detail", help=f"say also {verbose}")
 
 
+def say(line: str, detail: Detail) -> None:
+    """On the way to the result."""
+    if detail != "quiet":
+        print(line, flush=True)
+
+
 def detail_words(detail: Detail) -> list[str]:
     """The option as it is typed."""
     return [] if detail == "normal" else [f"--{detail}"]

@@ -16,7 +16,17 @@ from typing import Any, TextIO
 
 from rich.table import Table
 
-from cfamc_ray.command import INTERRUPTED, check_folder, exit_code, program, whole_table, with_absolute_path
+from cfamc_ray.command import (
+    INTERRUPTED,
+    add_run_options,
+    check_data,
+    check_folder,
+    exit_code,
+    program,
+    typed_again,
+    whole_table,
+    with_absolute_path,
+)
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import dump_study, resolve_study
 from cfamc_ray.config.recipes import DIALECTS, Dialect, PublishedRow, read_recipe, recipe_names
@@ -24,7 +34,7 @@ from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.study.environment import environment
 from cfamc_ray.study.records import TrialFolder, read_config, trial_name, write_config, write_text
 from cfamc_ray.study.wording import show_value
-from cfamc_ray.terminal import Detail, ProgressView, add_detail_options, detail_words, epoch_line
+from cfamc_ray.terminal import Detail, ProgressView, epoch_line, say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,17 +52,13 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--recipe", metavar="NAME", help="a published system, or list for a table of all")
     what.add_argument("--trial", type=Path, metavar="FOLDER", help="a trial of a study, such as runs/STUDY/trial_00007")
     parser.add_argument("--dialect", choices=DIALECTS, default=DIALECTS[0], help="sane, or published as released")
-    parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where runs lie (runs)")
     parser.add_argument("--name", help="of the run and its folder (the recipe's)")
     parser.add_argument("--resume", action="store_true", help="go on with an unfinished run")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="data-parallel workers; above 1 needs Ray")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where it trains")
-    parser.add_argument("--address", metavar="auto|HOST:PORT", help="of a running Ray cluster")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a key of the recipe"
+    add_run_options(
+        parser, run="run", source="recipe", verbose="every epoch, with the optimizer's and the perturbation's state"
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved run and its cost, train nothing")
-    add_detail_options(parser, verbose="every epoch, with the optimizer's and the perturbation's state")
     return parser
 
 
@@ -89,12 +95,9 @@ def _train(arguments: argparse.Namespace) -> int:
         _print_plan(study)
         return 0
     if not check_folder(study, folder, resume=arguments.resume):
-        from cfamc_ray.data.splits import load_splits  # noqa: PLC0415 (torch is slow to import, and not needed above)
-
-        load_splits(study.trial.data, judged_on=study.trial.judged_on)  # refuses bad data before anything is written
+        check_data([study.trial])
         _open(folder, study)
-        if arguments.detail != "quiet":
-            print(f"{study.name} → {folder}", flush=True)
+        say(f"{study.name} → {folder}", arguments.detail)
         try:
             complete = _run(study, folder, arguments)
         except KeyboardInterrupt:
@@ -260,17 +263,13 @@ def _published_row(row: PublishedRow) -> str:
 
 
 def _resume_command(arguments: argparse.Namespace) -> str:
-    words = [program("python"), "-m", "cfamc_ray.train"]
-    words += ["--trial", str(arguments.trial)] if arguments.trial else ["--recipe", arguments.recipe]
+    words = ["--trial", str(arguments.trial)] if arguments.trial else ["--recipe", arguments.recipe]
     words += ["--dialect", arguments.dialect] if arguments.dialect != DIALECTS[0] else []
     words += ["--out", str(arguments.out), "--resume"]
     words += ["--name", arguments.name] if arguments.name else []
     words += ["--workers", str(arguments.workers)] if arguments.workers > 1 else []
     words += ["--device", arguments.device] if arguments.device != "auto" else []
-    words += ["--address", arguments.address] if arguments.address else []
-    words += detail_words(arguments.detail)
-    words += [word for override in arguments.overrides for word in ("--set", override)]
-    return shlex.join(words)
+    return typed_again("cfamc_ray.train", words, arguments)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,17 @@ from pathlib import Path
 
 from rich.table import Table
 
-from cfamc_ray.command import INTERRUPTED, check_folder, exit_code, program, whole_table, with_absolute_path
+from cfamc_ray.command import (
+    INTERRUPTED,
+    add_run_options,
+    check_data,
+    check_folder,
+    exit_code,
+    program,
+    typed_again,
+    whole_table,
+    with_absolute_path,
+)
 from cfamc_ray.config.reading import dump_study, find_space, read_study
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
@@ -24,12 +34,13 @@ from cfamc_ray.study.records import (
     read_trials,
     table_columns,
     trials_table,
+    with_cost,
     write_config,
     write_text,
 )
 from cfamc_ray.study.takeover import take_over
 from cfamc_ray.study.wording import short_names, show_seconds, show_setting, show_value
-from cfamc_ray.terminal import add_detail_options, detail_words
+from cfamc_ray.terminal import say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,7 +55,6 @@ def _parser() -> argparse.ArgumentParser:
         description="Search a space of trials for the front of its objectives, with Ray Tune and Optuna.",
     )
     parser.add_argument("--space", required=True, metavar="FILE", help="a YAML file, or the bare name of a given space")
-    parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where studies lie (runs)")
     parser.add_argument("--trials", type=int, metavar="N", help="how many trials; short for --set budget.trials=N")
     parser.add_argument("--resume", action="store_true", help="go on with an unfinished study")
     parser.add_argument(
@@ -56,12 +66,9 @@ def _parser() -> argparse.ArgumentParser:
         dest="imports",
         help="take over the trials of an earlier study on the same space",
     )
-    parser.add_argument("--address", metavar="auto|HOST:PORT", help="of a running Ray cluster")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a key of the space"
+    add_run_options(
+        parser, run="study", source="space", verbose="which point each trial has and what each of its epochs reached"
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved study and its cost, train nothing")
-    add_detail_options(parser, verbose="which point each trial has and what each of its epochs reached")
     return parser
 
 
@@ -75,15 +82,11 @@ def _tune(arguments: argparse.Namespace) -> int:
     budget = Budget(config, flops_of=_training_flops)
     if check_folder(config, folder, resume=arguments.resume, over=budget.over):
         return _finish(config, folder) or _confirm(config, folder, arguments)
-    from cfamc_ray.data.splits import load_splits  # noqa: PLC0415 (torch is slow to import, and not needed above)
-
-    # Here, so that bad data is refused and a download happens once, before any trial.
-    trial = config.trial_at(next(config.points()))
-    load_splits(trial.data, judged_on=trial.judged_on)
+    check_data([config.trial_at(next(config.points()))])
     with only_driver(folder):
         write_config(folder, config)
         for source in arguments.imports:
-            _say(arguments, f"{take_over(config, folder, source)} trials taken over from {source}")
+            say(f"{take_over(config, folder, source)} trials taken over from {source}", arguments.detail)
         code = _run(config, folder, arguments)
     return code or _confirm(config, folder, arguments)
 
@@ -99,8 +102,8 @@ def _run(config: StudyConfig, folder: Path, arguments: argparse.Namespace) -> in
     from cfamc_ray.orchestration.run import run_study  # noqa: PLC0415
 
     at_once = f"{config.budget.trials} trials, {config.resources.trials_at_once} at once"
-    _say(arguments, f"{config.name}: {at_once} → {folder}")
-    _say(arguments, f"Ray is starting; what it says goes to {folder / 'ray.log'}")
+    say(f"{config.name}: {at_once} → {folder}", arguments.detail)
+    say(f"Ray is starting; what it says goes to {folder / 'ray.log'}", arguments.detail)
     try:
         over = run_study(config, folder, address=arguments.address, detail=arguments.detail)
     except KeyboardInterrupt:  # before Tune listens for it, or a second time
@@ -113,12 +116,6 @@ def _run(config: StudyConfig, folder: Path, arguments: argparse.Namespace) -> in
     return INTERRUPTED
 
 
-def _say(arguments: argparse.Namespace, line: str) -> None:
-    """On the way to the result."""
-    if arguments.detail != "quiet":
-        print(line, flush=True)
-
-
 def _confirm(config: StudyConfig, folder: Path, arguments: argparse.Namespace) -> int:
     """Train and test the front anew where the study says so, and print what that shows."""
     if config.confirm is None:
@@ -126,7 +123,7 @@ def _confirm(config: StudyConfig, folder: Path, arguments: argparse.Namespace) -
     from cfamc_ray.orchestration.confirmation import run_confirmation  # noqa: PLC0415 (Ray is slow to import)
     from cfamc_ray.report import write_report  # noqa: PLC0415
 
-    _say(arguments, f"\nThe front is confirmed with {config.confirm.seeds} fresh seeds → {folder / 'confirm'}")
+    say(f"\nThe front is confirmed with {config.confirm.seeds} fresh seeds → {folder / 'confirm'}", arguments.detail)
     with only_driver(folder):
         write_config(folder, config)
         try:
@@ -198,7 +195,7 @@ def _print_front(config: StudyConfig, members: Sequence[TrialRecord], records: S
     if not members:
         return
     table = Table(box=None, pad_edge=False)
-    metrics = list(dict.fromkeys([*config.objectives, "crop_passes"]))
+    metrics = with_cost(config.objectives)
     for name in ("trial", *short_names(metrics), "time", *short_names(list(config.space))):
         table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True, vertical="bottom")
     for record in members:
@@ -223,22 +220,10 @@ def _print_plan(config: StudyConfig) -> None:
 
 
 def _resume_command(arguments: argparse.Namespace) -> str:
-    words = [
-        program("python"),
-        "-m",
-        "cfamc_ray.tune",
-        "--space",
-        arguments.space,
-        "--out",
-        str(arguments.out),
-        "--resume",
-    ]
+    words = ["--space", arguments.space, "--out", str(arguments.out), "--resume"]
     words += ["--trials", str(arguments.trials)] if arguments.trials is not None else []
-    words += ["--address", arguments.address] if arguments.address else []
-    words += detail_words(arguments.detail)
     words += [word for source in arguments.imports for word in ("--import", str(source))]
-    words += [word for override in arguments.overrides for word in ("--set", override)]
-    return shlex.join(words)
+    return typed_again("cfamc_ray.tune", words, arguments)
 
 
 if __name__ == "__main__":

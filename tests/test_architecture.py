@@ -27,11 +27,11 @@ ALLOWED = {
     },
     "figures": {"study"},
     "report": {"config", "figures", "study"},
-    "command": {"config", "study"},
+    "command": {"config", "data", "study", "terminal"},
     "terminal": {"config", "study"},
-    "tune": {"command", "config", "data", "evaluation", "orchestration", "report", "search", "study", "terminal"},
-    "scale": {"command", "config", "data", "evaluation", "figures", "orchestration", "study", "terminal"},
-    "train": {"command", "config", "data", "evaluation", "orchestration", "recording", "study", "terminal", "trial"},
+    "tune": {"command", "config", "evaluation", "orchestration", "report", "search", "study", "terminal"},
+    "scale": {"command", "config", "evaluation", "figures", "orchestration", "study", "terminal"},
+    "train": {"command", "config", "evaluation", "orchestration", "recording", "study", "terminal", "trial"},
     "evaluate": {"allocator", "command", "config", "data", "evaluation", "method", "study", "terminal", "trial"},
 }
 WITHOUT_RAY = [name for name in ALLOWED if name not in ("orchestration", "tune")]

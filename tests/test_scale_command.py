@@ -1,19 +1,18 @@
 """The command that fits how learning grows: its files, what it says, that it goes on, and what it refuses."""
 
 import csv
-import io
 import json
 import shlex
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from test_train_command import said_by
 
 from analysis.scaling import main as analyse
 from cfamc_ray.config.reading import dump_study, read_scaling
@@ -42,20 +41,6 @@ CONFIG = ScalingConfig.model_validate(
         },
     }
 )
-
-
-class Said(NamedTuple):
-    """What a command ended with."""
-
-    code: int
-    out: str
-    err: str
-
-
-def said_by(command: Any, *words: str) -> Said:
-    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
-        code = command(words)
-    return Said(code, out.getvalue(), err.getvalue())
 
 
 def write_trials(config: StudyConfig, folder: Path, *, trials: int) -> None:

@@ -1,4 +1,4 @@
-"""A scaling study: how the machine's work grows, and how what is learned grows."""
+"""A scaling study: how what is learned grows."""
 
 from collections.abc import Iterator, Mapping
 from itertools import product
@@ -53,7 +53,7 @@ class ScalingConfig(Strict):
     resources: ResourceConfig = ResourceConfig()
     """Of the trials of the learning part."""
     trial: TrialConfig = TrialConfig()
-    """What all trials and cells share."""
+    """What all trials share."""
     learning: LearningConfig = LearningConfig()
 
     @model_validator(mode="after")
@@ -116,7 +116,3 @@ class ScalingConfig(Strict):
             space={key: Choice(choice=tuple(found)) for key, found in values.items()},
             start_from=tuple(points),
         )
-
-    def identity(self) -> dict[str, Any]:
-        """What must not change while the run goes on."""
-        return self.model_dump(mode="json", include={"trial", "learning"})

@@ -10,8 +10,8 @@ from cfamc_ray.study.effects import Effect
 from cfamc_ray.study.front import Front
 from cfamc_ray.study.growth import Growth, Spent
 from cfamc_ray.study.published import PublishedResult
-from cfamc_ray.study.records import TrialRecord
-from cfamc_ray.study.wording import show_change, show_setting, show_value
+from cfamc_ray.study.records import TrialRecord, with_cost
+from cfamc_ray.study.wording import show_change, show_interval, show_setting, show_value
 
 COST = "crop_passes"
 """Shown as colour."""
@@ -140,8 +140,7 @@ def comparison_chart(studies: Sequence[Comparison]) -> Chart:
 
 def describe(trial: TrialRecord, objectives: Iterable[str]) -> str:
     """A trial in a few lines, parted by <br>."""
-    metrics = dict.fromkeys([*objectives, COST])
-    values = [f"{name.replace('_', ' ')} {show_value(name, trial.value(name))}" for name in metrics]
+    values = [f"{name.replace('_', ' ')} {show_value(name, trial.value(name))}" for name in with_cost(objectives)]
     point = [f"{key} {show_setting(key, value)}" for key, value in trial.point.items()]
     return "<br>".join([f"trial {trial.number}", *values, *point])
 
@@ -198,8 +197,7 @@ def _slice(effect: Effect, objectives: Mapping[str, str]) -> Panel:
     title = ""
     if math.isfinite(effect.slope):
         marks.append(Line("", [scale * end for end in effect.ends], effect.trend))
-        low, high = (show_change(effect.metric, end).removesuffix(" points") for end in effect.interval)
-        title = f"{show_change(effect.metric, effect.slope)} ({low} to {high})"
+        title = f"{show_change(effect.metric, effect.slope)} ({show_interval(effect.metric, effect.interval)})"
     return Panel(Axis(effect.key + unit, log=effect.log), metric_axis(effect.metric, objectives), marks, title=title)
 
 

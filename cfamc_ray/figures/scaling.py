@@ -5,28 +5,30 @@ from collections.abc import Sequence
 import numpy as np
 
 from cfamc_ray.figures.chart import Area, Axis, Chart, Line, Panel, Points
-from cfamc_ray.study.scaling import PASSES, VIEWS, Fits, Learned, SplitCurves, describe_point
-from cfamc_ray.study.wording import short_names, show_count
+from cfamc_ray.figures.charts import metric_axis
+from cfamc_ray.study.learned import PASSES, VIEWS, Learned
+from cfamc_ray.study.scaling import Fits
+from cfamc_ray.study.splits import SplitCurves
+from cfamc_ray.study.wording import show_count, show_point
 
 NOTHING = "too few trials have finished"
 DRAWN = 60
 """Places at which a curve is drawn."""
 
 
-def growth_charts(found: Learned, every: Sequence[Fits], splits: Sequence[SplitCurves]) -> list[Chart]:
+def growth_charts(found: Learned, every: Sequence[Fits]) -> list[Chart]:
     """Error against crop passes with its law, and the split of each budget.
 
     Args:
         found: the finished trials.
         every: what was fitted to them.
-        splits: what the trials of equal budgets reached.
     """
     return [
         Chart("learning", "How error falls with crop passes", [_fall(found, one) for one in every] or [_nothing()], 2),
         Chart(
             "split",
             "Equal crop passes: more crops and fewer epochs to the right",
-            [_iso(split) for split in splits] or [_nothing()],
+            [_iso(split) for one in every for split in one.curves] or [_nothing()],
             2,
         ),
     ]
@@ -50,11 +52,9 @@ def _fall(found: Learned, one: Fits) -> Panel:
     for views in sorted({point[VIEWS] for point in found.points if VIEWS in point}):
         places = [n for n, point in enumerate(found.points) if point[VIEWS] == views]
         errors = [float(1 - found.accuracies[one.metric][n]) for n in places]
-        details = [describe_point(found.points[n]) for n in places]
+        details = [show_point(found.points[n]) for n in places]
         marks.append(Points(f"{views} crops", [float(found.passes[n]) for n in places], errors, details=details))
-    return Panel(
-        Axis(PASSES.replace("_", " "), "count", log=True), Axis(error, "share", log=True), marks, error, NOTHING
-    )
+    return Panel(metric_axis(PASSES, {}, log=True), Axis(error, "share", log=True), marks, error, NOTHING)
 
 
 def _iso(split: SplitCurves) -> Panel:
@@ -63,6 +63,5 @@ def _iso(split: SplitCurves) -> Panel:
         Line(f"{show_count(budget)} passes", list(means), list(means.values()))
         for budget, means in split.curves.items()
     ]
-    name = split.metric.replace("_", " ")
-    held = (f"{key} {value}" for key, value in zip(short_names(list(split.held)), split.held.values(), strict=True))
-    return Panel(Axis(VIEWS, log=True), Axis(name, "share"), marks, ", ".join([name, *held]))
+    title = ", ".join([split.metric.replace("_", " "), *([show_point(split.held)] if split.held else [])])
+    return Panel(Axis(VIEWS, log=True), metric_axis(split.metric, {}), marks, title)

@@ -62,6 +62,13 @@ def draw(chart: Chart) -> Figure:
     return figure
 
 
+def save_chart(chart: Chart, folder: Path) -> None:
+    """Write a chart into a folder under its own name, for screens and for papers."""
+    figure = draw(chart)
+    for ending in ("png", "svg"):
+        save_figure(figure, folder / f"{chart.name}.{ending}")
+
+
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure under a temporary name first; the ending decides the format. Equal figures are equal files."""
     path.parent.mkdir(parents=True, exist_ok=True)

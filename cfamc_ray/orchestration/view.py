@@ -16,7 +16,7 @@ from rich.text import Text
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.study.front import Progress
 from cfamc_ray.study.records import TrialRecord
-from cfamc_ray.study.wording import short_names, show_seconds, show_setting, show_value
+from cfamc_ray.study.wording import show_point, show_seconds, show_value
 from cfamc_ray.terminal import Detail, epoch_line, is_live
 
 
@@ -98,10 +98,9 @@ def _lines_of(record: TrialRecord) -> int:
 
 def _story(config: StudyConfig, record: TrialRecord) -> list[str]:
     """A trial in lines, to which later ones only add: its point, its epochs, its end."""
-    names = short_names(list(config.space))
-    point = (f"{name} {show_setting(key, record.point[key])}" for key, name in zip(config.space, names, strict=True))
     trial = config.trial_at(record.point)
-    lines = [", ".join(point) or "the only point", *(epoch_line(trial, row, detail="normal") for row in record.rows)]
+    point = show_point({key: record.point[key] for key in config.space})
+    lines = [point or "the only point", *(epoch_line(trial, row, detail="normal") for row in record.rows)]
     if record.ended:
         lines.append(record.status + (f": {record.reason}" if record.reason else ""))
     return [f"trial {record.number}: {line}" for line in lines]

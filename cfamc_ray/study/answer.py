@@ -9,8 +9,8 @@ from cfamc_ray.study.advice import Advice, best_at, headline
 from cfamc_ray.study.effects import Effect
 from cfamc_ray.study.front import find_front
 from cfamc_ray.study.growth import Growth
-from cfamc_ray.study.records import TrialRecord
-from cfamc_ray.study.wording import show_change, show_count, show_setting, show_value
+from cfamc_ray.study.records import TrialRecord, with_cost
+from cfamc_ray.study.wording import show_change, show_count, show_interval, show_setting, show_value
 
 RUNNING = "The study has not ended: {left} of {total} trials are still to come, and what follows may change."
 
@@ -59,7 +59,7 @@ def _progress(config: StudyConfig, records: Sequence[TrialRecord]) -> list[str]:
 
 def _recommendation(config: StudyConfig, advice: Advice) -> str:
     record = advice.record
-    shown = dict.fromkeys([*config.objectives, "crop_passes"])
+    shown = with_cost(config.objectives)
     values = [f"{name.replace('_', ' ')} {show_value(name, record.value(name))}" for name in shown]
     return f"{advice.role.capitalize()}: trial {record.number}, with {', '.join(values)}."
 
@@ -72,8 +72,7 @@ def _movers(config: StudyConfig, effects: Sequence[Effect]) -> list[str]:
         decided = sorted((e for e in mine if e.decided), key=lambda e: -abs(e.slope))
         words = [
             f"{e.key} ({show_change(metric, e.slope)} from {' to '.join(show_setting(e.key, end) for end in e.ends)}, "
-            f"95 % interval {show_change(metric, e.interval[0]).removesuffix(' points')} to "
-            f"{show_change(metric, e.interval[1]).removesuffix(' points')})"
+            f"95 % interval {show_interval(metric, e.interval)})"
             for e in decided
         ]
         name = metric.replace("_", " ")

@@ -189,6 +189,11 @@ def table_columns(config: StudyConfig) -> list[str]:
     return ["trial_id", "status", "reason", "epochs", *_metrics(config), *config.space]
 
 
+def with_cost(objectives: Iterable[str]) -> list[str]:
+    """What is shown of a trial in few words: its objectives, and the cost that does not depend on the machine."""
+    return list(dict.fromkeys([*objectives, "crop_passes"]))
+
+
 def _metrics(config: StudyConfig) -> list[str]:
     return list(dict.fromkeys([*config.objectives, *COSTS]))
 

@@ -1,7 +1,7 @@
 """How numbers are written for people."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 COUNTED = ("passes", "flops", "bytes")
 """Endings of metrics that are counts, and mostly large."""
@@ -50,6 +50,17 @@ def show_change(metric: str, change: float) -> str:
     if not math.isfinite(change):
         return "–"
     return f"{100 * change:+.1f} points" if metric.endswith("accuracy") else f"{change:+.3g}"
+
+
+def show_interval(metric: str, interval: tuple[float, float]) -> str:
+    """Both ends of an interval of differences: of an accuracy in points, which the difference beside it names."""
+    return " to ".join(show_change(metric, end).removesuffix(" points") for end in interval)
+
+
+def show_point(point: Mapping[str, object]) -> str:
+    """Settings by their short names, as in views 4, epsilon 8/255."""
+    names = short_names(list(point))
+    return ", ".join(f"{name} {show_setting(key, point[key])}" for name, key in zip(names, point, strict=True))
 
 
 def short_names(names: Sequence[str]) -> list[str]:

@@ -7,21 +7,10 @@ import numpy as np
 import pytest
 
 from cfamc_ray.config.scaling import ScalingConfig
+from cfamc_ray.study.laws import Fit, Law, fit, fit_law, held_out
+from cfamc_ray.study.learned import Learned, factors, learned, learning_columns, learning_table
 from cfamc_ray.study.records import TrialRecord
-from cfamc_ray.study.scaling import (
-    Fit,
-    Law,
-    Learned,
-    best_splits,
-    doubling,
-    factors,
-    fit,
-    fit_law,
-    held_out,
-    learned,
-    learning_columns,
-    learning_table,
-)
+from cfamc_ray.study.splits import best_splits, doubling
 
 CONFIG = ScalingConfig.model_validate(
     {

@@ -1,0 +1,163 @@
+"""How a budget of crop passes is best split between crops, replays and epochs."""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.stats import t as student
+
+from cfamc_ray.config.scaling import EPOCHS, ScalingConfig
+from cfamc_ray.study.laws import Fit
+from cfamc_ray.study.learned import VIEWS, Learned
+
+
+class Doubling(NamedTuple):
+    """What a doubling changes at equal crop passes, all other keys but epochs held."""
+
+    key: str
+    metric: str
+    per_doubling: float
+    low: float
+    high: float
+    blocks: int
+    """Groups of trials that share budget, seed and all other keys; each gives one slope."""
+
+    @property
+    def decided(self) -> bool:
+        """Whether the 95 % interval leaves out zero."""
+        return self.low > 0 or self.high < 0
+
+
+class Split(NamedTuple):
+    """How a budget is best spent."""
+
+    budget: float
+    metric: str
+    measured: Mapping[str, Any]
+    """The point with the best mean over its seeds."""
+    measured_accuracy: float
+    predicted: Mapping[str, Any]
+    """The point that the law `factors` puts first, among whole numbers within the sizes that were tried."""
+    predicted_accuracy: float
+    support: float
+    """Share of the resampled laws that put the same number of views first."""
+
+
+class SplitCurves(NamedTuple):
+    """What trials of equal budgets reached over their crops, all other keys but epochs held."""
+
+    metric: str
+    held: Mapping[str, Any]
+    """The other keys that are split, and their values."""
+    curves: Mapping[float, Mapping[float, float]]
+    """Mean over seeds, by budget and crops, both ascending."""
+
+
+def doubling(found: Learned, metric: str, key: str = VIEWS) -> Doubling | None:
+    """What a doubling of a factor changes at equal crop passes: more of it, and fewer epochs.
+
+    The interval is Student's over blocks. None where fewer than two blocks have two sizes.
+
+    Args:
+        found: the trials.
+        metric: an accuracy.
+        key: of the factor.
+    """
+    known = found.measured(metric)
+    blocks: dict[tuple[Any, ...], list[int]] = {}
+    for place, point in enumerate(known.points):
+        others = tuple((name, value) for name, value in point.items() if name not in (key, EPOCHS))
+        blocks.setdefault((known.budgets[place], *others), []).append(place)
+    slopes = []
+    for places in blocks.values():
+        doublings = np.log2([float(known.points[n][key]) for n in places])
+        if np.ptp(doublings) > 0:
+            slopes.append(np.polyfit(doublings, known.accuracies[metric][places], 1)[0])
+    if len(slopes) < 2:
+        return None
+    mean, error = float(np.mean(slopes)), float(np.std(slopes, ddof=1) / math.sqrt(len(slopes)))
+    half = float(student.ppf(0.975, len(slopes) - 1)) * error
+    return Doubling(key, metric, mean, mean - half, mean + half, len(slopes))
+
+
+def split_curves(config: ScalingConfig, found: Learned, metric: str) -> list[SplitCurves]:
+    """Curves for each setting of the other keys that are split, images and the like as in `trial`.
+
+    Args:
+        config: of the run.
+        found: the trials.
+        metric: an accuracy.
+    """
+    known = found.measured(metric)
+    shared = {key: config.trial.value_of(key) for key in config.learning.vary}
+    others = [key for key in config.learning.split if key != VIEWS]
+    values: dict[tuple[Any, ...], dict[float, dict[float, list[float]]]] = {}
+    for budget, point, value in zip(known.budgets, known.points, known.accuracies[metric], strict=True):
+        if VIEWS in point and shared.items() <= point.items():
+            curves = values.setdefault(tuple(point[key] for key in others), {})
+            curves.setdefault(float(budget), {}).setdefault(float(point[VIEWS]), []).append(float(value))
+    return [
+        SplitCurves(
+            metric,
+            dict(zip(others, settings, strict=True)),
+            {b: {views: float(np.mean(curves[b][views])) for views in sorted(curves[b])} for b in sorted(curves)},
+        )
+        for settings, curves in values.items()
+    ]
+
+
+def best_splits(config: ScalingConfig, found: Learned, metric: str, fitted: Fit) -> list[Split]:
+    """The measured and the predicted best of every budget.
+
+    Args:
+        config: of the run.
+        found: the trials.
+        metric: an accuracy.
+        fitted: the law `factors`.
+    """
+    known = found.measured(metric)
+    splits = []
+    for budget in np.unique(known.budgets):
+        here = known.take(known.budgets == budget)
+        means = [here.mean_of_alike(metric, point) for point in here.points]
+        best = int(np.argmax(means))
+        candidates = _candidates(config, known, float(budget))
+        if not candidates:
+            continue
+        sizes_NF = np.array([[float(point[key]) for key in fitted.law.keys] for point in candidates])
+        errors_N = fitted.law.predict(sizes_NF)
+        first = candidates[int(np.argmin(errors_N))]
+        firsts = [candidates[int(np.argmin(law.predict(sizes_NF)))] for law in fitted.resampled]
+        same = [other.get(VIEWS) == first.get(VIEWS) for other in firsts]
+        splits.append(
+            Split(
+                budget=float(budget),
+                metric=metric,
+                measured={key: value for key, value in here.points[best].items() if key != "seed"},
+                measured_accuracy=float(means[best]),
+                predicted=first,
+                predicted_accuracy=float(1 - errors_N.min()),
+                support=float(np.mean(same)) if same else math.nan,
+            )
+        )
+    return splits
+
+
+def _candidates(config: ScalingConfig, found: Learned, budget: float) -> list[dict[str, Any]]:
+    """Whole numbers within the sizes that were tried, whose passes are the budget's; images and width as in `trial`."""
+    learning = config.learning
+    ranges: dict[str, Sequence[Any]] = {}
+    for key in learning.split:
+        values = sorted({point[key] for point in found.points})
+        whole = all(isinstance(value, int) for value in values)
+        ranges[key] = range(values[0], values[-1] + 1) if whole else values
+    most = max(int(point[EPOCHS]) for point in found.points)
+    points = []
+    for combination in product(*ranges.values()):
+        point = {key: config.trial.value_of(key) for key in learning.vary} | dict(zip(ranges, combination, strict=True))
+        epochs = config.epochs_for(point, int(budget))
+        if 0 < epochs <= most:
+            points.append({**point, EPOCHS: epochs})
+    return points
