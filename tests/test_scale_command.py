@@ -151,6 +151,7 @@ def test_the_dry_run_prints_what_it_will_cost(space: Path, tmp_path: Path) -> No
         (["--set", "lerning.seeds=[1]"], "there is no key 'lerning'; did you mean learning?"),
         (["--set", "learning.crop_passes=[1, 2]"], "spends 1 in whole epochs; an epoch of trial takes 200"),
         (["--set", "data.validation_images=99999"], "training images, but digits has"),
+        (["--set", "evaluation.transfer={name: npz, path: gone.npz}"], "data.path gone.npz: no such file"),
     ],
     ids=str,
 )
