@@ -15,7 +15,6 @@ Takes about 1 minute on 2 idle cores. Where other work wants them, threads that 
 ours with all threads slower than with one, by far; OMP_WAIT_POLICY=passive in the environment prevents that.
 """
 
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -26,12 +25,14 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from benchmarks.reference_loop import crop_loader
-from benchmarks.timing import BATCH, in_turns, parser, ratios, report, seconds_of, small_set, summary, wait
+from benchmarks.timing import BATCH, parser, ratios, report, summary
 from cfamc_ray import trial
 from cfamc_ray.config.recipes import read_recipe
 from cfamc_ray.config.trial import CropsConfig, TrialConfig
 from cfamc_ray.data.splits import Splits
 from cfamc_ray.method import crops
+from cfamc_ray.method.phases import now
+from cfamc_ray.throughput import in_turns, random_splits, seconds_of
 from cfamc_ray.trial import Place, Trial
 
 MINIBATCHES = {"cpu": 8, "cuda": 2}
@@ -120,11 +121,9 @@ def seconds_of_parts(making: Making, device: torch.device) -> dict[str, float]:
 
     def clocked(part: str, function: Callable[..., object]) -> Callable[..., object]:
         def call(*arguments: object, **options: object) -> object:
-            wait(device)
-            started = time.perf_counter()
+            started = now(device)
             result = function(*arguments, **options)
-            wait(device)
-            seconds[part] += time.perf_counter() - started
+            seconds[part] += now(device) - started
             return result
 
         return call
@@ -139,7 +138,7 @@ def seconds_of_parts(making: Making, device: torch.device) -> dict[str, float]:
 def measure(device: torch.device, *, minibatches: int, repeats: int) -> dict[str, Any]:
     """All works in turns, the clocked parts among them."""
     config = config_of(batch_images=BATCH[device.type], minibatches=minibatches)
-    splits = small_set(config.data.pretrain_images)
+    splits = random_splits(config)
     threads = torch.get_num_threads()
     making = ours(config, splits, device)
     parts: list[dict[str, float]] = []

@@ -23,7 +23,6 @@ Takes about 3 minutes on 2 idle cores; see benchmarks/augmentation.py on threads
 
 import json
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,12 +31,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
-from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.timing import BATCH, in_turns, parser, ratios, report, small_set, summary
+from benchmarks.timing import BATCH, parser, ratios, report, summary
 from cfamc_ray.allocator import keep_freed_memory
 from cfamc_ray.config.recipes import read_recipe
 from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.throughput import epoch_of, in_turns, random_splits
 from cfamc_ray.trial import Place, Trial
 
 VIEWS = 8
@@ -72,50 +71,35 @@ class Sizes:
         return read_recipe("cf-amc-ssl").trial().with_values(values)
 
 
-def between_barriers(epoch: Callable[[], object] | None, *, threads: int = 1) -> Callable[[], None]:
-    """An epoch on all workers, each at its own; none on a worker that waits.
-
-    The barrier at its end is also the one before the next.
-    """
+def with_threads(epoch: Callable[[], object] | None, *, threads: int = 1) -> Callable[[], None]:
+    """An epoch on all workers, each at its own; none on a worker that waits."""
 
     def work() -> None:
         if epoch is not None:
             torch.set_num_threads(threads)
             epoch()
             torch.set_num_threads(1)
-        dist.barrier()
 
     return work
-
-
-def epoch_of(trial: Trial, *, synchronised: bool = True) -> Callable[[], object]:
-    """With or without the sum of the gradients."""
-
-    def epoch() -> None:
-        assert isinstance(trial.replica, DistributedDataParallel)
-        with nullcontext() if synchronised else trial.replica.no_sync():
-            trial.run_epoch()
-
-    return epoch
 
 
 def works_of(sizes: Sizes, place: Place) -> dict[str, Callable[[], None]]:
     """What this worker does in each work."""
     strong, weak = (
-        Trial(config, small_set(config.data.pretrain_images), place=place)
+        Trial(config, random_splits(config), place=place)
         for config in (sizes.config(), sizes.config(growth=sizes.workers))
     )
     alone: Callable[[], object] | None = None
     if place.rank == 0:
         config = sizes.config()
-        alone = Trial(config, small_set(config.data.pretrain_images), place=Place(device=place.device)).run_epoch
+        alone = Trial(config, random_splits(config), place=Place(device=place.device)).run_epoch
     works = {
-        "one_worker_one_thread": between_barriers(alone),
-        "one_worker_all_threads": between_barriers(alone, threads=sizes.workers),
-        "strong": between_barriers(epoch_of(strong)),
-        "strong_unsynchronised": between_barriers(epoch_of(strong, synchronised=False)),
-        "weak": between_barriers(epoch_of(weak)),
-        "weak_unsynchronised": between_barriers(epoch_of(weak, synchronised=False)),
+        "one_worker_one_thread": with_threads(alone),
+        "one_worker_all_threads": with_threads(alone, threads=sizes.workers),
+        "strong": with_threads(epoch_of(strong)),
+        "strong_unsynchronised": with_threads(epoch_of(strong, synchronised=False)),
+        "weak": with_threads(epoch_of(weak)),
+        "weak_unsynchronised": with_threads(epoch_of(weak, synchronised=False)),
     }
     if place.device.type == "cuda":
         del works["one_worker_all_threads"]

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.timing import in_turns, parser, ratios, report, summary
+from benchmarks.timing import parser, ratios, report, summary
 from cfamc_ray.allocator import keep_freed_memory
 from cfamc_ray.config.reading import find_space, read_study
 from cfamc_ray.config.study import StudyConfig
@@ -26,6 +26,7 @@ from cfamc_ray.evaluation.classifier import LinearClassifier
 from cfamc_ray.evaluation.probe import fit_probe
 from cfamc_ray.evaluation.protocols import encode, predicted_right, still_right
 from cfamc_ray.study.records import read_trials
+from cfamc_ray.throughput import in_turns
 from cfamc_ray.trial import Place, Trial
 
 

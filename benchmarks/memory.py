@@ -23,10 +23,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.timing import BATCH, Apart, in_turns, parser, ratios, report, small_set, summary
+from benchmarks.timing import BATCH, Apart, parser, ratios, report, summary
 from cfamc_ray.allocator import keep_freed_memory
 from cfamc_ray.config.recipes import read_recipe
 from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.throughput import in_turns, random_splits
 from cfamc_ray.trial import Place, Trial
 
 CHUNK = 4
@@ -45,7 +46,7 @@ class Cell:
 
     def __init__(self, config: TrialConfig, device: torch.device) -> None:
         keep_freed_memory()
-        self.trial = Trial(config, small_set(config.data.pretrain_images), place=Place(device=device))
+        self.trial = Trial(config, random_splits(config), place=Place(device=device))
 
     def epoch(self) -> None:
         """Train one."""

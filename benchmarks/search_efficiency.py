@@ -36,7 +36,7 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from benchmarks.search_table import SEEDS, Curve, point_key, read_table, table_study
 from benchmarks.timing import report
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.evaluation.cost import training_flops
+from cfamc_ray.evaluation.cost import training_work
 from cfamc_ray.search.front_model import LENGTHS
 from cfamc_ray.search.search import Search
 from cfamc_ray.study.pareto import hypervolume, pareto_front
@@ -99,7 +99,7 @@ def simulate(
         table: the curves by point.
         stops: another rule that stops a trial after a row.
     """
-    search = Search(config, InMemoryStorage(), flops_of=training_flops)
+    search = Search(config, InMemoryStorage(), work_of=training_work)
     clock: list[tuple[float, int]] = []
     free, now = config.resources.trials_at_once, 0.0
     while True:

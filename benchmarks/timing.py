@@ -1,10 +1,9 @@
-"""What the benchmarks of speed share: images, works that take turns, medians with their range, a file of the result."""
+"""What the benchmarks of speed share: options, processes, medians with their range, a file of the result."""
 
 import argparse
 import json
 import multiprocessing
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -13,20 +12,11 @@ from typing import Any
 
 import torch
 
-from cfamc_ray.data.images import ImageSubset, LabelledImages
-from cfamc_ray.data.splits import Splits
 from cfamc_ray.study.environment import environment
 from cfamc_ray.trial import device_name
 
 BATCH = {"cpu": 16, "cuda": 100}
 """Images of a minibatch."""
-
-
-def small_set(images: int) -> Splits:
-    """Random images, none to judge by."""
-    pixels_NCHW = torch.randint(0, 256, (images, 3, 32, 32), dtype=torch.uint8)
-    nothing = LabelledImages(pixels_NCHW[:0], torch.zeros(0, dtype=torch.int64))
-    return Splits(ImageSubset(pixels_NCHW, torch.arange(images)), nothing, nothing, classes=10)
 
 
 def parser(description: str | None, *, repeats: int) -> argparse.ArgumentParser:
@@ -36,34 +26,6 @@ def parser(description: str | None, *, repeats: int) -> argparse.ArgumentParser:
     options.add_argument("--repeats", type=int, default=repeats)
     options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return options
-
-
-def seconds_of(work: Callable[[], object], device: torch.device) -> float:
-    """Wall time, the device's work included."""
-    wait(device)
-    started = time.perf_counter()
-    work()
-    wait(device)
-    return time.perf_counter() - started
-
-
-def wait(device: torch.device) -> None:
-    """Until the device has nothing left to do."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def in_turns(
-    works: Mapping[str, Callable[[], object]], *, repeats: int, device: torch.device, warm_ups: int = 1
-) -> dict[str, list[float]]:
-    """Seconds of each work, repeat by repeat, so that a change of the machine's load meets all of them."""
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for repeat in range(-warm_ups, repeats):
-        for name, work in works.items():
-            taken = seconds_of(work, device)
-            if repeat >= 0:
-                seconds[name].append(taken)
-    return seconds
 
 
 class Apart:

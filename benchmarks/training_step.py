@@ -14,40 +14,28 @@ Takes about 7 minutes on 2 cores. `--set` changes our trial alone; `--profile` p
 
 import itertools
 import os
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from functools import wraps
 from typing import Any
-from unittest.mock import patch
 
 import torch
 import yaml
-from torch import Tensor
 from torch.profiler import profile
 
 from benchmarks.reference_loop import ReferenceEncoder, ReferenceLars, crop_loader, reference_training
-from benchmarks.timing import BATCH, Apart, in_turns, parser, ratios, report, seconds_of, small_set, summary
+from benchmarks.timing import BATCH, Apart, parser, ratios, report, summary
 from cfamc_ray.allocator import keep_freed_memory
 from cfamc_ray.config.recipes import read_recipe
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.evaluation.cost import crop_pass_flops
-from cfamc_ray.method import pretraining
 from cfamc_ray.method.loss import coding_rate
+from cfamc_ray.method.phases import timed_phases
+from cfamc_ray.throughput import in_turns, product_flops, random_splits, seconds_of
 from cfamc_ray.trial import Place, Trial
 
-PEAK_SIDE = {"cpu": 2048, "cuda": 8192}
-"""Rows and columns of the matrices whose product measures the peak."""
 MINIBATCHES = {"cpu": 2, "cuda": 30}
 TOP = 15
 """Operations of a profile."""
-
-
-def peak_flops(device: torch.device) -> float:
-    """The best of several bfloat16 matrix products, in FLOP a second."""
-    side = PEAK_SIDE[device.type]
-    one, other = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
-    return 2 * side**3 / min(seconds_of(lambda: one @ other, device) for _ in range(20))
 
 
 class Ours:
@@ -56,7 +44,7 @@ class Ours:
     def __init__(self, config: TrialConfig, device: torch.device) -> None:
         keep_freed_memory()
         self.config, self.device = config, device
-        self.trial = Trial(config, small_set(config.data.pretrain_images), place=Place(device=device))
+        self.trial = Trial(config, random_splits(config), place=Place(device=device))
         z_VBD = torch.randn(config.crops.views, config.pretraining.batch_images, config.encoder.embedding_width)
         self.z_VBD = torch.nn.functional.normalize(z_VBD, dim=-1).to(device).requires_grad_()
 
@@ -76,30 +64,9 @@ class Ours:
 
     def phases(self) -> dict[str, float]:
         """Seconds of an epoch by phase; the device's work is waited for after each."""
-        seconds: dict[str, float] = defaultdict(float)
-        trial = self.trial
-        owners = {
-            "crops": (trial, "crops"),
-            "forward": (trial.encoder, "forward"),
-            "loss": (trial, "_loss"),
-            "backward": (Tensor, "backward"),
-            "optimizer": (trial.optimizer, "step"),
-            "perturbation": (pretraining, "ascend"),
-        }
-        with ExitStack() as stack:
-            for phase, (owner, name) in owners.items():
-                stack.enter_context(patch.object(owner, name, self._timed(getattr(owner, name), phase, seconds)))
+        with timed_phases(self.device) as seconds:
             seconds["epoch"] = seconds_of(self.epoch, self.device)
         return dict(seconds)
-
-    def _timed(self, function: Callable[..., Any], phase: str, seconds: dict[str, float]) -> Callable[..., Any]:
-        @wraps(function)
-        def timed(*arguments: Any, **named: Any) -> Any:
-            results = []
-            seconds[phase] += seconds_of(lambda: results.append(function(*arguments, **named)), self.device)
-            return results[0]
-
-        return timed
 
     def profile(self) -> str:
         """A table of the costliest operations of an epoch."""
@@ -117,7 +84,7 @@ class Reference:
         self.minibatches = config.minibatches_per_epoch
         encoder = ReferenceEncoder().to(device).train()
         loader = crop_loader(
-            small_set(config.data.pretrain_images).pretrain.images_NCHW,
+            random_splits(config).pretrain.images_NCHW,
             views=config.crops.views,
             batch_images=config.pretraining.batch_images,
             workers=workers,
@@ -177,7 +144,7 @@ def measure(
         phases = our("phases")
         if profiled:
             print(our("profile"))
-    peak = peak_flops(device)
+    peak = product_flops(device, torch.bfloat16)
     speed = {name: [config.crop_passes_per_epoch / s for s in taken] for name, taken in seconds.items()}
     ours = summary(speed["ours"])
     rate = ours["median"] * crop_pass_flops(config.encoder, config.crops.size)[0]

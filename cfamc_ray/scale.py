@@ -1,4 +1,4 @@
-"""How learning grows with what is spent: python -m cfamc_ray.scale --space search_spaces/scaling.yaml."""
+"""How work and learning grow with what is spent: python -m cfamc_ray.scale --space search_spaces/scaling.yaml."""
 
 import argparse
 import json
@@ -17,14 +17,16 @@ from cfamc_ray.command import (
 )
 from cfamc_ray.config.reading import dump_study, find_space, read_scaling
 from cfamc_ray.config.scaling import ScalingConfig
+from cfamc_ray.study.cells import CellFolder, read_cells, system_columns, system_table
 from cfamc_ray.study.learned import learned, learning_columns, learning_table
 from cfamc_ray.study.lock import only_driver
 from cfamc_ray.study.records import csv_text, read_trials, write_text
 from cfamc_ray.study.scaling import conclusions, fit_learning, fits_tree
+from cfamc_ray.study.system import fit_system, system_conclusions, system_tree
 from cfamc_ray.terminal import say
 
-CONFIG, LEARNING = "scaling.yaml", "learning"
-"""In the run's folder: the space as resolved, and the study of the learning part."""
+CONFIG, LEARNING, SYSTEM = "scaling.yaml", "learning", "system"
+"""In the run's folder: the space as resolved, the study of the learning part, the cells of the system part."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,10 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m cfamc_ray.scale",
-        description="Train a designed set of trials at several budgets, fit how error falls; typed again, go on.",
+        description="Measure training steps, and train a designed set of trials at several budgets; fit how time, "
+        "memory and error grow; typed again, go on.",
     )
+    parser.add_argument("--part", choices=("all", SYSTEM, LEARNING), default="all", help="which to run (all)")
     parser.add_argument("--space", required=True, metavar="FILE", help="a YAML file, or the bare name of a given space")
-    add_run_options(parser, run="run", source="space", verbose="which point each trial has and what it reached")
+    add_run_options(parser, run="run", source="space", verbose="what each cell took and each trial reached")
     return parser
 
 
@@ -49,13 +53,32 @@ def _scale(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         _print_plan(config)
         return 0
-    complete = _learn(config, folder, arguments)
+    parts = [part for part in (_measure, _learn) if arguments.part in ("all", PARTS[part])]
+    complete = all(part(config, folder, arguments) for part in parts)
     code = write_fits(config, folder)
     if complete:
         return code
-    words = ["--space", arguments.space, "--out", str(arguments.out)]
+    words = ["--space", arguments.space, "--out", str(arguments.out), "--part", arguments.part]
     print(f"\nInterrupted; nothing is lost. Go on with\n  {typed_again('cfamc_ray.scale', words, arguments)}")
     return INTERRUPTED
+
+
+def _measure(config: ScalingConfig, folder: Path, arguments: argparse.Namespace) -> bool:
+    """Measure the cells that are missing; False after an interruption."""
+    cells = CellFolder(folder / SYSTEM)
+    missing = sum(not cells.measured(cell) for cell in config.cells)
+    if not missing:
+        return True
+    from cfamc_ray.orchestration.cells import run_cells  # noqa: PLC0415 (Ray is slow to import)
+
+    say(f"{config.name}: {missing} cells to measure → {cells.path}", arguments.detail)
+    with only_driver(cells.path):
+        write_text(folder / CONFIG, dump_study(config))
+        try:
+            run_cells(config, cells, address=arguments.address, detail=arguments.detail)
+        except KeyboardInterrupt:
+            return False
+    return True
 
 
 def _learn(config: ScalingConfig, folder: Path, arguments: argparse.Namespace) -> bool:
@@ -75,29 +98,44 @@ def _learn(config: ScalingConfig, folder: Path, arguments: argparse.Namespace) -
             return False
 
 
+PARTS = {_measure: SYSTEM, _learn: LEARNING}
+
+
 def write_fits(config: ScalingConfig, folder: Path) -> int:
-    """Write learning.csv, fits.json and the figures, and print what they say; 1 where nothing could be fitted.
+    """Write tables, fits.json and figures, and print what they say; 1 where nothing could be fitted.
 
     Args:
         config: of the run.
         folder: of the run, finished or not.
     """
-    from cfamc_ray.figures.scaling import growth_charts  # noqa: PLC0415 (matplotlib is slow to import)
+    from cfamc_ray.figures.scaling import growth_charts, system_charts  # noqa: PLC0415 (matplotlib is slow to import)
     from cfamc_ray.figures.static import save_chart  # noqa: PLC0415
 
-    records = read_trials(folder / LEARNING)
-    found = learned(config, records)
-    every = fit_learning(config, found)
-    table = csv_text(learning_table(config, records), columns=learning_columns(config))
-    write_text(folder / "learning.csv", table)
-    write_text(folder / "fits.json", json.dumps(fits_tree(every), indent=1) + "\n")
-    for chart in growth_charts(found, every):
+    cells, records = CellFolder(folder / SYSTEM), read_trials(folder / LEARNING)
+    measured, found = read_cells(config, cells), learned(config, records)
+    system, every = fit_system(measured), fit_learning(config, found)
+    charts = [
+        *(system_charts(measured, system) if measured else []),
+        *(growth_charts(found, every) if records else []),
+    ]
+    tables = {
+        "system.csv": csv_text(system_table(config, cells), columns=system_columns(config)) if measured else "",
+        "learning.csv": csv_text(learning_table(config, records), columns=learning_columns(config)) if records else "",
+        "fits.json": json.dumps({**system_tree(system), LEARNING: fits_tree(every)}, indent=1) + "\n",
+    }
+    for name, text in tables.items():
+        if text:
+            write_text(folder / name, text)
+    for chart in charts:
         save_chart(chart, folder)
+    print(f"\n{len(measured)} of {len(config.cells)} cells of {config.name} have been measured")
+    print("\n".join(system_conclusions(system)))
     print(f"\n{len(found.points)} of {len(config.learning_points)} trials of {config.name} have finished")
     print("\n".join(conclusions(every)))
-    print(f"\nTables   {folder / 'learning.csv'}, {folder / 'fits.json'}")
-    print(f"Figures  {folder / 'learning.png'}, {folder / 'split.png'}")
-    return 0 if any(one.total for one in every) else 1
+    print(f"\nTables   {', '.join(str(folder / name) for name, text in tables.items() if text)}")
+    if charts:
+        print(f"Figures  {', '.join(str(folder / f'{chart.name}.png') for chart in charts)}")
+    return 0 if system.costs or any(one.total for one in every) else 1
 
 
 def _print_plan(config: ScalingConfig) -> None:
@@ -107,6 +145,7 @@ def _print_plan(config: ScalingConfig) -> None:
     trials = [study.trial_at(point) for point in study.first_points]
     passes, flops = sum(trial.crop_passes for trial in trials), sum(map(training_flops, trials))
     print(dump_study(config))
+    print(f"# {len(config.cells)} cells, each in processes of its own")
     print(f"# {len(trials)} trials; {passes:.3g} crop passes and {flops:.3g} FLOPs in all (evaluation not counted)")
 
 

@@ -32,6 +32,7 @@ from cfamc_ray.method.encoder import InChunks, SelfSupervisedEncoder, save_encod
 from cfamc_ray.method.loss import emp_ssl_loss, nt_xent_loss
 from cfamc_ray.method.optimizer import build_optimizer, build_scheduler
 from cfamc_ray.method.parallel import data_parallel, gather_embeddings, gather_images
+from cfamc_ray.method.phases import phase
 from cfamc_ray.method.pretraining import free_replays, pgd_update
 
 WEIGHTS, ORDER, CROPS, ATTACK = range(4)
@@ -268,7 +269,8 @@ class Trial:
             order_n: of the images in this epoch.
             step: minibatch of the epoch, from 0.
         """
-        return self._crops(order_n, self.epoch, step, self.share).to(self.weight_type)
+        with phase("crops"):
+            return self._crops(order_n, self.epoch, step, self.share).to(self.weight_type)
 
     def last_crops(self, images: int) -> tuple[Tensor, Tensor]:
         """Crops and perturbations of the first images of the minibatch that was trained last, to be looked at.

@@ -24,6 +24,7 @@ from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.search.budget import Budget
 from cfamc_ray.study.confirmation import Confirmed
+from cfamc_ray.study.cost_model import Work
 from cfamc_ray.study.finalists import confirmed_front, write_confirmation
 from cfamc_ray.study.front import find_front
 from cfamc_ray.study.lock import only_driver
@@ -79,7 +80,7 @@ def _tune(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         _print_plan(config)
         return 0
-    budget = Budget(config, flops_of=_training_flops)
+    budget = Budget(config, work_of=_training_work)
     if check_folder(config, folder, resume=arguments.resume, over=budget.over):
         return _finish(config, folder) or _confirm(config, folder, arguments)
     check_data([config.trial_at(next(config.points()))])
@@ -91,10 +92,10 @@ def _tune(arguments: argparse.Namespace) -> int:
     return code or _confirm(config, folder, arguments)
 
 
-def _training_flops(trial: TrialConfig) -> int:
-    from cfamc_ray.evaluation.cost import training_flops  # noqa: PLC0415 (torch is slow to import)
+def _training_work(trial: TrialConfig) -> Work:
+    from cfamc_ray.evaluation.cost import training_work  # noqa: PLC0415 (torch is slow to import)
 
-    return training_flops(trial)
+    return training_work(trial)
 
 
 def _run(config: StudyConfig, folder: Path, arguments: argparse.Namespace) -> int:

@@ -1,8 +1,9 @@
-"""A scaling study: how what is learned grows."""
+"""A scaling study: how the machine's work grows, and how what is learned grows."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from itertools import product
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
@@ -11,6 +12,9 @@ from cfamc_ray.config.study import BudgetConfig, ResourceConfig, SearchConfig, S
 from cfamc_ray.config.trial import TrialConfig, trial_keys
 
 EPOCHS = "pretraining.epochs"
+WORKERS = "workers"
+MANY_IMAGES = 10**9
+"""More than any minibatch has."""
 Values = Annotated[tuple[Annotated[Scalar, BeforeValidator(plain)], ...], Field(min_length=1, strict=False)]
 
 
@@ -43,6 +47,45 @@ class LearningConfig(Strict):
         return self
 
 
+class SystemConfig(Strict):
+    """Training steps that are measured on random images, each combination in fresh processes."""
+
+    grid: dict[str, Values] = {WORKERS: (1, 2), "crops.views": (2, 8)}
+    """Keys of a trial, or `workers`, and values of which every combination is measured. A minibatch is shared by its
+    workers, so several of them are weak scaling of a smaller minibatch and strong scaling of the same."""
+    vary: dict[str, Values] = {}
+    """Keys whose values are measured one at a time, all others as in `trial`, with one worker."""
+    minibatches: int = Field(default=2, ge=1)
+    """Of each repeat, every one with its replays."""
+    warm_ups: int = Field(default=1, ge=0)
+    """Repeats before the first that counts."""
+    repeats: int = Field(default=3, ge=1)
+    """That count; tables show their median and range."""
+
+    @model_validator(mode="after")
+    def _known_keys(self) -> "SystemConfig":
+        for key, values in (*self.grid.items(), *self.vary.items()):
+            if key != WORKERS and (key not in trial_keys() or key.startswith("evaluation.") or key == EPOCHS):
+                raise ValueError(f"{key}: neither {WORKERS} nor a key of a trial that its training steps depend on")
+            if key == WORKERS and not all(isinstance(count, int) and count >= 1 for count in values):
+                raise ValueError(f"{WORKERS} must be whole numbers from 1, not {list(values)}")
+        return self
+
+
+class Cell(NamedTuple):
+    """Training steps to measure."""
+
+    workers: int
+    values: Mapping[str, Scalar]
+    """Of the keys that vary among cells."""
+    trial: TrialConfig
+
+    @property
+    def name(self) -> str:
+        """Of its file: the same for the same steps, whatever other cells there are."""
+        return f"cell_{self.trial.fingerprint}_{self.workers}"
+
+
 class ScalingConfig(Strict):
     """A scaling space, resolved."""
 
@@ -51,10 +94,17 @@ class ScalingConfig(Strict):
     question: str = ""
     """What it is to answer, in a sentence."""
     resources: ResourceConfig = ResourceConfig()
-    """Of the trials of the learning part."""
+    """Of the trials of the learning part; the system part takes threads and GPUs of a worker from here."""
     trial: TrialConfig = TrialConfig()
     """What all trials share."""
+    system: SystemConfig = SystemConfig()
     learning: LearningConfig = LearningConfig()
+
+    @model_validator(mode="after")
+    def _measurable(self) -> "ScalingConfig":
+        if not self.cells:
+            raise ValueError("system: no combination of grid makes a trial whose minibatches its workers can share")
+        return self
 
     @model_validator(mode="after")
     def _affordable(self) -> "ScalingConfig":
@@ -65,6 +115,37 @@ class ScalingConfig(Strict):
                     f"trial takes {self.trial.crop_passes_per_epoch}"
                 )
         return self
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Every cell of the system part; combinations that make no trial, or cannot be shared evenly, are left out."""
+        system = self.system
+        keys = list(dict.fromkeys((*system.grid, *system.vary)))
+        usual = {key: 1 if key == WORKERS else self.trial.value_of(key) for key in keys}
+        rows = [usual | dict(zip(system.grid, values, strict=True)) for values in product(*system.grid.values())]
+        rows += [usual | {key: value} for key, values in system.vary.items() for value in values]
+        found = {}
+        for row in rows:
+            with suppress(ValidationError):
+                cell = self._cell(row)
+                if cell.trial.pretraining.batch_images % cell.workers == 0:
+                    found[cell.name] = cell
+        return list(found.values())
+
+    def _cell(self, row: Mapping[str, Scalar]) -> Cell:
+        system, workers = self.system, row.get(WORKERS, 1)
+        assert isinstance(workers, int), "validated"
+        trial = self.trial.with_values(
+            {key: value for key, value in row.items() if key != WORKERS}
+            | {
+                "data.pretrain_images": MANY_IMAGES,
+                "data.validation_images": 0,
+                "evaluation.transfer": None,
+                EPOCHS: 2 * (system.warm_ups + system.repeats) + 1,  # with and without communication; the phases
+            }
+        )
+        images = system.minibatches * trial.pretraining.batch_images
+        return Cell(workers, row, trial.with_values({"data.pretrain_images": images}))
 
     @property
     def learning_points(self) -> list[dict[str, Scalar]]:

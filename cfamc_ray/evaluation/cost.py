@@ -3,12 +3,13 @@
 import resource
 import sys
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from cfamc_ray.config.study import StudyConfig
@@ -31,6 +32,33 @@ def training_flops(config: TrialConfig) -> int:
         update, attack_flops = update + again, attack_flops + again
     per_epoch = (config.crop_passes_per_epoch - attack_passes) * update + attack_passes * attack_flops
     return config.pretraining.epochs * per_epoch
+
+
+class TrainingWork(NamedTuple):
+    """What a trial's training comes to, all workers together."""
+
+    flops: float
+    """Of the matrix products."""
+    activations: float
+    """Numbers that all forward passes leave for the backward passes."""
+    kept: float
+    """Those that are held at once, with the crops, their perturbation and its gradient."""
+    parameters: int
+    """Of the encoder."""
+
+
+def training_work(config: TrialConfig) -> TrainingWork:
+    """Count a trial's work."""
+    size, views, pretraining = config.crops.size, config.crops.views, config.pretraining
+    each, parameters = kept_numbers(config.encoder, size)
+    at_once = min(pretraining.views_at_once or views, views) if pretraining.recompute else views
+    pixels = 4 * 3 * size**2  # of a crop, its perturbation, their sum and its gradient
+    return TrainingWork(
+        flops=training_flops(config),
+        activations=config.crop_passes * each,
+        kept=pretraining.batch_images * (at_once * each + views * pixels),
+        parameters=parameters,
+    )
 
 
 class StudyCost(NamedTuple):
@@ -76,6 +104,28 @@ def forward_flops(config: EncoderConfig, size: int) -> int:
     with FlopCounterMode(display=False) as counter:
         encoder(crops_NCHW)
     return int(counter.get_total_flops()) // 2
+
+
+@lru_cache
+def kept_numbers(config: EncoderConfig, size: int) -> tuple[int, int]:
+    """Numbers that a crop's forward pass keeps for its backward pass, and the encoder's parameters.
+
+    The arguments are those of `crop_pass_flops`.
+    """
+    encoder, two_NCHW = _two_crops_on_meta(config, size)
+    kept = []
+    for crops_NCHW in (two_NCHW, two_NCHW.repeat(2, 1, 1, 1)):
+        sizes: list[int] = []
+        with saved_tensors_hooks(partial(_note_size, sizes), lambda tensor: tensor):
+            encoder(crops_NCHW)
+        kept.append(sum(sizes))
+    # What does not grow with the crops is weights.
+    return (kept[1] - kept[0]) // 2, sum(weights.numel() for weights in encoder.parameters())
+
+
+def _note_size(sizes: list[int], tensor: torch.Tensor) -> torch.Tensor:
+    sizes.append(tensor.numel())
+    return tensor
 
 
 def _two_crops_on_meta(config: EncoderConfig, size: int) -> tuple[SelfSupervisedEncoder, torch.Tensor]:

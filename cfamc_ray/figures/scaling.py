@@ -1,19 +1,90 @@
 """The figures of a scaling study, from what `study.scaling` computed."""
 
 from collections.abc import Sequence
+from statistics import mode
 
 import numpy as np
 
-from cfamc_ray.figures.chart import Area, Axis, Chart, Line, Panel, Points
+from cfamc_ray.figures.chart import Area, Axis, Bars, Chart, Line, Panel, Points
 from cfamc_ray.figures.charts import metric_axis
+from cfamc_ray.study.cells import Measured
 from cfamc_ray.study.learned import PASSES, VIEWS, Learned
 from cfamc_ray.study.scaling import Fits
 from cfamc_ray.study.splits import SplitCurves
+from cfamc_ray.study.system import SystemFits, predicted
 from cfamc_ray.study.wording import show_count, show_point
 
 NOTHING = "too few trials have finished"
 DRAWN = 60
 """Places at which a curve is drawn."""
+
+
+def system_charts(measured: Sequence[Measured], fits: SystemFits) -> list[Chart]:
+    """Throughput, models beside measurements, the efficiency of many workers; where the time of a step goes.
+
+    Args:
+        measured: the cells.
+        fits: what was fitted to them.
+    """
+    panels = [_throughput(measured), *(_beside(measured, fits, quantity) for quantity in (0, 1)), _efficiency(fits)]
+    cells = [one.cell.values for one in measured]
+    usual = {key: mode(values[key] for values in cells) for key in cells[0]}
+    differing = [{key: value for key, value in values.items() if value != usual[key]} for values in cells]
+    labels = [show_point(values) or "as most" for values in differing]
+    shares = {name: [one.phase_shares[name] for one in measured] for name in measured[0].phase_shares}
+    bars = [Bars(name, labels, lengths) for name, lengths in shares.items()]
+    return [
+        Chart("system", "Training steps: speed, models beside measurements", panels, 2),
+        Chart("phases", "Where the time of a step goes", [Panel(Axis("share of a step", "share"), Axis(""), bars)]),
+    ]
+
+
+def _throughput(measured: Sequence[Measured]) -> Panel:
+    """Log–log; each number of workers and each width a colour of its own."""
+    groups: dict[tuple[int, int], list[Measured]] = {}
+    for one in measured:
+        groups.setdefault((one.cell.workers, one.cell.trial.encoder.width), []).append(one)
+    marks = [
+        Points(
+            f"{workers} worker{'s' if workers > 1 else ''}, width {width}",
+            [one.cell.trial.crops.views * one.cell.trial.pretraining.batch_images for one in group],
+            [float(np.median(one.speeds)) for one in group],
+            details=[show_point(one.cell.values) for one in group],
+        )
+        for (workers, width), group in sorted(groups.items())
+    ]
+    return Panel(
+        Axis("crops of a minibatch", "count", log=True), Axis("crop passes a second", "count", log=True), marks, "speed"
+    )
+
+
+def _beside(measured: Sequence[Measured], fits: SystemFits, quantity: int) -> Panel:
+    """Predicted against measured, log–log: seconds of an update, or peak bytes."""
+    name = ("seconds of an update", "peak memory in GB")[quantity]
+    scale, marks, every = (1.0, 1e-9)[quantity], list[Points | Line | Area | Bars](), list[float]()
+    for costs in fits.costs:
+        cells = [one for one in measured if costs.describes(one)]
+        x = [scale * (one.update_seconds, float(one.found["peak_memory_bytes"]))[quantity] for one in cells]
+        y = [scale * predicted(costs, one)[quantity] for one in cells]
+        marks.append(Points(costs.precision, x, y, details=[show_point(one.cell.values) for one in cells]))
+        every += [*x, *y]
+    if every:
+        marks.append(Line("equal", [min(every), max(every)], [min(every), max(every)], "faint"))
+    return Panel(Axis(f"{name}, measured", log=True), Axis("as fitted", log=True), marks, name, "too few cells")
+
+
+def _efficiency(fits: SystemFits) -> Panel:
+    """Measured at the cell's workers, predicted from there on."""
+    marks = list[Points | Line | Area | Bars]()
+    for one, _, efficiencies in fits.communication:
+        what = f"{one.cell.trial.crops.views} crops of {one.cell.trial.pretraining.batch_images // one.cell.workers}"
+        marks.append(Points(f"{what}, measured", [one.cell.workers], [one.weak_efficiency or 0.0]))
+        workers = [each.workers for each in efficiencies]
+        marks.append(Line(f"{what}, predicted", workers, [each.expected for each in efficiencies]))
+        marks.append(Line("nothing hidden", workers, [each.exposed for each in efficiencies], "faint"))
+    return Panel(
+        Axis("workers", log=True), Axis("weak efficiency", "share"), marks, "many workers (a prediction)", "one worker"
+    )
 
 
 def growth_charts(found: Learned, every: Sequence[Fits]) -> list[Chart]:

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FuncFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
 
 from cfamc_ray.figures.chart import Area, Axis, Bars, Chart, Line, Panel, Points
 from cfamc_ray.figures.labels import Side, label_sides
@@ -111,7 +111,10 @@ def _draw_panel(panel: Panel, axes: Axes, norm: LogNorm | None) -> None:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(0.08)
-    if any(mark.name for mark in panel.marks):
+    names = [mark.name for mark in panel.marks if mark.name]
+    if names and any(isinstance(mark, Bars) for mark in panel.marks):  # which leave no room
+        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.12), ncols=min(4, len(names)), frameon=False, fontsize=8)
+    elif names:
         axes.legend(loc="best", frameon=False, fontsize=8)
 
 
@@ -149,4 +152,9 @@ def _format(axis: MatplotlibAxis, wanted: Axis) -> None:
         case "number" if wanted.log:
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     if wanted.log:  # whose ticks between the powers of ten matplotlib would write as 2×10⁴
-        axis.set_minor_formatter(axis.get_major_formatter())
+        low, high = axis.get_data_interval()
+        if high > 10 * low:  # where nine labels to a power of ten would overlap
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
+            axis.set_minor_formatter(NullFormatter())
+        else:
+            axis.set_minor_formatter(axis.get_major_formatter())

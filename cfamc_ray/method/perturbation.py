@@ -7,6 +7,8 @@ Shapes: any; `delta`, `gradient` and `images` are alike. A radius is a number, o
 import torch
 from torch import Tensor
 
+from cfamc_ray.method.phases import phase
+
 Radius = float | Tensor
 
 
@@ -25,6 +27,7 @@ def project(delta: Tensor, images: Tensor, *, epsilon: Radius) -> Tensor:
     return torch.minimum(torch.maximum(inside, -images), 1 - images)
 
 
+@phase("perturbation")
 def ascend(delta: Tensor, gradient: Tensor, images: Tensor, *, step_size: float, epsilon: Radius) -> Tensor:
     """One step along the sign of the loss's gradient, then `project` (free adversarial training, arXiv 1904.12843)."""
     return project(delta + step_size * gradient.sign(), images, epsilon=epsilon)

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from cfamc_ray.method.perturbation import Radius, ascend, project
+from cfamc_ray.method.phases import phase
 
 Encoder = Callable[[Tensor], Tensor]
 """(V*B, C, H, W) pixels to (V*B, D) unit rows."""
@@ -54,9 +55,7 @@ def free_replays(
     for _ in range(replays):
         optimizer.zero_grad()
         loss, gradient_VBCHW = _backward(encoder, loss_function, crops_VBCHW, delta_VBCHW)
-        optimizer.step()
-        if scheduler is not None:
-            scheduler.step()
+        _step(optimizer, scheduler)
         delta_VBCHW = ascend(delta_VBCHW, gradient_VBCHW, crops_VBCHW, step_size=step_size, epsilon=epsilon)
         losses.append(loss)
     return delta_VBCHW, torch.stack(losses)
@@ -104,12 +103,11 @@ def pgd_update(
         else:
             perturbed_VBCHW = (crops_VBCHW + delta_VBCHW).requires_grad_()
             loss = _loss_of(attack_encoder, loss_function, perturbed_VBCHW)
-            (gradient_VBCHW,) = torch.autograd.grad(loss, perturbed_VBCHW)
+            with phase("backward"):
+                (gradient_VBCHW,) = torch.autograd.grad(loss, perturbed_VBCHW)
         delta_VBCHW = ascend(delta_VBCHW, gradient_VBCHW, crops_VBCHW, step_size=step_size, epsilon=epsilon)
     loss, _ = _backward(encoder, loss_function, crops_VBCHW, delta_VBCHW)
-    optimizer.step()
-    if scheduler is not None:
-        scheduler.step()
+    _step(optimizer, scheduler)
     return delta_VBCHW, loss[None]
 
 
@@ -119,11 +117,22 @@ def _backward(
     """One pass that adds to the weights' gradients; the detached loss and the gradient of the perturbed crops."""
     perturbed_VBCHW = (crops_VBCHW + delta_VBCHW).requires_grad_()
     loss = _loss_of(encoder, loss_function, perturbed_VBCHW)
-    loss.backward()
+    with phase("backward"):
+        loss.backward()
     assert perturbed_VBCHW.grad is not None
     return loss.detach(), perturbed_VBCHW.grad
 
 
 def _loss_of(encoder: Encoder, loss_function: LossFunction, images_VBCHW: Tensor) -> Tensor:
     V, B = images_VBCHW.shape[:2]
-    return loss_function(encoder(images_VBCHW.flatten(0, 1)).unflatten(0, (V, B)))
+    with phase("forward"):
+        z_VBD = encoder(images_VBCHW.flatten(0, 1)).unflatten(0, (V, B))
+    with phase("loss"):
+        return loss_function(z_VBD)
+
+
+def _step(optimizer: Optimizer, scheduler: LRScheduler | None) -> None:
+    with phase("optimizer"):
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()

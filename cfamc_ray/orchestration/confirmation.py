@@ -57,7 +57,7 @@ def _test(
         num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker, max_retries=resources.restarts
     )(test_encoder)
     with (
-        running_ray(fresh, folder, address) as person,
+        running_ray(fresh.resources, folder, address) as person,
         ProgressView("tested", len(records), person, detail=detail) as view,
     ):
         waiting = {test.remote(fresh, folder, record.number): record for record in records}

@@ -19,8 +19,8 @@ from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.evaluation.cost import training_flops
+from cfamc_ray.config.study import ResourceConfig, StudyConfig
+from cfamc_ray.evaluation.cost import training_work
 from cfamc_ray.figures.charts import front_chart
 from cfamc_ray.figures.static import draw
 from cfamc_ray.orchestration.searcher import StudyScheduler, StudySearcher
@@ -82,26 +82,31 @@ def run_study(
         config,
         open_storage(folder),
         read_trials(folder),
-        flops_of=training_flops,
+        work_of=training_work,
         memory_bytes=_memory_of_worker(config, address),
         on_refused=lambda record: _note_refusal(folder, record),
     )
     if reason := search.over:
         return reason
-    with running_ray(config, folder, address) as person, view_on(config, person, detail=detail) as view:
+    with running_ray(config.resources, folder, address) as person, view_on(config, person, detail=detail) as view:
         _tuner(config, folder, search, _Watcher(search, folder, view)).fit()
     return search.over if all(record.ended for record in search.records.values()) else ""
 
 
 @contextmanager
-def running_ray(config: StudyConfig, folder: Path, address: str | None) -> Iterator[TextIO]:
+def running_ray(resources: ResourceConfig, folder: Path, address: str | None) -> Iterator[TextIO]:
     """Ray, with what it prints in the folder's ray.log; yields a stream that still reaches the person.
+
+    Args:
+        resources: that have to be there.
+        folder: of the study.
+        address: as for `run_study`.
 
     Raises:
         InputError: where the cluster cannot be reached or is too small.
     """
     with output_to(folder / "ray.log") as person:
-        _start_ray(config, address)
+        _start_ray(resources, address)
         try:
             write_text(folder / "environment.json", json.dumps(environment() | _cluster(address), indent=1) + "\n")
             yield person
@@ -131,7 +136,7 @@ def _memory_of_worker(config: StudyConfig, address: str | None) -> float:
     return whole / (resources.trials_at_once * resources.workers_per_trial)
 
 
-def _start_ray(config: StudyConfig, address: str | None) -> None:
+def _start_ray(resources: ResourceConfig, address: str | None) -> None:
     if address not in (None, "auto"):
         check_reachable(str(address))
     try:
@@ -144,9 +149,8 @@ def _start_ray(config: StudyConfig, address: str | None) -> None:
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise InputError(f"--address {address}: no Ray cluster answers there ({error})") from None
     there = ray.cluster_resources()
-    for kind, needed in (("CPU", config.resources.cpus_at_once), ("GPU", config.resources.gpus_at_once)):
+    for kind, needed in (("CPU", resources.cpus_at_once), ("GPU", resources.gpus_at_once)):
         if needed > there.get(kind, 0):
-            resources = config.resources
             raise InputError(
                 f"resources: {resources.trials_at_once} trials at once x {resources.workers_per_trial} workers x "
                 f"{resources.cpus_per_worker if kind == 'CPU' else resources.gpus_per_worker:g} {kind}s need "

@@ -7,7 +7,7 @@ from typing import Any
 
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
-from cfamc_ray.study.cost_model import CostModel, FlopsOf, fit_costs
+from cfamc_ray.study.cost_model import CostModel, WorkOf, fit_costs
 from cfamc_ray.study.front import find_front
 from cfamc_ray.study.records import TrialRecord
 
@@ -21,12 +21,20 @@ class Budget:
 
     Args:
         config: of the study.
-        flops_of: training FLOPs of a trial.
+        work_of: what a trial's training comes to.
         memory_bytes: that a worker of a trial may use.
+        costs: what was measured elsewhere, for what this study's trials do not tell yet.
     """
 
-    def __init__(self, config: StudyConfig, *, flops_of: FlopsOf, memory_bytes: float = math.inf) -> None:
-        self.config, self.flops_of, self.memory_bytes = config, flops_of, memory_bytes
+    def __init__(
+        self,
+        config: StudyConfig,
+        *,
+        work_of: WorkOf,
+        memory_bytes: float = math.inf,
+        costs: CostModel | None = None,
+    ) -> None:
+        self.config, self.work_of, self.memory_bytes, self.costs = config, work_of, memory_bytes, costs
         self._sample: list[TrialConfig] | None = None
 
     def over(self, records: Sequence[TrialRecord]) -> str:
@@ -44,7 +52,7 @@ class Budget:
             return ""
         if self._sample is None:
             self._sample = [self.config.trial_at(point) for point in islice(self.config.points(), SAMPLE)]
-        model = fit_costs(self.config, records, self.flops_of)
+        model = self._model(records)
         if any(not self._excess(trial, left, model) for trial in self._sample):
             return ""
         shown = " and ".join(f"{max(amount, 0):.3g} of budget.{name}" for name, amount in left.items())
@@ -52,17 +60,20 @@ class Budget:
 
     def refusal(self, point: Mapping[str, Any], records: Sequence[TrialRecord]) -> str:
         """Why a point cannot be paid or cannot fit the memory; empty where it can."""
-        trial, model = self.config.trial_at(point), fit_costs(self.config, records, self.flops_of)
+        trial, model = self.config.trial_at(point), self._model(records)
         needed = model.memory_bytes(trial)
         if needed is not None and needed > self.memory_bytes:
             return f"would need about {needed / 1e9:.3g} GB of memory, of {self.memory_bytes / 1e9:.3g} GB"
         return self._excess(trial, self._left(records), model)
 
+    def _model(self, records: Sequence[TrialRecord]) -> CostModel:
+        return fit_costs(self.config, records, self.work_of).or_else(self.costs)
+
     def _left(self, records: Sequence[TrialRecord]) -> dict[str, float]:
         """What is left of each limit once the running trials have ended."""
         limits = self.config.budget
         given = {"crop_passes": limits.crop_passes, "flops": limits.flops, "hours": limits.hours}
-        model = fit_costs(self.config, records, self.flops_of) if limits.hours else None
+        model = self._model(records) if limits.hours else None
         spent = dict.fromkeys(given, 0.0)
         for record in records:
             if record.counts and any(given.values()):
@@ -87,7 +98,7 @@ class Budget:
     def _planned(self, trial: TrialConfig, model: CostModel | None) -> dict[str, float]:
         seconds = (model.seconds(trial) if model else None) or 0.0
         hours = seconds / self.config.resources.trials_at_once / SECONDS_PER_HOUR
-        flops = self.flops_of(trial) if self.config.budget.flops else 0.0
+        flops = self.work_of(trial).flops if self.config.budget.flops else 0.0
         return {"crop_passes": trial.crop_passes, "flops": flops, "hours": hours}
 
     def _excess(self, trial: TrialConfig, left: Mapping[str, float], model: CostModel) -> str:

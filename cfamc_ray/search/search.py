@@ -18,7 +18,7 @@ from cfamc_ray.search.bookkeeping import open_study, reconcile, tell
 from cfamc_ray.search.budget import Budget
 from cfamc_ray.search.halving import ParetoHalving
 from cfamc_ray.search.sampler import FeasibleSampler, suggest_point
-from cfamc_ray.study.cost_model import FlopsOf
+from cfamc_ray.study.cost_model import CostModel, WorkOf
 from cfamc_ray.study.records import TrialRecord
 
 REFUSALS = 8
@@ -43,8 +43,9 @@ class Search:
         config: of the study.
         storage: Optuna's.
         records: of the trials so far, finished or not.
-        flops_of: training FLOPs of a trial.
+        work_of: what a trial's training comes to.
         memory_bytes: that a worker of a trial may use.
+        costs: what was measured elsewhere, for what this study's trials do not tell yet.
         on_refused: is called with the record of a trial that ends here: a point that does not fit and never runs, or a
             trial that was interrupted right before its stop.
 
@@ -58,15 +59,16 @@ class Search:
         storage: BaseStorage,
         records: Sequence[TrialRecord] = (),
         *,
-        flops_of: FlopsOf,
+        work_of: WorkOf,
         memory_bytes: float = math.inf,
+        costs: CostModel | None = None,
         on_refused: Callable[[TrialRecord], None] = lambda record: None,
     ) -> None:
         self.config, self.on_refused = config, on_refused
         self.records = {record.number: record for record in records}
-        self.budget = Budget(config, flops_of=flops_of, memory_bytes=memory_bytes)
+        self.budget = Budget(config, work_of=work_of, memory_bytes=memory_bytes, costs=costs)
         self.halving = ParetoHalving(config) if config.search.halving else None
-        self.sampler = FeasibleSampler(config, lambda: list(self.records.values()), flops_of)
+        self.sampler = FeasibleSampler(config, lambda: list(self.records.values()), lambda trial: work_of(trial).flops)
         self.study = open_study(config, storage, self.sampler)
         self._unfinished = reconcile(self.study, config, records)
         self._causes: list[str] = []

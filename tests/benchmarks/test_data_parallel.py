@@ -12,8 +12,9 @@ import torch.distributed as dist
 from test_trial import tiny_config, tiny_splits
 from torch.multiprocessing.spawn import spawn
 
-from benchmarks.data_parallel import Sizes, epoch_of
+from benchmarks.data_parallel import Sizes
 from cfamc_ray.config.recipes import read_recipe
+from cfamc_ray.throughput import epoch_of
 from cfamc_ray.trial import Place, Trial
 
 ROOT = Path(__file__).parent.parent.parent

@@ -8,10 +8,13 @@ from cfamc_ray.config.trial import EncoderConfig, TrialConfig
 from cfamc_ray.evaluation.cost import (
     crop_pass_flops,
     forward_flops,
+    kept_numbers,
     peak_memory_bytes,
     reset_peak_memory,
     training_flops,
+    training_work,
 )
+from cfamc_ray.method.encoder import SelfSupervisedEncoder
 
 TINY = EncoderConfig(width=4, prefeature_width=8, hidden_width=12, embedding_width=6)
 
@@ -120,3 +123,55 @@ def test_peak_memory_notices_an_allocation() -> None:
     torch.ones(2**28, dtype=torch.uint8)
     assert before > 2**20
     assert peak_memory_bytes(device) - before > 2**27
+
+
+@pytest.mark.parametrize(
+    ("values", "times"),
+    [
+        ({}, 1),
+        ({"crops.views": 8}, 2),
+        ({"pretraining.batch_images": 200}, 2),
+        ({"crops.size": 64}, 4),
+        ({"encoder.width": 128}, 2),
+        ({"pretraining.epochs": 99, "pretraining.replays": 9, "evaluation.attack_images": 9}, 1),
+        ({"pretraining.views_at_once": 2}, 1),
+        ({"pretraining.views_at_once": 2, "pretraining.recompute": True}, 0.5),
+        ({"pretraining.views_at_once": 99, "pretraining.recompute": True}, 1),
+    ],
+    ids=str,
+)
+def test_what_is_kept_grows_with_crops_pixels_and_width_and_not_with_time(values: dict[str, Any], times: float) -> None:
+    trial = TrialConfig.model_validate({"crops": {"views": 4}})
+    assert training_work(trial.with_values(values)).kept == pytest.approx(times * training_work(trial).kept, rel=0.03)
+
+
+def test_of_views_that_are_recomputed_only_the_pixels_are_kept() -> None:
+    four = config(**{"crops.views": 4, "pretraining.views_at_once": 2, "pretraining.recompute": True})
+    more = training_work(four.with_values({"crops.views": 40})).kept - training_work(four).kept
+    assert more == 36 * four.pretraining.batch_images * 4 * 3 * 32 * 32
+
+
+def test_what_is_kept_is_what_a_real_forward_pass_keeps() -> None:
+    """Of three crops over two, so that weights cancel."""
+    encoder, sizes = SelfSupervisedEncoder(TINY), list[int]()
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        sizes.append(tensor.numel())
+        return tensor
+
+    kept = []
+    for crops in (2, 3):
+        sizes.clear()
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            encoder(torch.rand(crops, 3, 32, 32, requires_grad=True))
+        kept.append(sum(sizes))
+    parameters = sum(weights.numel() for weights in encoder.parameters())
+    assert kept_numbers(TINY, 32) == (kept[1] - kept[0], parameters)
+
+
+def test_activations_are_those_of_all_crop_passes() -> None:
+    trial = config(**{"pretraining.replays": 3, "pretraining.epochs": 2})
+    work = training_work(trial)
+    each, parameters = kept_numbers(trial.encoder, trial.crops.size)
+    assert (work.activations, work.parameters) == (trial.crop_passes * each, parameters)
+    assert work.flops == training_flops(trial)

@@ -8,6 +8,7 @@ import pytest
 from optuna.storages import InMemoryStorage
 
 from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.evaluation.cost import training_work
 from cfamc_ray.orchestration.run import _Watcher
 from cfamc_ray.search.search import Search
 from cfamc_ray.study.records import TrialFolder, write_config
@@ -31,7 +32,7 @@ def search(tmp_path: Path) -> Search:
         }
     )
     write_config(tmp_path, config)
-    return Search(config, InMemoryStorage(), flops_of=lambda _: 1.0)
+    return Search(config, InMemoryStorage(), work_of=training_work)
 
 
 def lose(watcher: _Watcher, number: int, point: Any) -> None:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import optuna
 from optuna.storages import BaseStorage, InMemoryStorage
@@ -14,7 +14,6 @@ from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.search.bookkeeping import open_storage, open_study, tell
 from cfamc_ray.search.sampler import suggest_point
 from cfamc_ray.search.search import Proposal, Search
-from cfamc_ray.study.cost_model import activations
 from cfamc_ray.study.records import Row, Status, TrialRecord
 
 Point = dict[str, Any]
@@ -71,6 +70,20 @@ def flops_of(trial: TrialConfig) -> float:
     return trial.crop_passes * 1e6
 
 
+class Work(NamedTuple):
+    """Of a network whose memory grows with its crops."""
+
+    flops: float
+    activations: float
+    kept: float
+    parameters: float
+
+
+def work_of(trial: TrialConfig) -> Work:
+    crops = trial.crops.views * trial.pretraining.batch_images
+    return Work(flops_of(trial), trial.crop_passes, crops * trial.crops.size**2 * trial.encoder.width, 1e3)
+
+
 def scores_of(record: TrialRecord) -> dict[str, float]:
     """Accuracies that pull in two directions."""
     views, epsilon = record.point.get("crops.views", 4), record.point.get("perturbation.epsilon", 0.01)
@@ -89,7 +102,7 @@ def rows_of(config: StudyConfig, record: TrialRecord, scores: Scores = scores_of
             "flops": flops_of(trial) * epoch / epochs,
             "train_seconds": flops_of(trial) * epoch / epochs / 1e12,
             "eval_seconds": float(epoch),
-            "peak_memory_bytes": 1e8 + activations(trial),
+            "peak_memory_bytes": 1e8 + work_of(trial).kept,
             **scores(record),
         }
         for epoch in range(1, epochs + 1)
@@ -99,7 +112,7 @@ def rows_of(config: StudyConfig, record: TrialRecord, scores: Scores = scores_of
 def search_of(
     config: StudyConfig, storage: BaseStorage | None = None, records: Sequence[TrialRecord] = (), **given: Any
 ) -> Search:
-    return Search(config, storage or InMemoryStorage(), records, flops_of=flops_of, **given)
+    return Search(config, storage or InMemoryStorage(), records, work_of=work_of, **given)
 
 
 def advance(search: Search, number: int, *, failure: str = "", scores: Scores = scores_of) -> TrialRecord:

@@ -6,7 +6,7 @@ from itertools import islice
 from typing import Any
 
 import pytest
-from asking import flops_of, rows_of
+from asking import rows_of, work_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -37,7 +37,7 @@ def point(views: int) -> dict[str, int]:
 
 
 def budget_of(config: StudyConfig, **given: Any) -> Budget:
-    return Budget(config, flops_of=flops_of, **given)
+    return Budget(config, work_of=work_of, **given)
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,13 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from asking import Point, advance, drive, flops_of, search_of, spent, study_of
+from asking import Point, advance, drive, flops_of, search_of, spent, study_of, work_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
 from cfamc_ray.search.search import REFUSALS, Search
-from cfamc_ray.study.cost_model import activations
 from cfamc_ray.study.records import TrialRecord
 
 VIEWS: dict[str, Any] = {
@@ -144,7 +143,7 @@ class TestMemory:
 
     @staticmethod
     def bytes_of(config: Any, views: int) -> float:
-        return 1e8 + activations(config.trial_at({"crops.views": views}))
+        return 1e8 + work_of(config.trial_at({"crops.views": views})).kept
 
     @pytest.mark.parametrize("views", [12, 28])
     def test_points_that_need_more_are_refused_once_two_sizes_have_run(self, views: int) -> None:

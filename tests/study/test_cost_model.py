@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from made_by_hand import study
 
 from cfamc_ray.config.trial import TrialConfig
-from cfamc_ray.study.cost_model import activations, fit_costs
+from cfamc_ray.study.cost_model import BYTES_PER, SECONDS_PER, CostModel, fit_costs
 from cfamc_ray.study.records import Status, TrialRecord
 
 CONFIG = study(
@@ -47,8 +47,18 @@ SIZES = (
 ELSEWHERE = (Size(40, 50, 40, 1, 40), Size(2, 500, 1, 1, 1), Size(12, 100, 10, 3, 10))
 
 
-def flops_of(trial: TrialConfig) -> float:
-    return trial.crop_passes * 1.5e9
+class Work(NamedTuple):
+    """Of a network whose arithmetic and memory traffic are told apart by the batch alone."""
+
+    flops: float
+    activations: float
+    kept: float
+    parameters: float
+
+
+def work_of(trial: TrialConfig) -> Work:
+    kept = float(trial.crops.views * trial.pretraining.batch_images)
+    return Work(trial.crop_passes * 1.5e9, 0.0, kept, 0.0)
 
 
 def seconds_of(size: Size, rates: Sequence[float], *, seen: int | None = None) -> float:
@@ -72,8 +82,9 @@ RATES = st.tuples(st.floats(1e-15, 1e-12), st.floats(1e-4, 1e-1), st.floats(1e-2
 
 @given(RATES)
 def test_seconds_that_grow_with_flops_updates_and_measurements_are_found(rates: tuple[float, ...]) -> None:
-    model = fit_costs(CONFIG, [record(number, size, rates) for number, size in enumerate(SIZES)], flops_of)
-    assert model.seconds_per == pytest.approx(rates, rel=1e-5)
+    model = fit_costs(CONFIG, [record(number, size, rates) for number, size in enumerate(SIZES)], work_of)
+    assert model.seconds_per is not None
+    assert [model.seconds_per[name] for name in ("flop", "update", "measurement")] == pytest.approx(rates, rel=1e-5)
     for size in ELSEWHERE:
         assert model.seconds(CONFIG.trial_at(size.point)) == pytest.approx(seconds_of(size, rates), rel=1e-6)
 
@@ -82,7 +93,7 @@ def test_seconds_that_grow_with_flops_updates_and_measurements_are_found(rates: 
 def test_what_takes_no_time_is_found_to_take_none(part: int) -> None:
     rates = [2e-13, 1e-2, 3.0]
     rates[part] = 0.0
-    model = fit_costs(CONFIG, [record(number, size, rates) for number, size in enumerate(SIZES)], flops_of)
+    model = fit_costs(CONFIG, [record(number, size, rates) for number, size in enumerate(SIZES)], work_of)
     for size in ELSEWHERE:
         assert model.seconds(CONFIG.trial_at(size.point)) == pytest.approx(seconds_of(size, rates), rel=1e-6)
 
@@ -93,7 +104,7 @@ def test_no_estimate_is_negative_whatever_was_measured(noisy: list[float], elsew
         record(number, size, train_seconds=value, eval_seconds=0.0, peak_memory_bytes=value)
         for number, (size, value) in enumerate(zip(SIZES, noisy, strict=False))
     ]
-    model, trial = fit_costs(CONFIG, records, flops_of), CONFIG.trial_at(elsewhere.point)
+    model, trial = fit_costs(CONFIG, records, work_of), CONFIG.trial_at(elsewhere.point)
     seconds, memory = model.seconds(trial), model.memory_bytes(trial)
     assert seconds is not None
     assert seconds >= 0
@@ -108,7 +119,7 @@ def test_errors_count_relative_to_what_was_measured() -> None:
         record(0, short, train_seconds=1.0, eval_seconds=0.0),
         record(1, long, train_seconds=60.0, eval_seconds=20.0),
     ]
-    assert fit_costs(CONFIG, records, flops_of).seconds(CONFIG.trial_at(long.point)) == pytest.approx(40 * 1.2)
+    assert fit_costs(CONFIG, records, work_of).seconds(CONFIG.trial_at(long.point)) == pytest.approx(40 * 1.2)
 
 
 @pytest.mark.parametrize("value", [None, math.nan, 0.0])
@@ -116,12 +127,12 @@ def test_errors_count_relative_to_what_was_measured() -> None:
 def test_a_row_that_misses_a_cost_is_left_out_of_its_fit(name: str, value: float | None) -> None:
     rates = (2e-13, 1e-2, 3.0)
     records = [
-        record(number, size, rates, peak_memory_bytes=1e8 + 3 * activations(CONFIG.trial_at(size.point)))
+        record(number, size, rates, peak_memory_bytes=1e8 + 3 * work_of(CONFIG.trial_at(size.point)).kept)
         for number, size in enumerate(SIZES)
     ]
     missing = {name: value} if value != 0 else dict.fromkeys(("train_seconds", "eval_seconds", name), 0.0)
     more = [*records, record(9, ELSEWHERE[1], rates, **{"peak_memory_bytes": 4e8} | missing)]
-    fitted, expected = fit_costs(CONFIG, more, flops_of), fit_costs(CONFIG, records, flops_of)
+    fitted, expected = fit_costs(CONFIG, more, work_of), fit_costs(CONFIG, records, work_of)
     if name == "peak_memory_bytes":
         assert fitted.bytes_per == expected.bytes_per
     else:
@@ -139,12 +150,12 @@ def test_a_row_that_misses_a_cost_is_left_out_of_its_fit(name: str, value: float
     ids=["no trial", "no epoch", "nothing reported"],
 )
 def test_before_anything_has_run_nothing_is_known(records: list[TrialRecord]) -> None:
-    model, trial = fit_costs(CONFIG, records, flops_of), CONFIG.trial_at(SIZES[0].point)
+    model, trial = fit_costs(CONFIG, records, work_of), CONFIG.trial_at(SIZES[0].point)
     assert (model.seconds(trial), model.memory_bytes(trial)) == (None, None)
 
 
 def test_one_trial_tells_the_seconds_of_its_like() -> None:
-    model = fit_costs(CONFIG, [record(0, SIZES[0], (2e-13, 1e-2, 3.0))], flops_of)
+    model = fit_costs(CONFIG, [record(0, SIZES[0], (2e-13, 1e-2, 3.0))], work_of)
     trial = CONFIG.trial_at(SIZES[0].point)
     assert model.seconds(trial) == pytest.approx(seconds_of(SIZES[0], (2e-13, 1e-2, 3.0)))
     assert model.memory_bytes(trial) is None
@@ -153,36 +164,34 @@ def test_one_trial_tells_the_seconds_of_its_like() -> None:
 @given(st.floats(0, 1e10), st.floats(1e-3, 1e3))
 def test_memory_grows_from_a_floor_with_the_activations(floor: float, each: float) -> None:
     def need(size: Size) -> float:
-        return floor + each * activations(CONFIG.trial_at(size.point))
+        return floor + each * work_of(CONFIG.trial_at(size.point)).kept
 
     records = [record(number, size, peak_memory_bytes=need(size)) for number, size in enumerate(SIZES)]
-    model = fit_costs(CONFIG, records, flops_of)
+    model = fit_costs(CONFIG, records, work_of)
     for size in ELSEWHERE:
         assert model.memory_bytes(CONFIG.trial_at(size.point)) == pytest.approx(need(size), rel=1e-6)
 
 
 def test_memory_is_not_known_from_trials_of_one_size() -> None:
     alike = [record(0, SIZES[0]), record(1, SIZES[0]._replace(epochs=9, seen=9))]
-    assert fit_costs(CONFIG, alike, flops_of).memory_bytes(CONFIG.trial_at(SIZES[0].point)) is None
-    assert fit_costs(CONFIG, [*alike, record(2, SIZES[1])], flops_of).bytes_per is not None
+    assert fit_costs(CONFIG, alike, work_of).memory_bytes(CONFIG.trial_at(SIZES[0].point)) is None
+    assert fit_costs(CONFIG, [*alike, record(2, SIZES[1])], work_of).bytes_per is not None
 
 
-@pytest.mark.parametrize(
-    ("values", "times"),
-    [
-        ({}, 1),
-        ({"crops.views": 8}, 2),
-        ({"pretraining.batch_images": 200}, 2),
-        ({"crops.size": 64}, 4),
-        ({"encoder.width": 128}, 2),
-        ({"pretraining.epochs": 99, "pretraining.replays": 9, "evaluation.attack_images": 9}, 1),
-        ({"pretraining.views_at_once": 2}, 1),
-        ({"pretraining.views_at_once": 2, "pretraining.recompute": True}, 0.5),
-        ({"crops.views": 40, "pretraining.views_at_once": 2, "pretraining.recompute": True}, 0.5),
-        ({"pretraining.views_at_once": 99, "pretraining.recompute": True}, 1),
-    ],
-    ids=str,
-)
-def test_activations_grow_with_crops_pixels_and_width_and_not_with_time(values: dict[str, Any], times: float) -> None:
-    trial = TrialConfig.model_validate({"crops": {"views": 4}})
-    assert activations(trial.with_values(values)) == times * activations(trial)
+def test_each_worker_has_its_share_of_crops_and_all_parameters() -> None:
+    def work(trial: TrialConfig) -> Work:
+        return Work(6e12, 4e9, 1e9, 1e6)
+
+    rates = dict(zip(SECONDS_PER, (1e-12, 1e-9, 1e-9, 1e-3, 0.0), strict=True))
+    model = CostModel(work, 2, rates, dict(zip(BYTES_PER, (1e8, 4.0, 12.0), strict=True)))
+    trial = CONFIG.trial_at(SIZES[0].point)
+    assert model.seconds(trial) == pytest.approx(3 + 2 + 1e-3 * trial.updates + 1e-3 * trial.updates)
+    assert model.memory_bytes(trial) == pytest.approx(1e8 + 2e9 + 12e6)
+
+
+def test_what_was_measured_elsewhere_stands_in_for_what_is_not_known() -> None:
+    nothing, elsewhere = CostModel(work_of, 1, None, None), CostModel(work_of, 1, {"flop": 2.0}, {"process": 3.0})
+    assert nothing.or_else(elsewhere) == elsewhere
+    assert nothing.or_else(None) == nothing
+    known = nothing._replace(seconds_per={"flop": 1.0})
+    assert known.or_else(elsewhere) == elsewhere._replace(seconds_per={"flop": 1.0})

@@ -1,0 +1,94 @@
+"""The system part of a scaling study: each cell in processes of its own, one cell after the other."""
+
+import socket
+from typing import Any
+
+import ray
+import torch
+import torch.distributed as dist
+from ray.exceptions import RayError
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from cfamc_ray.config.scaling import Cell, ScalingConfig, SystemConfig
+from cfamc_ray.config.study import ResourceConfig
+from cfamc_ray.orchestration.run import running_ray
+from cfamc_ray.study.cells import CellFolder, cell_line
+from cfamc_ray.study.environment import environment
+from cfamc_ray.terminal import Detail, ProgressView
+from cfamc_ray.throughput import measure_cell
+from cfamc_ray.trial import Place
+
+
+class CellWorker:
+    """A process that measures one cell, alone or with others, and ends."""
+
+    def meeting(self) -> str:
+        """An address at which the workers can meet, on this one's machine."""
+        with socket.socket() as free:
+            free.bind(("", 0))
+            return f"tcp://{ray.util.get_node_ip_address()}:{free.getsockname()[1]}"
+
+    def measure(
+        self, cell: Cell, system: SystemConfig, resources: ResourceConfig, rank: int, meeting: str
+    ) -> dict[str, Any]:
+        """What `measure_cell` finds; its arguments, and those of the process group."""
+        torch.set_num_threads(resources.cpus_per_worker)
+        device = torch.device("cuda" if resources.gpus_per_worker else "cpu")
+        if cell.workers > 1:
+            backend = "nccl" if resources.gpus_per_worker else "gloo"
+            dist.init_process_group(backend, init_method=meeting, rank=rank, world_size=cell.workers)
+        return measure_cell(cell, system, Place(rank=rank, size=cell.workers, device=device))
+
+
+def run_cells(config: ScalingConfig, folder: CellFolder, *, address: str | None, detail: Detail) -> None:
+    """Measure the cells that have not been measured; one that fails is noted with its reason.
+
+    Args:
+        config: of the scaling study.
+        folder: of its system part.
+        address: of a running Ray cluster; None for one of this machine's own.
+        detail: how much is said meanwhile.
+
+    Raises:
+        InputError: where the cluster cannot be reached or is too small for the cell with most workers.
+    """
+    missing = [cell for cell in config.cells if not folder.measured(cell)]
+    if not missing:
+        return
+    folder.path.mkdir(parents=True, exist_ok=True)
+    needed = config.resources.model_copy(
+        update={"trials_at_once": 1, "workers_per_trial": max(cell.workers for cell in missing)}
+    )
+    with (
+        running_ray(needed, folder.path, address) as person,
+        ProgressView("cells", len(config.cells), person, detail=detail) as view,
+    ):
+        view.advance(len(config.cells) - len(missing))
+        for cell in missing:
+            found = _measured(cell, config)
+            folder.write(cell, found | {"environment": environment()})
+            if detail == "verbose" or found["status"] == "failed":
+                view.say(cell_line(cell, found))
+            view.advance()
+
+
+def _measured(cell: Cell, config: ScalingConfig) -> dict[str, Any]:
+    resources = config.resources
+    bundle = {"CPU": float(resources.cpus_per_worker), "GPU": float(resources.gpus_per_worker)}
+    places = placement_group([{name: n for name, n in bundle.items() if n}] * cell.workers, strategy="PACK")
+    strategy = PlacementGroupSchedulingStrategy(placement_group=places)
+    worker = ray.remote(CellWorker).options(
+        num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker, scheduling_strategy=strategy
+    )
+    try:
+        workers = [worker.remote() for _ in range(cell.workers)]
+        meeting = ray.get(workers[0].meeting.remote())
+        answers = [
+            each.measure.remote(cell, config.system, resources, rank, meeting) for rank, each in enumerate(workers)
+        ]
+        return {"status": "finished", "reason": "", **ray.get(answers)[0]}
+    except RayError as error:
+        return {"status": "failed", "reason": str(error).strip().splitlines()[-1]}
+    finally:
+        remove_placement_group(places)  # and with it the workers

@@ -1,0 +1,226 @@
+"""All that a scaling study says of the machine: models of time and memory, of communication, and both in sentences."""
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.study.cells import Measured
+from cfamc_ray.study.communication import Communication, Efficiency, fit_communication, predict_efficiency
+from cfamc_ray.study.cost_model import (
+    BYTES_PER,
+    SECONDS_PER,
+    Coefficients,
+    CostModel,
+    WorkOf,
+    fit_coefficients,
+)
+from cfamc_ray.study.wording import show_value
+
+PREDICTED_WORKERS = (8, 64, 512)
+FEWEST = len(SECONDS_PER) + 1
+"""Cells that a model needs, one of them to be left out."""
+
+
+class Costs(NamedTuple):
+    """Models of one arithmetic on one kind of worker."""
+
+    precision: str
+    configured: Sequence[str]
+    """As the cells' configs name it: `auto`, where that was chosen."""
+    device: str
+    threads: int
+    cells: int
+    seconds_per: Coefficients
+    bytes_per: Coefficients
+    left_out: Mapping[str, float]
+    """Median relative error of seconds and bytes of each cell from a fit to all others."""
+    larger_half: Mapping[str, float]
+    """The same of the half with the larger minibatches, in pixels, from the other half."""
+
+    def describes(self, one: Measured) -> bool:
+        """Whether a cell is one of those that this was fitted to."""
+        return (one.cell.workers, one.found["precision"], one.found["device"]) == (1, self.precision, self.device)
+
+
+class SystemFits(NamedTuple):
+    """All that the system part says."""
+
+    costs: Sequence[Costs]
+    communication: Sequence[tuple[Measured, Communication, Sequence[Efficiency]]]
+    """Of each cell of several workers."""
+
+
+def fit_system(measured: Sequence[Measured]) -> SystemFits:
+    """Everything that the measured cells allow."""
+    alone: dict[tuple[str, str], list[Measured]] = {}
+    for one in measured:
+        if one.cell.workers == 1:
+            alone.setdefault((one.found["precision"], one.found["device"]), []).append(one)
+    together = [one for one in measured if one.cell.workers > 1]
+    return SystemFits(
+        [_costs(cells) for cells in alone.values() if len(cells) >= FEWEST],
+        [
+            (one, fit_communication(one.cell.workers, one.found["sums"]), predict_efficiency(one, PREDICTED_WORKERS))
+            for one in together
+        ],
+    )
+
+
+def predicted(costs: Costs, one: Measured) -> tuple[float, float]:
+    """Seconds of an update and peak bytes of a cell of one worker."""
+    return _sum(costs.seconds_per, one), _sum(costs.bytes_per, one)
+
+
+def _costs(cells: Sequence[Measured]) -> Costs:
+    first = cells[0].found
+    ordered = sorted(cells, key=_pixels)
+    half = len(ordered) // 2
+    return Costs(
+        precision=first["precision"],
+        configured=sorted({one.cell.trial.pretraining.precision for one in cells}),
+        device=first["device"],
+        threads=first["threads"],
+        cells=len(cells),
+        seconds_per=_fit_seconds(cells),
+        bytes_per=_fit_bytes(cells),
+        left_out=_errors([([*ordered[:n], *ordered[n + 1 :]], [ordered[n]]) for n in range(len(ordered))]),
+        larger_half=_errors([(ordered[:half], ordered[half:])]),
+    )
+
+
+def _errors(parts: Sequence[tuple[Sequence[Measured], Sequence[Measured]]]) -> dict[str, float]:
+    """Median relative errors of cells from fits to others."""
+    found: dict[str, list[float]] = {"seconds": [], "bytes": []}
+    for known, unknown in parts:
+        seconds_per, bytes_per = _fit_seconds(known), _fit_bytes(known)
+        for one in unknown:
+            found["seconds"].append(abs(_sum(seconds_per, one) / one.update_seconds - 1))
+            found["bytes"].append(abs(_sum(bytes_per, one) / _bytes(one) - 1))
+    return {name: statistics.median(errors) for name, errors in found.items()}
+
+
+def _fit_seconds(cells: Sequence[Measured]) -> Coefficients:
+    """Optimizer and all else by themselves: few cells tell a large network's updates from its arithmetic otherwise."""
+    updating = [one.phase_shares["optimizer"] for one in cells]
+    parts = (
+        (("updated_parameter", "update"), updating),
+        (("activation", "flop", "update"), [1 - share for share in updating]),  # of two that are alike, the first
+    )
+    found = dict.fromkeys(SECONDS_PER, 0.0)
+    for names, shares in parts:
+        rows = [tuple(_amounts(one)[name] for name in names) for one in cells]
+        seconds = [share * one.update_seconds for share, one in zip(shares, cells, strict=True)]
+        for name, value in (fit_coefficients(names, rows, seconds) or {}).items():
+            found[name] += value
+    return found
+
+
+def _fit_bytes(cells: Sequence[Measured]) -> Coefficients:
+    rows = [tuple(_amounts(one)[name] for name in BYTES_PER) for one in cells]
+    return fit_coefficients(BYTES_PER, rows, [_bytes(one) for one in cells]) or {}
+
+
+def _amounts(one: Measured) -> dict[str, float]:
+    """What an update, and a process, come to."""
+    per_update = {"flop": "flops", "activation": "activations"}
+    return {
+        **{name: float(one.found[total] / one.found["updates"]) for name, total in per_update.items()},
+        "updated_parameter": float(one.found["parameters"]),
+        "update": 1.0,
+        "measurement": 0.0,
+        "process": 1.0,
+        "kept_activation": float(one.found["kept"]),
+        "parameter": float(one.found["parameters"]),
+    }
+
+
+def _sum(coefficients: Coefficients, one: Measured) -> float:
+    amounts = _amounts(one)
+    return sum(value * amounts[name] for name, value in coefficients.items())
+
+
+def _pixels(one: Measured) -> int:
+    trial = one.cell.trial
+    return trial.crops.views * trial.pretraining.batch_images * trial.crops.size**2
+
+
+def _bytes(one: Measured) -> float:
+    return float(one.found["peak_memory_bytes"])
+
+
+def read_costs(path: Path, study: StudyConfig, work_of: WorkOf) -> CostModel:
+    """The model that fits a study's trials, from a scaling study's fits.
+
+    Args:
+        path: of the scaling study's folder, or of its fits.json.
+        study: whose arithmetic, device and threads decide which model that is.
+        work_of: what a trial comes to.
+
+    Raises:
+        InputError: where there is no such model.
+    """
+    file = path / "fits.json" if path.is_dir() else path
+    try:
+        every = json.loads(file.read_text(encoding="utf-8"))["costs"]
+    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError):
+        raise InputError(f"--costs {path}: no fits of a scaling study's system part can be read there") from None
+    precision, resources = study.trial.pretraining.precision, study.resources
+    kind = "GPUs" if resources.gpus_per_worker else f"CPUs, {resources.cpus_per_worker} threads a worker"
+    for costs in every:
+        on_cpu = costs["device"].startswith("CPU")
+        alike = not on_cpu if resources.gpus_per_worker else on_cpu and costs["threads"] == resources.cpus_per_worker
+        if alike and precision in (costs["precision"], *costs["configured"]):
+            return CostModel(work_of, resources.workers_per_trial, costs["seconds_per"], costs["bytes_per"])
+    known = "; ".join(f"{costs['device']}, {costs['precision']}" for costs in every) or "nothing"
+    raise InputError(
+        f"--costs {path}: holds no model for {kind} with pretraining.precision {precision}, but of {known}"
+    )
+
+
+def system_tree(fits: SystemFits) -> dict[str, Any]:
+    """The fits as fits.json holds them."""
+    return {
+        "costs": [one._asdict() for one in fits.costs],
+        "communication": [
+            {
+                "cell": one.cell.name,
+                "workers": one.cell.workers,
+                **constants._asdict(),
+                "weak_efficiency": {
+                    "measured": one.weak_efficiency,
+                    "communication_share": one.communication_share,
+                    "predicted": [each._asdict() for each in efficiencies],
+                },
+            }
+            for one, constants, efficiencies in fits.communication
+        ],
+    }
+
+
+def system_conclusions(fits: SystemFits) -> list[str]:
+    """What the system part found, in sentences with numbers."""
+    found = []
+    for costs in fits.costs:
+        errors = [f"{error:.0%}" for part in (costs.left_out, costs.larger_half) for error in part.values()]
+        found.append(
+            f"On {costs.device} in {costs.precision}, {costs.cells} cells: a cell that was left out is predicted to "
+            f"{errors[0]} in time and {errors[1]} in memory (median), the half with larger minibatches from the other "
+            f"to {errors[2]} and {errors[3]}."
+        )
+    for one, _, efficiencies in fits.communication:
+        predictions = ", ".join(
+            f"{each.expected:.0%} with {each.workers} ({each.exposed:.0%} where none of it overlaps)"
+            for each in efficiencies
+        )
+        found.append(
+            f"{one.cell.workers} workers, {one.cell.trial.crops.views} crops of "
+            f"{one.cell.trial.pretraining.batch_images} images: weak efficiency "
+            f"{show_value('accuracy', one.weak_efficiency)}, communication "
+            f"{show_value('accuracy', one.communication_share)} of the time. Predicted from the constants measured "
+            f"here, each worker on cores of its own: {predictions}."
+        )
+    return found or ["Too few cells have been measured to say anything of the machine."]
