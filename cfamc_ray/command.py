@@ -15,7 +15,10 @@ from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import Config
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.study.cost_model import CostModel, Work
 from cfamc_ray.study.records import TrialRecord, read_config, read_trials
+from cfamc_ray.study.system import read_costs
+from cfamc_ray.study.wording import show_count, show_seconds
 from cfamc_ray.terminal import add_detail_options, detail_words
 
 INTERRUPTED = 130
@@ -67,17 +70,68 @@ def add_run_options(parser: argparse.ArgumentParser, *, run: str, source: str, v
     add_detail_options(parser, verbose=verbose)
 
 
+def add_costs_option(parser: argparse.ArgumentParser) -> None:
+    """``--costs`` of a command that runs many trials."""
+    parser.add_argument(
+        "--costs", type=Path, metavar="RUN", help="a scaling study, whose models of time and memory are used"
+    )
+
+
+def costs_of(arguments: argparse.Namespace, study: StudyConfig) -> CostModel | None:
+    """The model that ``--costs`` names; None without it.
+
+    Args:
+        arguments: as they were given.
+        study: whose trials it is to describe.
+
+    Raises:
+        InputError: where it holds none for such trials.
+    """
+    return None if arguments.costs is None else read_costs(arguments.costs, study, training_work)
+
+
+def training_work(trial: TrialConfig) -> Work:
+    """What a trial's training comes to; PyTorch, which counts it, is slow to import."""
+    from cfamc_ray.evaluation import cost  # noqa: PLC0415
+
+    return cost.training_work(trial)
+
+
 def typed_again(module: str, words: Sequence[str], arguments: argparse.Namespace) -> str:
     """The command that goes on, as it can be typed here.
 
     Args:
         module: that runs it.
-        words: its own options; those of `add_run_options` but ``--out`` follow.
+        words: its own options; those of `add_run_options` but ``--out``, and ``--costs``, follow.
         arguments: as they were given.
     """
     address = ["--address", arguments.address] if arguments.address else []
+    costs = ["--costs", str(arguments.costs)] if getattr(arguments, "costs", None) else []
     overrides = [word for override in arguments.overrides for word in ("--set", override)]
-    return shlex.join([program("python"), "-m", module, *words, *address, *detail_words(arguments.detail), *overrides])
+    return shlex.join(
+        [program("python"), "-m", module, *words, *costs, *address, *detail_words(arguments.detail), *overrides]
+    )
+
+
+def expected_cost(costs: CostModel, sample: Sequence[TrialConfig], *, trials: int, at_once: int) -> str:
+    """What a dry run says of time and memory, from what was measured elsewhere.
+
+    Args:
+        costs: models that know both.
+        sample: trials that stand for all.
+        trials: how many there will be.
+        at_once: of them.
+    """
+    seconds = [costs.seconds(trial) or 0.0 for trial in sample]
+    memory = max(costs.memory_bytes(trial) or 0.0 for trial in sample)
+    mean = sum(seconds) / len(seconds)
+    each = show_seconds(mean)
+    if len(sample) > 1:
+        each += f" ({show_seconds(min(seconds))} to {show_seconds(max(seconds))})"
+    return (
+        f"# as measured on such workers: {each} a trial, {show_seconds(mean * trials / at_once)} in all, up to "
+        f"{show_count(memory)}B of memory a worker (evaluation not counted)"
+    )
 
 
 def check_data(trials: Iterable[TrialConfig]) -> None:

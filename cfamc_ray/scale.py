@@ -3,21 +3,25 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cfamc_ray.command import (
     INTERRUPTED,
+    add_costs_option,
     add_run_options,
     check_data,
     check_folder,
+    costs_of,
     exit_code,
+    expected_cost,
     typed_again,
     with_absolute_path,
 )
 from cfamc_ray.config.reading import dump_study, find_space, read_scaling
 from cfamc_ray.config.scaling import ScalingConfig
 from cfamc_ray.study.cells import CellFolder, read_cells, system_columns, system_table
+from cfamc_ray.study.cost_model import CostModel
 from cfamc_ray.study.learned import learned, learning_columns, learning_table
 from cfamc_ray.study.lock import only_driver
 from cfamc_ray.study.records import csv_text, read_trials, write_text
@@ -27,6 +31,10 @@ from cfamc_ray.terminal import say
 
 CONFIG, LEARNING, SYSTEM = "scaling.yaml", "learning", "system"
 """In the run's folder: the space as resolved, the study of the learning part, the cells of the system part."""
+
+
+Part = Callable[[ScalingConfig, Path, argparse.Namespace, CostModel | None], bool]
+"""Runs what is missing; False after an interruption."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--part", choices=("all", SYSTEM, LEARNING), default="all", help="which to run (all)")
     parser.add_argument("--space", required=True, metavar="FILE", help="a YAML file, or the bare name of a given space")
+    add_costs_option(parser)
     add_run_options(parser, run="run", source="space", verbose="what each cell took and each trial reached")
     return parser
 
@@ -50,11 +59,15 @@ def _parser() -> argparse.ArgumentParser:
 def _scale(arguments: argparse.Namespace) -> int:
     config = with_absolute_path(read_scaling(find_space(arguments.space), arguments.overrides))
     folder = (arguments.out / config.name).resolve()
+    costs = costs_of(arguments, config.learning_study)
     if arguments.dry_run:
-        _print_plan(config)
+        _print_plan(config, costs)
         return 0
-    parts = [part for part in (_measure, _learn) if arguments.part in ("all", PARTS[part])]
-    complete = all(part(config, folder, arguments) for part in parts)
+    parts: dict[str, Part] = {SYSTEM: _measure, LEARNING: _learn}
+    wanted = [name for name in parts if arguments.part in ("all", name)]
+    if LEARNING in wanted and _has_learned(config, folder / LEARNING):
+        wanted.remove(LEARNING)
+    complete = all(parts[name](config, folder, arguments, costs) for name in wanted)
     code = write_fits(config, folder)
     if complete:
         return code
@@ -63,7 +76,7 @@ def _scale(arguments: argparse.Namespace) -> int:
     return INTERRUPTED
 
 
-def _measure(config: ScalingConfig, folder: Path, arguments: argparse.Namespace) -> bool:
+def _measure(config: ScalingConfig, folder: Path, arguments: argparse.Namespace, _: CostModel | None) -> bool:
     """Measure the cells that are missing; False after an interruption."""
     cells = CellFolder(folder / SYSTEM)
     missing = sum(not cells.measured(cell) for cell in config.cells)
@@ -81,24 +94,31 @@ def _measure(config: ScalingConfig, folder: Path, arguments: argparse.Namespace)
     return True
 
 
-def _learn(config: ScalingConfig, folder: Path, arguments: argparse.Namespace) -> bool:
-    """Train what is missing; False after an interruption."""
-    study, inner = config.learning_study, folder / LEARNING
-    if check_folder(study, inner, resume=(inner / "study.yaml").exists()):
-        return True
-    from cfamc_ray.orchestration.run import run_study  # noqa: PLC0415 (Ray is slow to import)
+def _has_learned(config: ScalingConfig, folder: Path) -> bool:
+    """Whether all trials of the learning part have ended; where not, they can begin, or go on.
 
+    Raises:
+        InputError: where the folder holds another study, or images are missing or not what they should be.
+    """
+    study = config.learning_study
+    if check_folder(study, folder, resume=(folder / "study.yaml").exists()):
+        return True
     check_data(study.trial_at(point) for point in study.first_points)
+    return False
+
+
+def _learn(config: ScalingConfig, folder: Path, arguments: argparse.Namespace, costs: CostModel | None) -> bool:
+    """Train what is missing; False after an interruption."""
+    from cfamc_ray.orchestration.run import run_study  # noqa: PLC0415
+
+    study, inner = config.learning_study, folder / LEARNING
     say(f"{config.name}: {study.budget.trials} trials → {inner}", arguments.detail)
     with only_driver(inner):
         write_text(folder / CONFIG, dump_study(config))
         try:
-            return bool(run_study(study, inner, address=arguments.address, detail=arguments.detail))
+            return bool(run_study(study, inner, address=arguments.address, detail=arguments.detail, costs=costs))
         except KeyboardInterrupt:
             return False
-
-
-PARTS = {_measure: SYSTEM, _learn: LEARNING}
 
 
 def write_fits(config: ScalingConfig, folder: Path) -> int:
@@ -138,7 +158,7 @@ def write_fits(config: ScalingConfig, folder: Path) -> int:
     return 0 if system.costs or any(one.total for one in every) else 1
 
 
-def _print_plan(config: ScalingConfig) -> None:
+def _print_plan(config: ScalingConfig, costs: CostModel | None) -> None:
     from cfamc_ray.evaluation.cost import training_flops  # noqa: PLC0415 (torch is slow to import)
 
     study = config.learning_study
@@ -147,6 +167,8 @@ def _print_plan(config: ScalingConfig) -> None:
     print(dump_study(config))
     print(f"# {len(config.cells)} cells, each in processes of its own")
     print(f"# {len(trials)} trials; {passes:.3g} crop passes and {flops:.3g} FLOPs in all (evaluation not counted)")
+    if costs:
+        print(expected_cost(costs, trials, trials=len(trials), at_once=study.resources.trials_at_once))
 
 
 if __name__ == "__main__":

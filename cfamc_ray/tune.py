@@ -10,21 +10,24 @@ from rich.table import Table
 
 from cfamc_ray.command import (
     INTERRUPTED,
+    add_costs_option,
     add_run_options,
     check_data,
     check_folder,
+    costs_of,
     exit_code,
+    expected_cost,
     program,
+    training_work,
     typed_again,
     whole_table,
     with_absolute_path,
 )
 from cfamc_ray.config.reading import dump_study, find_space, read_study
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.search.budget import Budget
 from cfamc_ray.study.confirmation import Confirmed
-from cfamc_ray.study.cost_model import Work
+from cfamc_ray.study.cost_model import CostModel
 from cfamc_ray.study.finalists import confirmed_front, write_confirmation
 from cfamc_ray.study.front import find_front
 from cfamc_ray.study.lock import only_driver
@@ -67,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         dest="imports",
         help="take over the trials of an earlier study on the same space",
     )
+    add_costs_option(parser)
     add_run_options(
         parser, run="study", source="space", verbose="which point each trial has and what each of its epochs reached"
     )
@@ -77,10 +81,11 @@ def _tune(arguments: argparse.Namespace) -> int:
     trials = [] if arguments.trials is None else [f"budget.trials={arguments.trials}"]
     config = with_absolute_path(read_study(find_space(arguments.space), [*arguments.overrides, *trials]))
     folder = (arguments.out / config.name).resolve()
+    costs = costs_of(arguments, config)
     if arguments.dry_run:
-        _print_plan(config)
+        _print_plan(config, costs)
         return 0
-    budget = Budget(config, work_of=_training_work)
+    budget = Budget(config, work_of=training_work, costs=costs)
     if check_folder(config, folder, resume=arguments.resume, over=budget.over):
         return _finish(config, folder) or _confirm(config, folder, arguments)
     check_data([config.trial_at(next(config.points()))])
@@ -88,17 +93,11 @@ def _tune(arguments: argparse.Namespace) -> int:
         write_config(folder, config)
         for source in arguments.imports:
             say(f"{take_over(config, folder, source)} trials taken over from {source}", arguments.detail)
-        code = _run(config, folder, arguments)
+        code = _run(config, folder, arguments, costs)
     return code or _confirm(config, folder, arguments)
 
 
-def _training_work(trial: TrialConfig) -> Work:
-    from cfamc_ray.evaluation.cost import training_work  # noqa: PLC0415 (torch is slow to import)
-
-    return training_work(trial)
-
-
-def _run(config: StudyConfig, folder: Path, arguments: argparse.Namespace) -> int:
+def _run(config: StudyConfig, folder: Path, arguments: argparse.Namespace, costs: CostModel | None) -> int:
     """Run the study until it is over or interrupted."""
     from cfamc_ray.orchestration.run import run_study  # noqa: PLC0415
 
@@ -106,7 +105,7 @@ def _run(config: StudyConfig, folder: Path, arguments: argparse.Namespace) -> in
     say(f"{config.name}: {at_once} → {folder}", arguments.detail)
     say(f"Ray is starting; what it says goes to {folder / 'ray.log'}", arguments.detail)
     try:
-        over = run_study(config, folder, address=arguments.address, detail=arguments.detail)
+        over = run_study(config, folder, address=arguments.address, detail=arguments.detail, costs=costs)
     except KeyboardInterrupt:  # before Tune listens for it, or a second time
         over = ""
     code = _finish(config, folder)
@@ -207,17 +206,20 @@ def _print_front(config: StudyConfig, members: Sequence[TrialRecord], records: S
     print(whole_table(table))
 
 
-def _print_plan(config: StudyConfig) -> None:
-    from cfamc_ray.evaluation.cost import study_cost  # noqa: PLC0415
+def _print_plan(config: StudyConfig, costs: CostModel | None) -> None:
+    from cfamc_ray.evaluation.cost import sample_trials, study_cost  # noqa: PLC0415
 
     print(dump_study(config))
-    cost = study_cost(config)
+    sample = sample_trials(config)
+    cost = study_cost(sample)
     trials = config.budget.trials
     print(
         f"# {trials} trials of {cost.crop_passes_low:.3g} to {cost.crop_passes_high:.3g} crop passes; "
         f"about {cost.crop_passes_mean * trials:.3g} crop passes and {cost.flops_mean * trials:.3g} FLOPs in all "
         "(evaluation not counted)"
     )
+    if costs:
+        print(expected_cost(costs, sample, trials=trials, at_once=config.resources.trials_at_once))
 
 
 def _resume_command(arguments: argparse.Namespace) -> str:

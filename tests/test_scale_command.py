@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from cells_by_hand import found_of
 from test_train_command import said_by
 
 from analysis.scaling import main as analyse
@@ -19,6 +20,7 @@ from cfamc_ray.config.reading import dump_study, read_scaling
 from cfamc_ray.config.scaling import ScalingConfig
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.scale import main
+from cfamc_ray.study.cells import CellFolder
 from cfamc_ray.study.records import TrialFolder, read_trials, write_config
 from cfamc_ray.tune import main as tune
 
@@ -33,6 +35,12 @@ CONFIG = ScalingConfig.model_validate(
             "pretraining": {"batch_images": 50, "replays": 1},
             "crops": {"views": 2, "size": 16},
             "evaluation": {"attack_images": 20, "attack_steps": 2, "every_epochs": 100},
+        },
+        "system": {
+            "grid": {"crops.views": [2, 4, 8], "encoder.width": [4, 8]},
+            "vary": {"workers": [2]},
+            "minibatches": 1,
+            "repeats": 1,
         },
         "learning": {
             "crop_passes": [400, 800, 1600],
@@ -66,7 +74,23 @@ def space(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many cells each run of the system part is to write, in place of Ray; fewer than all are an interruption."""
+    to_write = [len(CONFIG.cells)]
+
+    def run_cells(config: ScalingConfig, folder: CellFolder, **_: Any) -> None:
+        for cell in config.cells[: to_write[0]]:
+            if not folder.measured(cell):
+                folder.write(cell, found_of(cell))
+        if to_write[0] < len(config.cells):
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "cfamc_ray.orchestration.cells", SimpleNamespace(run_cells=run_cells))
+    return to_write
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch, measured: list[int]) -> list[int]:
     """How many trials each run of the study is to write, in place of Ray; fewer than all are an interruption."""
     to_write = [12]
 
@@ -83,18 +107,25 @@ def test_it_writes_table_fits_and_figures_and_says_what_they_show(
 ) -> None:
     said = said_by(main, "--space", str(space), "--out", str(tmp_path / "runs"))
     assert (said.code, said.err) == (0, "")
+    assert "7 of 7 cells of grown have been measured" in said.out
+    assert "a cell that was left out is predicted to 0% in time and 0% in memory" in said.out
+    assert "weak efficiency 80.0%, communication 10.0% of the time" in said.out
     assert "12 of 12 trials of grown have finished" in said.out
     assert "twice the crops and half the epochs change clean accuracy by +" in said.out
     assert said.out.count("decided.") == 2
     folder = tmp_path / "runs" / "grown"
     assert {path.name for path in folder.iterdir()} == {
-        *("scaling.yaml", "learning", "learning.csv", "fits.json"),
-        *(f"{name}.{ending}" for name in ("learning", "split") for ending in ("png", "svg")),
+        *("scaling.yaml", "system", "system.csv", "learning", "learning.csv", "fits.json"),
+        *(f"{name}.{ending}" for name in ("system", "phases", "learning", "split") for ending in ("png", "svg")),
     }
+    with (folder / "system.csv").open(encoding="utf-8", newline="") as file:
+        cells = list(csv.DictReader(file))
+    assert [cell["status"] for cell in cells] == ["finished"] * 7
+    assert [cell["workers"] for cell in cells] == ["1"] * 6 + ["2"]
     with (folder / "learning.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["budget"] for row in rows] == ["400"] * 4 + ["800"] * 4 + ["1600"] * 4
-    fits = json.loads((folder / "fits.json").read_text())["clean_accuracy"]
+    fits = json.loads((folder / "fits.json").read_text())["learning"]["clean_accuracy"]
     assert fits["held_out"]["trials"] == 4
     assert set(fits["held_out"]["median_absolute_error"]) == {"total", "factors", "unchanged"}
     assert fits["views_doubled_at_equal_crop_passes"]["per_doubling"] == pytest.approx(0.04, abs=0.03)
@@ -119,6 +150,40 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on(space: Path, tmp_path:
     assert "12 of 12 trials" in finished.out
 
 
+def test_either_part_runs_alone_and_the_system_part_goes_on(
+    space: Path, tmp_path: Path, trained: list[int], measured: list[int]
+) -> None:
+    words = ["--space", str(space), "--out", str(tmp_path / "runs")]
+    measured[0] = 3
+    said = said_by(main, *words, "--part", "system")
+    assert said.code == 130
+    assert "3 of 7 cells" in said.out
+    assert "Too few cells have been measured" in said.out
+    assert not (tmp_path / "runs" / "grown" / "learning").exists()
+    first = (tmp_path / "runs" / "grown" / "system" / f"{CONFIG.cells[0].name}.json").stat().st_mtime_ns
+    measured[0] = 7
+    said = said_by(main, *shlex.split(said.out.splitlines()[-1])[3:])
+    assert said.code == 0
+    assert "0 of 12 trials" in said.out
+    assert first == (tmp_path / "runs" / "grown" / "system" / f"{CONFIG.cells[0].name}.json").stat().st_mtime_ns
+    assert said_by(main, *words, "--part", "learning").code == 0
+    other = said_by(main, "--space", str(space), "--out", str(tmp_path / "other"), "--part", "learning")
+    assert other.code == 0
+    assert "0 of 7 cells" in other.out
+    assert not (tmp_path / "other" / "grown" / "system.csv").exists()
+
+
+def test_its_models_tell_what_a_study_will_take(space: Path, tmp_path: Path, trained: list[int]) -> None:
+    run = tmp_path / "runs" / "grown"
+    assert said_by(main, "--space", str(space), "--out", str(tmp_path / "runs"), "--part", "system").code == 0
+    for command, wanted in ((tune, "quickstart.yaml"), (main, str(space))):
+        said = said_by(command, "--space", wanted, "--dry-run", "--costs", str(run))
+        assert said.code == 0
+        assert "# as measured on such workers: " in said.out.splitlines()[-1]
+    said = said_by(tune, "--space", "quickstart.yaml", "--dry-run", "--costs", str(tmp_path))
+    assert (said.code, said.err.count("\n")) == (2, 1)
+
+
 def test_the_analysis_reads_a_run_at_any_time(space: Path, tmp_path: Path, trained: list[int]) -> None:
     trained[0] = 9
     said_by(main, "--space", str(space), "--out", str(tmp_path / "runs"))
@@ -129,11 +194,11 @@ def test_the_analysis_reads_a_run_at_any_time(space: Path, tmp_path: Path, train
 
 def test_a_run_of_one_budget_has_no_law_and_says_so(space: Path, tmp_path: Path, trained: list[int]) -> None:
     trained[0] = 3
-    said_by(main, "--space", str(space), "--out", str(tmp_path / "runs"))
+    said_by(main, "--space", str(space), "--out", str(tmp_path / "runs"), "--part", "learning")
     folder = tmp_path / "runs" / "grown"
     said = said_by(analyse, str(folder))
     assert said.code == 1
-    assert json.loads((folder / "fits.json").read_text())["clean_accuracy"]["laws"] == {}
+    assert json.loads((folder / "fits.json").read_text())["learning"]["clean_accuracy"]["laws"] == {}
     assert (folder / "learning.png").stat().st_size > 5000
 
 
@@ -183,11 +248,13 @@ def test_either_command_refuses_what_is_the_other_s(space: Path, tmp_path: Path)
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
-def test_real_trials_are_trained_at_equal_cost(space: Path, tmp_path: Path) -> None:
+def test_real_cells_are_measured_and_real_trials_trained(space: Path, tmp_path: Path) -> None:
     words = ["--out", str(tmp_path / "runs"), "--set", "learning.seeds=[1]", "--set", "learning.crop_passes=[200, 400]"]
     command = [sys.executable, "-m", "cfamc_ray.scale", "--space", str(space), *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+    assert "7 of 7 cells of grown have been measured" in done.stdout
+    assert "2 workers, 2 crops of 50 images: weak efficiency" in done.stdout
     assert "3 of 3 trials of grown have finished" in done.stdout
     records = read_trials(tmp_path / "runs" / "grown" / "learning")
     assert [record.status for record in records] == ["finished"] * len(records)

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from cfamc_ray.config.scaling import LearningConfig
+from cfamc_ray.config.scaling import LearningConfig, SystemConfig
 from cfamc_ray.config.study import StudyConfig
 
 HEAD = """# Every key of a space file
@@ -45,9 +45,11 @@ def keys_page() -> str:
     """All keys, a table for each group, as Markdown."""
     schema = StudyConfig.model_json_schema()
     parts = [HEAD, *_section("The study", "", schema, schema["$defs"])]
-    learning = LearningConfig.model_json_schema()
-    title = "`learning`, of a scaling study (`python -m cfamc_ray.scale`)"
-    return "\n".join([*parts, *_section(title, "learning.", learning, learning.get("$defs", {}))])
+    for name, model in (("system", SystemConfig), ("learning", LearningConfig)):
+        part = model.model_json_schema()
+        title = f"`{name}`, of a scaling study (`python -m cfamc_ray.scale`)"
+        parts += _section(title, f"{name}.", part, part.get("$defs", {}))
+    return "\n".join(parts)
 
 
 def _section(title: str, prefix: str, schema: Mapping[str, Any], groups: Mapping[str, Any]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import resource
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
 from itertools import islice
@@ -70,10 +71,14 @@ class StudyCost(NamedTuple):
     flops_mean: float
 
 
-def study_cost(config: StudyConfig, *, points: int = 256) -> StudyCost:
-    """What a trial of the study costs: from the points that a grid takes, else from random ones."""
+def sample_trials(config: StudyConfig, *, points: int = 256) -> list[TrialConfig]:
+    """Trials that stand for all of a study: those that a grid takes, else at random points."""
     count = config.budget.trials if config.search.sampler == "grid" else points
-    trials = [config.trial_at(point) for point in islice(config.points(), count)]
+    return [config.trial_at(point) for point in islice(config.points(), count)]
+
+
+def study_cost(trials: Sequence[TrialConfig]) -> StudyCost:
+    """What a trial of a study costs, from its `sample_trials`."""
     passes = [trial.crop_passes for trial in trials]
     flops = [training_flops(trial) for trial in trials]
     return StudyCost(min(passes), sum(passes) / len(passes), max(passes), sum(flops) / len(flops))

@@ -153,7 +153,7 @@ def _format(axis: MatplotlibAxis, wanted: Axis) -> None:
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     if wanted.log:  # whose ticks between the powers of ten matplotlib would write as 2×10⁴
         low, high = axis.get_data_interval()
-        if high > 10 * low:  # where nine labels to a power of ten would overlap
+        if high > 4 * low:  # where labels of all nine to a power of ten would overlap
             axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
             axis.set_minor_formatter(NullFormatter())
         else:

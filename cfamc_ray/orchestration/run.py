@@ -28,6 +28,7 @@ from cfamc_ray.orchestration.trainables import OneWorkerTrial, several_workers
 from cfamc_ray.orchestration.view import StudyView, output_to
 from cfamc_ray.search.bookkeeping import open_storage
 from cfamc_ray.search.search import Search
+from cfamc_ray.study.cost_model import CostModel
 from cfamc_ray.study.environment import environment
 from cfamc_ray.study.front import Progress, find_front, progress_of
 from cfamc_ray.study.records import TrialFolder, TrialRecord, read_trials, trial_name, write_config, write_text
@@ -54,6 +55,7 @@ def run_study(
     *,
     address: str | None = None,
     detail: Detail = "normal",
+    costs: CostModel | None = None,
     view_on: Callable[..., View] = StudyView,
 ) -> str:
     """Train trials until the study is over; those that began before go on from where they were.
@@ -63,6 +65,7 @@ def run_study(
         folder: of the study; made if missing.
         address: of a running Ray cluster, ``auto`` or ``HOST:PORT``; None for one of this machine's own.
         detail: how much is said meanwhile.
+        costs: what was measured elsewhere, for what the study's trials do not tell yet.
         view_on: what is shown of a config, on a stream that reaches the person, in a detail.
 
     Returns:
@@ -84,6 +87,7 @@ def run_study(
         read_trials(folder),
         work_of=training_work,
         memory_bytes=_memory_of_worker(config, address),
+        costs=costs,
         on_refused=lambda record: _note_refusal(folder, record),
     )
     if reason := search.over:

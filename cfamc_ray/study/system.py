@@ -20,7 +20,9 @@ from cfamc_ray.study.cost_model import (
 )
 from cfamc_ray.study.wording import show_value
 
-PREDICTED_WORKERS = (8, 64, 512)
+PREDICTED_WORKERS = (2, 4, 8, 16, 32, 64, 128, 256, 512)
+TOLD_WORKERS = (8, 64, 512)
+"""In sentences."""
 FEWEST = len(SECONDS_PER) + 1
 """Cells that a model needs, one of them to be left out."""
 
@@ -215,6 +217,7 @@ def system_conclusions(fits: SystemFits) -> list[str]:
         predictions = ", ".join(
             f"{each.expected:.0%} with {each.workers} ({each.exposed:.0%} where none of it overlaps)"
             for each in efficiencies
+            if each.workers in TOLD_WORKERS
         )
         found.append(
             f"{one.cell.workers} workers, {one.cell.trial.crops.views} crops of "

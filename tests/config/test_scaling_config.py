@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import dump_study, find_space, read_scaling
-from cfamc_ray.config.scaling import ScalingConfig
+from cfamc_ray.config.scaling import Cell, ScalingConfig
 
 TRIAL = {
     "data": {"name": "digits", "pretrain_images": 100, "probe_images": 100, "validation_images": 50},
@@ -64,6 +64,54 @@ def test_it_is_a_study_whose_points_are_all_given() -> None:
         "pretraining.epochs": 6,
         "seed": 2,
     }
+
+
+def cells(**system: Any) -> list[Cell]:
+    return ScalingConfig.model_validate({"name": "made", "trial": TRIAL, "learning": LEARNING, "system": system}).cells
+
+
+def test_the_grid_is_measured_whole_and_other_keys_one_at_a_time() -> None:
+    found = cells(grid={"crops.views": [2, 8], "encoder.width": [4, 8]}, vary={"workers": [2, 5], "crops.size": [16]})
+    usual = {"crops.views": 4, "encoder.width": 64, "workers": 1, "crops.size": 32}
+    assert [cell.values for cell in found[:4]] == [
+        {**usual, "crops.views": views, "encoder.width": width} for views in (2, 8) for width in (4, 8)
+    ]
+    assert [cell.values for cell in found[4:]] == [
+        {**usual, **values} for values in ({"workers": 2}, {"workers": 5}, {"crops.size": 16})
+    ]
+    assert [cell.workers for cell in found] == [1, 1, 1, 1, 2, 5, 1]
+    assert len({cell.name for cell in found}) == len(found)
+
+
+def test_a_cell_trains_whole_minibatches_and_measures_nothing_else() -> None:
+    (cell,) = cells(grid={"pretraining.batch_images": [80]}, minibatches=3, repeats=4, warm_ups=2)
+    assert cell.trial.minibatches_per_epoch == 3
+    assert cell.trial.pretraining.epochs == 13  # with and without communication, and the phases
+    assert not any(cell.trial.evaluates(epoch) for epoch in range(1, 14))
+
+
+def test_equal_cells_are_measured_once_and_what_cannot_be_shared_is_left_out() -> None:
+    found = cells(grid={"crops.views": [4, 8]}, vary={"crops.views": [4], "workers": [2, 3]})
+    assert [(cell.workers, cell.values["crops.views"]) for cell in found] == [(1, 4), (1, 8), (2, 4)]
+    sharing = cells(grid={"workers": [1, 4], "pretraining.batch_images": [50, 100]})
+    assert [tuple(cell.values.values()) for cell in sharing] == [(1, 50), (1, 100), (4, 100)]
+
+
+@pytest.mark.parametrize(
+    ("system", "message"),
+    [
+        ({"grid": {"crops.veiws": [2]}}, "crops.veiws: neither workers nor a key of a trial"),
+        ({"vary": {"evaluation.attack_steps": [2]}}, "evaluation.attack_steps: neither workers nor a key"),
+        ({"vary": {"pretraining.epochs": [2]}}, "pretraining.epochs: neither workers nor a key"),
+        ({"grid": {"workers": [0]}}, "workers must be whole numbers from 1"),
+        ({"grid": {"workers": [1.5]}}, "workers must be whole numbers from 1"),
+        ({"grid": {"workers": [3]}}, "system: no combination of grid makes a trial"),
+        ({"repeats": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_what_makes_no_cell_is_refused(system: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        cells(**system)
 
 
 @pytest.mark.parametrize(
