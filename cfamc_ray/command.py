@@ -56,7 +56,7 @@ def add_run_options(parser: argparse.ArgumentParser, *, run: str, source: str, v
         source: what it is made from, whose keys can be overridden.
         verbose: what ``--verbose`` adds.
     """
-    parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where runs lie (runs)")
+    parser.add_argument("--out", type=_folder, default=Path("runs"), metavar="DIR", help="where runs lie (runs)")
     parser.add_argument("--address", metavar="auto|HOST:PORT", help="of a running Ray cluster")
     parser.add_argument(
         "--set",
@@ -68,6 +68,12 @@ def add_run_options(parser: argparse.ArgumentParser, *, run: str, source: str, v
     )
     parser.add_argument("--dry-run", action="store_true", help=f"print the resolved {run} and its cost, train nothing")
     add_detail_options(parser, verbose=verbose)
+
+
+def _folder(text: str) -> Path:
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"{text}: a study needs a folder that all its machines mount, not a bucket")
+    return Path(text)
 
 
 def add_costs_option(parser: argparse.ArgumentParser) -> None:

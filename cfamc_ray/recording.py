@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from cfamc_ray.allocator import keep_freed_memory, release_freed_memory
 from cfamc_ray.config.study import StudyConfig
@@ -149,6 +150,8 @@ def ends_trial(error: Exception) -> tuple[Status, str] | None:
         case torch.OutOfMemoryError():
             torch.cuda.empty_cache()
             return "failed", f"out of memory: {str(error).splitlines()[0]}"
-        case RuntimeError() if "CUDA" in str(error):
+        case dist.DistError():  # another worker was lost
+            return None
+        case RuntimeError() if "CUDA" in str(error) or "gloo" in str(error):
             return None
     return "failed", f"{type(error).__name__}: {error}"

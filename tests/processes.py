@@ -28,8 +28,8 @@ class Command:
             text=True,
         )
 
-    def wait(self) -> tuple[int, str]:
-        output, _ = self.process.communicate(timeout=240)
+    def wait(self, *, seconds: float = 240) -> tuple[int, str]:
+        output, _ = self.process.communicate(timeout=seconds)
         return self.process.returncode, output
 
     def kill(self, name: str = "") -> int:

@@ -23,8 +23,8 @@ ALLOWED = {
     "recording": {"allocator", "config", "data", "study", "tensorboard", "trial"},
     "search": {"config", "study"},
     "orchestration": {
-        *("allocator", "config", "evaluation", "figures", "method", "recording", "search", "study", "tensorboard"),
-        *("terminal", "throughput", "trial"),
+        *("allocator", "config", "data", "evaluation", "figures", "method", "recording", "search", "study"),
+        *("tensorboard", "terminal", "throughput", "trial"),
     },
     "figures": {"study"},
     "report": {"config", "figures", "study"},

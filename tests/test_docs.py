@@ -1,12 +1,16 @@
 """What the pages in docs show a person works as it stands."""
 
+import json
 import re
 import shlex
 from importlib import import_module
 from pathlib import Path
 
+import jsonschema
 import pytest
+import ray
 import torch
+import yaml
 
 from cfamc_ray.config.reading import read_study
 from cfamc_ray.data.splits import load_splits, load_test
@@ -58,6 +62,45 @@ def test_a_command_is_understood_as_it_is_written(
     missing = capsys.readouterr().err
     assert code == (0 if trains else 2)
     assert ("runs/" in missing) is not trains, "only the study that it is about is not here"
+
+
+def pinned_ray() -> str:
+    (version,) = re.findall(r"^ray==(\S+)", (DOCS.parent / "requirements.txt").read_text(), re.MULTILINE)
+    return str(version)
+
+
+def test_the_job_on_kubernetes_types_a_command_that_is_understood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = yaml.safe_load((DOCS / "clusters" / "kuberay.yaml").read_text(encoding="utf-8"))["spec"]
+    _, _, line = shlex.split(job["entrypoint"])
+    _, _, _, *words = shlex.split(line.split(" $(")[0])
+    monkeypatch.chdir(tmp_path)
+    assert tune([*words, "--dry-run"]) == 0
+    asked = yaml.safe_load(capsys.readouterr().out)["resources"]
+    cluster = job["rayClusterSpec"]
+    assert cluster["rayVersion"] == pinned_ray()
+    assert cluster["headGroupSpec"]["rayStartParams"] == {"num-cpus": "0"}
+    (group,) = cluster["workerGroupSpecs"]
+    for pods in (cluster["headGroupSpec"], group):
+        (container,), (volume,) = (pods["template"]["spec"][name] for name in ("containers", "volumes"))
+        assert [mount["name"] for mount in container["volumeMounts"]] == [volume["name"]]
+    limits = container["resources"]["limits"]
+    assert group["replicas"] * int(limits["nvidia.com/gpu"]) >= asked["trials_at_once"] * asked["gpus_per_worker"]
+    assert group["replicas"] * int(limits["cpu"]) >= asked["trials_at_once"] * asked["cpus_per_worker"]
+
+
+def test_the_cloud_s_file_is_one_that_ray_s_launcher_takes() -> None:
+    cluster = yaml.safe_load((DOCS / "clusters" / "aws.yaml").read_text(encoding="utf-8"))
+    schema = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
+    jsonschema.validate(cluster, schema)
+    assert cluster["head_node_type"] in cluster["available_node_types"]
+    nodes = cluster["available_node_types"][cluster["head_node_type"]]
+    assert nodes["min_workers"] == nodes["max_workers"] == cluster["max_workers"], "as many as the study asks for"
+
+
+def test_the_image_has_the_ray_that_is_pinned() -> None:
+    assert f"FROM rayproject/ray:{pinned_ray()}-py312" in (DOCS / "clusters" / "Dockerfile").read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -22,6 +22,18 @@ DIGITS_TEST_IMAGES = 360
 """A fifth of the digits, always the same ones: scikit-learn defines no test split."""
 
 
+_held: dict[tuple[str, str | None, int], Source] = {}
+
+
+def hold_source(config: DataConfig, source: Source) -> None:
+    """Let `read_source` give this for a config from now on, whatever this machine has on its disk."""
+    _held[_key(config)] = source
+
+
+def _key(config: DataConfig) -> tuple[str, str | None, int]:
+    return config.name, config.path, config.image_size
+
+
 def read_source(config: DataConfig, *, folder: Path | None = None) -> Source:
     """Read the data set that a config names; the last two stay in memory for the next trial of the process.
 
@@ -33,6 +45,8 @@ def read_source(config: DataConfig, *, folder: Path | None = None) -> Source:
     Raises:
         InputError: where the data set is missing, cannot be downloaded, or is not what it should be.
     """
+    if _key(config) in _held:
+        return _held[_key(config)]
     folder = folder or Path(os.environ.get("CFAMC_DATA") or "~/.cache/cfamc_ray").expanduser()
     path = _locate(config, folder)
     return _read(config.name, path, config.image_size, folder, path.stat().st_mtime_ns if path else None)

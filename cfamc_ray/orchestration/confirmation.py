@@ -11,6 +11,7 @@ from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.evaluation.autoattack import AttackInvalid
 from cfamc_ray.evaluation.protocols import measure_on
 from cfamc_ray.method.encoder import load_encoder
+from cfamc_ray.orchestration.images import SharedSources, share_sources, take_sources
 from cfamc_ray.orchestration.run import run_study, running_ray
 from cfamc_ray.study.finalists import confirming_study
 from cfamc_ray.study.records import TrialFolder, TrialRecord, read_trials
@@ -60,7 +61,8 @@ def _test(
         running_ray(fresh.resources, folder, address) as person,
         ProgressView("tested", len(records), person, detail=detail) as view,
     ):
-        waiting = {test.remote(fresh, folder, record.number): record for record in records}
+        sources = share_sources(fresh)
+        waiting = {test.remote(fresh, folder, record.number, sources): record for record in records}
         while waiting:
             (done,), _ = ray.wait(list(waiting))
             record = waiting.pop(done)
@@ -68,9 +70,10 @@ def _test(
             view.advance()
 
 
-def test_encoder(fresh: StudyConfig, folder: Path, number: int) -> str:
+def test_encoder(fresh: StudyConfig, folder: Path, number: int, sources: SharedSources) -> str:
     """Measure one encoder and note the values; a remark where they are not to be trusted."""
     assert fresh.confirm is not None
+    take_sources(sources)
     torch.set_num_threads(fresh.resources.cpus_per_worker)
     keep_freed_memory()
     trial_folder = TrialFolder(folder, number)

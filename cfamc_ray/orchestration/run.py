@@ -23,6 +23,7 @@ from cfamc_ray.config.study import ResourceConfig, StudyConfig
 from cfamc_ray.evaluation.cost import training_work
 from cfamc_ray.figures.charts import front_chart
 from cfamc_ray.figures.static import draw
+from cfamc_ray.orchestration.images import share_sources
 from cfamc_ray.orchestration.searcher import StudyScheduler, StudySearcher
 from cfamc_ray.orchestration.trainables import OneWorkerTrial, several_workers
 from cfamc_ray.orchestration.view import StudyView, output_to
@@ -180,15 +181,18 @@ def check_reachable(address: str) -> None:
 
 def _tuner(config: StudyConfig, folder: Path, search: Search, watcher: "_Watcher") -> tune.Tuner:
     resources = config.resources
+    sources = share_sources(config)
     if resources.workers_per_trial == 1:
         trainable = tune.with_resources(
-            tune.with_parameters(OneWorkerTrial, study=config, folder=folder),
+            tune.with_parameters(OneWorkerTrial, study=config, folder=folder, sources=sources),
             {"cpu": resources.cpus_per_worker, "gpu": resources.gpus_per_worker},
         )
     else:
         # The workers take what they need from the cluster; the process that waits for them needs next to nothing, but
         # Ray refuses a request for nothing: so one byte.
-        trainable = tune.with_resources(several_workers(config, folder), {"memory": 1})
+        trainable = tune.with_resources(
+            tune.with_parameters(several_workers(config, folder), sources=sources), {"memory": 1}
+        )
     return tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(

@@ -14,6 +14,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.orchestration.images import SharedSources, take_sources
 from cfamc_ray.recording import Row, run_recorded
 from cfamc_ray.study.records import TrialFolder
 from cfamc_ray.trial import Place
@@ -25,8 +26,9 @@ Point = dict[str, Any]
 class OneWorkerTrial(tune.Trainable):
     """A trial in this process, which Tune reuses for the next one: a trial's start then costs next to nothing."""
 
-    def setup(self, config: Point, study: StudyConfig, folder: Path) -> None:
+    def setup(self, config: Point, study: StudyConfig, folder: Path, sources: SharedSources) -> None:
         """Begin the first trial of this process."""
+        take_sources(sources)
         self._study, self._folder = study, folder
         self.reset_config(config)
 
@@ -46,11 +48,12 @@ class OneWorkerTrial(tune.Trainable):
         self._rows.close()  # type: ignore[attr-defined]
 
 
-def several_workers(study: StudyConfig, folder: Path) -> Callable[[Point], None]:
+def several_workers(study: StudyConfig, folder: Path) -> Callable[[Point, SharedSources], None]:
     """A Tune function that trains each trial by a Ray Train group of workers."""
     resources = study.resources
 
-    def worker(config: Point) -> None:
+    def worker(config: Point, sources: SharedSources) -> None:
+        take_sources(sources)
         context = train.get_context()
         device = get_device() if resources.gpus_per_worker else torch.device("cpu")
         place = Place(rank=context.get_world_rank(), size=context.get_world_size(), device=device)
@@ -58,11 +61,11 @@ def several_workers(study: StudyConfig, folder: Path) -> Callable[[Point], None]
             # Without `done`: at its sight Tune would end the trial while Ray Train still holds the workers' places.
             train.report({name: value for name, value in row.items() if name != "done"})
 
-    def train_with_workers(config: Point) -> None:
+    def train_with_workers(config: Point, sources: SharedSources) -> None:
         per_worker = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
         trial_folder = TrialFolder(folder, config["number"])
         TorchTrainer(
-            worker,
+            lambda point: worker(point, sources),
             train_loop_config=config,
             scaling_config=ScalingConfig(
                 num_workers=resources.workers_per_trial,

@@ -12,7 +12,8 @@ from torchvision.datasets import CIFAR10
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.trial import DataConfig
-from cfamc_ray.data.sources import read_source
+from cfamc_ray.data import sources
+from cfamc_ray.data.sources import hold_source, read_source
 
 Arrays = dict[str, Any]
 
@@ -190,3 +191,17 @@ class TestCifar:
         assert source.train.images_NCHW.shape[1:] == (3, 32, 32)
         means = source.train.images_NCHW.double().mean((0, 2, 3)) / 255
         torch.testing.assert_close(means, torch.tensor([0.4914, 0.4822, 0.4465]).double(), atol=0.01, rtol=0)
+
+
+def test_a_source_that_is_held_is_given_whatever_lies_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "_held", {})
+    config = DataConfig(name="npz", path="nowhere.npz")
+    with pytest.raises(InputError, match="no such file"):
+        read_source(config, folder=tmp_path)
+    digits = read_source(DataConfig(name="digits"))
+    hold_source(config, digits)
+    assert read_source(config.model_copy(update={"pretrain_images": 7}), folder=tmp_path) is digits
+    with pytest.raises(InputError, match="no such file"):
+        read_source(DataConfig(name="npz", path="other.npz"), folder=tmp_path)

@@ -1,0 +1,42 @@
+"""Images once on each machine: the driver reads them, and Ray keeps one copy for all processes of a node."""
+
+import warnings
+from typing import Any
+
+import ray
+import torch
+
+from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.config.trial import DataConfig
+from cfamc_ray.data.images import LabelledImages, Source
+from cfamc_ray.data.sources import hold_source, read_source
+
+SharedSources = list[tuple[DataConfig, Any]]
+"""Data sets, and where Ray keeps them."""
+
+
+def share_sources(study: StudyConfig) -> SharedSources:
+    """Hand the images of a study's trials to Ray; what a space varies beyond the first is read where it is needed.
+
+    A folder of images is left where it is: every machine maps its own cache of it into memory, which may be larger than
+    the memory.
+    """
+    trial = study.trial_at(next(study.points()))
+    kept = [config for config in dict.fromkeys((trial.data, trial.judged_on)) if config.name != "imagefolder"]
+    return [(config, ray.put(_arrays(read_source(config)))) for config in kept]
+
+
+def take_sources(shared: SharedSources) -> None:
+    """Read the images from the copy on this machine, which Ray fetches once, instead of from its disk."""
+    for config, reference in shared:
+        classes, *arrays = ray.get(reference)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch: the arrays are read-only, and so they stay
+            train_images, train_labels, test_images, test_labels = map(torch.from_numpy, arrays)
+        train, test = LabelledImages(train_images, train_labels), LabelledImages(test_images, test_labels)
+        hold_source(config, Source(train, test, classes))
+
+
+def _arrays(source: Source) -> tuple[Any, ...]:
+    splits = (source.train, source.test)
+    return source.classes, *(part.numpy() for split in splits for part in (split.images_NCHW, split.labels_N))

@@ -1,0 +1,61 @@
+"""Two machines, as far as one can stand for both: a Ray cluster of two nodes, one of which is lost."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from processes import Command
+from ray.cluster_utils import Cluster
+
+from cfamc_ray.study.records import read_trials
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
+
+EPOCHS = 12
+SPACE = {
+    "name": "cluster",
+    "budget": {"trials": 1},
+    "resources": {"trials_at_once": 1, "workers_per_trial": 2, "cpus_per_worker": 1, "restarts": 3},
+    "trial": {
+        "data": {"name": "digits", "pretrain_images": 400, "probe_images": 60, "validation_images": 100},
+        "encoder": {"width": 4, "prefeature_width": 16, "hidden_width": 16, "embedding_width": 8},
+        "pretraining": {"batch_images": 20, "epochs": EPOCHS, "precision": "float32"},
+        "evaluation": {"attack_steps": 2, "attack_images": 50},
+    },
+    "space": {"crops.views": {"choice": [4]}},
+}
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """A head without places, on which the study's own process runs, and a node with two."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        yield cluster
+    finally:
+        cluster.shutdown()
+
+
+def test_a_trial_of_two_workers_goes_on_elsewhere_when_its_node_is_lost(cluster: Cluster, tmp_path: Path) -> None:
+    space = tmp_path / "cluster.yaml"
+    space.write_text(yaml.safe_dump(SPACE))
+    first = cluster.add_node(num_cpus=2)
+    cluster.wait_for_nodes()
+    command = Command(space, "--address", cluster.address, out=tmp_path / "shared")
+    rows = 0
+    while rows < 2:
+        assert command.running(), command.wait()[1]
+        time.sleep(0.2)
+        rows = sum(len(record.rows) for record in read_trials(tmp_path / "shared" / "cluster"))
+    cluster.add_node(num_cpus=2)
+    cluster.remove_node(first, allow_graceful=False)
+    (halted,) = read_trials(tmp_path / "shared" / "cluster")
+    assert halted.status == "running"
+    code, output = command.wait(seconds=400)
+    assert code == 0, output
+    (record,) = read_trials(tmp_path / "shared" / "cluster")
+    assert record.status == "finished"
+    assert [row["epoch"] for row in record.rows] == list(range(1, EPOCHS + 1))
+    assert record.rows[: len(halted.rows)] == halted.rows, "what was trained before is kept"
