@@ -8,7 +8,8 @@ from pathlib import Path
 from cfamc_ray.command import exit_code, writing
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import read_scaling
-from cfamc_ray.scale import CONFIG, write_fits
+from cfamc_ray.scale import write_fits
+from cfamc_ray.study.scaling import CONFIG
 
 
 def main(argv: Sequence[str] | None = None) -> int:

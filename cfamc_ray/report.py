@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from cfamc_ray.config.reading import dump_study
+from cfamc_ray.config.reading import dump_study, read_scaling
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.figures import interactive
 from cfamc_ray.figures.chart import Chart
@@ -23,9 +23,11 @@ from cfamc_ray.figures.charts import (
     slices_chart,
     spending_chart,
 )
+from cfamc_ray.figures.scaling import scaling_charts
 from cfamc_ray.figures.static import save_chart
 from cfamc_ray.study.advice import Advice, advise, cost_ladder, headline
 from cfamc_ray.study.answer import answer
+from cfamc_ray.study.cells import system_columns, system_table
 from cfamc_ray.study.effects import effects_table, find_effects
 from cfamc_ray.study.front import find_front
 from cfamc_ray.study.growth import find_growth, find_spending
@@ -39,6 +41,8 @@ from cfamc_ray.study.records import (
     with_cost,
     write_text,
 )
+from cfamc_ray.study.scaling import CONFIG, conclusions, read_run
+from cfamc_ray.study.system import system_conclusions
 from cfamc_ray.study.tables import Table
 
 
@@ -182,6 +186,7 @@ def make_report(folder: Path, *, budget: float | None = None) -> Report:
             if ended_early
             else [],
         ),
+        *_scaling_section(folder.parent),
         Section(
             "trials",
             "All trials",
@@ -216,6 +221,25 @@ def render(report: Report) -> str:
         embed=lambda chart: [Markup(panel) for panel in interactive.embed(chart)],  # noqa: S704 (made by Plotly)
         script=Markup(interactive.script()),  # noqa: S704
     )
+
+
+def _scaling_section(run: Path) -> list[Section]:
+    """What the scaling study says whose learning part this is; nothing for other studies."""
+    if not (run / CONFIG).is_file():
+        return []
+    found = read_run(read_scaling(run / CONFIG), run)
+    columns = system_columns(found.config)
+    return [
+        Section(
+            "scaling",
+            "How it grows",
+            " ".join([*system_conclusions(found.system), *conclusions(found.learning)]),
+            scaling_charts(found),
+            [Table("system", "Training steps", columns, system_table(found.config, found.cells))]
+            if found.measured
+            else [],
+        )
+    ]
 
 
 def _status(config: StudyConfig, records: Sequence[TrialRecord]) -> str:

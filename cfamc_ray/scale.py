@@ -18,20 +18,17 @@ from cfamc_ray.command import (
     typed_again,
     with_absolute_path,
 )
+from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import dump_study, find_space, read_scaling
 from cfamc_ray.config.scaling import ScalingConfig
-from cfamc_ray.study.cells import CellFolder, read_cells, system_columns, system_table
+from cfamc_ray.study.cells import CellFolder, system_columns, system_table
 from cfamc_ray.study.cost_model import CostModel
-from cfamc_ray.study.learned import learned, learning_columns, learning_table
+from cfamc_ray.study.learned import learning_columns, learning_table
 from cfamc_ray.study.lock import only_driver
-from cfamc_ray.study.records import csv_text, read_trials, write_text
-from cfamc_ray.study.scaling import conclusions, fit_learning, fits_tree
-from cfamc_ray.study.system import fit_system, system_conclusions, system_tree
+from cfamc_ray.study.records import csv_text, write_text
+from cfamc_ray.study.scaling import CONFIG, LEARNING, SYSTEM, conclusions, read_run
+from cfamc_ray.study.system import system_conclusions
 from cfamc_ray.terminal import say
-
-CONFIG, LEARNING, SYSTEM = "scaling.yaml", "learning", "system"
-"""In the run's folder: the space as resolved, the study of the learning part, the cells of the system part."""
-
 
 Part = Callable[[ScalingConfig, Path, argparse.Namespace, CostModel | None], bool]
 """Runs what is missing; False after an interruption."""
@@ -59,12 +56,12 @@ def _parser() -> argparse.ArgumentParser:
 def _scale(arguments: argparse.Namespace) -> int:
     config = with_absolute_path(read_scaling(find_space(arguments.space), arguments.overrides))
     folder = (arguments.out / config.name).resolve()
-    costs = costs_of(arguments, config.learning_study)
+    parts: dict[str, Part] = {SYSTEM: _measure, LEARNING: _learn}
+    wanted = _wanted(config, arguments)
+    costs = costs_of(arguments, config.learning_study) if LEARNING in wanted else None
     if arguments.dry_run:
         _print_plan(config, costs)
         return 0
-    parts: dict[str, Part] = {SYSTEM: _measure, LEARNING: _learn}
-    wanted = [name for name in parts if arguments.part in ("all", name)]
     if LEARNING in wanted and _has_learned(config, folder / LEARNING):
         wanted.remove(LEARNING)
     complete = all(parts[name](config, folder, arguments, costs) for name in wanted)
@@ -74,6 +71,19 @@ def _scale(arguments: argparse.Namespace) -> int:
     words = ["--space", arguments.space, "--out", str(arguments.out), "--part", arguments.part]
     print(f"\nInterrupted; nothing is lost. Go on with\n  {typed_again('cfamc_ray.scale', words, arguments)}")
     return INTERRUPTED
+
+
+def _wanted(config: ScalingConfig, arguments: argparse.Namespace) -> list[str]:
+    """The parts to run.
+
+    Raises:
+        InputError: where the space has no such part.
+    """
+    there = {SYSTEM: bool(config.cells), LEARNING: bool(config.learning_points)}
+    keys = {SYSTEM: "system.grid", LEARNING: "learning.crop_passes"}
+    if arguments.part != "all" and not there[arguments.part]:
+        raise InputError(f"--part {arguments.part}: {arguments.space} has no such part; write {keys[arguments.part]}")
+    return [name for name in there if there[name] and arguments.part in ("all", name)]
 
 
 def _measure(config: ScalingConfig, folder: Path, arguments: argparse.Namespace, _: CostModel | None) -> bool:
@@ -128,47 +138,48 @@ def write_fits(config: ScalingConfig, folder: Path) -> int:
         config: of the run.
         folder: of the run, finished or not.
     """
-    from cfamc_ray.figures.scaling import growth_charts, system_charts  # noqa: PLC0415 (matplotlib is slow to import)
+    from cfamc_ray.figures.scaling import scaling_charts  # noqa: PLC0415 (matplotlib is slow to import)
     from cfamc_ray.figures.static import save_chart  # noqa: PLC0415
+    from cfamc_ray.report import write_report  # noqa: PLC0415
 
-    cells, records = CellFolder(folder / SYSTEM), read_trials(folder / LEARNING)
-    measured, found = read_cells(config, cells), learned(config, records)
-    system, every = fit_system(measured), fit_learning(config, found)
-    charts = [
-        *(system_charts(measured, system) if measured else []),
-        *(growth_charts(found, every) if records else []),
-    ]
-    tables = {
-        "system.csv": csv_text(system_table(config, cells), columns=system_columns(config)) if measured else "",
-        "learning.csv": csv_text(learning_table(config, records), columns=learning_columns(config)) if records else "",
-        "fits.json": json.dumps({**system_tree(system), LEARNING: fits_tree(every)}, indent=1) + "\n",
-    }
+    run = read_run(config, folder)
+    charts = scaling_charts(run)
+    tables = {"fits.json": json.dumps(run.tree, indent=1) + "\n"}
+    if run.measured:
+        tables["system.csv"] = csv_text(system_table(config, run.cells), columns=system_columns(config))
+    if run.records:
+        tables["learning.csv"] = csv_text(learning_table(config, run.records), columns=learning_columns(config))
     for name, text in tables.items():
-        if text:
-            write_text(folder / name, text)
+        write_text(folder / name, text)
     for chart in charts:
         save_chart(chart, folder)
-    print(f"\n{len(measured)} of {len(config.cells)} cells of {config.name} have been measured")
-    print("\n".join(system_conclusions(system)))
-    print(f"\n{len(found.points)} of {len(config.learning_points)} trials of {config.name} have finished")
-    print("\n".join(conclusions(every)))
-    print(f"\nTables   {', '.join(str(folder / name) for name, text in tables.items() if text)}")
+    if config.cells:
+        print(f"\n{len(run.measured)} of {len(config.cells)} cells of {config.name} have been measured")
+        print("\n".join(system_conclusions(run.system)))
+    if config.learning_points:
+        print(f"\n{len(run.trials.points)} of {len(config.learning_points)} trials of {config.name} have finished")
+        print("\n".join(conclusions(run.learning)))
+    print(f"\nTables   {', '.join(str(folder / name) for name in tables)}")
     if charts:
         print(f"Figures  {', '.join(str(folder / f'{chart.name}.png') for chart in charts)}")
-    return 0 if system.costs or any(one.total for one in every) else 1
+    if run.records:
+        print(f"Report   {write_report(folder / LEARNING)}")
+    return 0 if run.fitted else 1
 
 
 def _print_plan(config: ScalingConfig, costs: CostModel | None) -> None:
     from cfamc_ray.evaluation.cost import training_flops  # noqa: PLC0415 (torch is slow to import)
 
-    study = config.learning_study
-    trials = [study.trial_at(point) for point in study.first_points]
-    passes, flops = sum(trial.crop_passes for trial in trials), sum(map(training_flops, trials))
     print(dump_study(config))
-    print(f"# {len(config.cells)} cells, each in processes of its own")
-    print(f"# {len(trials)} trials; {passes:.3g} crop passes and {flops:.3g} FLOPs in all (evaluation not counted)")
-    if costs:
-        print(expected_cost(costs, trials, trials=len(trials), at_once=study.resources.trials_at_once))
+    if config.cells:
+        print(f"# {len(config.cells)} cells, each in processes of its own")
+    if config.learning_points:
+        study = config.learning_study
+        trials = [study.trial_at(point) for point in study.first_points]
+        passes, flops = sum(trial.crop_passes for trial in trials), sum(map(training_flops, trials))
+        print(f"# {len(trials)} trials; {passes:.3g} crop passes and {flops:.3g} FLOPs in all (evaluation not counted)")
+        if costs:
+            print(expected_cost(costs, trials, trials=len(trials), at_once=study.resources.trials_at_once))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ ALLOWED = {
     "command": {"config", "data", "evaluation", "study", "terminal"},
     "terminal": {"config", "study"},
     "tune": {"command", "config", "evaluation", "orchestration", "report", "search", "study", "terminal"},
-    "scale": {"command", "config", "evaluation", "figures", "orchestration", "study", "terminal"},
+    "scale": {"command", "config", "evaluation", "figures", "orchestration", "report", "study", "terminal"},
     "train": {"command", "config", "evaluation", "orchestration", "recording", "study", "terminal", "trial"},
     "evaluate": {"allocator", "command", "config", "data", "evaluation", "method", "study", "terminal", "trial"},
 }

@@ -1,5 +1,8 @@
 """Two machines, as far as one can stand for both: a Ray cluster of two nodes, one of which is lost."""
 
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +28,11 @@ SPACE = {
         "evaluation": {"attack_steps": 2, "attack_images": 50},
     },
     "space": {"crops.views": {"choice": [4]}},
+}
+STEPS = {
+    "name": "steps",
+    "trial": SPACE["trial"],
+    "system": {"grid": {"workers": [2]}, "minibatches": 1, "repeats": 1},
 }
 
 
@@ -59,3 +67,19 @@ def test_a_trial_of_two_workers_goes_on_elsewhere_when_its_node_is_lost(cluster:
     assert record.status == "finished"
     assert [row["epoch"] for row in record.rows] == list(range(1, EPOCHS + 1))
     assert record.rows[: len(halted.rows)] == halted.rows, "what was trained before is kept"
+
+
+def test_workers_of_a_cell_meet_across_nodes(cluster: Cluster, tmp_path: Path) -> None:
+    space = tmp_path / "steps.yaml"
+    space.write_text(yaml.safe_dump(STEPS))
+    for _ in range(2):
+        cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    words = ["--out", str(tmp_path / "runs"), "--part", "system", "--address", cluster.address]
+    command = [sys.executable, "-m", "cfamc_ray.scale", "--space", str(space), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "1 of 1 cells of steps have been measured" in done.stdout, done.stderr
+    assert done.returncode == 1, "one cell makes no model"
+    (found,) = json.loads((tmp_path / "runs" / "steps" / "fits.json").read_text())["communication"]
+    assert found["workers"] == 2
+    assert found["seconds_per_byte"] > 0

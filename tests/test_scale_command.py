@@ -133,6 +133,11 @@ def test_it_writes_table_fits_and_figures_and_says_what_they_show(
     assert low <= fits["laws"]["total"]["exponents"][0] <= high
     assert [split["budget"] for split in fits["splits"]] == [400, 800, 1600]
     assert read_scaling(folder / "scaling.yaml") == CONFIG
+    page = (folder / "learning" / "report" / "report.html").read_text(encoding="utf-8")
+    assert "How it grows" in page
+    assert "weak efficiency 80.0%" in page
+    for name in ("system", "phases", "learning", "split"):
+        assert f'id="{name}-0"' in page
 
 
 def test_an_interrupted_run_says_how_to_go_on_and_goes_on(space: Path, tmp_path: Path, trained: list[int]) -> None:
@@ -215,6 +220,8 @@ def test_the_dry_run_prints_what_it_will_cost(space: Path, tmp_path: Path) -> No
     [
         (["--set", "lerning.seeds=[1]"], "there is no key 'lerning'; did you mean learning?"),
         (["--set", "learning.crop_passes=[1, 2]"], "spends 1 in whole epochs; an epoch of trial takes 200"),
+        (["--set", "learning.crop_passes=[]", "--part", "learning"], "has no such part; write learning.crop_passes"),
+        (["--set", "system.grid={}", "--set", "system.vary={}", "--part", "system"], "write system.grid"),
         (["--set", "data.validation_images=99999"], "training images, but digits has"),
         (["--set", "evaluation.transfer={name: npz, path: gone.npz}"], "data.path gone.npz: no such file"),
     ],

@@ -23,7 +23,6 @@ CONFIG = ScalingConfig.model_validate(
             "pretraining": {"batch_images": 8, "replays": 2, "precision": "float32"},
             "crops": {"views": 2, "size": 8},
         },
-        "learning": {"crop_passes": [180_000, 360_000]},
         "system": {"grid": {"workers": [1, 2]}, "minibatches": 3, "repeats": 2},
     }
 )

@@ -24,8 +24,8 @@ class LearningConfig(Strict):
     Beside it, a scaling study has `name`, `question`, `resources` and `trial`, as a study has.
     """
 
-    crop_passes: tuple[int, ...] = Field(default=(12_000, 48_000), min_length=2, strict=False)
-    """Budgets of a trial, ascending."""
+    crop_passes: tuple[int, ...] = Field(default=(), strict=False)
+    """Budgets of a trial, ascending; none: the study has no such part."""
     split: dict[str, Values] = {"crops.views": (2, 4, 8), "pretraining.replays": (1, 3)}
     """Keys and values of which every combination is trained at every budget, for as many epochs as it pays."""
     vary: dict[str, Values] = {}
@@ -37,8 +37,10 @@ class LearningConfig(Strict):
 
     @model_validator(mode="after")
     def _sensible(self) -> "LearningConfig":
-        if list(self.crop_passes) != sorted(set(self.crop_passes)) or self.crop_passes[0] < 1:
+        if list(self.crop_passes) != sorted(set(self.crop_passes)) or min(self.crop_passes, default=1) < 1:
             raise ValueError(f"crop_passes must ascend from at least 1, not {list(self.crop_passes)}")
+        if len(self.crop_passes) == 1:
+            raise ValueError("crop_passes must be two budgets at least: one tells nothing of growth")
         if not self.seeds or min(self.seeds) < 1:
             raise ValueError(f"seeds must be at least 1 for each budget, not {list(self.seeds)}")
         for key in (*self.split, *self.vary):
@@ -50,9 +52,10 @@ class LearningConfig(Strict):
 class SystemConfig(Strict):
     """Training steps that are measured on random images, each combination in fresh processes."""
 
-    grid: dict[str, Values] = {WORKERS: (1, 2), "crops.views": (2, 8)}
+    grid: dict[str, Values] = {}
     """Keys of a trial, or `workers`, and values of which every combination is measured. A minibatch is shared by its
-    workers, so several of them are weak scaling of a smaller minibatch and strong scaling of the same."""
+    workers, so several of them are weak scaling of a smaller minibatch and strong scaling of the same. Without a grid
+    and without `vary` the study has no such part."""
     vary: dict[str, Values] = {}
     """Keys whose values are measured one at a time, all others as in `trial`, with one worker."""
     minibatches: int = Field(default=2, ge=1)
@@ -102,7 +105,10 @@ class ScalingConfig(Strict):
 
     @model_validator(mode="after")
     def _measurable(self) -> "ScalingConfig":
-        if not self.cells:
+        measures = bool(self.system.grid or self.system.vary)
+        if not measures and not self.learning.crop_passes:
+            raise ValueError("nothing to do: write system.grid, learning.crop_passes, or both")
+        if measures and not self.cells:
             raise ValueError("system: no combination of grid makes a trial whose minibatches its workers can share")
         return self
 
@@ -121,6 +127,8 @@ class ScalingConfig(Strict):
         """Every cell of the system part; combinations that make no trial, or cannot be shared evenly, are left out."""
         system = self.system
         keys = list(dict.fromkeys((*system.grid, *system.vary)))
+        if not keys:
+            return []
         usual = {key: 1 if key == WORKERS else self.trial.value_of(key) for key in keys}
         rows = [usual | dict(zip(system.grid, values, strict=True)) for values in product(*system.grid.values())]
         rows += [usual | {key: value} for key, values in system.vary.items() for value in values]

@@ -28,6 +28,8 @@ class Points(NamedTuple):
     """Written beside each point; empty: nothing is."""
     details: Sequence[str] = ()
     """Shown where a person points at one; a line ends in <br>."""
+    hue: int | None = None
+    """Which colour of the palette, so that points and lines that belong together share one; None: the next."""
 
 
 class Line(NamedTuple):
@@ -36,9 +38,11 @@ class Line(NamedTuple):
     name: str
     x: Sequence[float]
     y: Sequence[float]
-    style: Literal["plain", "stairs", "steps", "faint", "attained"] = "plain"
+    style: Literal["plain", "unmarked", "stairs", "steps", "faint", "attained"] = "plain"
     """Stairs, steps and attained hold until the next place; stairs are drawn as strongly as plain lines."""
     details: str = ""
+    hue: int | None = None
+    """As of points."""
 
 
 class Area(NamedTuple):

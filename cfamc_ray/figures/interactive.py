@@ -6,6 +6,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 import plotly.io as pio
+from plotly.colors import qualitative
 from plotly.offline import get_plotlyjs
 
 from cfamc_ray.figures.chart import Area, Axis, Bars, Chart, Line, Panel, Points
@@ -22,6 +23,7 @@ POINTS: dict[str, dict[str, Any]] = {
 }
 LINES: dict[str, dict[str, Any]] = {
     "plain": {"width": 2},
+    "unmarked": {"width": 1.5},
     "stairs": {"width": 2, "shape": "hv"},
     "steps": {"width": 1.5, "color": "#888", "shape": "hv"},
     "faint": {"width": 1, "color": "rgba(128, 128, 128, 0.45)"},
@@ -95,6 +97,8 @@ def _points(chart: Chart, mark: Points, sides: Sequence[Side]) -> go.Scatter:
     marker = dict(POINTS[mark.style])
     if mark.colour and chart.colour is not None:
         marker |= _colours(chart, mark.colour)
+    if mark.hue is not None:
+        marker["color"] = _palette(mark.hue)
     return go.Scatter(
         x=mark.x,
         y=mark.y,
@@ -142,11 +146,15 @@ def _line(mark: Line) -> go.Scatter:
         name=mark.name,
         mode="lines+markers" if mark.style in ("plain", "stairs") else "lines",
         marker={"size": 4},
-        line=LINES[mark.style],
+        line=LINES[mark.style] | ({} if mark.hue is None else {"color": _palette(mark.hue)}),
         hovertext=mark.details or None,
         hoverinfo="text+x+y" if mark.details else "x+y",
         showlegend=bool(mark.name),
     )
+
+
+def _palette(hue: int) -> str:
+    return str(qualitative.D3[hue % len(qualitative.D3)])
 
 
 def _area(mark: Area) -> go.Scatter:

@@ -9,7 +9,7 @@ from cfamc_ray.figures.chart import Area, Axis, Bars, Chart, Line, Panel, Points
 from cfamc_ray.figures.charts import metric_axis
 from cfamc_ray.study.cells import Measured
 from cfamc_ray.study.learned import PASSES, VIEWS, Learned
-from cfamc_ray.study.scaling import Fits
+from cfamc_ray.study.scaling import Fits, ScalingRun
 from cfamc_ray.study.splits import SplitCurves
 from cfamc_ray.study.system import SystemFits, predicted
 from cfamc_ray.study.wording import show_count, show_point
@@ -19,13 +19,16 @@ DRAWN = 60
 """Places at which a curve is drawn."""
 
 
-def system_charts(measured: Sequence[Measured], fits: SystemFits) -> list[Chart]:
-    """Throughput, models beside measurements, the efficiency of many workers; where the time of a step goes.
+def scaling_charts(run: ScalingRun) -> list[Chart]:
+    """Of the parts that have begun."""
+    return [
+        *(_system_charts(run.measured, run.system) if run.measured else []),
+        *(_growth_charts(run.trials, run.learning) if run.records else []),
+    ]
 
-    Args:
-        measured: the cells.
-        fits: what was fitted to them.
-    """
+
+def _system_charts(measured: Sequence[Measured], fits: SystemFits) -> list[Chart]:
+    """Throughput, models beside measurements, the efficiency of many workers; where the time of a step goes."""
     panels = [_throughput(measured), *(_beside(measured, fits, quantity) for quantity in (0, 1)), _efficiency(fits)]
     cells = [one.cell.values for one in measured]
     usual = {key: mode(values[key] for values in cells) for key in cells[0]}
@@ -87,18 +90,13 @@ def _efficiency(fits: SystemFits) -> Panel:
     )
 
 
-def growth_charts(found: Learned, every: Sequence[Fits]) -> list[Chart]:
-    """Error against crop passes with its law, and the split of each budget.
-
-    Args:
-        found: the finished trials.
-        every: what was fitted to them.
-    """
+def _growth_charts(found: Learned, every: Sequence[Fits]) -> list[Chart]:
+    """Error against crop passes with its law, and the split of each budget."""
     return [
         Chart("learning", "How error falls with crop passes", [_fall(found, one) for one in every] or [_nothing()], 2),
         Chart(
             "split",
-            "Equal crop passes: more crops and fewer epochs to the right",
+            "Equal crop passes: points as measured, lines as the law of factors has it",
             [_iso(split) for one in every for split in one.curves] or [_nothing()],
             2,
         ),
@@ -129,10 +127,11 @@ def _fall(found: Learned, one: Fits) -> Panel:
 
 
 def _iso(split: SplitCurves) -> Panel:
-    """Accuracy over crops, a curve for each budget."""
-    marks = [
-        Line(f"{show_count(budget)} passes", list(means), list(means.values()))
-        for budget, means in split.curves.items()
-    ]
+    """Accuracy over crops, measured and predicted, a colour for each budget."""
+    marks: list[Points | Line | Area | Bars] = []
+    for hue, (budget, means) in enumerate(split.curves.items()):
+        marks.append(Points(f"{show_count(budget)} passes", list(means), list(means.values()), hue=hue))
+        line = split.predicted.get(budget, {})
+        marks.append(Line("", list(line), list(line.values()), "unmarked", hue=hue))
     title = ", ".join([split.metric.replace("_", " "), *([show_point(split.held)] if split.held else [])])
-    return Panel(Axis(VIEWS, log=True), metric_axis(split.metric, {}), marks, title)
+    return Panel(Axis(f"{VIEWS} (to the right fewer epochs)", log=True), metric_axis(split.metric, {}), marks, title)

@@ -30,6 +30,7 @@ POINTS: dict[str, dict[str, Any]] = {
 }
 LINES: dict[str, dict[str, Any]] = {
     "plain": {"lw": 1.6, "zorder": 3},
+    "unmarked": {"lw": 1.2, "zorder": 1},
     "stairs": {"lw": 1.6, "marker": "o", "ms": 4, "zorder": 3, "drawstyle": "steps-post"},
     "steps": {"color": "0.5", "lw": 1.2, "drawstyle": "steps-post", "zorder": 1},
     "faint": {"color": "0.6", "lw": 0.8, "alpha": 0.6, "zorder": 1},
@@ -94,7 +95,7 @@ def _draw_panel(panel: Panel, axes: Axes, norm: LogNorm | None) -> None:
             case Points():
                 _draw_points(mark, axes, norm, label_sides(panel, mark))
             case Line():
-                axes.plot(mark.x, mark.y, label=mark.name or None, **LINES[mark.style])
+                axes.plot(mark.x, mark.y, label=mark.name or None, **(LINES[mark.style] | _hue(mark)))
             case Area():
                 axes.fill(mark.x, mark.y, label=mark.name or None, **AREA)
             case Bars():
@@ -120,7 +121,7 @@ def _draw_panel(panel: Panel, axes: Axes, norm: LogNorm | None) -> None:
 
 def _draw_points(mark: Points, axes: Axes, norm: LogNorm | None, sides: Sequence[Side]) -> None:
     colours = {"c": mark.colour, "cmap": "viridis", "norm": norm} if mark.colour and norm else {}
-    axes.scatter(mark.x, mark.y, label=mark.name or None, **(POINTS[mark.style] | colours))
+    axes.scatter(mark.x, mark.y, label=mark.name or None, **(POINTS[mark.style] | colours | _hue(mark)))
     for x, y, label, (vertical, horizontal) in zip(mark.x, mark.y, mark.labels, sides, strict=bool(mark.labels)):
         offset = (6 if horizontal == "right" else -6, 6 if vertical == "top" else -6)
         align: dict[str, Any] = {
@@ -128,6 +129,10 @@ def _draw_points(mark: Points, axes: Axes, norm: LogNorm | None, sides: Sequence
             "va": "bottom" if vertical == "top" else "top",
         }
         axes.annotate(label, (x, y), textcoords="offset points", xytext=offset, fontsize=8, **align)
+
+
+def _hue(mark: Points | Line) -> dict[str, str]:
+    return {} if mark.hue is None else {"color": f"C{mark.hue}"}
 
 
 def _draw_bars(mark: Bars, axes: Axes) -> None:

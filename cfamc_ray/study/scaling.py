@@ -1,15 +1,56 @@
-"""All that a scaling study says of what is learned: laws, splits, and both in sentences."""
+"""All that a scaling study says: both parts of its run; of what is learned the laws, the splits, and sentences."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cfamc_ray.config.scaling import ScalingConfig
+from cfamc_ray.study.cells import CellFolder, Measured, read_cells
 from cfamc_ray.study.laws import Fit, HeldOut, fit, held_out
-from cfamc_ray.study.learned import ACCURACIES, PASSES, Learned, factors
+from cfamc_ray.study.learned import ACCURACIES, PASSES, Learned, factors, learned
+from cfamc_ray.study.records import TrialRecord, read_trials
 from cfamc_ray.study.splits import Doubling, Split, SplitCurves, best_splits, doubling, split_curves
+from cfamc_ray.study.system import SystemFits, fit_system, system_tree
 from cfamc_ray.study.wording import show_change, show_count, show_interval, show_point, show_value
+
+CONFIG, LEARNING, SYSTEM = "scaling.yaml", "learning", "system"
+"""In a run's folder: the space as resolved, the study of the learning part, the cells of the system part."""
+
+
+class ScalingRun(NamedTuple):
+    """Both parts of a run, as far as they have come."""
+
+    config: ScalingConfig
+    cells: CellFolder
+    measured: Sequence[Measured]
+    system: SystemFits
+    records: Sequence[TrialRecord]
+    trials: Learned
+    learning: Sequence["Fits"]
+
+    @property
+    def fitted(self) -> bool:
+        """Whether anything could be."""
+        return bool(self.system.costs) or any(one.total for one in self.learning)
+
+    @property
+    def tree(self) -> dict[str, Any]:
+        """As fits.json holds it."""
+        return {**system_tree(self.system), LEARNING: fits_tree(self.learning)}
+
+
+def read_run(config: ScalingConfig, folder: Path) -> ScalingRun:
+    """Read and fit a run, finished or not.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+    """
+    cells, records = CellFolder(folder / SYSTEM), read_trials(folder / LEARNING)
+    measured, trials = read_cells(config, cells), learned(config, records)
+    return ScalingRun(config, cells, measured, fit_system(measured), records, trials, fit_learning(config, trials))
 
 
 class Fits(NamedTuple):
@@ -49,7 +90,7 @@ def _fits(config: ScalingConfig, found: Learned, metric: str) -> Fits:
         held_out=held_out(found, metric),
         views=doubling(found, metric),
         splits=best_splits(config, found, metric, by_factors) if by_factors else [],
-        curves=split_curves(config, found, metric),
+        curves=split_curves(config, found, metric, by_factors),
     )
 
 

@@ -12,6 +12,9 @@ from cfamc_ray.config.scaling import EPOCHS, ScalingConfig
 from cfamc_ray.study.laws import Fit
 from cfamc_ray.study.learned import VIEWS, Learned
 
+DRAWN = 40
+"""Places at which a predicted curve is known."""
+
 
 class Doubling(NamedTuple):
     """What a doubling changes at equal crop passes, all other keys but epochs held."""
@@ -53,6 +56,8 @@ class SplitCurves(NamedTuple):
     """The other keys that are split, and their values."""
     curves: Mapping[float, Mapping[float, float]]
     """Mean over seeds, by budget and crops, both ascending."""
+    predicted: Mapping[float, Mapping[float, float]]
+    """What the law `factors` says of the same budgets, epochs being any number; empty without such a law."""
 
 
 def doubling(found: Learned, metric: str, key: str = VIEWS) -> Doubling | None:
@@ -82,13 +87,14 @@ def doubling(found: Learned, metric: str, key: str = VIEWS) -> Doubling | None:
     return Doubling(key, metric, mean, mean - half, mean + half, len(slopes))
 
 
-def split_curves(config: ScalingConfig, found: Learned, metric: str) -> list[SplitCurves]:
+def split_curves(config: ScalingConfig, found: Learned, metric: str, fitted: Fit | None) -> list[SplitCurves]:
     """Curves for each setting of the other keys that are split, images and the like as in `trial`.
 
     Args:
         config: of the run.
         found: the trials.
         metric: an accuracy.
+        fitted: the law `factors`, where there is one.
     """
     known = found.measured(metric)
     shared = {key: config.trial.value_of(key) for key in config.learning.vary}
@@ -98,14 +104,26 @@ def split_curves(config: ScalingConfig, found: Learned, metric: str) -> list[Spl
         if VIEWS in point and shared.items() <= point.items():
             curves = values.setdefault(tuple(point[key] for key in others), {})
             curves.setdefault(float(budget), {}).setdefault(float(point[VIEWS]), []).append(float(value))
-    return [
-        SplitCurves(
-            metric,
-            dict(zip(others, settings, strict=True)),
-            {b: {views: float(np.mean(curves[b][views])) for views in sorted(curves[b])} for b in sorted(curves)},
+    found_curves = []
+    for settings, curves in values.items():
+        held = dict(zip(others, settings, strict=True))
+        means = {b: {views: float(np.mean(curves[b][views])) for views in sorted(curves[b])} for b in sorted(curves)}
+        predicted = (
+            {b: _predicted(config, {**shared, **held}, b, list(means[b]), fitted) for b in means} if fitted else {}
         )
-        for settings, curves in values.items()
-    ]
+        found_curves.append(SplitCurves(metric, held, means, predicted))
+    return found_curves
+
+
+def _predicted(
+    config: ScalingConfig, held: Mapping[str, Any], budget: float, views: Sequence[float], fitted: Fit
+) -> dict[float, float]:
+    """The law's accuracies between the fewest and the most crops that were tried."""
+    places = np.geomspace(views[0], views[-1], DRAWN)
+    per_view = config.trial.with_values({**held, VIEWS: int(views[0])}).crop_passes_per_epoch / views[0]
+    sizes = {VIEWS: places, EPOCHS: budget / (per_view * places)}
+    sizes_NF = np.column_stack([sizes.get(key, np.full(DRAWN, float(held.get(key, 1)))) for key in fitted.law.keys])
+    return dict(zip(map(float, places), map(float, 1 - fitted.law.predict(sizes_NF)), strict=True))
 
 
 def best_splits(config: ScalingConfig, found: Learned, metric: str, fitted: Fit) -> list[Split]:

@@ -118,7 +118,8 @@ def test_what_makes_no_cell_is_refused(system: dict[str, Any], message: str) -> 
     ("learning", "message"),
     [
         ({"crop_passes": [2400, 1200]}, "crop_passes must ascend"),
-        ({"crop_passes": [1200]}, "at least 2"),
+        ({"crop_passes": [1200]}, "two budgets at least"),
+        ({"crop_passes": []}, "nothing to do: write system.grid, learning.crop_passes, or both"),
         ({"seeds": [0]}, "seeds must be at least 1"),
         ({"seeds": []}, "seeds must be at least 1"),
         ({"split": {"crops.veiws": [2]}}, "crops.veiws: no key of a trial"),

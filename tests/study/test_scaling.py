@@ -10,7 +10,7 @@ from cfamc_ray.config.scaling import ScalingConfig
 from cfamc_ray.study.laws import Fit, Law, fit, fit_law, held_out
 from cfamc_ray.study.learned import Learned, factors, learned, learning_columns, learning_table
 from cfamc_ray.study.records import TrialRecord
-from cfamc_ray.study.splits import best_splits, doubling
+from cfamc_ray.study.splits import best_splits, doubling, split_curves
 
 CONFIG = ScalingConfig.model_validate(
     {
@@ -194,6 +194,21 @@ def test_the_best_split_is_found_among_whole_numbers_that_spend_the_budget() -> 
     assert best.predicted_accuracy == pytest.approx(1 - min(every), abs=1e-9)
     assert best.support == 1
     assert best.measured_accuracy == pytest.approx(max(found.accuracies["clean_accuracy"][found.budgets == 19200]))
+
+
+def test_predicted_curves_follow_the_law_through_what_was_measured_without_noise() -> None:
+    found = learned(CONFIG, trained())
+    law = Law(tuple(TRUE), (4.0, 4.0), 0.3, (0.2, 0.15), (0.8, 0.5))
+    for one in split_curves(CONFIG, found, "clean_accuracy", Fit(law, [])):
+        assert set(one.held) == {"pretraining.replays"}
+        assert one.predicted.keys() == one.curves.keys()
+        for budget, means in one.curves.items():
+            line = one.predicted[budget]
+            assert [min(line), max(line)] == pytest.approx([min(means), max(means)])
+            for views, accuracy in means.items():
+                nearest = min(line, key=lambda place, views=views: abs(place - views))  # type: ignore[misc]
+                assert line[nearest] == pytest.approx(accuracy, abs=5e-3)
+    assert all(not one.predicted for one in split_curves(CONFIG, found, "clean_accuracy", None))
 
 
 def test_the_table_has_every_trial_and_nothing_for_what_is_missing() -> None:
