@@ -41,7 +41,7 @@ from cfamc_ray.study.records import (
     with_cost,
     write_text,
 )
-from cfamc_ray.study.scaling import CONFIG, conclusions, read_run
+from cfamc_ray.study.scaling import CONFIG, ScalingRun, conclusions, read_run
 from cfamc_ray.study.system import system_conclusions
 from cfamc_ray.study.tables import Table
 
@@ -79,12 +79,13 @@ class Report(NamedTuple):
         return [self.recommended, *(table for section in self.sections for table in section.tables)]
 
 
-def write_report(folder: Path, *, budget: float | None = None) -> Path:
+def write_report(folder: Path, *, budget: float | None = None, scaling: ScalingRun | None = None) -> Path:
     """Write report.html, and beside it every figure as PNG and SVG and every table as CSV, Markdown and LaTeX.
 
     Args:
         folder: of the study, finished or running.
         budget: crop passes that a recommended trial may take; None for no such recommendation.
+        scaling: the run whose learning part the study is, where it has been read; else it is looked for.
 
     Returns:
         the page's path.
@@ -93,7 +94,7 @@ def write_report(folder: Path, *, budget: float | None = None) -> Path:
         InputError: where the folder holds no study.
         OSError: where the report cannot be written.
     """
-    report = make_report(folder, budget=budget)
+    report = make_report(folder, budget=budget, scaling=scaling)
     target = folder / "report"
     target.mkdir(exist_ok=True)
     for chart in report.charts:
@@ -105,12 +106,13 @@ def write_report(folder: Path, *, budget: float | None = None) -> Path:
     return target / "report.html"
 
 
-def make_report(folder: Path, *, budget: float | None = None) -> Report:
+def make_report(folder: Path, *, budget: float | None = None, scaling: ScalingRun | None = None) -> Report:
     """Compute what the report shows.
 
     Args:
         folder: of the study.
         budget: as for `write_report`.
+        scaling: likewise.
 
     Raises:
         InputError: where the folder holds no study.
@@ -186,7 +188,7 @@ def make_report(folder: Path, *, budget: float | None = None) -> Report:
             if ended_early
             else [],
         ),
-        *_scaling_section(folder.parent),
+        *_scaling_section(scaling or _scaling_run(folder.parent)),
         Section(
             "trials",
             "All trials",
@@ -223,11 +225,14 @@ def render(report: Report) -> str:
     )
 
 
-def _scaling_section(run: Path) -> list[Section]:
+def _scaling_run(folder: Path) -> ScalingRun | None:
+    return read_run(read_scaling(folder / CONFIG), folder) if (folder / CONFIG).is_file() else None
+
+
+def _scaling_section(found: ScalingRun | None) -> list[Section]:
     """What the scaling study says whose learning part this is; nothing for other studies."""
-    if not (run / CONFIG).is_file():
+    if found is None:
         return []
-    found = read_run(read_scaling(run / CONFIG), run)
     columns = system_columns(found.config)
     return [
         Section(

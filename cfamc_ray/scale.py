@@ -162,8 +162,8 @@ def write_fits(config: ScalingConfig, folder: Path) -> int:
     print(f"\nTables   {', '.join(str(folder / name) for name in tables)}")
     if charts:
         print(f"Figures  {', '.join(str(folder / f'{chart.name}.png') for chart in charts)}")
-    if run.records:
-        print(f"Report   {write_report(folder / LEARNING)}")
+    if run.learned:
+        print(f"Report   {write_report(folder / LEARNING, scaling=run)}")
     return 0 if run.fitted else 1
 
 

@@ -31,6 +31,12 @@ class ScalingRun(NamedTuple):
     learning: Sequence["Fits"]
 
     @property
+    def learned(self) -> bool:
+        """Whether all trials have ended."""
+        planned = len(self.config.learning_points)
+        return 0 < planned == sum(record.ended for record in self.records)
+
+    @property
     def fitted(self) -> bool:
         """Whether anything could be."""
         return bool(self.system.costs) or any(one.total for one in self.learning)

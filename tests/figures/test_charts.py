@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 from matplotlib.container import BarContainer
 
 from cfamc_ray.figures.chart import Area, Axis, Bars, Chart, Line, Panel, Points
@@ -50,6 +51,17 @@ def test_every_mark_of_every_panel_is_drawn_into_a_file() -> None:
     written = file.getvalue()
     assert b"<svg" in written
     assert right.get_xlabel() == "time"
+
+
+def test_points_and_lines_of_one_hue_have_one_colour_in_both_libraries() -> None:
+    marks = [mark for hue in (3, 1) for mark in (Points("p", [1], [1], hue=hue), Line("l", [1, 2], [1, 2], hue=hue))]
+    chart = Chart("hues", "", [Panel(Axis("x"), Axis("y"), marks)])
+    axes = draw(chart).axes[0]
+    lines = [to_hex(str(line.get_color())) for line in axes.lines]
+    points = [to_hex(np.asarray(mark.get_facecolor())[0]) for mark in axes.collections]
+    assert points == lines == ["#d62728", "#ff7f0e"]
+    (page,) = embed(chart)
+    assert page.lower().count("#d62728") == 2
 
 
 def test_bars_of_one_label_are_stacked_and_the_first_is_on_top() -> None:
