@@ -162,8 +162,8 @@ class ResourceConfig(Strict):
     minutes_per_trial: Real | None = Field(default=None, gt=0)
     """A trial that is not done after so long is stopped; null: no limit."""
     memory_gb_per_worker: Real | None = Field(default=None, gt=0)
-    """Points that are expected to need more are refused before they start, as soon as trials of two sizes have shown
-    what memory they take; null: its share of the GPU's memory or of this machine's."""
+    """Points that are expected to need more are refused before they start, as soon as trials of two sizes, or a scaling
+    study (`--costs`), have shown what memory they take; null: its share of the GPU's memory or of this machine's."""
     restarts: int = Field(default=2, ge=0)
     """How often a trial whose process was killed from outside is started again, from its last epoch."""
 

@@ -17,10 +17,10 @@ from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.study.records import TrialRecord
 
-SECONDS_PER = ("flop", "activation", "updated_parameter", "update", "measurement")
-BYTES_PER = ("process", "kept_activation", "parameter")
-
+Amounts = Mapping[str, float]
+"""Of what time or memory grows with, by name."""
 Coefficients = Mapping[str, float]
+"""Seconds or bytes for each, by the same names."""
 
 
 class Work(Protocol):
@@ -100,15 +100,13 @@ def fit_costs(config: StudyConfig, records: Sequence[TrialRecord], work_of: Work
     return CostModel(
         work_of,
         workers,
-        fit_coefficients(SECONDS_PER, spent, seconds),
-        fit_coefficients(BYTES_PER, sizes, peaks) if len(set(sizes)) > 1 else None,
+        fit_coefficients(spent, seconds),
+        fit_coefficients(sizes, peaks) if len({tuple(size.values()) for size in sizes}) > 1 else None,
     )
 
 
-def seconds_features(
-    work: Work, trial: TrialConfig, *, workers: int = 1, epochs: int | None = None
-) -> tuple[float, ...]:
-    """What seconds grow with, in the order of `SECONDS_PER`.
+def seconds_features(work: Work, trial: TrialConfig, *, workers: int = 1, epochs: int | None = None) -> Amounts:
+    """What seconds grow with.
 
     Args:
         work: of the whole trial.
@@ -118,35 +116,40 @@ def seconds_features(
     """
     epochs = trial.pretraining.epochs if epochs is None else epochs
     measured = sum(trial.evaluates(epoch) for epoch in range(1, epochs + 1))
-    totals = (work.flops / workers, work.activations / workers, work.parameters * trial.updates, trial.updates)
-    return (*(epochs / trial.pretraining.epochs * total for total in totals), float(measured))
+    totals = {
+        "flop": work.flops / workers,
+        "activation": work.activations / workers,
+        "updated_parameter": work.parameters * trial.updates,
+        "update": trial.updates,
+    }
+    share = epochs / trial.pretraining.epochs
+    return {**{name: share * total for name, total in totals.items()}, "measurement": float(measured)}
 
 
-def bytes_features(work: Work, *, workers: int = 1) -> tuple[float, ...]:
-    """What memory grows with, in the order of `BYTES_PER`; the arguments are those of `seconds_features`."""
-    return (1.0, work.kept / workers, work.parameters)
+def bytes_features(work: Work, *, workers: int = 1) -> Amounts:
+    """What memory grows with; the arguments are those of `seconds_features`."""
+    return {"process": 1.0, "kept_activation": work.kept / workers, "parameter": work.parameters}
 
 
-def fit_coefficients(
-    names: Sequence[str], features: Sequence[tuple[float, ...]], targets: Sequence[float]
-) -> Coefficients | None:
+def fit_coefficients(amounts: Sequence[Amounts], targets: Sequence[float]) -> Coefficients | None:
     """Non-negative least squares of relative errors, over the rows whose target is known; None where none is.
 
+    Where amounts are alike, the first of them is taken for the cause.
+
     Args:
-        names: of the features.
-        features: a row for each target.
+        amounts: a row for each target, all of the same names.
         targets: positive where known.
     """
-    X, y = np.array(features, dtype=float), np.array(targets, dtype=float)
+    X, y = np.array([list(row.values()) for row in amounts], dtype=float), np.array(targets, dtype=float)
     known = np.isfinite(y) & (y > 0) if len(y) else np.zeros(0, dtype=bool)
     if not known.any():
         return None
     X, y = X[known] / y[known, None], np.ones(int(known.sum()))
     scale = np.where(X.max(axis=0) > 0, X.max(axis=0), 1.0)  # FLOPs and updates are of very different size
     solution, _ = nnls(X / scale, y)
-    return dict(zip(names, map(float, solution / scale), strict=True))
+    return dict(zip(amounts[0], map(float, solution / scale), strict=True))
 
 
-def predict(coefficients: Coefficients, features: tuple[float, ...]) -> float:
-    """What coefficients make of features in their order."""
-    return float(sum(coefficient * value for coefficient, value in zip(coefficients.values(), features, strict=True)))
+def predict(coefficients: Coefficients, amounts: Amounts) -> float:
+    """What coefficients make of amounts."""
+    return float(sum(coefficient * amounts[name] for name, coefficient in coefficients.items()))

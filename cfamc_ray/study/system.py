@@ -11,20 +11,20 @@ from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.study.cells import Measured
 from cfamc_ray.study.communication import Communication, Efficiency, fit_communication, predict_efficiency
 from cfamc_ray.study.cost_model import (
-    BYTES_PER,
-    SECONDS_PER,
     Coefficients,
     CostModel,
     WorkOf,
     fit_coefficients,
+    predict,
 )
 from cfamc_ray.study.wording import show_value
 
 PREDICTED_WORKERS = (2, 4, 8, 16, 32, 64, 128, 256, 512)
 TOLD_WORKERS = (8, 64, 512)
 """In sentences."""
-FEWEST = len(SECONDS_PER) + 1
-"""Cells that a model needs, one of them to be left out."""
+SECONDS_PER = ("flop", "activation", "updated_parameter", "update")
+FEWEST = len(SECONDS_PER) + 2
+"""Cells that a model needs: one of them is left out, and the others are not to be met exactly."""
 
 
 class Costs(NamedTuple):
@@ -74,7 +74,7 @@ def fit_system(measured: Sequence[Measured]) -> SystemFits:
 
 def predicted(costs: Costs, one: Measured) -> tuple[float, float]:
     """Seconds of an update and peak bytes of a cell of one worker."""
-    return _sum(costs.seconds_per, one), _sum(costs.bytes_per, one)
+    return predict(costs.seconds_per, _of_update(one)), predict(costs.bytes_per, _of_process(one))
 
 
 def _costs(cells: Sequence[Measured]) -> Costs:
@@ -100,8 +100,8 @@ def _errors(parts: Sequence[tuple[Sequence[Measured], Sequence[Measured]]]) -> d
     for known, unknown in parts:
         seconds_per, bytes_per = _fit_seconds(known), _fit_bytes(known)
         for one in unknown:
-            found["seconds"].append(abs(_sum(seconds_per, one) / one.update_seconds - 1))
-            found["bytes"].append(abs(_sum(bytes_per, one) / _bytes(one) - 1))
+            found["seconds"].append(abs(predict(seconds_per, _of_update(one)) / one.update_seconds - 1))
+            found["bytes"].append(abs(predict(bytes_per, _of_process(one)) / _bytes(one) - 1))
     return {name: statistics.median(errors) for name, errors in found.items()}
 
 
@@ -110,39 +110,36 @@ def _fit_seconds(cells: Sequence[Measured]) -> Coefficients:
     updating = [one.phase_shares["optimizer"] for one in cells]
     parts = (
         (("updated_parameter", "update"), updating),
-        (("activation", "flop", "update"), [1 - share for share in updating]),  # of two that are alike, the first
+        (("activation", "flop", "update"), [1 - share for share in updating]),
     )
     found = dict.fromkeys(SECONDS_PER, 0.0)
     for names, shares in parts:
-        rows = [tuple(_amounts(one)[name] for name in names) for one in cells]
+        amounts = [{name: _of_update(one)[name] for name in names} for one in cells]
         seconds = [share * one.update_seconds for share, one in zip(shares, cells, strict=True)]
-        for name, value in (fit_coefficients(names, rows, seconds) or {}).items():
+        for name, value in (fit_coefficients(amounts, seconds) or {}).items():
             found[name] += value
     return found
 
 
 def _fit_bytes(cells: Sequence[Measured]) -> Coefficients:
-    rows = [tuple(_amounts(one)[name] for name in BYTES_PER) for one in cells]
-    return fit_coefficients(BYTES_PER, rows, [_bytes(one) for one in cells]) or {}
+    return fit_coefficients([_of_process(one) for one in cells], [_bytes(one) for one in cells]) or {}
 
 
-def _amounts(one: Measured) -> dict[str, float]:
-    """What an update, and a process, come to."""
-    per_update = {"flop": "flops", "activation": "activations"}
+def _of_update(one: Measured) -> dict[str, float]:
+    """What the seconds of an update grow with; nothing is evaluated."""
+    flops, activations = (float(one.found[name] / one.found["updates"]) for name in ("flops", "activations"))
     return {
-        **{name: float(one.found[total] / one.found["updates"]) for name, total in per_update.items()},
+        "flop": flops,
+        "activation": activations,
         "updated_parameter": float(one.found["parameters"]),
         "update": 1.0,
-        "measurement": 0.0,
-        "process": 1.0,
-        "kept_activation": float(one.found["kept"]),
-        "parameter": float(one.found["parameters"]),
     }
 
 
-def _sum(coefficients: Coefficients, one: Measured) -> float:
-    amounts = _amounts(one)
-    return sum(value * amounts[name] for name, value in coefficients.items())
+def _of_process(one: Measured) -> dict[str, float]:
+    """What its memory grows with."""
+    kept, parameters = float(one.found["kept"]), float(one.found["parameters"])
+    return {"process": 1.0, "kept_activation": kept, "parameter": parameters}
 
 
 def _pixels(one: Measured) -> int:

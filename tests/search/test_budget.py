@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.search.budget import SAMPLE, Budget
+from cfamc_ray.study.cost_model import CostModel
 from cfamc_ray.study.records import Status, TrialRecord
 
 SPACE = {"crops.views": {"int": [2, 40]}, "pretraining.epochs": 4}
@@ -161,6 +162,14 @@ class TestMemory:
     @pytest.mark.parametrize("ran", [(), RAN[:1], (record(0, 40), record(1, 40))])
     def test_it_is_not_guessed_before_two_sizes_have_run(self, ran: Sequence[TrialRecord]) -> None:
         assert budget_of(study({}), memory_bytes=1.0).refusal(point(40), ran) == ""
+
+    def test_what_was_measured_elsewhere_tells_it_before_anything_has_run(self) -> None:
+        work = work_of(study({}).trial_at(point(20)))
+        costs = CostModel(work_of, 1, {"flop": 1.0}, {"process": 1e8, "kept_activation": 2.0})
+        budget = budget_of(study({}), memory_bytes=1e8 + 2 * work.kept, costs=costs)
+        assert budget.refusal(point(20), []) == ""
+        assert "GB of memory" in budget.refusal(point(21), [])
+        assert budget.refusal(point(21), self.RAN) == "", "its own trials, which take less, know better"
 
     def test_without_a_limit_there_is_none(self) -> None:
         assert budget_of(study({})).refusal(point(40), self.RAN) == ""

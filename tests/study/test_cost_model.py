@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from made_by_hand import study
 
 from cfamc_ray.config.trial import TrialConfig
-from cfamc_ray.study.cost_model import BYTES_PER, SECONDS_PER, CostModel, fit_costs
+from cfamc_ray.study.cost_model import CostModel, fit_costs
 from cfamc_ray.study.records import Status, TrialRecord
 
 CONFIG = study(
@@ -182,8 +182,8 @@ def test_each_worker_has_its_share_of_crops_and_all_parameters() -> None:
     def work(trial: TrialConfig) -> Work:
         return Work(6e12, 4e9, 1e9, 1e6)
 
-    rates = dict(zip(SECONDS_PER, (1e-12, 1e-9, 1e-9, 1e-3, 0.0), strict=True))
-    model = CostModel(work, 2, rates, dict(zip(BYTES_PER, (1e8, 4.0, 12.0), strict=True)))
+    rates = {"flop": 1e-12, "activation": 1e-9, "updated_parameter": 1e-9, "update": 1e-3}
+    model = CostModel(work, 2, rates, {"process": 1e8, "kept_activation": 4.0, "parameter": 12.0})
     trial = CONFIG.trial_at(SIZES[0].point)
     assert model.seconds(trial) == pytest.approx(3 + 2 + 1e-3 * trial.updates + 1e-3 * trial.updates)
     assert model.memory_bytes(trial) == pytest.approx(1e8 + 2e9 + 12e6)
