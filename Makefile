@@ -19,7 +19,7 @@ setup: .venv/ready
 study: setup  ## the quickstart: a front on digits within minutes
 	$(BIN)/python -m cfamc_ray.tune --space quickstart.yaml --out $(OUT) $(ARGS)
 
-scaling: setup  ## how the error falls with crop passes, and how they are best split, on digits
+scaling: setup  ## how the machine's work and the learning grow, and how a budget is best split, on digits
 	$(BIN)/python -m cfamc_ray.scale --space scaling.yaml --out $(OUT) $(ARGS)
 
 test: setup

@@ -109,7 +109,7 @@ def test_it_writes_table_fits_and_figures_and_says_what_they_show(
     assert (said.code, said.err) == (0, "")
     assert "7 of 7 cells of grown have been measured" in said.out
     assert "a cell that was left out is predicted to 0% in time and 0% in memory" in said.out
-    assert "weak efficiency 80.0%, communication 10.0% of the time" in said.out
+    assert "weak efficiency 80.0%; the sum of the gradients takes 10.0% of the time" in said.out
     assert "12 of 12 trials of grown have finished" in said.out
     assert "twice the crops and half the epochs change clean accuracy by +" in said.out
     assert said.out.count("decided.") == 2
@@ -261,7 +261,7 @@ def test_real_cells_are_measured_and_real_trials_trained(space: Path, tmp_path: 
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "7 of 7 cells of grown have been measured" in done.stdout
-    assert "2 workers, 2 crops of 50 images: weak efficiency" in done.stdout
+    assert "2 workers, 2 crops of 50 images, width 4: weak efficiency" in done.stdout
     assert "3 of 3 trials of grown have finished" in done.stdout
     records = read_trials(tmp_path / "runs" / "grown" / "learning")
     assert [record.status for record in records] == ["finished"] * len(records)

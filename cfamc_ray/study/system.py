@@ -17,7 +17,6 @@ from cfamc_ray.study.cost_model import (
     fit_coefficients,
     predict,
 )
-from cfamc_ray.study.wording import show_value
 
 PREDICTED_WORKERS = (2, 4, 8, 16, 32, 64, 128, 256, 512)
 TOLD_WORKERS = (8, 64, 512)
@@ -216,11 +215,12 @@ def system_conclusions(fits: SystemFits) -> list[str]:
             for each in efficiencies
             if each.workers in TOLD_WORKERS
         )
+        weak, communication = one.weak_efficiency or 0.0, one.communication_share or 0.0
         found.append(
             f"{one.cell.workers} workers, {one.cell.trial.crops.views} crops of "
-            f"{one.cell.trial.pretraining.batch_images} images: weak efficiency "
-            f"{show_value('accuracy', one.weak_efficiency)}, communication "
-            f"{show_value('accuracy', one.communication_share)} of the time. Predicted from the constants measured "
-            f"here, each worker on cores of its own: {predictions}."
+            f"{one.cell.trial.pretraining.batch_images} images, width {one.cell.trial.encoder.width}: weak efficiency "
+            f"{weak:.1%}; the sum of the gradients takes {communication:.1%} of the time, what the workers share "
+            f"(memory, cache, embeddings, waiting for the slowest) {1 - weak - communication:.1%}. Predicted from "
+            f"the constants measured here, each worker on a machine of its own: {predictions}."
         )
     return found or ["Too few cells have been measured to say anything of the machine."]
