@@ -82,11 +82,13 @@ class Cell(NamedTuple):
     values: Mapping[str, Scalar]
     """Of the keys that vary among cells."""
     trial: TrialConfig
+    hardware: str
+    """What each worker has, such as 1cpu."""
 
     @property
     def name(self) -> str:
-        """Of its file: the same for the same steps, whatever other cells there are."""
-        return f"cell_{self.trial.fingerprint}_{self.workers}"
+        """Of its file: the same for the same steps on the same hardware, whatever other cells there are."""
+        return f"cell_{self.trial.fingerprint}_{self.workers}x{self.hardware}"
 
 
 class ScalingConfig(Strict):
@@ -153,7 +155,10 @@ class ScalingConfig(Strict):
             }
         )
         images = system.minibatches * trial.pretraining.batch_images
-        return Cell(workers, row, trial.with_values({"data.pretrain_images": images}))
+        resources = self.resources
+        gpus = resources.gpus_per_worker
+        hardware = f"{gpus:g}gpu" if gpus else f"{resources.cpus_per_worker}cpu"
+        return Cell(workers, row, trial.with_values({"data.pretrain_images": images}), hardware)
 
     @property
     def learning_points(self) -> list[dict[str, Scalar]]:

@@ -83,6 +83,15 @@ def test_the_grid_is_measured_whole_and_other_keys_one_at_a_time() -> None:
     assert len({cell.name for cell in found}) == len(found)
 
 
+def test_cells_of_other_hardware_are_others() -> None:
+    system, names = {"grid": {"workers": [2]}}, []
+    for resources in ({}, {"cpus_per_worker": 4}, {"gpus_per_worker": 1}, {"gpus_per_worker": 0.5}):
+        tree = {"name": "made", "trial": TRIAL, "system": system, "resources": resources}
+        (cell,) = ScalingConfig.model_validate(tree).cells
+        names.append(cell.name.rpartition("_")[2])
+    assert names == ["2x1cpu", "2x4cpu", "2x1gpu", "2x0.5gpu"]
+
+
 def test_a_cell_trains_whole_minibatches_and_measures_nothing_else() -> None:
     (cell,) = cells(grid={"pretraining.batch_images": [80]}, minibatches=3, repeats=4, warm_ups=2)
     assert cell.trial.minibatches_per_epoch == 3
