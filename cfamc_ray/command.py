@@ -57,6 +57,7 @@ def add_run_options(parser: argparse.ArgumentParser, *, run: str, source: str, v
         verbose: what ``--verbose`` adds.
     """
     parser.add_argument("--out", type=_folder, default=Path("runs"), metavar="DIR", help="where runs lie (runs)")
+    parser.add_argument("--mirror", metavar="URI", help="keep a copy in an object store (s3://…), begin from it")
     parser.add_argument("--address", metavar="auto|HOST:PORT", help="of a running Ray cluster")
     parser.add_argument(
         "--set",
@@ -72,7 +73,9 @@ def add_run_options(parser: argparse.ArgumentParser, *, run: str, source: str, v
 
 def _folder(text: str) -> Path:
     if "://" in text:
-        raise argparse.ArgumentTypeError(f"{text}: a study needs a folder that all its machines mount, not a bucket")
+        raise argparse.ArgumentTypeError(
+            f"{text}: a study needs a folder that all its machines mount; --mirror keeps a copy in a bucket"
+        )
     return Path(text)
 
 
@@ -111,12 +114,10 @@ def typed_again(module: str, words: Sequence[str], arguments: argparse.Namespace
         words: its own options; those of `add_run_options` but ``--out``, and ``--costs``, follow.
         arguments: as they were given.
     """
-    address = ["--address", arguments.address] if arguments.address else []
-    costs = ["--costs", str(arguments.costs)] if getattr(arguments, "costs", None) else []
+    given = {"--costs": getattr(arguments, "costs", None), "--mirror": arguments.mirror, "--address": arguments.address}
+    options = [word for name, value in given.items() if value for word in (name, str(value))]
     overrides = [word for override in arguments.overrides for word in ("--set", override)]
-    return shlex.join(
-        [program("python"), "-m", module, *words, *costs, *address, *detail_words(arguments.detail), *overrides]
-    )
+    return shlex.join([program("python"), "-m", module, *words, *options, *detail_words(arguments.detail), *overrides])
 
 
 def expected_cost(costs: CostModel, sample: Sequence[TrialConfig], *, trials: int, at_once: int) -> str:

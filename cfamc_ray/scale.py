@@ -25,6 +25,7 @@ from cfamc_ray.study.cells import CellFolder, system_columns, system_table
 from cfamc_ray.study.cost_model import CostModel
 from cfamc_ray.study.learned import learning_columns, learning_table
 from cfamc_ray.study.lock import only_driver
+from cfamc_ray.study.mirror import mirrored
 from cfamc_ray.study.records import csv_text, write_text
 from cfamc_ray.study.scaling import CONFIG, LEARNING, SYSTEM, conclusions, read_run
 from cfamc_ray.study.system import system_conclusions
@@ -56,14 +57,22 @@ def _parser() -> argparse.ArgumentParser:
 def _scale(arguments: argparse.Namespace) -> int:
     config = with_absolute_path(read_scaling(find_space(arguments.space), arguments.overrides))
     folder = (arguments.out / config.name).resolve()
-    parts: dict[str, Part] = {SYSTEM: _measure, LEARNING: _learn}
     wanted = _wanted(config, arguments)
     costs = costs_of(arguments, config.learning_study) if LEARNING in wanted else None
     if arguments.dry_run:
         _print_plan(config, costs)
         return 0
+    with mirrored(folder, arguments.mirror):
+        return _grow(config, folder, arguments, costs, wanted)
+
+
+def _grow(
+    config: ScalingConfig, folder: Path, arguments: argparse.Namespace, costs: CostModel | None, wanted: list[str]
+) -> int:
+    """Run what is missing of the wanted parts, and fit."""
     if LEARNING in wanted and _has_learned(config, folder / LEARNING):
         wanted.remove(LEARNING)
+    parts: dict[str, Part] = {SYSTEM: _measure, LEARNING: _learn}
     complete = all(parts[name](config, folder, arguments, costs) for name in wanted)
     code = write_fits(config, folder)
     if complete:

@@ -32,6 +32,7 @@ from cfamc_ray.config.reading import dump_study, resolve_study
 from cfamc_ray.config.recipes import DIALECTS, Dialect, PublishedRow, read_recipe, recipe_names
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.study.environment import environment
+from cfamc_ray.study.mirror import mirrored
 from cfamc_ray.study.records import TrialFolder, read_config, trial_name, write_config, write_text
 from cfamc_ray.study.wording import show_value
 from cfamc_ray.terminal import Detail, ProgressView, epoch_line, say
@@ -94,6 +95,12 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         _print_plan(study)
         return 0
+    with mirrored(folder, arguments.mirror):
+        return _train_study(study, folder, arguments)
+
+
+def _train_study(study: StudyConfig, folder: Path, arguments: argparse.Namespace) -> int:
+    """Begin or go on."""
     if not check_folder(study, folder, resume=arguments.resume):
         check_data([study.trial])
         _open(folder, study)

@@ -31,6 +31,7 @@ from cfamc_ray.study.cost_model import CostModel
 from cfamc_ray.study.finalists import confirmed_front, write_confirmation
 from cfamc_ray.study.front import find_front
 from cfamc_ray.study.lock import only_driver
+from cfamc_ray.study.mirror import mirrored
 from cfamc_ray.study.records import (
     TrialFolder,
     TrialRecord,
@@ -85,6 +86,12 @@ def _tune(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         _print_plan(config, costs)
         return 0
+    with mirrored(folder, arguments.mirror):
+        return _search(config, folder, arguments, costs)
+
+
+def _search(config: StudyConfig, folder: Path, arguments: argparse.Namespace, costs: CostModel | None) -> int:
+    """Begin or go on, and confirm the front where the study says so."""
     budget = Budget(config, work_of=training_work, costs=costs)
     if check_folder(config, folder, resume=arguments.resume, over=budget.over):
         return _finish(config, folder) or _confirm(config, folder, arguments)
