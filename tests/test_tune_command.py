@@ -81,7 +81,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[StudyConfig]:
     """The studies that would have been run: in place of Ray, what a trial left behind is written by hand."""
     studies: list[StudyConfig] = []
 
-    def run_study(config: StudyConfig, folder: Path, *, address: str | None, detail: str) -> str:
+    def run_study(config: StudyConfig, folder: Path, *, address: str | None, detail: str, costs: object) -> str:
         studies.append(config)
         make_study(folder, trials=config.budget.trials)
         alike = "the last 3 trials failed alike (out of memory): mend the cause"
@@ -224,6 +224,38 @@ class TestBadInput:
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith("nonexistent.yaml: no such file")
         assert "Traceback" not in done.stderr
+
+
+class TestMirror:
+    def test_a_study_is_found_again_on_another_machine(
+        self, tune: Tune, finished: Path, begun: list[StudyConfig], tmp_path: Path
+    ) -> None:
+        mirror = ("--mirror", f"file://{tmp_path}/store")
+        assert tune(*mirror).code == 0
+        elsewhere = tune(*mirror, out=tmp_path / "elsewhere")
+        assert elsewhere.code == 0
+        assert begun == []
+        assert files(tmp_path / "elsewhere" / "small").keys() >= {"front.csv", "trial_00003/trial.json"}
+        unfinished = tune(*mirror, "--trials", "6", out=tmp_path / "third")
+        assert unfinished.code == 2
+        assert "4 of 6 trials ended" in unfinished.err
+
+    def test_a_copy_of_another_study_is_refused(self, tune: Tune, finished: Path, tmp_path: Path) -> None:
+        mirror = ("--mirror", f"file://{tmp_path}/store")
+        assert tune(*mirror).code == 0
+        make_study(tmp_path / "other" / "small", trials=2)
+        said = tune(*mirror, out=tmp_path / "other")
+        assert (said.code, said.err.count("\n")) == (2, 1)
+        assert "the copy holds" in said.err
+
+    def test_a_bucket_is_no_folder(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit) as refused:
+            main(["--space", "quickstart.yaml", "--out", "s3://bucket/studies"])
+        assert refused.value.code == 2
+        assert (
+            "a study needs a folder that all its machines mount; --mirror keeps a copy in a bucket"
+            in capsys.readouterr().err
+        )
 
 
 class TestBegunStudy:
