@@ -77,14 +77,16 @@ def _beside(measured: Sequence[Measured], fits: SystemFits, quantity: int) -> Pa
 
 
 def _efficiency(fits: SystemFits) -> Panel:
-    """Measured at the cell's workers, predicted from there on."""
+    """Points as measured, lines as predicted of workers on machines of their own."""
     marks = list[Points | Line | Area | Bars]()
-    for one, _, efficiencies in fits.communication:
-        what = f"{one.cell.trial.crops.views} crops of {one.cell.trial.pretraining.batch_images // one.cell.workers}"
-        marks.append(Points(f"{what}, measured", [one.cell.workers], [one.weak_efficiency or 0.0]))
-        workers = [each.workers for each in efficiencies]
-        marks.append(Line(f"{what}, predicted", workers, [each.expected for each in efficiencies]))
-        marks.append(Line("nothing hidden", workers, [each.exposed for each in efficiencies], "faint"))
+    for hue, (one, _, efficiencies) in enumerate(fits.communication):
+        trial = one.cell.trial
+        images = trial.pretraining.batch_images // one.cell.workers
+        name = f"{trial.crops.views} x {images} crops, width {trial.encoder.width}"
+        marks.append(Points(name, [one.cell.workers], [one.weak_efficiency or 0.0], hue=hue))
+        later = [each for each in efficiencies if each.workers >= one.cell.workers]
+        line = [each.expected for each in later]
+        marks.append(Line("", [each.workers for each in later], line, "unmarked", hue=hue))
     return Panel(
         Axis("workers", log=True), Axis("weak efficiency", "share"), marks, "many workers (a prediction)", "one worker"
     )

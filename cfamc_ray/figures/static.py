@@ -20,6 +20,8 @@ from cfamc_ray.study.wording import show_seconds
 
 PANEL_INCHES = ((7.2, 5.0), (4.0, 3.0))
 """Width and height of a panel that is alone, and of one among others."""
+MOST_INSIDE = 4
+"""Names that a panel has room for."""
 DATED = {"svg": "Date", "pdf": "CreationDate"}
 """Formats that would note when they were written, and under which name."""
 POINTS: dict[str, dict[str, Any]] = {
@@ -113,8 +115,10 @@ def _draw_panel(panel: Panel, axes: Axes, norm: LogNorm | None) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(0.08)
     names = [mark.name for mark in panel.marks if mark.name]
-    if names and any(isinstance(mark, Bars) for mark in panel.marks):  # which leave no room
-        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.12), ncols=min(4, len(names)), frameon=False, fontsize=8)
+    bars = any(isinstance(mark, Bars) for mark in panel.marks)
+    if names and (bars or len(names) > MOST_INSIDE):  # which leaves no room
+        columns = min(4 if bars else 2, len(names))
+        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.18), ncols=columns, frameon=False, fontsize=8)
     elif names:
         axes.legend(loc="best", frameon=False, fontsize=8)
 

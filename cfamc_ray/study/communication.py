@@ -48,9 +48,10 @@ class Efficiency(NamedTuple):
 
     workers: int
     expected: float
-    """Where as much of the communication hides behind the backward pass as it did when it was measured."""
+    """Where sums cost as much, beside their time on idle workers, as they did when it was measured: less where they
+    hide behind the backward pass, more where they take processors from it."""
     exposed: float
-    """Where none of it does."""
+    """Where none of them hides."""
 
 
 def fit_communication(workers: int, sums: Sequence[tuple[float, float]]) -> Communication:
@@ -82,7 +83,7 @@ def predict_efficiency(measured: Measured, workers: Sequence[int]) -> list[Effic
     gradients = float(found["parameters"] * found["number_bytes"])
     seen = max(0.0, measured.seconds("steps") - measured.seconds("unsynchronised")) / updates
     summed = constants.sum_seconds(gradients, cell.workers)
-    hidden = min(1.0, seen / summed) if summed > 0 else 1.0
+    felt = seen / summed if summed > 0 else 1.0
 
     trial = cell.trial
     views, width = trial.crops.views, trial.encoder.embedding_width
@@ -94,7 +95,7 @@ def predict_efficiency(measured: Measured, workers: Sequence[int]) -> list[Effic
         loss = (loss_flops(views, images * count, width) - loss_flops(views, images, width)) / arithmetic
         gathered = constants.gather_seconds(embeddings, count)
         total = constants.sum_seconds(gradients, count)
-        each = [alone / (alone + loss + gathered + share * total) for share in (hidden, 1.0)]
+        each = [alone / (alone + loss + gathered + share * total) for share in (felt, max(felt, 1.0))]
         efficiencies.append(Efficiency(count, *each))
     return efficiencies
 

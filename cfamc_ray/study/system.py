@@ -209,12 +209,9 @@ def system_conclusions(fits: SystemFits) -> list[str]:
             f"{errors[0]} in time and {errors[1]} in memory (median), the half with larger minibatches from the other "
             f"to {errors[2]} and {errors[3]}."
         )
-    for one, _, efficiencies in fits.communication:
-        predictions = ", ".join(
-            f"{each.expected:.0%} with {each.workers} ({each.exposed:.0%} where none of it overlaps)"
-            for each in efficiencies
-            if each.workers in TOLD_WORKERS
-        )
+    by_efficiency = sorted(fits.communication, key=lambda each: each[0].weak_efficiency or 0.0)
+    for one, _, efficiencies in by_efficiency[:1] + by_efficiency[1:][-1:]:  # the least and the most efficient
+        predictions = ", ".join(_told(each) for each in efficiencies if each.workers in TOLD_WORKERS)
         weak, communication = one.weak_efficiency or 0.0, one.communication_share or 0.0
         found.append(
             f"{one.cell.workers} workers, {one.cell.trial.crops.views} crops of "
@@ -224,3 +221,9 @@ def system_conclusions(fits: SystemFits) -> list[str]:
             f"the constants measured here, each worker on a machine of its own: {predictions}."
         )
     return found or ["Too few cells have been measured to say anything of the machine."]
+
+
+def _told(efficiency: Efficiency) -> str:
+    hidden = efficiency.expected - efficiency.exposed
+    least = f" ({efficiency.exposed:.0%} where no sum hides behind arithmetic)" if hidden > 0.005 else ""
+    return f"{efficiency.expected:.0%} with {efficiency.workers}{least}"

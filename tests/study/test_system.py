@@ -138,9 +138,25 @@ def test_efficiency_falls_with_workers_from_what_one_takes_alone() -> None:
     alone = pair.seconds("alone") / updates
     embeddings = trial.crops.views * 25 * 8
     loss = (loss_flops(2, 200, 8) - loss_flops(2, 25, 8)) / 2e11
-    exchange = 7 * (LATENCY + 4 * embeddings * PER_BYTE)
-    exchange += 14 * (LATENCY + 4 * pair.found["parameters"] / 8 * PER_BYTE)
-    assert found[2].exposed == pytest.approx(alone / (alone + loss + exchange))
+    gathered = 7 * (LATENCY + 4 * embeddings * PER_BYTE)
+    summed = 14 * (LATENCY + 4 * pair.found["parameters"] / 8 * PER_BYTE)
+    seen = COMMUNICATION_SHARE * pair.seconds("steps") / updates
+    felt = seen / Communication(LATENCY, PER_BYTE).sum_seconds(4 * pair.found["parameters"], 2)
+    assert found[2].expected == pytest.approx(alone / (alone + loss + gathered + felt * summed))
+    assert found[2].exposed == pytest.approx(alone / (alone + loss + gathered + max(felt, 1) * summed))
+
+
+@pytest.mark.parametrize("share", [0.001, 0.1, 0.3])
+def test_the_sum_of_the_gradients_costs_as_much_as_was_measured(share: float) -> None:
+    (pair,) = (one for one in measured(CONFIG) if one.cell.workers == 2)
+    steps = pair.found["seconds"]["steps"]
+
+    def seconds_predicted(shared: float) -> float:
+        seconds = {**pair.found["seconds"], "unsynchronised": [(1 - shared) * taken for taken in steps]}
+        one = Measured(pair.cell, {**pair.found, "seconds": seconds})
+        return one.seconds("alone") / predict_efficiency(one, [2])[0].expected
+
+    assert seconds_predicted(share) - seconds_predicted(0.0) == pytest.approx(share * steps[0])
 
 
 def test_the_loss_of_few_images_grows_with_their_square_and_of_many_evenly() -> None:
