@@ -7,7 +7,7 @@ from cfamc_ray.config.scaling import Cell, ScalingConfig
 from cfamc_ray.evaluation.cost import training_work
 from cfamc_ray.study.cells import Measured
 
-FLOP, ACTIVATION, UPDATED, UPDATE = 2e-12, 3e-9, 5e-9, 0.01
+FLOP, ACTIVATION, UPDATED, UPDATE = 8e-13, 3e-9, 5e-9, 0.01
 PROCESS, KEPT, PARAMETER = 5e8, 3.0, 16.0
 LATENCY, PER_BYTE = 1e-4, 1e-9
 COMMUNICATION_SHARE, WEAK_EFFICIENCY = 0.1, 0.8

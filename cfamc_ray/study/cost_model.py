@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol, Self
 
 import numpy as np
-from scipy.optimize import nnls
+from scipy.optimize import lsq_linear
 
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
@@ -131,14 +131,15 @@ def bytes_features(work: Work, *, workers: int = 1) -> Amounts:
     return {"process": 1.0, "kept_activation": work.kept / workers, "parameter": work.parameters}
 
 
-def fit_coefficients(amounts: Sequence[Amounts], targets: Sequence[float]) -> Coefficients | None:
+def fit_coefficients(
+    amounts: Sequence[Amounts], targets: Sequence[float], *, at_most: Coefficients | None = None
+) -> Coefficients | None:
     """Non-negative least squares of relative errors, over the rows whose target is known; None where none is.
-
-    Where amounts are alike, the first of them is taken for the cause.
 
     Args:
         amounts: a row for each target, all of the same names.
         targets: positive where known.
+        at_most: what some coefficients cannot exceed.
     """
     X, y = np.array([list(row.values()) for row in amounts], dtype=float), np.array(targets, dtype=float)
     known = np.isfinite(y) & (y > 0) if len(y) else np.zeros(0, dtype=bool)
@@ -146,7 +147,8 @@ def fit_coefficients(amounts: Sequence[Amounts], targets: Sequence[float]) -> Co
         return None
     X, y = X[known] / y[known, None], np.ones(int(known.sum()))
     scale = np.where(X.max(axis=0) > 0, X.max(axis=0), 1.0)  # FLOPs and updates are of very different size
-    solution, _ = nnls(X / scale, y)
+    highest = np.array([(at_most or {}).get(name, np.inf) for name in amounts[0]])
+    solution = lsq_linear(X / scale, y, bounds=(0, highest * scale), method="bvls").x
     return dict(zip(amounts[0], map(float, solution / scale), strict=True))
 
 

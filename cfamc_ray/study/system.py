@@ -105,17 +105,22 @@ def _errors(parts: Sequence[tuple[Sequence[Measured], Sequence[Measured]]]) -> d
 
 
 def _fit_seconds(cells: Sequence[Measured]) -> Coefficients:
-    """Optimizer and all else by themselves: few cells tell a large network's updates from its arithmetic otherwise."""
+    """The optimizer and all else by themselves, for few cells tell a large network's updates from its arithmetic.
+
+    A FLOP takes no longer than in a large matrix product: what does is waiting for memory. Without that, cells of one
+    width, where FLOPs and activations grow together, would leave open which of them costs the time.
+    """
     updating = [one.phase_shares["optimizer"] for one in cells]
     parts = (
         (("updated_parameter", "update"), updating),
         (("activation", "flop", "update"), [1 - share for share in updating]),
     )
+    fastest = {"flop": 1 / statistics.median(float(one.found["product_flops_per_second"]) for one in cells)}
     found = dict.fromkeys(SECONDS_PER, 0.0)
     for names, shares in parts:
         amounts = [{name: _of_update(one)[name] for name in names} for one in cells]
         seconds = [share * one.update_seconds for share, one in zip(shares, cells, strict=True)]
-        for name, value in (fit_coefficients(amounts, seconds) or {}).items():
+        for name, value in (fit_coefficients(amounts, seconds, at_most=fastest) or {}).items():
             found[name] += value
     return found
 

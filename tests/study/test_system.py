@@ -59,6 +59,13 @@ def test_the_constants_of_a_machine_are_found_again() -> None:
             assert predicted(costs, one) == pytest.approx(expected, rel=1e-4)
 
 
+def test_arithmetic_is_not_blamed_for_more_than_a_large_product_would_take() -> None:
+    slow = [Measured(one.cell, {**one.found, "product_flops_per_second": 4e12}) for one in measured(CONFIG)]
+    (costs,) = fit_system(slow).costs
+    assert costs.seconds_per["flop"] == pytest.approx(0.25e-12)
+    assert costs.seconds_per["activation"] > ACTIVATION
+
+
 def test_errors_of_cells_that_were_left_out_are_those_of_the_noise() -> None:
     draw = np.random.default_rng(0)
     (costs,) = fit_system(measured(CONFIG, lambda: float(np.exp(0.1 * draw.normal())))).costs
