@@ -27,7 +27,7 @@ from cfamc_ray.figures.scaling import scaling_charts
 from cfamc_ray.figures.static import save_chart
 from cfamc_ray.study.advice import Advice, advise, cost_ladder, headline
 from cfamc_ray.study.answer import answer
-from cfamc_ray.study.cells import system_columns, system_table
+from cfamc_ray.study.cells import system_table
 from cfamc_ray.study.effects import effects_table, find_effects
 from cfamc_ray.study.front import find_front
 from cfamc_ray.study.growth import find_growth, find_spending
@@ -45,15 +45,22 @@ from cfamc_ray.study.scaling import CONFIG, ScalingRun, conclusions, read_run
 from cfamc_ray.study.system import system_conclusions
 from cfamc_ray.study.tables import Table
 
+SYSTEM_COLUMNS = (
+    *("crop_passes_per_second", "seconds_per_update", "peak_memory_bytes", "peak_share"),
+    *("communication_share", "weak_efficiency", "strong_efficiency"),
+)
+"""Of training steps; system.csv has all."""
+
 
 class Section(NamedTuple):
-    """A part of the report: a heading, a remark, figures, tables."""
+    """A part of the report: a heading, a remark, figures, tables; what was found, which stands before the figures."""
 
     anchor: str
     title: str
     remark: str = ""
     charts: Sequence[Chart] = ()
     tables: Sequence[Table] = ()
+    sentences: Sequence[str] = ()
 
 
 class Report(NamedTuple):
@@ -233,14 +240,15 @@ def _scaling_section(found: ScalingRun | None) -> list[Section]:
     """What the scaling study says whose learning part this is; nothing for other studies."""
     if found is None:
         return []
-    columns = system_columns(found.config)
+    named = list(found.config.cells[0].values) if found.measured else []
+    columns = ["status", *named, *SYSTEM_COLUMNS]
     return [
         Section(
             "scaling",
             "How it grows",
-            " ".join([*system_conclusions(found.system), *conclusions(found.learning)]),
-            scaling_charts(found),
-            [Table("system", "Training steps", columns, system_table(found.config, found.cells))]
+            sentences=[*(system_conclusions(found.system) if found.measured else []), *conclusions(found.learning)],
+            charts=scaling_charts(found),
+            tables=[Table("system", "Training steps", columns, system_table(found.config, found.cells))]
             if found.measured
             else [],
         )

@@ -29,6 +29,7 @@ LINES: dict[str, dict[str, Any]] = {
     "faint": {"width": 1, "color": "rgba(128, 128, 128, 0.45)"},
     "attained": {"width": 2, "color": "#ff7f0e", "shape": "hv"},
 }
+LEGEND_ABOVE, LEGEND_BELOW = ({"y": 1.02, "yanchor": "bottom"}, {"y": -0.28, "yanchor": "top"})
 AREA = "rgba(255, 127, 14, 0.2)"
 GRID = "rgba(128, 128, 128, 0.25)"
 
@@ -56,7 +57,8 @@ def embed(chart: Chart) -> list[str]:
 
 def _height(chart: Chart, panel: Panel) -> int:
     bars = {label for mark in panel.marks if isinstance(mark, Bars) for label in mark.labels}
-    return 90 + 36 * len(bars) if bars else HEIGHTS[len(chart.panels) > 1]
+    named = sum(bool(mark.name) for mark in panel.marks) if panel.title else 0
+    return 90 + 36 * len(bars) if bars else HEIGHTS[len(chart.panels) > 1] + 12 * named
 
 
 def _figure(chart: Chart, panel: Panel) -> go.Figure:
@@ -82,11 +84,11 @@ def _figure(chart: Chart, panel: Panel) -> go.Figure:
         margin={"l": 10, "r": 10, "t": 34 if panel.title else 10, "b": 110 if _is_coloured(panel) else 10},
         title={"text": panel.title, "font": {"size": 13}, "x": 0, "xref": "paper", "xanchor": "left"},
         font={"size": 12},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        legend={"orientation": "h", "x": 0, **(LEGEND_BELOW if panel.title else LEGEND_ABOVE)},
         showlegend=any(mark.name for mark in panel.marks),
         hoverlabel={"align": "left"},
         xaxis=_axis(panel.x, _places(panel)),
-        yaxis=_axis(panel.y, []) | ({"autorange": "reversed"} if bars_drawn else {}),
+        yaxis=_axis(panel.y, _heights(panel)) | ({"autorange": "reversed"} if bars_drawn else {}),
     )
     if not panel.marks:
         figure.add_annotation(text=panel.missing, showarrow=False, xref="paper", yref="paper", x=0.5, y=0.5)
@@ -181,6 +183,13 @@ def _places(panel: Panel) -> list[float]:
     return [*stacked.values(), *places]
 
 
+def _heights(panel: Panel) -> list[float]:
+    """Where the panel's data are from bottom to top; of other axes than logarithmic ones Plotly knows better."""
+    if not panel.y.log:
+        return []
+    return [float(height) for mark in panel.marks if not isinstance(mark, Bars) for height in mark.y]
+
+
 def _axis(axis: Axis, places: Sequence[float]) -> dict[str, Any]:
     written: dict[str, Any] = {
         "title": {"text": axis.label},
@@ -202,7 +211,14 @@ def _axis(axis: Axis, places: Sequence[float]) -> dict[str, Any]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten, from the first below to the first above; powers of ten alone over 3 decades."""
+    """1, 2 and 5 times powers of ten, from the first below to the first above; powers of ten alone over 3 decades.
+
+    Within less than half a decade, even steps of such a size.
+    """
+    if low < high < 3 * low:
+        power = 10.0 ** math.floor(math.log10((high - low) / 3))
+        step = power * max(digit for digit in (1, 2, 5) if digit * power <= (high - low) / 3)
+        return [step * count for count in range(math.floor(low / step), math.ceil(high / step) + 1)]
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     digits = (1, 2, 5) if last - first <= 3 else (1,)
     return [digit * 10.0**power for power in range(first, last + 1) for digit in digits]

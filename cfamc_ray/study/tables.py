@@ -57,7 +57,7 @@ def show_cell(column: str, value: object) -> str:
         return value
     metric = column.removesuffix("_mean").removesuffix("_low").removesuffix("_high")
     metric = metric.removesuffix("_searched").removesuffix("_flattered").removesuffix("_again")
-    if metric.endswith(("accuracy", "probability", "pgd20", "autoattack")):
+    if metric.endswith(("accuracy", "probability", "pgd20", "autoattack", "share", "efficiency")):
         return show_value("accuracy", float(value))  # type: ignore[arg-type]
     if "." in column:
         return show_setting(column, value)

@@ -11,7 +11,7 @@ from matplotlib.container import BarContainer
 
 from cfamc_ray.figures.chart import Area, Axis, Bars, Chart, Line, Panel, Points
 from cfamc_ray.figures.charts import curves_chart, growth_chart, spending_chart
-from cfamc_ray.figures.interactive import embed
+from cfamc_ray.figures.interactive import _log_ticks, embed
 from cfamc_ray.figures.static import draw
 from cfamc_ray.study.growth import Growth, find_spending
 from cfamc_ray.study.records import TrialRecord
@@ -62,6 +62,22 @@ def test_points_and_lines_of_one_hue_have_one_colour_in_both_libraries() -> None
     assert points == lines == ["#d62728", "#ff7f0e"]
     (page,) = embed(chart)
     assert page.lower().count("#d62728") == 2
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (0.06, 2.1, [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50]),
+        (3, 8000, [1, 10, 100, 1000, 10000]),
+        (1.1, 2.6, [1, 1.5, 2, 2.5, 3]),
+        (0.5, 1.0, [0.5, 0.6, 0.7, 0.8, 0.9, 1.0]),
+        (7, 7, [1, 2, 5, 10, 20, 50]),
+    ],
+)
+def test_ticks_of_a_page_s_log_axis_are_round_and_neither_crowded_nor_lone(
+    low: float, high: float, ticks: list[float]
+) -> None:
+    assert _log_ticks(low, high) == pytest.approx(ticks)
 
 
 def test_bars_of_one_label_are_stacked_and_the_first_is_on_top() -> None:
