@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
-from torchvision.utils import make_grid
 
 SCALARS = {
     "accuracy/clean": "clean_accuracy",
@@ -91,10 +91,10 @@ def crop_grids(crops_VbCHW: Tensor, delta_VbCHW: Tensor, *, epsilon: float) -> d
     """Pictures of crops, of the perturbed ones, and of the perturbation alone, one row for each image."""
 
     def grid(images_VbCHW: Tensor) -> Tensor:
-        V, _, C, H, W = images_VbCHW[:VIEWS].shape
-        images_NCHW = images_VbCHW[:VIEWS].transpose(0, 1).reshape(-1, C, H, W)
-        picture_CHW: Tensor = make_grid(images_NCHW.clamp(0, 1), nrow=V, padding=1)
-        return picture_CHW
+        framed_VbCHW = functional.pad(images_VbCHW[:VIEWS].clamp(0, 1), (1, 0, 1, 0))
+        V, b, C, H, W = framed_VbCHW.shape
+        rows_CHW = framed_VbCHW.permute(2, 1, 3, 0, 4).reshape(C, b * H, V * W)
+        return functional.pad(rows_CHW, (0, 1, 0, 1))
 
     magnified = 0.5 + delta_VbCHW / (2 * epsilon) if epsilon > 0 else torch.full_like(delta_VbCHW, 0.5)
     return {

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import optuna
 from optuna.exceptions import ExperimentalWarning
-from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import create_trial
 from scipy.stats import t
 
@@ -115,6 +114,8 @@ def _importances(
 ) -> dict[str, float]:
     if len(finished) < FEWEST or not keys or np.ptp(y_N) == 0:
         return {}
+    from optuna.importance import PedAnovaImportanceEvaluator  # noqa: PLC0415 (slow to import, and reports alone need it)
+
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
