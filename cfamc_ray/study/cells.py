@@ -29,7 +29,7 @@ COLUMNS = (
     "strong_efficiency",
     "peak_memory_bytes",
     "tflop_per_second",
-    "peak_tflop_per_second",
+    "peak_tflop_per_second",  # of the cell with the fastest product: another may have been disturbed
     "peak_share",
     "precision",
     "threads",
@@ -44,6 +44,16 @@ class Measured(NamedTuple):
     cell: Cell
     found: Mapping[str, Any]
     """As `measure_cell` gives it, with status and reason."""
+
+    @property
+    def arithmetic(self) -> tuple[str, str]:
+        """Precision and device."""
+        return self.found["precision"], self.found["device"]
+
+    @property
+    def product_rate(self) -> float:
+        """FLOP a second of a large matrix product in one worker."""
+        return float(self.found["product_flops_per_second"])
 
     @property
     def update_seconds(self) -> float:
@@ -120,7 +130,9 @@ def system_table(config: ScalingConfig, folder: CellFolder) -> list[dict[str, An
     for cell in config.cells:
         one, found = measured.get(cell.name), folder.read(cell) or {}
         known = {"status": found.get("status", "missing"), "reason": found.get("reason", "")}
-        rows.append({"cell": cell.name, **known, **cell.values, **(_numbers(one, measured.values()) if one else {})})
+        rows.append(
+            {"cell": cell.name, **known, **cell.values, **(_numbers(one, list(measured.values())) if one else {})}
+        )
     return rows
 
 
@@ -129,17 +141,17 @@ def system_columns(config: ScalingConfig) -> list[str]:
     return ["cell", "status", "reason", *config.cells[0].values, *COLUMNS]
 
 
-def _numbers(one: Measured, others: Any) -> dict[str, Any]:
+def _numbers(one: Measured, others: Sequence[Measured]) -> dict[str, Any]:
     found = one.found
     rate = found["flops"] / one.seconds("steps")
-    peak = found["product_flops_per_second"] * one.cell.workers
+    peak = one.cell.workers * max(other.product_rate for other in others if other.arithmetic == one.arithmetic)
     return {
         **dict(zip(RANGE, (statistics.median(one.speeds), min(one.speeds), max(one.speeds)), strict=True)),
         "seconds_per_update": one.update_seconds,
         **{f"{name}_share": share for name, share in one.phase_shares.items()},
         "communication_share": one.communication_share,
         "weak_efficiency": one.weak_efficiency,
-        "strong_efficiency": strong_efficiency(one, list(others)),
+        "strong_efficiency": strong_efficiency(one, others),
         "tflop_per_second": rate / 1e12,
         "peak_tflop_per_second": peak / 1e12,
         "peak_share": rate / peak,

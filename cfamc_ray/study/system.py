@@ -44,7 +44,7 @@ class Costs(NamedTuple):
 
     def describes(self, one: Measured) -> bool:
         """Whether a cell is one of those that this was fitted to."""
-        return (one.cell.workers, one.found["precision"], one.found["device"]) == (1, self.precision, self.device)
+        return (one.cell.workers, *one.arithmetic) == (1, self.precision, self.device)
 
 
 class SystemFits(NamedTuple):
@@ -60,7 +60,7 @@ def fit_system(measured: Sequence[Measured]) -> SystemFits:
     alone: dict[tuple[str, str], list[Measured]] = {}
     for one in measured:
         if one.cell.workers == 1:
-            alone.setdefault((one.found["precision"], one.found["device"]), []).append(one)
+            alone.setdefault(one.arithmetic, []).append(one)
     together = [one for one in measured if one.cell.workers > 1]
     return SystemFits(
         [_costs(cells) for cells in alone.values() if len(cells) >= FEWEST],
@@ -115,7 +115,7 @@ def _fit_seconds(cells: Sequence[Measured]) -> Coefficients:
         (("updated_parameter", "update"), updating),
         (("activation", "flop", "update"), [1 - share for share in updating]),
     )
-    fastest = {"flop": 1 / statistics.median(float(one.found["product_flops_per_second"]) for one in cells)}
+    fastest = {"flop": 1 / statistics.median(one.product_rate for one in cells)}
     found = dict.fromkeys(SECONDS_PER, 0.0)
     for names, shares in parts:
         amounts = [{name: _of_update(one)[name] for name in names} for one in cells]

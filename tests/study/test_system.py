@@ -105,6 +105,15 @@ def test_the_table_has_a_row_for_every_cell(tmp_path: Path) -> None:
     assert row["crops_share"] == 0
 
 
+def test_a_disturbed_product_is_not_a_cells_peak(tmp_path: Path) -> None:
+    folder, (disturbed, *others) = CellFolder(tmp_path), CONFIG.cells
+    folder.write(disturbed, {**found_of(disturbed), "product_flops_per_second": 1e9})
+    for cell in others:
+        folder.write(cell, found_of(cell))
+    for row, cell in zip(system_table(CONFIG, folder), CONFIG.cells, strict=True):
+        assert row["peak_tflop_per_second"] == pytest.approx(cell.workers)
+
+
 def test_several_workers_are_compared_with_one() -> None:
     every = measured(CONFIG)
     (pair,) = (one for one in every if one.cell.workers == 2)
