@@ -458,7 +458,7 @@ def _fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+    return bool(capabilities.get("amx_bf16"))  # with AVX-512 alone float32 was faster (LOG.md, 2026-11-23)
 
 
 def device_name(device: torch.device) -> str:

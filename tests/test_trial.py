@@ -18,7 +18,7 @@ from cfamc_ray.data.splits import Splits, load_splits
 from cfamc_ray.evaluation.cost import training_flops
 from cfamc_ray.method.encoder import load_encoder
 from cfamc_ray.method.loss import nt_xent_loss
-from cfamc_ray.trial import OutOfTime, Trial, TrialFailed, TrialMetrics, initial_encoder
+from cfamc_ray.trial import OutOfTime, Trial, TrialFailed, TrialMetrics, arithmetic, initial_encoder
 
 MEASURED = ("train_seconds", "eval_seconds", "overhead_seconds", "peak_memory_bytes", "crop_passes_per_second")
 """Metrics of the machine, not of the trial."""
@@ -354,6 +354,14 @@ def test_the_precision_is_reported_and_decides_the_type_of_the_weights(precision
     trial = tiny_trial(tiny_config(**{"pretraining.precision": precision}))
     assert trial.run_epoch().precision == precision
     assert trial.encoder.backbone.stem.weight.dtype == trial.delta_VbCHW.dtype == weights
+
+
+@pytest.mark.parametrize(("instructions", "autocast"), [("amx_bf16", torch.bfloat16), ("avx512_bf16", None)])
+def test_a_cpu_computes_in_bfloat16_where_it_has_amx(
+    instructions: str, autocast: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {instructions: True}, raising=False)
+    assert arithmetic("auto", torch.device("cpu")) == (torch.float32, autocast)
 
 
 def crops_of_all_minibatches(config: TrialConfig, splits: Splits, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:

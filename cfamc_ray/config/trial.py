@@ -202,7 +202,7 @@ class PretrainingConfig(Strict):
     """Whether torch.compile fuses the network: pays on long trials alone, and needs a C++ compiler on CPUs."""
     precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
     """Arithmetic of the network; the first layer's input, norms of rows and log-determinants stay in float32 at least.
-    `auto` is bfloat16 where the processor computes it fast, else float32."""
+    `auto` is bfloat16 on GPUs that compute it and CPUs with AMX, else float32."""
 
     @model_validator(mode="after")
     def _chunks_to_recompute(self) -> "PretrainingConfig":
