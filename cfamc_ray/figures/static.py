@@ -20,7 +20,7 @@ from cfamc_ray.study.wording import show_seconds
 
 PANEL_INCHES = ((7.2, 5.0), (4.0, 3.0))
 """Width and height of a panel that is alone, and of one among others."""
-MOST_INSIDE = 4
+MOST_INSIDE = 3
 """Names that a panel has room for."""
 DATED = {"svg": "Date", "pdf": "CreationDate"}
 """Formats that would note when they were written, and under which name."""

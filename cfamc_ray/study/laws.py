@@ -75,6 +75,11 @@ class HeldOut(NamedTuple):
         """Of the absolute errors."""
         return float(np.median(self.errors[name]))
 
+    @property
+    def helps(self) -> bool:
+        """Whether the law `factors` misses by less than who expects no change."""
+        return self.median("factors") < self.median("unchanged")
+
 
 def fit_law(keys: Sequence[str], sizes_NF: Array, errors_N: Array) -> Law:
     """Least squares; the floor is not negative.

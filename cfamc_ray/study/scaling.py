@@ -11,7 +11,7 @@ from cfamc_ray.study.cells import CellFolder, Measured, read_cells
 from cfamc_ray.study.laws import Fit, HeldOut, fit, held_out
 from cfamc_ray.study.learned import ACCURACIES, PASSES, Learned, factors, learned
 from cfamc_ray.study.records import TrialRecord, read_trials
-from cfamc_ray.study.splits import Doubling, Split, SplitCurves, best_splits, doubling, split_curves
+from cfamc_ray.study.splits import Doubling, Split, SplitCurves, best_splits, doublings, split_curves
 from cfamc_ray.study.system import SystemFits, fit_system, system_tree
 from cfamc_ray.study.wording import show_change, show_count, show_interval, show_point, show_value
 
@@ -66,7 +66,8 @@ class Fits(NamedTuple):
     total: Fit | None
     factors: Fit | None
     held_out: HeldOut | None
-    views: Doubling | None
+    views: Sequence[Doubling]
+    """Among all trials first, then for each setting of the other keys that are split."""
     splits: Sequence[Split]
     curves: Sequence[SplitCurves]
 
@@ -94,7 +95,7 @@ def _fits(config: ScalingConfig, found: Learned, metric: str) -> Fits:
         total=fitted([PASSES]),
         factors=by_factors,
         held_out=held_out(found, metric),
-        views=doubling(found, metric),
+        views=doublings(config, found, metric),
         splits=best_splits(config, found, metric, by_factors) if by_factors else [],
         curves=split_curves(config, found, metric, by_factors),
     )
@@ -121,7 +122,7 @@ def _tree(one: Fits) -> dict[str, Any]:
             "trials": one.held_out.trials,
             "median_absolute_error": {name: one.held_out.median(name) for name in one.held_out.errors},
         },
-        "views_doubled_at_equal_crop_passes": one.views and {**one.views._asdict(), "decided": one.views.decided},
+        "views_doubled_at_equal_crop_passes": [{**views._asdict(), "decided": views.decided} for views in one.views],
         "splits": [split._asdict() for split in one.splits],
     }
 
@@ -131,19 +132,24 @@ def conclusions(every: Sequence[Fits]) -> list[str]:
     found = []
     for one in every:
         name = one.metric.replace("_", " ")
-        if one.views:
-            change = show_change(one.metric, one.views.per_doubling)
-            interval = show_interval(one.metric, (one.views.low, one.views.high))
+        for views in one.views:
+            subject = (
+                f"With {show_point(views.among)} alone it is"
+                if views.among
+                else f"At equal crop passes, twice the crops and half the epochs change {name} by"
+            )
             found.append(
-                f"At equal crop passes, twice the crops and half the epochs change {name} by {change} (95 % interval "
-                f"{interval}, {one.views.blocks} groups): {'decided' if one.views.decided else 'not decided'}."
+                f"{subject} {show_change(one.metric, views.per_doubling)} (95 % interval "
+                f"{show_interval(one.metric, (views.low, views.high))}, {views.blocks} groups): "
+                f"{'decided' if views.decided else 'not decided'}."
             )
         if one.held_out:
             errors = {key: f"{100 * one.held_out.median(key):.1f}" for key in one.held_out.errors}
             found.append(
                 f"From the smaller budgets, the law of single factors misses {name} at the largest by "
                 f"{errors['factors']} points (median of {one.held_out.trials} trials), the law of crop passes alone by "
-                f"{errors['total']}, and who expects no change from the budget before by {errors['unchanged']}."
+                f"{errors['total']}, and who expects no change from the budget before by {errors['unchanged']}"
+                + ("." if one.held_out.helps else ": the law is not to be trusted beyond what was measured.")
             )
         for split in one.splits[-1:]:
             found.append(

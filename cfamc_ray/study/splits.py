@@ -21,6 +21,8 @@ class Doubling(NamedTuple):
 
     key: str
     metric: str
+    among: Mapping[str, Any]
+    """Settings of the trials that were looked at; empty for all."""
     per_doubling: float
     low: float
     high: float
@@ -60,7 +62,24 @@ class SplitCurves(NamedTuple):
     """What the law `factors` says of the same budgets, epochs being any number; empty without such a law."""
 
 
-def doubling(found: Learned, metric: str, key: str = VIEWS) -> Doubling | None:
+def doublings(config: ScalingConfig, found: Learned, metric: str) -> list[Doubling]:
+    """What twice the crops change among all trials, then for each setting of the other keys that are split.
+
+    Args:
+        config: of the run.
+        found: the trials.
+        metric: an accuracy.
+    """
+    others = [key for key in config.learning.split if key != VIEWS]
+    settings = {tuple(point[key] for key in others): None for point in found.points} if others else {}
+    among = [dict(zip(others, setting, strict=True)) for setting in settings]
+    every = [doubling(found, metric, among=each) for each in ({}, *(among if len(among) > 1 else ()))]
+    return [one for one in every if one]
+
+
+def doubling(
+    found: Learned, metric: str, key: str = VIEWS, *, among: Mapping[str, Any] | None = None
+) -> Doubling | None:
     """What a doubling of a factor changes at equal crop passes: more of it, and fewer epochs.
 
     The interval is Student's over blocks. None where fewer than two blocks have two sizes.
@@ -69,22 +88,24 @@ def doubling(found: Learned, metric: str, key: str = VIEWS) -> Doubling | None:
         found: the trials.
         metric: an accuracy.
         key: of the factor.
+        among: settings of the trials to look at; None for all.
     """
-    known = found.measured(metric)
+    known, among = found.measured(metric), among or {}
     blocks: dict[tuple[Any, ...], list[int]] = {}
     for place, point in enumerate(known.points):
-        others = tuple((name, value) for name, value in point.items() if name not in (key, EPOCHS))
-        blocks.setdefault((known.budgets[place], *others), []).append(place)
+        if among.items() <= point.items():
+            others = tuple((name, value) for name, value in point.items() if name not in (key, EPOCHS))
+            blocks.setdefault((known.budgets[place], *others), []).append(place)
     slopes = []
     for places in blocks.values():
-        doublings = np.log2([float(known.points[n][key]) for n in places])
-        if np.ptp(doublings) > 0:
-            slopes.append(np.polyfit(doublings, known.accuracies[metric][places], 1)[0])
+        logs = np.log2([float(known.points[n][key]) for n in places])
+        if np.ptp(logs) > 0:
+            slopes.append(np.polyfit(logs, known.accuracies[metric][places], 1)[0])
     if len(slopes) < 2:
         return None
     mean, error = float(np.mean(slopes)), float(np.std(slopes, ddof=1) / math.sqrt(len(slopes)))
     half = float(student.ppf(0.975, len(slopes) - 1)) * error
-    return Doubling(key, metric, mean, mean - half, mean + half, len(slopes))
+    return Doubling(key, metric, among, mean, mean - half, mean + half, len(slopes))
 
 
 def split_curves(config: ScalingConfig, found: Learned, metric: str, fitted: Fit | None) -> list[SplitCurves]:

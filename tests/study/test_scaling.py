@@ -1,6 +1,8 @@
 """Scaling laws: what was put in comes out, what is not decided is not claimed, and missing trials cost no law."""
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,8 @@ from cfamc_ray.config.scaling import ScalingConfig
 from cfamc_ray.study.laws import Fit, Law, fit, fit_law, held_out
 from cfamc_ray.study.learned import Learned, factors, learned, learning_columns, learning_table
 from cfamc_ray.study.records import TrialRecord
-from cfamc_ray.study.splits import best_splits, doubling, split_curves
+from cfamc_ray.study.scaling import conclusions, fit_learning
+from cfamc_ray.study.splits import best_splits, doubling, doublings, split_curves
 
 CONFIG = ScalingConfig.model_validate(
     {
@@ -35,6 +38,11 @@ TRUE = {"crops.views": (0.2, 0.8), "pretraining.epochs": (0.15, 0.5)}
 
 def error_of(point: Mapping[str, Any]) -> float:
     return 0.3 + sum(float(amount * (point[key] / 4) ** -exponent) for key, (amount, exponent) in TRUE.items())
+
+
+def half_as_long(point: Mapping[str, Any]) -> dict[str, Any]:
+    """What the budget before the largest trained of the same configuration."""
+    return {**point, "pretraining.epochs": point["pretraining.epochs"] / 2}
 
 
 def trained(noise: float = 0.0, seed: int = 0) -> list[TrialRecord]:
@@ -138,9 +146,23 @@ def test_what_is_unchanged_is_the_mean_of_the_same_configuration_at_the_budget_b
     found = held_out(learned(CONFIG, records), "clean_accuracy")
     assert found is not None
     largest = [r for r in records if r.value("crop_passes") > 19000]
-    before = [error_of({**r.point, "pretraining.epochs": int(r.point["pretraining.epochs"]) / 2}) for r in largest]
+    before = [error_of(half_as_long(record.point)) for record in largest]
     gaps = [abs(guess - error_of(record.point)) for guess, record in zip(before, largest, strict=True)]
     assert sorted(found.errors["unchanged"]) == pytest.approx(sorted(gaps), abs=1e-9)
+
+
+def test_a_law_that_misses_more_than_no_change_is_called_so() -> None:
+    def said(records: list[TrialRecord]) -> str:
+        return " ".join(conclusions(fit_learning(CONFIG, learned(CONFIG, records))))
+
+    stalled = [
+        replace(record, rows=[{**record.rows[-1], "clean_accuracy": 1 - error_of(half_as_long(record.point))}])
+        if record.value("crop_passes") > 19000
+        else record
+        for record in trained(0.002)
+    ]
+    assert "not to be trusted" not in said(trained(0.002))
+    assert "the law is not to be trusted beyond what was measured" in said(stalled)
 
 
 @pytest.mark.parametrize("budgets", [0, 1, 2])
@@ -162,6 +184,28 @@ def test_a_doubling_is_measured_within_blocks_of_equal_passes() -> None:
     assert effect.decided
     assert effect.blocks >= 8
     assert doubling(learned(CONFIG, records[:1]), "clean_accuracy") is None
+
+
+def test_what_a_doubling_changes_with_each_other_setting_that_is_split() -> None:
+    effect = {1: -0.03, 3: 0.01}
+    records = [
+        TrialRecord(number, point, [{"crop_passes": 1.0, "robust_accuracy": accuracy}], "finished")
+        for number, point in enumerate(CONFIG.learning_points)
+        for accuracy in [0.3 + effect[point["pretraining.replays"]] * math.log2(point["crops.views"])]
+    ]
+    found = learned(CONFIG, records)
+    every, once, thrice = doublings(CONFIG, found, "robust_accuracy")
+    assert (every.among, once.among, thrice.among) == ({}, {"pretraining.replays": 1}, {"pretraining.replays": 3})
+    assert (once.per_doubling, thrice.per_doubling) == pytest.approx((-0.03, 0.01))
+    assert once.per_doubling < every.per_doubling < thrice.per_doubling
+    assert every.blocks == once.blocks + thrice.blocks
+    said = " ".join(conclusions(fit_learning(CONFIG, found)))
+    assert "With replays 1 alone it is -3.0 points (95 % interval -3.0 to -3.0" in said
+    alone = CONFIG.model_copy(
+        update={"learning": CONFIG.learning.model_copy(update={"split": {"crops.views": (2, 4)}})}
+    )
+    assert [one.among for one in doublings(alone, found, "robust_accuracy")] == [{}]
+    assert doublings(CONFIG, found, "clean_accuracy") == []
 
 
 def test_where_noise_is_all_there_is_a_doubling_is_undecided() -> None:
