@@ -127,10 +127,10 @@ def test_it_writes_table_fits_and_figures_and_says_what_they_show(
     assert [row["budget"] for row in rows] == ["400"] * 4 + ["800"] * 4 + ["1600"] * 4
     fits = json.loads((folder / "fits.json").read_text())["learning"]["clean_accuracy"]
     assert fits["held_out"]["trials"] == 4
-    assert set(fits["held_out"]["median_absolute_error"]) == {"total", "factors", "unchanged"}
+    assert set(fits["held_out"]["mean_absolute_error"]) >= {"total", "factors", "unchanged"}
     assert fits["views_doubled_at_equal_crop_passes"][0]["per_doubling"] == pytest.approx(0.04, abs=0.03)
-    low, high = fits["laws"]["total"]["exponent_intervals_95"][0]
-    assert low <= fits["laws"]["total"]["exponents"][0] <= high
+    low, high = fits["laws"]["total"]["exponent_intervals_95"]["crop_passes"]
+    assert low <= fits["laws"]["total"]["exponents"]["crop_passes"] <= high
     assert [split["budget"] for split in fits["splits"]] == [400, 800, 1600]
     assert read_scaling(folder / "scaling.yaml") == CONFIG
     page = (folder / "learning" / "report" / "report.html").read_text(encoding="utf-8")

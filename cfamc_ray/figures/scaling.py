@@ -8,6 +8,7 @@ import numpy as np
 from cfamc_ray.figures.chart import Area, Axis, Bars, Chart, Line, Panel, Points
 from cfamc_ray.figures.charts import metric_axis
 from cfamc_ray.study.cells import Measured
+from cfamc_ray.study.laws import TOTAL
 from cfamc_ray.study.learned import PASSES, VIEWS, Learned
 from cfamc_ray.study.scaling import Fits, ScalingRun
 from cfamc_ray.study.splits import SplitCurves
@@ -98,7 +99,7 @@ def _growth_charts(found: Learned, every: Sequence[Fits]) -> list[Chart]:
         Chart("learning", "How error falls with crop passes", [_fall(found, one) for one in every] or [_nothing()], 2),
         Chart(
             "split",
-            "Equal crop passes: points as measured, lines as the law of factors has it",
+            "Equal crop passes: points as measured, lines as predicted",
             [_iso(split) for one in every for split in one.curves] or [_nothing()],
             2,
         ),
@@ -113,13 +114,13 @@ def _fall(found: Learned, one: Fits) -> Panel:
     """Log–log; each number of crops a colour of its own, the law of crop passes alone with its interval."""
     error = f"1 − {one.metric.replace('_', ' ')}"
     marks: list[Points | Line | Area] = []
-    if one.total:
+    if total := one.laws.get(TOTAL):
         low, high = np.log(found.passes.min()), np.log(found.passes.max())
         passes = np.exp(np.linspace(low, high, DRAWN))
-        bounds = one.total.interval(passes[:, None])
+        bounds = total.interval(passes[:, None])
         x = [*passes, *passes[::-1]]
         marks.append(Area("95 % interval", x, [*bounds[0], *bounds[1][::-1]]))
-        marks.append(Line("law of crop passes", list(passes), list(one.total.law.predict(passes[:, None])), "faint"))
+        marks.append(Line("law of crop passes", list(passes), list(total.law.predict(passes[:, None])), "faint"))
     for views in sorted({point[VIEWS] for point in found.points if VIEWS in point}):
         places = [n for n, point in enumerate(found.points) if point[VIEWS] == views]
         errors = [float(1 - found.accuracies[one.metric][n]) for n in places]

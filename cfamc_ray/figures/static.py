@@ -13,6 +13,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
+from matplotlib.transforms import ScaledTranslation
 
 from cfamc_ray.figures.chart import Area, Axis, Bars, Chart, Line, Panel, Points
 from cfamc_ray.figures.labels import Side, label_sides
@@ -22,6 +23,8 @@ PANEL_INCHES = ((7.2, 5.0), (4.0, 3.0))
 """Width and height of a panel that is alone, and of one among others."""
 MOST_INSIDE = 3
 """Names that a panel has room for."""
+BELOW_LABELS = 0.45
+"""Inches from a panel to names that it has no room for."""
 DATED = {"svg": "Date", "pdf": "CreationDate"}
 """Formats that would note when they were written, and under which name."""
 POINTS: dict[str, dict[str, Any]] = {
@@ -117,8 +120,10 @@ def _draw_panel(panel: Panel, axes: Axes, norm: LogNorm | None) -> None:
     names = [mark.name for mark in panel.marks if mark.name]
     bars = any(isinstance(mark, Bars) for mark in panel.marks)
     if names and (bars or len(names) > MOST_INSIDE):  # which leaves no room
-        columns = min(4 if bars else 2, len(names))
-        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.18), ncols=columns, frameon=False, fontsize=8)
+        columns = min(3 if bars else 2, len(names))
+        below = axes.transAxes + ScaledTranslation(0, -BELOW_LABELS, axes.figure.dpi_scale_trans)
+        style = {"ncols": columns, "frameon": False, "fontsize": 8}
+        axes.legend(loc="upper left", bbox_to_anchor=(0, 0), bbox_transform=below, **style)
     elif names:
         axes.legend(loc="best", frameon=False, fontsize=8)
 

@@ -1,6 +1,6 @@
 """All that a scaling study says: both parts of its run; of what is learned the laws, the splits, and sentences."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,13 +8,22 @@ import numpy as np
 
 from cfamc_ray.config.scaling import ScalingConfig
 from cfamc_ray.study.cells import CellFolder, Measured, read_cells
-from cfamc_ray.study.laws import Fit, HeldOut, fit, held_out
-from cfamc_ray.study.learned import ACCURACIES, PASSES, Learned, factors, learned
+from cfamc_ray.study.laws import FACTORS, PAIRS, TOTAL, UNCHANGED, Fit, HeldOut, Terms, fit, forms, held_out
+from cfamc_ray.study.learned import ACCURACIES, Learned, learned
 from cfamc_ray.study.records import TrialRecord, read_trials
 from cfamc_ray.study.splits import Doubling, Split, SplitCurves, best_splits, doublings, split_curves
 from cfamc_ray.study.system import SystemFits, fit_system, system_tree
 from cfamc_ray.study.wording import show_change, show_count, show_interval, show_point, show_value
 
+PREDICTORS = {
+    TOTAL: "the law of crop passes alone",
+    FACTORS: "the law of single factors",
+    PAIRS: "the law of factors and their pairs",
+    UNCHANGED: "who expects no change from the budget before",
+}
+"""Of the largest budget, in words."""
+DECIDED = 0.95
+"""Share of the resampled laws that must agree."""
 CONFIG, LEARNING, SYSTEM = "scaling.yaml", "learning", "system"
 """In a run's folder: the space as resolved, the study of the learning part, the cells of the system part."""
 
@@ -39,7 +48,7 @@ class ScalingRun(NamedTuple):
     @property
     def fitted(self) -> bool:
         """Whether anything could be."""
-        return bool(self.system.costs) or any(one.total for one in self.learning)
+        return bool(self.system.costs) or any(one.laws for one in self.learning)
 
     @property
     def tree(self) -> dict[str, Any]:
@@ -60,11 +69,11 @@ def read_run(config: ScalingConfig, folder: Path) -> ScalingRun:
 
 
 class Fits(NamedTuple):
-    """All that the learning part says of one accuracy; None for what too few trials leave open."""
+    """All that the learning part says of one accuracy."""
 
     metric: str
-    total: Fit | None
-    factors: Fit | None
+    laws: Mapping[str, Fit]
+    """By name; without those that too few trials leave open."""
     held_out: HeldOut | None
     views: Sequence[Doubling]
     """Among all trials first, then for each setting of the other keys that are split."""
@@ -83,22 +92,26 @@ def fit_learning(config: ScalingConfig, found: Learned) -> list[Fits]:
 
 
 def _fits(config: ScalingConfig, found: Learned, metric: str) -> Fits:
-    def fitted(keys: Sequence[str]) -> Fit | None:
-        try:
-            return fit(found, metric, keys) if keys else None
-        except ValueError:
-            return None
-
-    by_factors = fitted(factors(found))
+    split = config.learning.split
+    tried = {name: _fit(found, metric, terms) for name, terms in forms(found, split).items()}
+    laws = {name: fitted for name, fitted in tried.items() if fitted}
+    judged = held_out(found, metric, split)
+    chosen = laws.get(judged.best if judged else FACTORS)
     return Fits(
         metric=metric,
-        total=fitted([PASSES]),
-        factors=by_factors,
-        held_out=held_out(found, metric),
+        laws=laws,
+        held_out=judged,
         views=doublings(config, found, metric),
-        splits=best_splits(config, found, metric, by_factors) if by_factors else [],
-        curves=split_curves(config, found, metric, by_factors),
+        splits=best_splits(config, found, metric, chosen) if chosen else [],
+        curves=split_curves(config, found, metric, chosen),
     )
+
+
+def _fit(found: Learned, metric: str, terms: Terms) -> Fit | None:
+    try:
+        return fit(found, metric, terms) if terms else None
+    except ValueError:
+        return None
 
 
 def fits_tree(every: Sequence[Fits]) -> dict[str, Any]:
@@ -107,20 +120,19 @@ def fits_tree(every: Sequence[Fits]) -> dict[str, Any]:
 
 
 def _tree(one: Fits) -> dict[str, Any]:
-    laws = {"total": one.total, "factors": one.factors}
     return {
         "laws": {
             name: {
                 **fitted.law._asdict(),
-                "exponent_intervals_95": [fitted.exponent_interval(place) for place in range(len(fitted.law.keys))],
+                "exponent_intervals_95": {key: fitted.exponent_interval(key) for key in fitted.law.exponents},
             }
-            for name, fitted in laws.items()
-            if fitted
+            for name, fitted in one.laws.items()
         },
         "held_out": one.held_out
         and {
             "trials": one.held_out.trials,
-            "median_absolute_error": {name: one.held_out.median(name) for name in one.held_out.errors},
+            "mean_absolute_error": {name: one.held_out.mean(name) for name in one.held_out.errors},
+            "best": one.held_out.best,
         },
         "views_doubled_at_equal_crop_passes": [{**views._asdict(), "decided": views.decided} for views in one.views],
         "splits": [split._asdict() for split in one.splits],
@@ -144,12 +156,11 @@ def conclusions(every: Sequence[Fits]) -> list[str]:
                 f"{'decided' if views.decided else 'not decided'}."
             )
         if one.held_out:
-            errors = {key: f"{100 * one.held_out.median(key):.1f}" for key in one.held_out.errors}
+            errors = [f"{100 * one.held_out.mean(key):.1f} by {PREDICTORS[key]}" for key in one.held_out.errors]
             found.append(
-                f"From the smaller budgets, the law of single factors misses {name} at the largest by "
-                f"{errors['factors']} points (median of {one.held_out.trials} trials), the law of crop passes alone by "
-                f"{errors['total']}, and who expects no change from the budget before by {errors['unchanged']}"
-                + ("." if one.held_out.helps else ": the law is not to be trusted beyond what was measured.")
+                f"From the smaller budgets, {name} at the largest is predicted to within (points, means of "
+                f"{one.held_out.trials} trials) {', '.join(errors[:-1])} and {errors[-1]}"
+                + ("." if one.held_out.helps else ": no law is to be trusted beyond what was measured.")
             )
         for split in one.splits[-1:]:
             found.append(
@@ -157,6 +168,6 @@ def conclusions(every: Sequence[Fits]) -> list[str]:
                 f"({show_value(one.metric, split.measured_accuracy)}); predicted best is "
                 f"{show_point(split.predicted)} "
                 f"({show_value(one.metric, split.predicted_accuracy)}), and {split.support:.0%} of the laws fitted to "
-                "noise drawn anew agree in its crops."
+                f"noise drawn anew agree in its crops: {'decided' if split.support >= DECIDED else 'not decided'}."
             )
     return found or ["Too few trials have finished to say anything."]

@@ -44,7 +44,7 @@ class Split(NamedTuple):
     """The point with the best mean over its seeds."""
     measured_accuracy: float
     predicted: Mapping[str, Any]
-    """The point that the law `factors` puts first, among whole numbers within the sizes that were tried."""
+    """The point that the law puts first, among whole numbers within the sizes that were tried."""
     predicted_accuracy: float
     support: float
     """Share of the resampled laws that put the same number of views first."""
@@ -59,7 +59,7 @@ class SplitCurves(NamedTuple):
     curves: Mapping[float, Mapping[float, float]]
     """Mean over seeds, by budget and crops, both ascending."""
     predicted: Mapping[float, Mapping[float, float]]
-    """What the law `factors` says of the same budgets, epochs being any number; empty without such a law."""
+    """What the law says of the same budgets, epochs being any number; empty without such a law."""
 
 
 def doublings(config: ScalingConfig, found: Learned, metric: str) -> list[Doubling]:
@@ -115,7 +115,7 @@ def split_curves(config: ScalingConfig, found: Learned, metric: str, fitted: Fit
         config: of the run.
         found: the trials.
         metric: an accuracy.
-        fitted: the law `factors`, where there is one.
+        fitted: the law that predicts, where there is one.
     """
     known = found.measured(metric)
     shared = {key: config.trial.value_of(key) for key in config.learning.vary}
@@ -143,7 +143,9 @@ def _predicted(
     places = np.geomspace(views[0], views[-1], DRAWN)
     per_view = config.trial.with_values({**held, VIEWS: int(views[0])}).crop_passes_per_epoch / views[0]
     sizes = {VIEWS: places, EPOCHS: budget / (per_view * places)}
-    sizes_NF = np.column_stack([sizes.get(key, np.full(DRAWN, float(held.get(key, 1)))) for key in fitted.law.keys])
+    sizes_NF = np.column_stack(
+        [sizes.get(key, np.full(DRAWN, float(held.get(key, 1)))) for key in fitted.law.exponents]
+    )
     return dict(zip(map(float, places), map(float, 1 - fitted.law.predict(sizes_NF)), strict=True))
 
 
@@ -154,7 +156,7 @@ def best_splits(config: ScalingConfig, found: Learned, metric: str, fitted: Fit)
         config: of the run.
         found: the trials.
         metric: an accuracy.
-        fitted: the law `factors`.
+        fitted: the law that predicts.
     """
     known = found.measured(metric)
     splits = []
@@ -165,7 +167,7 @@ def best_splits(config: ScalingConfig, found: Learned, metric: str, fitted: Fit)
         candidates = _candidates(config, known, float(budget))
         if not candidates:
             continue
-        sizes_NF = np.array([[float(point[key]) for key in fitted.law.keys] for point in candidates])
+        sizes_NF = np.array([[float(point[key]) for key in fitted.law.exponents] for point in candidates])
         errors_N = fitted.law.predict(sizes_NF)
         first = candidates[int(np.argmin(errors_N))]
         firsts = [candidates[int(np.argmin(law.predict(sizes_NF)))] for law in fitted.resampled]
