@@ -112,7 +112,7 @@ def test_it_writes_table_fits_and_figures_and_says_what_they_show(
     assert "weak efficiency 80.0%; the sum of the gradients takes 10.0% of the time" in said.out
     assert "12 of 12 trials of grown have finished" in said.out
     assert "twice the crops and half the epochs change clean accuracy by +" in said.out
-    assert said.out.count("groups): ") == said.out.count("agree in its crops: ") == 2
+    assert said.out.count("groups): ") == said.out.count("noise drawn anew agree: ") == 2
     assert said.out.count("decided.") == 4
     folder = tmp_path / "runs" / "grown"
     assert {path.name for path in folder.iterdir()} == {

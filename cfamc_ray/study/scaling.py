@@ -168,6 +168,6 @@ def conclusions(every: Sequence[Fits]) -> list[str]:
                 f"({show_value(one.metric, split.measured_accuracy)}); predicted best is "
                 f"{show_point(split.predicted)} "
                 f"({show_value(one.metric, split.predicted_accuracy)}), and {split.support:.0%} of the laws fitted to "
-                f"noise drawn anew agree in its crops: {'decided' if split.support >= DECIDED else 'not decided'}."
+                f"noise drawn anew agree: {'decided' if split.support >= DECIDED else 'not decided'}."
             )
     return found or ["Too few trials have finished to say anything."]

@@ -1,7 +1,7 @@
 """How a budget of crop passes is best split between crops, replays and epochs."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -44,10 +44,10 @@ class Split(NamedTuple):
     """The point with the best mean over its seeds."""
     measured_accuracy: float
     predicted: Mapping[str, Any]
-    """The point that the law puts first, among whole numbers within the sizes that were tried."""
+    """The point that the law puts first, among whole numbers within the sizes that were tried; of its factors alone."""
     predicted_accuracy: float
     support: float
-    """Share of the resampled laws that put the same number of views first."""
+    """Share of the resampled laws that put the same first."""
 
 
 class SplitCurves(NamedTuple):
@@ -93,14 +93,16 @@ def doubling(
     known, among = found.measured(metric), among or {}
     blocks: dict[tuple[Any, ...], list[int]] = {}
     for place, point in enumerate(known.points):
-        if among.items() <= point.items():
+        if key in point and among.items() <= point.items():
             others = tuple((name, value) for name, value in point.items() if name not in (key, EPOCHS))
             blocks.setdefault((known.budgets[place], *others), []).append(place)
     slopes = []
     for places in blocks.values():
         logs = np.log2([float(known.points[n][key]) for n in places])
+        values = known.accuracies[metric][places]
         if np.ptp(logs) > 0:
-            slopes.append(np.polyfit(logs, known.accuracies[metric][places], 1)[0])
+            # A line through equal values has a slope of rounding errors, which would all have one sign.
+            slopes.append(np.polyfit(logs, values, 1)[0] if np.ptp(values) > 0 else 0.0)
     if len(slopes) < 2:
         return None
     mean, error = float(np.mean(slopes)), float(np.std(slopes, ddof=1) / math.sqrt(len(slopes)))
@@ -164,14 +166,13 @@ def best_splits(config: ScalingConfig, found: Learned, metric: str, fitted: Fit)
         here = known.take(known.budgets == budget)
         means = [here.mean_of_alike(metric, point) for point in here.points]
         best = int(np.argmax(means))
-        candidates = _candidates(config, known, float(budget))
-        if not candidates:
+        candidates = _candidates(config, known, float(budget), fitted.law.exponents)
+        if len(candidates) < 2:  # nothing to choose
             continue
         sizes_NF = np.array([[float(point[key]) for key in fitted.law.exponents] for point in candidates])
         errors_N = fitted.law.predict(sizes_NF)
         first = candidates[int(np.argmin(errors_N))]
-        firsts = [candidates[int(np.argmin(law.predict(sizes_NF)))] for law in fitted.resampled]
-        same = [other.get(VIEWS) == first.get(VIEWS) for other in firsts]
+        same = [candidates[int(np.argmin(law.predict(sizes_NF)))] == first for law in fitted.resampled]
         splits.append(
             Split(
                 budget=float(budget),
@@ -186,18 +187,22 @@ def best_splits(config: ScalingConfig, found: Learned, metric: str, fitted: Fit)
     return splits
 
 
-def _candidates(config: ScalingConfig, found: Learned, budget: float) -> list[dict[str, Any]]:
-    """Whole numbers within the sizes that were tried, whose passes are the budget's; images and width as in `trial`."""
+def _candidates(config: ScalingConfig, found: Learned, budget: float, known: Collection[str]) -> list[dict[str, Any]]:
+    """Whole numbers within the sizes that were tried, whose passes are the budget's; all else as in `trial`.
+
+    Of each point the factors that a law knows, and epochs.
+    """
     learning = config.learning
     ranges: dict[str, Sequence[Any]] = {}
-    for key in learning.split:
+    for key in [key for key in learning.split if key in known]:
         values = sorted({point[key] for point in found.points})
         whole = all(isinstance(value, int) for value in values)
         ranges[key] = range(values[0], values[-1] + 1) if whole else values
+    held = {key: config.trial.value_of(key) for key in learning.vary if key in known}
     most = max(int(point[EPOCHS]) for point in found.points)
     points = []
     for combination in product(*ranges.values()):
-        point = {key: config.trial.value_of(key) for key in learning.vary} | dict(zip(ranges, combination, strict=True))
+        point = held | dict(zip(ranges, combination, strict=True))
         epochs = config.epochs_for(point, int(budget))
         if 0 < epochs <= most:
             points.append({**point, EPOCHS: epochs})

@@ -299,6 +299,48 @@ def test_predicted_curves_follow_the_law_through_what_was_measured_without_noise
     assert all(not one.predicted for one in split_curves(CONFIG, found, "clean_accuracy", None))
 
 
+def drawn(split: dict[str, Any], robust: float) -> tuple[ScalingConfig, Learned]:
+    """Trials of another split, with accuracies of noise alone and one that is always the same."""
+    learning = {"crop_passes": [4800, 9600, 19200], "split": split, "seeds": [2]}
+    config = ScalingConfig.model_validate(CONFIG.model_dump() | {"learning": learning})
+    draw = np.random.default_rng(0)
+    records = []
+    for number, point in enumerate(config.learning_points):
+        passes = config.trial.with_values(dict(point)).crop_passes
+        row = {"crop_passes": passes, "clean_accuracy": draw.normal(0.5, 0.02), "robust_accuracy": robust}
+        records.append(TrialRecord(number, point, [row], "finished"))
+    return config, learned(config, records)
+
+
+def test_a_study_that_does_not_split_the_crops_says_nothing_of_them() -> None:
+    config, found = drawn({"pretraining.replays": [1, 2, 3]}, 0.0)
+    assert doublings(config, found, "clean_accuracy") == []
+    said = conclusions(fit_learning(config, found))
+    assert not any("twice the crops" in sentence for sentence in said)
+    assert any("predicted best is replays" in sentence for sentence in said)
+
+
+def test_a_law_predicts_nothing_of_what_has_no_number() -> None:
+    config, found = drawn({"encoder.norm": ["batch", "group"], "crops.views": [2, 4]}, 0.0)
+    for one in fit_learning(config, found):
+        for split in one.splits:
+            assert set(split.predicted) == {"crops.views", "pretraining.epochs"}
+            assert set(split.measured) == {"encoder.norm", "crops.views", "pretraining.epochs"}
+
+
+def test_where_there_is_one_choice_none_is_recommended() -> None:
+    config, found = drawn({"encoder.norm": ["batch", "group"], "crops.views": [4]}, 0.0)
+    assert [one.splits for one in fit_learning(config, found)] == [[], []]
+
+
+@pytest.mark.parametrize("robust", [0.0, 0.2, 0.7])
+def test_what_never_changes_is_not_decided(robust: float) -> None:
+    config, found = drawn({"crops.views": [2, 4, 8], "pretraining.replays": [1, 3]}, robust)
+    effects = doublings(config, found, "robust_accuracy")
+    assert effects
+    assert not any(one.decided for one in effects)
+
+
 def test_the_table_has_every_trial_and_nothing_for_what_is_missing() -> None:
     records = [*trained()[:2], TrialRecord(2, CONFIG.learning_points[2], (), "failed", "diverged")]
     table = learning_table(CONFIG, records)
