@@ -1,6 +1,7 @@
 """What the commands have in common: bad input, the folder that they go on in, and what to type next."""
 
 import argparse
+import errno
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,23 +16,44 @@ from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import Config
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.process import INTERRUPTED, command_process, exit_code_of_signal
 from cfamc_ray.study.cost_model import CostModel, Work
-from cfamc_ray.study.records import TrialRecord, read_config, read_trials
+from cfamc_ray.study.images import Digests, check_same, data_of
+from cfamc_ray.study.records import STUDY, TrialRecord, read_config, read_trials, trial_folders
 from cfamc_ray.study.system import read_costs
 from cfamc_ray.study.wording import show_count, show_seconds
 from cfamc_ray.terminal import add_detail_options, detail_words
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C."""
+OF_PLACES = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "name a place that can be read and written"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room there; then type the command again, with --resume"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.ELOOP), "name another place"),
+    errno.ENAMETOOLONG: "name a shorter one",
+}
+"""What an operating system says of a place that a person named, and what would be right."""
 
 
 def exit_code(command: Callable[[], int]) -> int:
-    """Run a command; 2 for bad input, whose message is printed without a traceback."""
-    try:
-        return command()
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
+    """Run a command; 2 for bad input, whose message is printed without a traceback.
+
+    Ctrl-C, SIGTERM and SIGHUP end it alike, with 130, 143 and 129.
+    """
+    with command_process():
+        try:
+            code = command()
+        except InputError as error:
+            print(error, file=sys.stderr)
+            return 2
+        except OSError as error:
+            if error.errno not in OF_PLACES:
+                raise
+            what = error.filename or "a file that is written"
+            print(f"{what}: {error.strerror}; {OF_PLACES[error.errno]}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("Interrupted", file=sys.stderr)
+            code = INTERRUPTED
+        return exit_code_of_signal() if code == INTERRUPTED else code
 
 
 @contextmanager
@@ -141,16 +163,29 @@ def expected_cost(costs: CostModel, sample: Sequence[TrialConfig], *, trials: in
     )
 
 
-def check_data(trials: Iterable[TrialConfig]) -> None:
+def check_data(config: Config, trials: Iterable[TrialConfig], *folders: Path) -> Digests:
     """Refuse bad data, and have it downloaded once, before any trial trains.
 
+    Args:
+        config: of the study.
+        trials: whose images are looked at.
+        folders: of studies that are about the same images.
+
+    Returns:
+        digests of the images that all trials share, to be noted beside the study.
+
     Raises:
-        InputError: where a trial's images are missing, too few, or not what they should be.
+        InputError: where a trial's images are missing, too few, not what they should be, or others than a folder's.
     """
-    from cfamc_ray.data.splits import load_splits  # noqa: PLC0415 (torch is slow to import, and not needed above)
+    from cfamc_ray.data.content import content_digest  # noqa: PLC0415 (torch is slow to import, and not needed above)
+    from cfamc_ray.data.splits import load_splits  # noqa: PLC0415
 
     for data, judged_on in dict.fromkeys((trial.data, trial.judged_on) for trial in trials):
         load_splits(data, judged_on=judged_on)
+    digests = {key: content_digest(data) for key, data in data_of(config).items()}
+    for folder in folders:
+        check_same(folder, digests, config=config)
+    return digests
 
 
 def program(name: str) -> str:
@@ -169,14 +204,6 @@ def whole_table(table: Table) -> str:
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
-def with_absolute_path(config: Config) -> Config:
-    """The same, with data paths that another process finds too; those in CFAMC_DATA's folder stay as they are."""
-    data = {"data": config.trial.data, "evaluation.transfer": config.trial.evaluation.transfer}
-    paths = {f"{key}.path": Path(source.path) for key, source in data.items() if source and source.path}
-    found = {key: str(path.resolve()) for key, path in paths.items() if path.exists()}
-    return config.model_copy(update={"trial": config.trial.with_values(found)})
-
-
 def check_folder(
     config: StudyConfig, folder: Path, *, resume: bool, over: Callable[[Sequence[TrialRecord]], str] | None = None
 ) -> bool:
@@ -191,26 +218,41 @@ def check_folder(
     Raises:
         InputError: where it holds another study, or an unfinished one without `resume`, or none to resume.
     """
-    if not (folder / "study.yaml").exists():
+    records = read_trials(folder)
+    if not records and not (folder / STUDY).exists():
         if resume:
             raise InputError(f"{folder}: there is nothing to resume; leave out --resume to begin")
         return False
-    different = sorted(_differences(read_config(folder).identity(), config.identity()))
+    different = _different(config, folder, records, resume=resume)
     if different:
         raise InputError(
             f"{folder}: belongs to a study of another space (different: {', '.join(different)}); "
             "name another folder with --out, or another study with --set name=NAME"
         )
-    records = read_trials(folder)
     ended = sum(record.ended for record in records)
     spent = over(records) if over else len(records) >= config.budget.trials
     finished = ended == len(records) and bool(spent)
     if records and not finished and not resume:
+        damaged = [str(found.path) for trial in trial_folders(folder) for found in trial.damaged()]
+        remark = f" (damaged: {', '.join(damaged)})" if damaged else ""
         raise InputError(
-            f"{folder}: holds this study with {ended} of {config.budget.trials} trials ended; "
+            f"{folder}: holds this study with {ended} of {config.budget.trials} trials ended"
+            f"{remark}; "
             "type the command again with --resume to go on, or name another folder with --out"
         )
     return finished
+
+
+def _different(config: StudyConfig, folder: Path, records: Sequence[TrialRecord], *, resume: bool) -> list[str]:
+    """Keys in which a folder's study is another one; where its study.yaml is lost, its trials tell the space."""
+    try:
+        known = read_config(folder).identity()
+    except InputError as error:
+        if not resume:
+            raise InputError(f"{error}; with --resume it is written again") from None
+        print(f"{error}; it is written again", file=sys.stderr)
+        return [] if all(config.contains(record.point) for record in records) else ["space"]
+    return sorted(_differences(known, config.identity()))
 
 
 def _differences(one: Any, other: Any, key: str = "") -> list[str]:

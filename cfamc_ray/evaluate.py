@@ -21,8 +21,9 @@ from cfamc_ray.config.protocol import HEADS, PROTOCOLS, ProtocolConfig
 from cfamc_ray.config.reading import resolve_protocol
 from cfamc_ray.config.recipes import PublishedRow, read_recipe, recipe_names
 from cfamc_ray.config.trial import DataConfig, TrialConfig
+from cfamc_ray.files import write_text
 from cfamc_ray.study.environment import environment
-from cfamc_ray.study.records import TrialFolder, read_config, read_trials, trial_name, write_text
+from cfamc_ray.study.records import TrialFolder, read_config, read_trials, trial_name
 from cfamc_ray.study.wording import show_radius, show_seconds, show_value
 from cfamc_ray.terminal import Detail, ProgressView, add_detail_options, say
 

@@ -5,6 +5,7 @@ Knows nothing of Ray; the study's trainables and the command that trains a singl
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -15,9 +16,10 @@ from cfamc_ray.allocator import keep_freed_memory, release_freed_memory
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.data.splits import Splits, load_splits
+from cfamc_ray.files import set_aside
 from cfamc_ray.study.records import Status, TrialFolder
 from cfamc_ray.tensorboard import TrialEvents
-from cfamc_ray.trial import OutOfTime, Place, Trial, TrialFailed
+from cfamc_ray.trial import CheckpointError, OutOfTime, Place, Trial, TrialFailed
 
 SHOWN = 4
 """Images whose crops TensorBoard shows."""
@@ -106,10 +108,17 @@ class RecordedTrial:
         on_minibatch: Callable[[], None] = lambda: None,
     ) -> None:
         self.folder = folder
-        self.trial = Trial(config, splits, place=place, seconds=seconds, on_minibatch=on_minibatch)
-        if folder.checkpoint.exists():
-            self.trial.load(folder.checkpoint)
+        begin = partial(Trial, config, splits, place=place, seconds=seconds, on_minibatch=on_minibatch)
+        self.trial = begin()
         self.writes = self.trial.place.rank == 0
+        if folder.checkpoint.exists():
+            try:
+                self.trial.load(folder.checkpoint)
+            except CheckpointError as error:
+                print(f"{error}; the trial begins anew", flush=True)
+                self.trial = begin()
+                if self.writes:
+                    set_aside(folder.checkpoint)
         self.events = TrialEvents(folder.path, point, first_epoch=self.trial.epoch + 1) if self.writes else None
 
     def __enter__(self) -> "RecordedTrial":

@@ -25,6 +25,7 @@ from cfamc_ray.figures.charts import (
 )
 from cfamc_ray.figures.scaling import scaling_charts
 from cfamc_ray.figures.static import save_chart
+from cfamc_ray.files import write_text
 from cfamc_ray.study.advice import Advice, advise, cost_ladder, headline
 from cfamc_ray.study.answer import answer
 from cfamc_ray.study.cells import system_table
@@ -35,11 +36,11 @@ from cfamc_ray.study.published import published_results
 from cfamc_ray.study.records import (
     TrialRecord,
     read_config,
+    read_environment,
     read_trials,
     table_columns,
     trials_table,
     with_cost,
-    write_text,
 )
 from cfamc_ray.study.scaling import CONFIG, ScalingRun, conclusions, read_run
 from cfamc_ray.study.system import system_conclusions
@@ -209,7 +210,7 @@ def make_report(folder: Path, *, budget: float | None = None, scaling: ScalingRu
         recommended=_recommended(config, advice),
         commands=[(f"{one.role} (trial {one.record.number})", _command(folder, one)) for one in advice],
         sections=sections,
-        environment=_read_json(folder / "environment.json"),
+        environment=dict(read_environment(folder)),
     )
 
 
@@ -301,8 +302,3 @@ def _value(text: str) -> float | str | None:
         return float(text) if text else None
     except ValueError:
         return text
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return known

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cfamc_ray.command import (
-    INTERRUPTED,
     add_costs_option,
     add_run_options,
     check_data,
@@ -16,17 +15,19 @@ from cfamc_ray.command import (
     exit_code,
     expected_cost,
     typed_again,
-    with_absolute_path,
 )
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import dump_study, find_space, read_scaling
 from cfamc_ray.config.scaling import ScalingConfig
+from cfamc_ray.files import write_text
+from cfamc_ray.process import INTERRUPTED
 from cfamc_ray.study.cells import CellFolder, system_columns, system_table
 from cfamc_ray.study.cost_model import CostModel
+from cfamc_ray.study.images import Digests, found_from, note, portable
 from cfamc_ray.study.learned import learning_columns, learning_table
 from cfamc_ray.study.lock import only_driver
 from cfamc_ray.study.mirror import mirrored
-from cfamc_ray.study.records import csv_text, write_text
+from cfamc_ray.study.records import csv_text
 from cfamc_ray.study.scaling import CONFIG, LEARNING, SYSTEM, conclusions, read_run
 from cfamc_ray.study.system import system_conclusions
 from cfamc_ray.terminal import say
@@ -55,7 +56,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _scale(arguments: argparse.Namespace) -> int:
-    config = with_absolute_path(read_scaling(find_space(arguments.space), arguments.overrides))
+    space = find_space(arguments.space)
+    config = found_from(read_scaling(space, arguments.overrides), space.parent)
     folder = (arguments.out / config.name).resolve()
     wanted = _wanted(config, arguments)
     costs = costs_of(arguments, config.learning_study) if LEARNING in wanted else None
@@ -105,7 +107,7 @@ def _measure(config: ScalingConfig, folder: Path, arguments: argparse.Namespace,
 
     say(f"{config.name}: {missing} cells to measure → {cells.path}", arguments.detail)
     with only_driver(cells.path):
-        write_text(folder / CONFIG, dump_study(config))
+        write_text(folder / CONFIG, dump_study(portable(config, folder)))
         try:
             run_cells(config, cells, address=arguments.address, detail=arguments.detail)
         except KeyboardInterrupt:
@@ -122,8 +124,13 @@ def _has_learned(config: ScalingConfig, folder: Path) -> bool:
     study = config.learning_study
     if check_folder(study, folder, resume=(folder / "study.yaml").exists()):
         return True
-    check_data(study.trial_at(point) for point in study.first_points)
+    _check_images(config, folder)
     return False
+
+
+def _check_images(config: ScalingConfig, folder: Path) -> Digests:
+    study = config.learning_study
+    return check_data(config, map(study.trial_at, study.first_points), folder)
 
 
 def _learn(config: ScalingConfig, folder: Path, arguments: argparse.Namespace, costs: CostModel | None) -> bool:
@@ -131,9 +138,11 @@ def _learn(config: ScalingConfig, folder: Path, arguments: argparse.Namespace, c
     from cfamc_ray.orchestration.run import run_study  # noqa: PLC0415
 
     study, inner = config.learning_study, folder / LEARNING
+    digests = _check_images(config, inner)
     say(f"{config.name}: {study.budget.trials} trials → {inner}", arguments.detail)
     with only_driver(inner):
-        write_text(folder / CONFIG, dump_study(config))
+        write_text(folder / CONFIG, dump_study(portable(config, folder)))
+        note(inner, digests, config=config)
         try:
             return bool(run_study(study, inner, address=arguments.address, detail=arguments.detail, costs=costs))
         except KeyboardInterrupt:

@@ -17,7 +17,6 @@ from typing import Any, TextIO
 from rich.table import Table
 
 from cfamc_ray.command import (
-    INTERRUPTED,
     add_run_options,
     check_data,
     check_folder,
@@ -25,15 +24,19 @@ from cfamc_ray.command import (
     program,
     typed_again,
     whole_table,
-    with_absolute_path,
 )
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import dump_study, resolve_study
 from cfamc_ray.config.recipes import DIALECTS, Dialect, PublishedRow, read_recipe, recipe_names
 from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.files import write_text
+from cfamc_ray.process import INTERRUPTED
 from cfamc_ray.study.environment import environment
+from cfamc_ray.study.images import found_from, note
+from cfamc_ray.study.lock import only_driver
 from cfamc_ray.study.mirror import mirrored
-from cfamc_ray.study.records import TrialFolder, read_config, trial_name, write_config, write_text
+from cfamc_ray.study.records import TrialFolder, read_config, trial_name, write_config
+from cfamc_ray.study.repair import repair
 from cfamc_ray.study.wording import show_value
 from cfamc_ray.terminal import Detail, ProgressView, epoch_line, say
 
@@ -102,13 +105,17 @@ def _train(arguments: argparse.Namespace) -> int:
 def _train_study(study: StudyConfig, folder: Path, arguments: argparse.Namespace) -> int:
     """Begin or go on."""
     if not check_folder(study, folder, resume=arguments.resume):
-        check_data([study.trial])
-        _open(folder, study)
-        say(f"{study.name} → {folder}", arguments.detail)
-        try:
-            complete = _run(study, folder, arguments)
-        except KeyboardInterrupt:
-            complete = False
+        others = any(text.startswith(("data.", "evaluation.transfer")) for text in arguments.overrides)
+        of_trial = [arguments.trial.resolve().parent] if arguments.trial and not others else []
+        digests = check_data(study, [study.trial], folder, *of_trial)
+        with only_driver(folder):
+            _open(folder, study)
+            note(folder, digests, config=study)
+            say(f"{study.name} → {folder}", arguments.detail)
+            try:
+                complete = _run(study, folder, arguments)
+            except KeyboardInterrupt:
+                complete = False
         if not complete:
             print(f"\nInterrupted; every finished epoch is kept. Go on with\n  {_resume_command(arguments)}")
             return INTERRUPTED
@@ -147,7 +154,7 @@ def _study_of(arguments: argparse.Namespace) -> StudyConfig:
             raise InputError("--address: one worker needs no cluster; add --workers N")
         if study.resources.gpus_per_worker and not gpu_is_here:
             raise InputError("--set resources.gpus_per_worker: torch finds no GPU here; leave it out")
-    return with_absolute_path(study)
+    return found_from(study, Path())
 
 
 def _recipe(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -198,6 +205,8 @@ def _run(study: StudyConfig, folder: Path, arguments: argparse.Namespace) -> boo
     from cfamc_ray.recording import run_recorded  # noqa: PLC0415
     from cfamc_ray.trial import Place  # noqa: PLC0415
 
+    for line in repair(folder, lambda: {0: {}}):
+        print(line, file=sys.stderr)
     place = Place(device=torch.device("cuda" if study.resources.gpus_per_worker else "cpu"))
     trial_folder = TrialFolder(folder, 0)
     with TrainingView(trial_folder, study, sys.stdout, detail=arguments.detail) as view:

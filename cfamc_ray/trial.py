@@ -27,6 +27,7 @@ from cfamc_ray.config.trial import EncoderConfig, TrialConfig
 from cfamc_ray.data.splits import Splits
 from cfamc_ray.evaluation.cost import peak_memory_bytes, reset_peak_memory, training_flops
 from cfamc_ray.evaluation.protocols import Scores, search_scores
+from cfamc_ray.files import replacing
 from cfamc_ray.method.crops import draw_crop_parameters, make_crops
 from cfamc_ray.method.encoder import InChunks, SelfSupervisedEncoder, save_encoder
 from cfamc_ray.method.loss import emp_ssl_loss, nt_xent_loss
@@ -45,6 +46,10 @@ NO_SCORES = Scores(math.nan, math.nan, math.nan, validation_images=0, attacked_i
 
 class TrialFailed(Exception):  # noqa: N818 (an outcome, not an error of the program)
     """The trial cannot go on; the message is the reason that the study's tables show."""
+
+
+class CheckpointError(Exception):
+    """A checkpoint from which a trial cannot go on."""
 
 
 class OutOfTime(TrialFailed):
@@ -402,27 +407,27 @@ class Trial:
             "scheduler": self.scheduler.state_dict(),
             "delta": delta_VBCHW,
         }
-        partial = path.with_name(path.name + ".partial")
-        torch.save(state, partial)
-        partial.replace(path)
+        with replacing(path) as partial:
+            torch.save(state, partial)
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint of the same config.
 
         Raises:
-            TrialFailed: where the checkpoint cannot be read, or is of another config.
+            CheckpointError: where it cannot be read, or is of another config or version; the trial is then in no state
+                to go on.
         """
         try:
             state = torch.load(path, map_location=self.place.device, weights_only=True)
-        except (OSError, RuntimeError, UnpicklingError) as error:
-            raise TrialFailed(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
-        if state["fingerprint"] != self.config.fingerprint:
-            raise TrialFailed(f"{path} is a checkpoint of another config: {state['fingerprint']}")
-        self.rows = [TrialMetrics(**row) for row in state["rows"]]
-        self.encoder.load_state_dict(state["encoder"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
-        self.delta_VbCHW = state["delta"][:, self.share].contiguous()
+            if state["fingerprint"] != self.config.fingerprint:
+                raise CheckpointError(f"{path} is a checkpoint of another config: {state['fingerprint']}")
+            self.rows = [TrialMetrics(**row) for row in state["rows"]]
+            self.encoder.load_state_dict(state["encoder"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scheduler.load_state_dict(state["scheduler"])
+            self.delta_VbCHW = state["delta"][:, self.share].contiguous()
+        except (OSError, EOFError, RuntimeError, UnpicklingError, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path} cannot be read: {(str(error).splitlines() or [''])[0]}") from None
 
     def save_encoder(self, path: Path) -> None:
         """Write the encoder alone, as `cfamc_ray.method.encoder.load_encoder` reads it; by the first worker."""

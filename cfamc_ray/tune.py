@@ -9,7 +9,6 @@ from pathlib import Path
 from rich.table import Table
 
 from cfamc_ray.command import (
-    INTERRUPTED,
     add_costs_option,
     add_run_options,
     check_data,
@@ -21,15 +20,17 @@ from cfamc_ray.command import (
     training_work,
     typed_again,
     whole_table,
-    with_absolute_path,
 )
 from cfamc_ray.config.reading import dump_study, find_space, read_study
 from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.files import write_text
+from cfamc_ray.process import INTERRUPTED
 from cfamc_ray.search.budget import Budget
 from cfamc_ray.study.confirmation import Confirmed
 from cfamc_ray.study.cost_model import CostModel
 from cfamc_ray.study.finalists import confirmed_front, write_confirmation
 from cfamc_ray.study.front import find_front
+from cfamc_ray.study.images import found_from, note
 from cfamc_ray.study.lock import only_driver
 from cfamc_ray.study.mirror import mirrored
 from cfamc_ray.study.records import (
@@ -41,7 +42,6 @@ from cfamc_ray.study.records import (
     trials_table,
     with_cost,
     write_config,
-    write_text,
 )
 from cfamc_ray.study.takeover import take_over
 from cfamc_ray.study.wording import short_names, show_seconds, show_setting, show_value
@@ -80,7 +80,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _tune(arguments: argparse.Namespace) -> int:
     trials = [] if arguments.trials is None else [f"budget.trials={arguments.trials}"]
-    config = with_absolute_path(read_study(find_space(arguments.space), [*arguments.overrides, *trials]))
+    space = find_space(arguments.space)
+    config = found_from(read_study(space, [*arguments.overrides, *trials]), space.parent)
     folder = (arguments.out / config.name).resolve()
     costs = costs_of(arguments, config)
     if arguments.dry_run:
@@ -95,9 +96,10 @@ def _search(config: StudyConfig, folder: Path, arguments: argparse.Namespace, co
     budget = Budget(config, work_of=training_work, costs=costs)
     if check_folder(config, folder, resume=arguments.resume, over=budget.over):
         return _finish(config, folder) or _confirm(config, folder, arguments)
-    check_data([config.trial_at(next(config.points()))])
+    digests = check_data(config, [config.trial_at(next(config.points()))], folder)
     with only_driver(folder):
         write_config(folder, config)
+        note(folder, digests, config=config)
         for source in arguments.imports:
             say(f"{take_over(config, folder, source)} trials taken over from {source}", arguments.detail)
         code = _run(config, folder, arguments, costs)

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from rich.table import Table
 
-from cfamc_ray.command import check_folder, exit_code, program, whole_table, with_absolute_path
+from cfamc_ray.command import check_folder, exit_code, program, whole_table
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.study.images import found_from
 from cfamc_ray.study.records import Status, TrialFolder, TrialRecord, write_config
 
 
@@ -89,18 +90,19 @@ class TestAbsolutePath:
             study(trial={"data": {"name": "npz", "path": path}, "crops": {"views": 5}})
             for path in ("here.npz", str(tmp_path / "elsewhere" / "here.npz"))
         )
-        assert with_absolute_path(given) == resolved
+        assert found_from(given, Path()) == resolved
 
     def test_so_is_what_a_transfer_is_judged_on(self, tmp_path: Path) -> None:
         transfer = {"name": "npz", "path": "../elsewhere/here.npz", "probe_images": 9}
-        resolved = with_absolute_path(study(trial={"evaluation": {"transfer": transfer}})).trial.evaluation.transfer
+        config = found_from(study(trial={"evaluation": {"transfer": transfer}}), Path())
+        resolved = config.trial.evaluation.transfer
         assert resolved is not None
         assert (resolved.path, resolved.probe_images) == (str(tmp_path / "elsewhere" / "here.npz"), 9)
 
     @pytest.mark.parametrize("data", [{"name": "npz", "path": "there.npz"}, {"name": "npz", "path": "no.npz"}, {}])
     def test_all_else_stays_as_it_was_written(self, data: dict[str, str]) -> None:
         config = study(trial={"data": data})
-        assert with_absolute_path(config) == config
+        assert found_from(config, Path()) == config
 
 
 class TestFolder:

@@ -11,7 +11,7 @@ import yaml
 from optuna.trial import TrialState
 from processes import Command
 
-from cfamc_ray.search.bookkeeping import open_storage
+from cfamc_ray.search.storage import open_storage
 from cfamc_ray.study.records import TrialRecord, read_trials
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]

@@ -34,7 +34,7 @@ from cfamc_ray.config.space import (
     parse_range,
     plain,
 )
-from cfamc_ray.config.trial import TrialConfig, trial_keys
+from cfamc_ray.config.trial import TrialConfig, trial_keys, without_paths
 
 Direction = Literal["maximize", "minimize"]
 Point = Mapping[str, Scalar]
@@ -451,8 +451,9 @@ class StudyConfig(Strict):
         return point.get("base", self.base) if key == "base" else trial.value_of(key)
 
     def identity(self) -> dict[str, Any]:
-        """What must not change while a study goes on; the budget, the machines and the wording may."""
-        return self.model_dump(mode="json", include=IDENTITY)
+        """What must not change while a study goes on; the budget, the machines, the wording and all places may."""
+        tree = self.model_dump(mode="json", include=IDENTITY)
+        return {**tree, "trial": without_paths(tree["trial"])}
 
 
 def constant_of(written: Range) -> Scalar:

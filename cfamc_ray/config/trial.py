@@ -6,6 +6,7 @@ sane variant of each choice that the published code hides.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
@@ -331,8 +332,8 @@ class TrialConfig(Strict):
 
     @property
     def fingerprint(self) -> str:
-        """Twelve hexadecimal digits that are equal for equal configs alone."""
-        return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()[:12]
+        """Twelve hexadecimal digits that are equal for equal configs alone, wherever their images lie."""
+        return hashlib.sha256(json.dumps(without_paths(self.model_dump()), sort_keys=True).encode()).hexdigest()[:12]
 
     def value_of(self, key: str) -> Any:
         """The value of a dotted key, such as ``crops.views``, or of a derived quantity, such as ``crop_passes``.
@@ -364,6 +365,18 @@ class TrialConfig(Strict):
                 branch = branch.setdefault(parent, {})
             branch[leaf] = value
         return TrialConfig.model_validate(tree)
+
+
+def without_paths(trial: Mapping[str, Any]) -> dict[str, Any]:
+    """A dumped trial without the places of its images, which are no part of what it is."""
+
+    def unplaced(data: Any) -> Any:
+        return {**data, "path": None} if isinstance(data, Mapping) and data.get("path") else data
+
+    tree = {key: unplaced(value) if key == "data" else value for key, value in trial.items()}
+    if isinstance(tree.get("evaluation"), Mapping) and "transfer" in tree["evaluation"]:
+        tree["evaluation"] = {**tree["evaluation"], "transfer": unplaced(tree["evaluation"]["transfer"])}
+    return tree
 
 
 def trial_keys() -> list[str]:

@@ -47,13 +47,27 @@ def read_source(config: DataConfig, *, folder: Path | None = None) -> Source:
     """
     if _key(config) in _held:
         return _held[_key(config)]
-    folder = folder or Path(os.environ.get("CFAMC_DATA") or "~/.cache/cfamc_ray").expanduser()
-    path = _locate(config, folder)
+    folder = folder or data_folder()
+    path = locate(config, folder)
     return _read(config.name, path, config.image_size, folder, path.stat().st_mtime_ns if path else None)
 
 
-def _locate(config: DataConfig, folder: Path) -> Path | None:
-    """The file or folder of images; none for what a library brings along."""
+def data_folder() -> Path:
+    """Where data sets and caches are kept unless another folder is named."""
+    return Path(os.environ.get("CFAMC_DATA") or "~/.cache/cfamc_ray").expanduser()
+
+
+def locate(config: DataConfig, folder: Path | None = None) -> Path | None:
+    """The file or folder of images; none for what a library brings along.
+
+    Args:
+        config: `name` and `path` are read.
+        folder: as for `read_source`.
+
+    Raises:
+        InputError: where there is no such file or folder.
+    """
+    folder = folder or data_folder()
     if config.path is None:
         packed = folder / f"{config.name}.npz"
         return packed if config.name != "digits" and packed.is_file() else None

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.trial import EncoderConfig
+from cfamc_ray.files import replacing
 from cfamc_ray.method.backbones import build_backbone
 
 
@@ -117,10 +118,9 @@ def _again(module: nn.Module, *, training: bool) -> Iterator[None]:
 
 def save_encoder(path: Path, encoder: SelfSupervisedEncoder, config: EncoderConfig) -> None:
     """Write weights and config as one safetensors file; a reader never sees half of it."""
-    partial = path.with_name(path.name + ".partial")
     weights = {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
-    save_file(weights, partial, metadata={"encoder": config.model_dump_json()})
-    partial.replace(path)
+    with replacing(path) as partial:
+        save_file(weights, partial, metadata={"encoder": config.model_dump_json()})
 
 
 def load_encoder(path: Path | str) -> SelfSupervisedEncoder:

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import socket
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -23,16 +24,18 @@ from cfamc_ray.config.study import ResourceConfig, StudyConfig
 from cfamc_ray.evaluation.cost import training_work
 from cfamc_ray.figures.charts import front_chart
 from cfamc_ray.figures.static import draw
+from cfamc_ray.files import write_text
 from cfamc_ray.orchestration.images import share_sources
 from cfamc_ray.orchestration.searcher import StudyScheduler, StudySearcher
 from cfamc_ray.orchestration.trainables import OneWorkerTrial, several_workers
 from cfamc_ray.orchestration.view import StudyView, output_to
-from cfamc_ray.search.bookkeeping import open_storage
 from cfamc_ray.search.search import Search
+from cfamc_ray.search.storage import open_storage, repair_storage, stored_points
 from cfamc_ray.study.cost_model import CostModel
 from cfamc_ray.study.environment import environment
 from cfamc_ray.study.front import Progress, find_front, progress_of
-from cfamc_ray.study.records import TrialFolder, TrialRecord, read_trials, trial_name, write_config, write_text
+from cfamc_ray.study.records import TrialFolder, TrialRecord, read_trials, trial_name, write_config
+from cfamc_ray.study.repair import repair
 from cfamc_ray.tensorboard import StudyEvents
 from cfamc_ray.terminal import Detail
 
@@ -82,6 +85,7 @@ def run_study(
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror}); name another folder with --out") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    _repair(config, folder)
     search = Search(
         config,
         open_storage(folder),
@@ -117,6 +121,13 @@ def running_ray(resources: ResourceConfig, folder: Path, address: str | None) ->
             yield person
         finally:
             ray.shutdown()
+
+
+def _repair(config: StudyConfig, folder: Path) -> None:
+    """Set aside what is damaged, and say so."""
+    done = repair(folder, lambda: stored_points(config, folder))
+    for line in done + repair_storage(config, folder, read_trials(folder)):
+        print(line, file=sys.stderr, flush=True)
 
 
 def _note_refusal(folder: Path, record: TrialRecord) -> None:

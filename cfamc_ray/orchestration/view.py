@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.process import lasting_stream
 from cfamc_ray.study.front import Progress
 from cfamc_ray.study.records import TrialRecord
 from cfamc_ray.study.wording import show_point, show_seconds, show_value
@@ -29,7 +30,7 @@ def output_to(log: Path) -> Iterator[TextIO]:
     sys.stdout.flush()
     sys.stderr.flush()
     kept = [os.dup(1), os.dup(2)]
-    person = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors="replace")
+    person = lasting_stream(os.dup(1), encoding=sys.stdout.encoding, close=True)
     with log.open("ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

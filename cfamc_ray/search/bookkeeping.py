@@ -2,13 +2,12 @@
 
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from cfamc_ray.config.errors import InputError
@@ -16,11 +15,6 @@ from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.search.sampler import FeasibleSampler
 from cfamc_ray.study.points import distributions
 from cfamc_ray.study.records import TrialRecord
-
-
-def open_storage(folder: Path) -> BaseStorage:
-    """The storage of a study folder, which optuna-dashboard can open meanwhile."""
-    return RDBStorage(f"sqlite:///{folder / 'optuna.db'}", engine_kwargs={"connect_args": {"timeout": 60}})
 
 
 def open_study(config: StudyConfig, storage: BaseStorage, sampler: BaseSampler | None = None) -> optuna.Study:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cfamc_ray.config.scaling import WORKERS, Cell, ScalingConfig
-from cfamc_ray.study.records import write_text
+from cfamc_ray.files import write_text
+from cfamc_ray.study.content import content_of, json_object
 from cfamc_ray.study.wording import show_count, show_point
 
 PHASES = ("crops", "forward", "loss", "backward", "optimizer", "perturbation")
@@ -103,10 +104,8 @@ class CellFolder:
         return self.path / f"{cell.name}.json"
 
     def read(self, cell: Cell) -> dict[str, Any] | None:
-        """What was found of a cell; None before it was tried."""
-        found: dict[str, Any] | None
-        found = json.loads(self._file(cell).read_text(encoding="utf-8")) if self._file(cell).is_file() else None
-        return found
+        """What was found of a cell; None before it was tried, and where the file is damaged."""
+        return content_of(self._file(cell), json_object)
 
     def write(self, cell: Cell, found: Mapping[str, Any]) -> None:
         """Note what was found of a cell."""

@@ -9,8 +9,9 @@ import numpy as np
 
 from cfamc_ray.config.space import Choice
 from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.files import write_text
 from cfamc_ray.study.confirmation import Confirmed, attainment, candidates, confirm, confirmation_table
-from cfamc_ray.study.records import TrialFolder, TrialRecord, csv_text, read_trials, write_text
+from cfamc_ray.study.records import TrialFolder, TrialRecord, csv_text, read_trials
 
 LAST_MEASURED = {"pgd20": "+ PGD on the margin", "autoattack": "+ AutoAttack"}
 """What a protocol measures last under each attack of `confirm`."""

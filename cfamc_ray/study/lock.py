@@ -1,5 +1,6 @@
 """One driver at a time: two on the same study folder would train the same trials into the same files."""
 
+import errno
 import fcntl
 import os
 import socket
@@ -9,29 +10,42 @@ from pathlib import Path
 
 from cfamc_ray.config.errors import InputError
 
+HELD = (errno.EWOULDBLOCK, errno.EACCES)
+"""What flock says where another process has the lock; everything else is the file system's."""
+
 
 @contextmanager
 def only_driver(folder: Path) -> Iterator[None]:
     """Hold a folder as long as this process lives; the system lets go of it even after a kill.
 
     Raises:
-        InputError: where another process holds it, or the folder cannot be written.
+        InputError: where another process holds it, its file system keeps no locks, or it cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / "driver.lock").open("a+")
+        file = (folder / "driver.lock").open("a+", encoding="utf-8", errors="replace")
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror}); name another folder with --out") from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
+            if error.errno not in HELD:
+                raise InputError(
+                    f"{folder}: its file system keeps no locks ({error.strerror}), so two commands could work there at "
+                    "once: name a folder on a local disk with --out, and keep a copy here with --mirror file://PATH"
+                ) from None
             file.seek(0)
             raise InputError(
-                f"{folder}: another process is at work on it ({file.read().strip() or 'which has just begun'}); "
+                f"{folder}: another process is at work on it ({_owner(file.read())}); "
                 "wait for its end, or name another folder with --out"
             ) from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
         yield
+
+
+def _owner(text: str) -> str:
+    """The process that holds a lock, as it noted itself."""
+    return "".join(filter(str.isprintable, text)).strip() or "which has just begun"

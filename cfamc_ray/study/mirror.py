@@ -8,6 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from cfamc_ray.config.errors import InputError
+from cfamc_ray.files import replacing
 
 SECONDS = 60.0
 """Between two copies."""
@@ -53,10 +54,11 @@ class Mirror:
         for path in self._sent:
             target = self.folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_name(f"{target.name}.partial")
-            with self._store.open_input_stream(f"{self._root}/{path.as_posix()}") as stream:
+            with (
+                self._store.open_input_stream(f"{self._root}/{path.as_posix()}") as stream,
+                replacing(target) as partial,
+            ):
                 partial.write_bytes(stream.read())
-            partial.replace(target)
         self._sent = dict(self._local())
         return len(self._sent)
 

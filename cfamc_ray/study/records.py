@@ -2,6 +2,7 @@
 
     STUDY/study.yaml                       the space as resolved
     STUDY/environment.json                 versions, hardware
+    STUDY/images.json                      digests of the images, and where they lay
     STUDY/optuna.db                        the sampler's storage
     STUDY/trials.csv, front.csv, report/   derived; written anew from the trials
     STUDY/trial_00007/trial.json           number and sampled point
@@ -12,26 +13,31 @@
     STUDY/trial_00007/test.json            what it reached on the test split, where it confirms another trial
     STUDY/confirm/                         a study of the front's points with fresh seeds; confirm.csv sums it up
 
-What the trials' own folders hold is the truth. Every file is written under a temporary name and renamed, so a reader
-never sees half of one, and reading never unpickles anything.
+What the trials' own folders hold is the truth. Every file is written under a temporary name, flushed to disk and
+renamed, so a reader never sees half of one, and reading never unpickles anything. A file that the disk has damaged all
+the same counts as missing; `study.repair` sets it aside.
 """
 
 import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import dump_study, read_study
 from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.files import write_text
+from cfamc_ray.study.content import DamagedFile, content_of, damage_of, json_object
+from cfamc_ray.study.images import located, portable
 
 Status = Literal["finished", "stopped", "failed", "infeasible", "running"]
 Row = Mapping[str, Any]
 
+STUDY, ENVIRONMENT = "study.yaml", "environment.json"
 COSTS = ("crop_passes", "flops", "train_seconds", "eval_seconds", "peak_memory_bytes")
 """What stands beside the objectives in every table."""
 
@@ -92,6 +98,8 @@ class TrialFolder:
     def __init__(self, study: Path, number: int) -> None:
         self.number = number
         self.path = study / trial_name(number)
+        self.trial_file, self.epochs_file = self.path / "trial.json", self.path / "epochs.jsonl"
+        self.outcome_file, self.test_file = self.path / "outcome.json", self.path / "test.json"
         self.checkpoint = self.path / "checkpoint.pt"
         self.encoder = self.path / "encoder.safetensors"
 
@@ -99,54 +107,72 @@ class TrialFolder:
         """Make the folder and note the point, and where the trial was taken over from."""
         self.path.mkdir(parents=True, exist_ok=True)
         known = {"number": self.number, "point": dict(point)} | ({"source": source} if source else {})
-        write_text(self.path / "trial.json", json.dumps(known) + "\n")
+        write_text(self.trial_file, json.dumps(known) + "\n")
 
     def write_rows(self, rows: Iterable[Row]) -> None:
         """Replace the rows; what is not a finite number is written as null, never as a number."""
-        write_text(self.path / "epochs.jsonl", "".join(json.dumps(_without_nan(row)) + "\n" for row in rows))
+        lines = [json.dumps(_without_nan(row)) + "\n" for row in rows]
+        if lines:
+            write_text(self.epochs_file, "".join(lines))
 
     @property
     def closed(self) -> bool:
         """Whether it was noted that the trial ended other than finished."""
-        return (self.path / "outcome.json").exists()
+        return content_of(self.outcome_file, _outcome) is not None
 
     def close(self, status: Status, reason: str = "") -> None:
         """Note that the trial ended other than finished."""
         if self.path.is_dir():
-            write_text(self.path / "outcome.json", json.dumps({"status": status, "reason": reason}) + "\n")
+            write_text(self.outcome_file, json.dumps({"status": status, "reason": reason}) + "\n")
 
     def write_test(self, values: Row) -> None:
         """Note what the encoder reached on the test split."""
-        write_text(self.path / "test.json", json.dumps(_without_nan(values)) + "\n")
+        write_text(self.test_file, json.dumps(_without_nan(values)) + "\n")
 
     def read_test(self) -> Row | None:
         """What `write_test` noted; None where the encoder was not tested."""
-        text = _text_or_empty(self.path / "test.json")
-        return json.loads(text) if text else None
+        return content_of(self.test_file, json_object)
 
     def read(self) -> TrialRecord | None:
-        """The record; None where the trial never began."""
-        try:
-            known = json.loads((self.path / "trial.json").read_text())
-        except FileNotFoundError:
+        """The record, as far as its files are whole; None where the trial never began."""
+        known = content_of(self.trial_file, _begun)
+        if known is None:
             return None
-        rows = [json.loads(line) for line in _text_or_empty(self.path / "epochs.jsonl").splitlines()]
-        outcome = json.loads(_text_or_empty(self.path / "outcome.json") or "{}")
+        rows, outcome = content_of(self.epochs_file, _rows), content_of(self.outcome_file, _outcome)
         done = bool(rows and rows[-1]["done"])
-        if done and outcome.get("status") == "stopped":
-            outcome = {}  # the word to stop came after its end
-        status: Status = outcome.get("status", "finished" if done else "running")
-        return TrialRecord(
-            self.number, known["point"], rows, status, outcome.get("reason", ""), known.get("source", "")
-        )
+        lost = rows is None and self.epochs_file.exists()
+        if outcome is not None and outcome["status"] == "stopped" and (done or lost):
+            outcome = None  # the word to stop came after its end, or what was judged is damaged
+        status: Status = outcome["status"] if outcome else "finished" if done else "running"
+        reason = outcome["reason"] if outcome else ""
+        return TrialRecord(self.number, known["point"], rows or [], status, reason, known.get("source", ""))
+
+    def damaged(self) -> list[DamagedFile]:
+        """The files of its record that cannot be read."""
+        readers = {
+            self.trial_file: _begun,
+            self.epochs_file: _rows,
+            self.outcome_file: _outcome,
+            self.test_file: json_object,
+        }
+        return [found for path, parse in readers.items() if (found := damage_of(path, parse))]
+
+
+def trial_folders(study: Path) -> Iterator[TrialFolder]:
+    """All trials' folders of a study, by number."""
+    names = (path.name.removeprefix("trial_") for path in study.glob("trial_*"))
+    return (TrialFolder(study, number) for number in sorted(int(name) for name in names if name.isdecimal()))
 
 
 def read_trials(study: Path) -> list[TrialRecord]:
     """All trials of a study folder, by number."""
-    names = (path.name.removeprefix("trial_") for path in study.glob("trial_*"))
-    numbers = sorted(int(name) for name in names if name.isdecimal())
-    records = (TrialFolder(study, number).read() for number in numbers)
+    records = (folder.read() for folder in trial_folders(study))
     return [record for record in records if record is not None]
+
+
+def read_environment(study: Path) -> Mapping[str, Any]:
+    """Versions and hardware that a study ran with; empty where they are missing or damaged."""
+    return content_of(study / ENVIRONMENT, json_object) or {}
 
 
 def read_config(study: Path) -> StudyConfig:
@@ -155,14 +181,14 @@ def read_config(study: Path) -> StudyConfig:
     Raises:
         InputError: where the folder holds no study.
     """
-    if not (study / "study.yaml").is_file():
+    if not (study / STUDY).is_file():
         raise InputError(f"{study}: holds no study (there is no study.yaml in it)")
-    return read_study(study / "study.yaml")
+    return located(read_study(study / STUDY), study)
 
 
 def write_config(study: Path, config: StudyConfig) -> None:
     """Note the study as resolved."""
-    write_text(study / "study.yaml", dump_study(config))
+    write_text(study / STUDY, dump_study(portable(config, study)))
 
 
 def trials_table(config: StudyConfig, records: Iterable[TrialRecord]) -> list[dict[str, Any]]:
@@ -207,18 +233,27 @@ def csv_text(table: Sequence[Mapping[str, Any]], *, columns: Sequence[str] = ())
     return text.getvalue()
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that a reader, or a crash, never sees half of it."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+def _begun(text: str) -> dict[str, Any]:
+    known = json_object(text)
+    if not isinstance(known.get("point"), dict) or not isinstance(known.get("source", ""), str):
+        raise ValueError("holds no point of a space")
+    return known
 
 
-def _text_or_empty(path: Path) -> str:
-    try:
-        return path.read_text()
-    except FileNotFoundError:
-        return ""
+def _rows(text: str) -> list[Row]:
+    rows = [json_object(line) for line in text.splitlines()]
+    if not rows or not all(isinstance(row.get("done"), bool) for row in rows):
+        raise ValueError("holds no rows of epochs")
+    if any(row.get("epoch") != number for number, row in enumerate(rows, start=1)):
+        raise ValueError("lacks the row of an epoch")
+    return list(rows)
+
+
+def _outcome(text: str) -> dict[str, Any]:
+    known = json_object(text)
+    if known.get("status") not in get_args(Status) or not isinstance(known.get("reason"), str):
+        raise ValueError("does not say how the trial ended")
+    return known
 
 
 def _without_nan(row: Row) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.config.trial import without_paths
+from cfamc_ray.study.images import same_images
 from cfamc_ray.study.records import TrialFolder, read_config, read_trials
 
 SAME = ("objectives", "dialect", "base", "trial")
@@ -30,7 +32,9 @@ def take_over(config: StudyConfig, folder: Path, source: Path) -> int:
     """
     theirs = read_config(source)
     mine, other = (study.model_dump(mode="json", include={*SAME}) for study in (config, theirs))
+    mine["trial"], other["trial"] = without_paths(mine["trial"]), without_paths(other["trial"])
     different = [key for key in SAME if mine[key] != other[key]]
+    different += [] if same_images(folder, source) else ["images"]
     different += ["space"] if set(config.space) != set(theirs.space) else []
     if different:
         raise InputError(f"--import {source}: is a study of something else (different: {', '.join(different)})")

@@ -11,9 +11,10 @@ from optuna.storages import BaseStorage, InMemoryStorage
 
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
-from cfamc_ray.search.bookkeeping import open_storage, open_study, tell
+from cfamc_ray.search.bookkeeping import open_study, tell
 from cfamc_ray.search.sampler import suggest_point
 from cfamc_ray.search.search import Proposal, Search
+from cfamc_ray.search.storage import open_storage
 from cfamc_ray.study.records import Row, Status, TrialRecord
 
 Point = dict[str, Any]

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from optuna.storages import InMemoryStorage
 
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.search.bookkeeping import open_storage, open_study, reconcile
+from cfamc_ray.search.bookkeeping import open_study, reconcile
+from cfamc_ray.search.storage import open_storage
 from cfamc_ray.study.records import Status
 
 SPACE = {

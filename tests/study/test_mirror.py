@@ -62,7 +62,7 @@ def test_it_is_copied_meanwhile(study: Path, uri: str, tmp_path: Path, monkeypat
     monkeypatch.setattr(mirror, "SECONDS", 0.01)
     with mirrored(study, uri):
         for _ in range(500):
-            if (tmp_path / "store" / "made" / "study.yaml").exists():
+            if contents(tmp_path / "store" / "made") == contents(study):
                 break
             time.sleep(0.01)
         assert contents(tmp_path / "store" / "made") == contents(study)

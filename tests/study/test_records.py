@@ -10,6 +10,7 @@ import pytest
 from made_by_hand import record, row, study
 
 from cfamc_ray.config.errors import InputError
+from cfamc_ray.files import write_text
 from cfamc_ray.study.records import (
     COSTS,
     Status,
@@ -21,7 +22,6 @@ from cfamc_ray.study.records import (
     trial_name,
     trials_table,
     write_config,
-    write_text,
 )
 
 POINT = {"crops.views": 4, "perturbation.epsilon": 8 / 255, "encoder.norm": "group", "perturbation.carry": True}

@@ -1,0 +1,57 @@
+"""Files that a reader, a crash or a power cut never leaves half written, and damaged ones that are set aside."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`; what is written there replaces the file, durably, once the block ends.
+
+    The data are flushed to disk before the rename and the folder after it, so the disk holds the old file or the new
+    one, whenever the power fails.
+
+    Args:
+        path: of the file; its folder exists.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        yield partial
+        _flush(partial)
+        partial.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+    _flush(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8 as `replacing` does."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def _flush(path: Path) -> None:
+    """Bring a file's data, or a folder's names, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems cannot flush a folder
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file or folder, so that nothing reads it and nothing of it is lost.
+
+    Returns:
+        its new path: ``NAME.damaged``, or with a number where that exists.
+    """
+    names = (f"{path.name}.damaged{f'-{number}' if number else ''}" for number in count())
+    target = next(path.with_name(name) for name in names if not path.with_name(name).exists())
+    path.rename(target)
+    return target

@@ -1,0 +1,93 @@
+"""A command's process: the signals that end it, and output that cannot be written or has no letter for what is said."""
+
+import errno
+import io
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TextIO
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+CLOSED = (errno.EPIPE, errno.EIO)
+"""The reader of a pipe has gone, or the terminal has."""
+_received: list[int] = []
+"""Signals that were taken for Ctrl-C."""
+
+
+def exit_code_of_signal() -> int:
+    """128 and the number of the signal that ended the command: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
+    return 128 + _received[-1] if _received else INTERRUPTED
+
+
+def heed_signals() -> None:
+    """Take SIGTERM and SIGHUP for Ctrl-C from now on; Ray, which sets handlers of its own, undoes it when it starts."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+            signal.signal(signal.SIGHUP, _interrupt)
+
+
+def _interrupt(number: int, _: FrameType | None) -> None:
+    _received.append(number)
+    signal.raise_signal(signal.SIGINT)
+
+
+@contextmanager
+def command_process() -> Iterator[None]:
+    """Around a command: its signals are heeded, and what it says is never what ends it."""
+    _received.clear()
+    streams, handlers = (sys.stdout, sys.stderr), {}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    heed_signals()
+    sys.stdout, sys.stderr = map(_lasting, streams)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        sys.stdout, sys.stderr = streams
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _lasting(stream: TextIO) -> TextIO:
+    """A standard stream that outlasts its reader; one that a program has put in its place stays as it is."""
+    if not isinstance(stream, io.TextIOWrapper):
+        return stream
+    stream.flush()
+    if isinstance(getattr(stream.buffer, "raw", None), io.FileIO):
+        return lasting_stream(stream.fileno(), encoding=stream.encoding, line_buffering=stream.line_buffering)
+    stream.reconfigure(errors="replace")
+    return stream
+
+
+def lasting_stream(descriptor: int, *, encoding: str, line_buffering: bool = False, close: bool = False) -> TextIO:
+    """A text stream that goes on in silence once nobody reads it, and shows ``?`` for a letter that it cannot show.
+
+    Args:
+        descriptor: of the open file.
+        encoding: of the text.
+        line_buffering: whether every line is written at once.
+        close: whether the file is closed with the stream.
+    """
+    raw = _Lasting(descriptor, "w", closefd=close)
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding=encoding, errors="replace", line_buffering=line_buffering)
+
+
+class _Lasting(io.FileIO):
+    def write(self, data: object) -> int:
+        try:
+            return super().write(data)  # type: ignore[arg-type]
+        except OSError as error:
+            if error.errno not in CLOSED:
+                raise
+        with Path(os.devnull).open("wb") as nothing:
+            os.dup2(nothing.fileno(), self.fileno())
+        return len(memoryview(data).cast("B"))  # type: ignore[arg-type]

@@ -1,0 +1,94 @@
+"""Optuna's storage of a study. It is derived: one that is missing, damaged or of another version is made anew."""
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.exceptions import OptunaError
+from optuna.storages import BaseStorage, RDBStorage
+from sqlalchemy.exc import SQLAlchemyError
+
+from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.files import set_aside
+from cfamc_ray.study.points import constants
+from cfamc_ray.study.records import TrialRecord
+
+NAME = "optuna.db"
+UNREADABLE = (sqlite3.DatabaseError, SQLAlchemyError, OptunaError, RuntimeError, ValueError, KeyError)
+"""What SQLite, SQLAlchemy and Optuna raise for a file that is no database, a damaged one, or one of another version."""
+BUSY_SECONDS = 60
+"""Until a database that another process keeps locked is given up."""
+
+
+def open_storage(folder: Path) -> BaseStorage:
+    """The storage of a study folder, which optuna-dashboard can open meanwhile.
+
+    The path is handed to SQLite as it is: as part of a URL its %, ?, # and braces would mean something.
+    """
+    return RDBStorage(
+        "sqlite://", engine_kwargs={"creator": lambda: sqlite3.connect(folder / NAME, timeout=BUSY_SECONDS)}
+    )
+
+
+def repair_storage(config: StudyConfig, folder: Path, records: Sequence[TrialRecord]) -> list[str]:
+    """Set the storage aside where it cannot be read, or says that a trial has ended which has to go on.
+
+    Args:
+        config: of the study.
+        folder: of the study.
+        records: of its trials.
+
+    Returns:
+        what was done, in sentences.
+
+    Raises:
+        InputError: where another process keeps it locked, or the folder cannot be written.
+    """
+    try:
+        stored = _stored_trials(config, folder)
+    except InputError:
+        raise
+    except UNREADABLE as error:
+        why = f"cannot be read ({str(error).splitlines()[0]})"
+    else:
+        ended = {trial.number for trial in stored if trial.state.is_finished()}
+        going_on = [record.trial_id for record in records if not record.ended and record.number in ended]
+        if not going_on:
+            return []
+        why = f"says that {', '.join(going_on)} ended"
+    kept = set_aside(folder / NAME)
+    for journal in ("-journal", "-wal", "-shm"):
+        (folder / f"{NAME}{journal}").unlink(missing_ok=True)  # of the file that was set aside
+    return [f"{folder / NAME}: {why}; kept as {kept.name}, and made anew from the trials"]
+
+
+def stored_points(config: StudyConfig, folder: Path) -> Mapping[int, Mapping[str, Any]]:
+    """The points that the storage knows, by the number of their trial; none where it cannot be read."""
+    try:
+        stored = _stored_trials(config, folder)
+    except UNREADABLE:
+        return {}
+    points = {trial.number: {**constants(config.space), **trial.params} for trial in stored}
+    return {number: point for number, point in points.items() if point.keys() == config.space.keys()}
+
+
+def _stored_trials(config: StudyConfig, folder: Path) -> list[optuna.trial.FrozenTrial]:
+    """The trials of the storage; none where there is no file or no study of this name in it."""
+    if not (folder / NAME).exists():
+        return []
+    connection = sqlite3.connect(folder / NAME, timeout=BUSY_SECONDS)
+    try:
+        (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.OperationalError as error:  # locked or read-only, which says nothing of what it holds
+        raise InputError(f"{folder / NAME}: cannot be opened ({error}); is another program at work on it?") from None
+    finally:
+        connection.close()
+    if answer != "ok":
+        raise sqlite3.DatabaseError(answer)
+    storage = open_storage(folder)
+    if config.name not in optuna.get_all_study_names(storage):
+        return []
+    return optuna.load_study(study_name=config.name, storage=storage).get_trials(deepcopy=False)
