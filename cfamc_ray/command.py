@@ -16,7 +16,7 @@ from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import Config
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
-from cfamc_ray.process import INTERRUPTED, command_process, exit_code_of_signal
+from cfamc_ray.process import INTERRUPTED, command_process, exit_code_of_interruption
 from cfamc_ray.study.cost_model import CostModel, Work
 from cfamc_ray.study.images import Digests, check_same, data_of
 from cfamc_ray.study.records import STUDY, TrialRecord, read_config, read_trials, trial_folders
@@ -53,7 +53,7 @@ def exit_code(command: Callable[[], int]) -> int:
         except KeyboardInterrupt:
             print("Interrupted", file=sys.stderr)
             code = INTERRUPTED
-        return exit_code_of_signal() if code == INTERRUPTED else code
+        return exit_code_of_interruption() if code == INTERRUPTED else code
 
 
 @contextmanager

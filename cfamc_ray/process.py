@@ -16,13 +16,18 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 CLOSED = (errno.EPIPE, errno.EIO)
 """The reader of a pipe has gone, or the terminal has."""
-_received: list[int] = []
-"""Signals that were taken for Ctrl-C."""
+_codes: list[int] = []
+"""Exit codes of what has interrupted the command, other than Ctrl-C."""
 
 
-def exit_code_of_signal() -> int:
-    """128 and the number of the signal that ended the command: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
-    return 128 + _received[-1] if _received else INTERRUPTED
+def exit_code_of_interruption() -> int:
+    """130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP, or the code that was noted for another cause."""
+    return _codes[0] if _codes else INTERRUPTED
+
+
+def note_interruption(code: int) -> None:
+    """Let an interrupted command end with this exit code; the first cause counts."""
+    _codes.append(code)
 
 
 def heed_signals() -> None:
@@ -34,14 +39,14 @@ def heed_signals() -> None:
 
 
 def _interrupt(number: int, _: FrameType | None) -> None:
-    _received.append(number)
+    note_interruption(128 + number)
     signal.raise_signal(signal.SIGINT)
 
 
 @contextmanager
 def command_process() -> Iterator[None]:
     """Around a command: its signals are heeded, and what it says is never what ends it."""
-    _received.clear()
+    _codes.clear()
     streams, handlers = (sys.stdout, sys.stderr), {}
     if threading.current_thread() is threading.main_thread():
         handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}

@@ -6,7 +6,6 @@ A training run is a study of one trial, so its folder is a study's; with one wor
 import argparse
 import json
 import math
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -30,6 +29,7 @@ from cfamc_ray.config.reading import dump_study, resolve_study
 from cfamc_ray.config.recipes import DIALECTS, Dialect, PublishedRow, read_recipe, recipe_names
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.files import write_text
+from cfamc_ray.machine import cores
 from cfamc_ray.process import INTERRUPTED
 from cfamc_ray.study.environment import environment
 from cfamc_ray.study.images import found_from, note
@@ -138,7 +138,7 @@ def _study_of(arguments: argparse.Namespace) -> StudyConfig:
         "budget": {"trials": 1},
         "resources": {
             "workers_per_trial": arguments.workers,
-            "cpus_per_worker": max(1, (os.cpu_count() or 1) // arguments.workers),
+            "cpus_per_worker": max(1, cores() // arguments.workers),
             "gpus_per_worker": 1.0 if on_gpu else 0.0,
         },
     }

@@ -23,7 +23,7 @@ from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import read_study
 from cfamc_ray.data.splits import load_splits
 from cfamc_ray.method.encoder import load_encoder
-from cfamc_ray.orchestration.run import check_reachable
+from cfamc_ray.orchestration.watch import check_reachable
 from cfamc_ray.search.storage import open_storage
 from cfamc_ray.study.records import TrialFolder, TrialRecord, read_trials
 from cfamc_ray.trial import Trial

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-import socket
+import signal
 import sys
 import time
 from collections import Counter
@@ -25,23 +25,27 @@ from cfamc_ray.evaluation.cost import training_work
 from cfamc_ray.figures.charts import front_chart
 from cfamc_ray.figures.static import draw
 from cfamc_ray.files import write_text
+from cfamc_ray.machine import cores, memory_bytes
 from cfamc_ray.orchestration.images import share_sources
 from cfamc_ray.orchestration.searcher import StudyScheduler, StudySearcher
 from cfamc_ray.orchestration.trainables import OneWorkerTrial, several_workers
 from cfamc_ray.orchestration.view import StudyView, output_to
+from cfamc_ray.orchestration.watch import check_reachable, watched_ray
+from cfamc_ray.process import heed_signals
 from cfamc_ray.search.search import Search
 from cfamc_ray.search.storage import open_storage, repair_storage, stored_points
 from cfamc_ray.study.cost_model import CostModel
 from cfamc_ray.study.environment import environment
 from cfamc_ray.study.front import Progress, find_front, progress_of
-from cfamc_ray.study.records import TrialFolder, TrialRecord, read_trials, trial_name, write_config
+from cfamc_ray.study.records import ENVIRONMENT, TrialFolder, TrialRecord, read_trials, trial_name, write_config
 from cfamc_ray.study.repair import repair
 from cfamc_ray.tensorboard import StudyEvents
 from cfamc_ray.terminal import Detail
 
 REFRESH_SECONDS = 1.0
 FRONT_SECONDS = 10.0
-REACH_SECONDS = 5.0
+LONGEST_FOLDER = 107 - len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
+"""Bytes of the path of Ray's folder, for its longest socket to have a valid path."""
 
 
 class View(Protocol):
@@ -116,11 +120,9 @@ def running_ray(resources: ResourceConfig, folder: Path, address: str | None) ->
     """
     with output_to(folder / "ray.log") as person:
         _start_ray(resources, address)
-        try:
-            write_text(folder / "environment.json", json.dumps(environment() | _cluster(address), indent=1) + "\n")
+        with watched_ray(address, person):
+            write_text(folder / ENVIRONMENT, json.dumps(environment() | _cluster(address), indent=1) + "\n")
             yield person
-        finally:
-            ray.shutdown()
 
 
 def _repair(config: StudyConfig, folder: Path) -> None:
@@ -148,22 +150,33 @@ def _memory_of_worker(config: StudyConfig, address: str | None) -> float:
         return torch.cuda.get_device_properties(0).total_memory * resources.gpus_per_worker if here else math.inf
     if address is not None:
         return math.inf
-    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return whole / (resources.trials_at_once * resources.workers_per_trial)
+    return memory_bytes() / (resources.trials_at_once * resources.workers_per_trial)
 
 
 def _start_ray(resources: ResourceConfig, address: str | None) -> None:
     if address not in (None, "auto"):
         check_reachable(str(address))
+    alone = {"include_dashboard": False, "num_cpus": cores(), "_temp_dir": _ray_folder()} if address is None else {}
     try:
         ray.init(
             address=address or "local",  # with None Ray would join whatever cluster runs on this machine
-            include_dashboard=False if address is None else None,
             log_to_driver=False,
             runtime_env={"env_vars": {name: os.environ[name] for name in ("CFAMC_DATA",) if name in os.environ}},
+            **alone,
         )
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise InputError(f"--address {address}: no Ray cluster answers there ({error})") from None
+    except SystemExit:  # Ray's answer to SIGTERM while it starts
+        heed_signals()
+        signal.raise_signal(signal.SIGTERM)
+    except Exception as error:
+        ray.shutdown()
+        why = " ".join(str(error).split()) or type(error).__name__
+        if address is not None:
+            raise InputError(f"--address {address}: no Ray cluster answers there ({why})") from None
+        raise InputError(
+            f"Ray cannot start on this machine ({why}): it needs room in {_ray_folder()} (another folder: RAY_TMPDIR) "
+            "and in /dev/shm, and a port to listen at"
+        ) from None
+    heed_signals()
     there = ray.cluster_resources()
     for kind, needed in (("CPU", resources.cpus_at_once), ("GPU", resources.gpus_at_once)):
         if needed > there.get(kind, 0):
@@ -175,19 +188,10 @@ def _start_ray(resources: ResourceConfig, address: str | None) -> None:
             )
 
 
-def check_reachable(address: str) -> None:
-    """Refuse at once an address where nothing listens; Ray itself would try for minutes.
-
-    Raises:
-        InputError: where it is not HOST:PORT, or nothing answers there within some seconds.
-    """
-    host, _, port = address.rpartition(":")
-    if not host or "/" in host or not port.isdecimal():
-        raise InputError(f"--address {address}: write auto, or HOST:PORT as `ray start --head` prints it")
-    try:
-        socket.create_connection((host, int(port)), timeout=REACH_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        raise InputError(f"--address {address}: no Ray cluster answers there ({error})") from None
+def _ray_folder() -> str:
+    """Where Ray keeps its sockets and logs; a socket's path must not exceed 107 bytes, which a long TMPDIR does."""
+    wanted = str(Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp", "ray").absolute())  # noqa: S108
+    return wanted if len(os.fsencode(wanted)) <= LONGEST_FOLDER else f"/tmp/ray-{os.getuid()}"  # noqa: S108
 
 
 def _tuner(config: StudyConfig, folder: Path, search: Search, watcher: "_Watcher") -> tune.Tuner:

@@ -1,11 +1,12 @@
 """What a result was computed with: date, machine and versions."""
 
-import os
 import platform
 from contextlib import suppress
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
+
+from cfamc_ray.machine import cores, memory_bytes
 
 PACKAGES = ("cfamc_ray", "torch", "torchvision", "ray", "optuna", "numpy", "scikit-learn", "moocore", "pyautoattack")
 
@@ -20,6 +21,7 @@ def environment() -> dict[str, Any]:
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cores": os.cpu_count(),
+        "cores": cores(),
+        "memory_bytes": memory_bytes(),
         "versions": versions,
     }

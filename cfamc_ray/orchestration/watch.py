@@ -1,0 +1,113 @@
+"""Whether Ray is still there: where its own processes die, it says nothing for a minute and then ends the command."""
+
+import atexit
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TextIO
+
+import ray
+
+from cfamc_ray.config.errors import InputError
+from cfamc_ray.process import note_interruption
+
+REACH_SECONDS = 5.0
+"""Until an address counts as silent."""
+LOOK_SECONDS = 0.5
+"""Between two looks at Ray's processes."""
+NEEDED = {"gcs_server", "raylet"}
+"""Processes without which nothing goes on."""
+MISSED = 3
+"""Looks in a row in which a cluster's head does not answer before it counts as lost."""
+
+
+class RayLost(KeyboardInterrupt):
+    """Ray's own processes have died. Like Ctrl-C it ends what is going on, and leaves all that is finished."""
+
+
+def check_reachable(address: str) -> None:
+    """Refuse at once an address where nothing listens; Ray itself would try for minutes.
+
+    Raises:
+        InputError: where it is not HOST:PORT, or nothing answers there within some seconds.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdecimal():
+        raise InputError(f"--address {address}: write auto, or HOST:PORT as `ray start --head` prints it")
+    if why := _silence(address):
+        raise InputError(f"--address {address}: no Ray cluster answers there ({why})")
+
+
+def _silence(address: str) -> str:
+    """Why nothing answers at HOST:PORT; empty where something does."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=REACH_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        return str(error)
+    return ""
+
+
+@contextmanager
+def watched_ray(address: str | None, person: TextIO) -> Iterator[None]:
+    """Ray, which was started before; it is shut down at the end.
+
+    Args:
+        address: of a running cluster; None where Ray was started by this process.
+        person: where its loss is told.
+
+    Raises:
+        RayLost: at any place of the block, in the main thread.
+    """
+    over, lost = threading.Event(), threading.Event()
+    head = ray.get_runtime_context().gcs_address
+
+    def look() -> None:
+        missed = 0
+        while not over.wait(LOOK_SECONDS):
+            dead = _dead_processes() if address is None else ""
+            missed = missed + 1 if address is not None and _silence(head) else 0
+            if dead or missed == MISSED:
+                what = f"Ray's {dead} has ended" if dead else f"the Ray cluster at {head} answers no more"
+                print(f"\n{what}, so this run cannot go on; ray.log has what Ray said", file=person, flush=True)
+                note_interruption(1)
+                lost.set()
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR2)
+                return
+
+    def raise_lost(_: int, __: FrameType | None) -> None:
+        raise RayLost
+
+    watched = threading.current_thread() is threading.main_thread()  # no other can be interrupted
+    thread = threading.Thread(target=look, daemon=True)
+    if watched:
+        before = signal.signal(signal.SIGUSR2, raise_lost)
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        if watched:
+            thread.join()
+            signal.signal(signal.SIGUSR2, before)
+        if lost.is_set():
+            _abandon()
+        else:
+            ray.shutdown()
+
+
+def _dead_processes() -> str:
+    """Names of the processes that Ray started here and that are no more."""
+    node = ray._private.worker._global_node
+    dead = node.dead_processes() if node is not None else []
+    return " and ".join(sorted(NEEDED & {name for name, _ in dead}))
+
+
+def _abandon() -> None:
+    """End what is left of Ray without asking it; an orderly shutdown would wait for what has died."""
+    atexit.unregister(ray.shutdown)
+    if node := ray._private.worker._global_node:
+        node.kill_all_processes(check_alive=False, allow_graceful=False)
