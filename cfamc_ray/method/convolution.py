@@ -1,7 +1,11 @@
-"""Convolutions whose weight gradient is one matrix product where the library's is slow.
+"""Convolutions that avoid oneDNN's weight gradient on CPUs where it is slow or wrong.
 
-On CPUs oneDNN computes the bfloat16 weight gradient of a convolution with a small output at a tenth of the rate of a
-matrix product: a ResNet-18 on images of 32 pixels spends a quarter of its time there.
+Slow: the bfloat16 weight gradient of a convolution with a small output runs at a tenth of the rate of a matrix product;
+a ResNet-18 on images of 32 pixels spends a quarter of its time there. It is computed as one matrix product instead.
+
+Wrong: the weight gradient of a strided 1x1 convolution of few channels in channels_last. oneDNN (3.13 and before) first
+copies the pixels that the stride selects and writes past the end of that buffer: gradients are wrong, the process
+crashes or hangs. The pixels are selected here instead, and what remains is a convolution of stride 1.
 
 Shapes: N images, C inputs, O outputs, H/W height/width, h/w of the output, k side of the kernel.
 """
@@ -17,6 +21,8 @@ FEW_POSITIONS = 16
 """Outputs of so many positions or fewer gain, at any width (1.5 to 4 times as fast, on one thread and two)."""
 MANY_WEIGHTS = 2**20
 """With so many the product is faster forward too (twice as fast)."""
+CHANNEL_BLOCK = 16
+"""Channels that oneDNN computes at once with AVX-512 (with AVX2: 8); the buffer is too small for fewer inputs."""
 
 
 class Convolution(nn.Conv2d):
@@ -34,13 +40,19 @@ class Convolution(nn.Conv2d):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Convolve."""
+        if x_NCHW.device.type != "cpu":
+            return super().forward(x_NCHW)
+        stride = self.stride[0]
+        if self.kernel_size == (1, 1) and stride > 1 and self.in_channels < CHANNEL_BLOCK:
+            # Every stride-th pixel; unlike slicing, the gradient keeps channels_last.
+            x_NCHW, stride = F.avg_pool2d(x_NCHW, 1, stride), 1
         computes_in = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x_NCHW.dtype
         learns = torch.is_grad_enabled() and self.weight.requires_grad
-        h, w = _output_size(x_NCHW, self.stride[0])
-        if learns and x_NCHW.device.type == "cpu" and computes_in == torch.bfloat16 and h * w <= FEW_POSITIONS:
-            product: Tensor = _MatrixProduct.apply(x_NCHW.to(computes_in), self.weight.to(computes_in), self.stride[0])
+        h, w = _output_size(x_NCHW, stride)
+        if learns and computes_in == torch.bfloat16 and h * w <= FEW_POSITIONS:
+            product: Tensor = _MatrixProduct.apply(x_NCHW.to(computes_in), self.weight.to(computes_in), stride)
             return product
-        return super().forward(x_NCHW)
+        return F.conv2d(x_NCHW, self.weight, stride=stride, padding=self.kernel_size[0] // 2)
 
 
 class _MatrixProduct(torch.autograd.Function):
