@@ -185,7 +185,7 @@ def _transfer(spec: str, image_size: int) -> DataConfig:
     name, _, path = spec.partition(":")
     tree = {"name": name, "path": path or None, "validation_images": 0, "image_size": image_size}
     try:
-        images = len(read_source(DataConfig.model_validate(tree)).train)
+        images = len(read_source(DataConfig.model_validate(tree)).train.labelled_n)
         return DataConfig.model_validate(tree | {"pretrain_images": images, "probe_images": images})
     except ValidationError as error:
         raise InputError(f"--transfer {spec}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None

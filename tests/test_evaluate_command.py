@@ -291,6 +291,8 @@ class TestTransfer:
             arrays[f"y_{split}"] = labels
             arrays[f"x_{split}"] = random.integers(0, 40, (count, 12, 12, 3), np.uint8)
             arrays[f"x_{split}"][np.arange(count), :, :, labels] += 180
+        arrays["x_train"] = np.concatenate([arrays["x_train"], arrays["x_test"]])
+        arrays["y_train"] = np.concatenate([arrays["y_train"], np.full(15, -1)])  # unlabelled, so not probed on
         np.savez(path, **arrays)  # type: ignore[arg-type]
         record = evaluated(run, *QUICK, *NO_AUTOATTACK, "--transfer", f"npz:{path}")
         assert (record["data"]["name"], record["data"]["path"], record["data"]["probe_images"]) == (
@@ -316,7 +318,7 @@ class TestTransfer:
             ("digits:here", "--transfer digits:here: path is only for npz and imagefolder"),
             ("npz:nothing.npz", "nothing.npz: no such file"),
             ("imagefolder:nothing", "nothing: no such file or folder"),
-            ("npz:one.npz", "--transfer npz:one.npz: Input should be greater than or equal to 2"),
+            ("npz:one.npz", "one.npz: y_train must hold at least 2 classes, not 1"),
         ],
     )
     def test_what_is_no_data_set_is_refused(

@@ -3,149 +3,132 @@
 N images of a split; C = 3 channels, H = W = the image size. Pixels are uint8 from 0 to 255.
 """
 
+import errno
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import os
+import warnings
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps
+from numpy.lib.format import open_memmap, write_array_header_1_0
 
 from cfamc_ray.config.errors import InputError
+from cfamc_ray.data.decoding import READING_RULES, read_square
+from cfamc_ray.data.folders import ImageFile, list_images
 from cfamc_ray.data.images import LabelledImages, Source
-from cfamc_ray.data.stratification import stratified_order
 
-LabelledFile = tuple[Path, int]
-ROWS_PER_TASK = 100
-"""Images that a thread resizes in one go: enough for few tasks, and few enough to stop soon after an error."""
+IMAGES_AT_ONCE = 100
+"""Resized in memory before they are written: few enough for any size, and to stop soon after an error."""
+ATTEMPTS = 3
+"""To put the arrays into their place while other processes do the same."""
+
+Shapes = Mapping[str, tuple[int, int, int, int]]
+"""NCHW of each split's array."""
+Arrays = Mapping[str, npt.NDArray[Any]]
+"""The images_NCHW of each split."""
 
 
 def read_imagefolder(folder: Path, image_size: int, *, cache: Path) -> Source:
     """Open the resized images of a folder, resizing them first where that was not done yet.
 
-    The folder holds train/CLASS/* and test/CLASS/* (or val/CLASS/*); or CLASS/* alone, of which a stratified fifth
-    then is the test split. Hidden files and folders are skipped.
+    The resized images belong to the files' names, sizes and times of modification, wherever the folder lies.
 
     Args:
-        folder: where the images are; anything that Pillow opens.
-        image_size: height and width in pixels; the shorter side is resized to it, the longer one cropped to its centre.
-        cache: folder of the resized arrays. Several processes may share it.
+        folder: where the images are, in a layout of `list_images` and of any kind that `read_square` reads.
+        image_size: height and width in pixels.
+        cache: folder of the resized arrays. Several processes may share it; arrays that are damaged are made anew.
 
     Raises:
         InputError: where folders or images are missing or unreadable, or the cache cannot be written.
     """
-    splits, classes = _list_splits(folder)
-    key = _cache_key(folder, image_size, splits)
-    cached = cache / hashlib.sha256(key.encode()).hexdigest()
-    if not cached.is_dir():
-        try:
-            _write_cache(cached, key, splits, image_size)
-        except OSError as error:
-            raise InputError(f"{cache}: the resized images cannot be written there: {error}") from None
-    return Source(_open_split(cached, "train"), _open_split(cached, "test"), classes)
-
-
-def _list_splits(folder: Path) -> tuple[dict[str, list[LabelledFile]], int]:
-    """The files of each split, and the number of classes."""
-    if not (folder / "train").is_dir():
-        classes = _list_classes(folder)
-        files = _labelled(classes)
-        order = stratified_order(torch.tensor([label for _, label in files]), seed=0).tolist()
-        test_images = math.ceil(len(files) / 5)
-        splits = {"train": [files[n] for n in order[test_images:]], "test": [files[n] for n in order[:test_images]]}
-        return splits, len(classes)
-    test_folder = next((folder / name for name in ("test", "val") if (folder / name).is_dir()), None)
-    if test_folder is None:
-        raise InputError(f"{folder}: has a folder train, so it needs a folder test or val beside it")
-    train_classes, test_classes = _list_classes(folder / "train"), _list_classes(test_folder)
-    unpaired = train_classes.keys() ^ test_classes.keys()
-    if unpaired:
-        raise InputError(
-            f"{folder}: train and {test_folder.name} must have the same classes; one lacks {sorted(unpaired)}"
+    listed = list_images(folder)
+    if listed.left_out:
+        warnings.warn(
+            f"{folder}: {len(listed.left_out)} files are left out, whose suffix is no image's: {listed.left_out[0]}, …",
+            stacklevel=2,
         )
-    return {"train": _labelled(train_classes), "test": _labelled(test_classes)}, len(train_classes)
+    key = _cache_key(image_size, listed.splits)
+    cached = cache / hashlib.sha256(key.encode()).hexdigest()
+    shapes = {split: (len(files), 3, image_size, image_size) for split, files in listed.splits.items()}
+    try:
+        arrays = _open(cached, shapes) or _write(cached, key, shapes, listed.splits)
+    except OSError as error:
+        raise InputError(
+            f"{cache}: the resized images ({sum(map(math.prod, shapes.values())) / 1e6:,.0f} MB) cannot be kept there: "
+            f"{error.strerror or error}; make room, or name another folder in the environment variable CFAMC_DATA"
+        ) from None
+    train, test = (
+        LabelledImages(torch.from_numpy(arrays[split]), torch.tensor([file.label for file in listed.splits[split]]))
+        for split in ("train", "test")
+    )
+    return Source(train, test, listed.class_names)
 
 
-def _list_classes(folder: Path) -> dict[str, list[Path]]:
-    """The images of each class, both in alphabetical order."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: not a folder; imagefolder needs one with a folder of images for each class")
-    classes = {entry.name: _visible(entry) for entry in _visible(folder) if entry.is_dir()}
-    if len(classes) < 2:
-        raise InputError(f"{folder}: needs a folder of images for each of two classes or more, but has {len(classes)}")
-    for name, files in classes.items():
-        if not files:
-            raise InputError(f"{folder / name}: a class without images")
-    return classes
-
-
-def _visible(folder: Path) -> list[Path]:
-    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-
-
-def _labelled(classes: Mapping[str, Iterable[Path]]) -> list[LabelledFile]:
-    return [(file, label) for label, files in enumerate(classes.values()) for file in files]
-
-
-def _cache_key(folder: Path, image_size: int, splits: Mapping[str, Sequence[LabelledFile]]) -> str:
+def _cache_key(image_size: int, splits: Mapping[str, Sequence[ImageFile]]) -> str:
     """All that decides the arrays, as JSON."""
-    files = {
-        split: [
-            (str(file.relative_to(folder)), (stat := file.stat()).st_size, stat.st_mtime_ns) for file, _ in examples
-        ]
-        for split, examples in splits.items()
-    }
-    return json.dumps({"folder": str(folder.resolve()), "image_size": image_size, "files": files}, indent=1)
+    files = {split: [(file.name, file.size, file.modified_ns) for file in splits[split]] for split in splits}
+    return json.dumps({"reading_rules": READING_RULES, "image_size": image_size, "files": files}, indent=1)
 
 
-def _write_cache(cached: Path, key: str, splits: Mapping[str, Sequence[LabelledFile]], image_size: int) -> None:
-    """Write the arrays under a temporary name, so that no process ever opens half of them."""
+def _open(cached: Path, shapes: Shapes) -> Arrays | None:
+    """Map the arrays into memory; none where they are missing, cut off or of another shape."""
+    try:
+        # Copy-on-write is the mapping that torch takes without a warning about read-only memory.
+        arrays = {split: open_memmap(cached / f"{split}-images.npy", mode="c") for split in shapes}
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    whole = all(array.shape == shapes[split] and array.dtype == np.uint8 for split, array in arrays.items())
+    return arrays if whole else None
+
+
+def _write(cached: Path, key: str, shapes: Shapes, splits: Mapping[str, Sequence[ImageFile]]) -> Arrays:
+    """Write the arrays under a temporary name, so that no process ever opens half of them, and open them."""
     cached.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=cached.parent, prefix=".partial-") as partial:
-        complete = Path(partial) / cached.name
+    with TemporaryDirectory(dir=cached.parent, prefix=".partial-") as temporary:
+        complete = Path(temporary) / cached.name
         complete.mkdir()
         (complete / "key.json").write_text(key, encoding="utf-8")
-        for split, examples in splits.items():
-            _write_split(complete, split, examples, image_size)
-        try:
-            complete.rename(cached)
-        except OSError:
-            if not cached.is_dir():  # else another process was faster, with equal arrays
-                raise
+        for split, shape in shapes.items():
+            with (complete / f"{split}-images.npy").open("wb") as file:
+                _write_split(file, shape, splits[split])
+                file.flush()
+                os.fsync(file.fileno())
+        for attempt in range(ATTEMPTS):
+            with suppress(OSError):  # there already: whole, by a process that was faster, or damaged
+                complete.rename(cached)
+            if arrays := _open(cached, shapes):
+                return arrays
+            with suppress(OSError):
+                cached.rename(Path(temporary) / f"damaged-{attempt}")
+        raise OSError("what is there is damaged and cannot be replaced")
 
 
-def _write_split(target: Path, split: str, examples: Sequence[LabelledFile], image_size: int) -> None:
-    np.save(target / f"{split}-labels.npy", np.array([label for _, label in examples], dtype=np.int64))
-    shape = (len(examples), 3, image_size, image_size)
-    images_NCHW = np.lib.format.open_memmap(target / f"{split}-images.npy", mode="w+", dtype=np.uint8, shape=shape)
-
-    def resize(rows: range) -> None:
-        for row in rows:
-            images_NCHW[row] = _resized(examples[row][0], image_size)
-
-    rows = range(len(examples))
+def _write_split(file: BinaryIO, shape: tuple[int, int, int, int], examples: Sequence[ImageFile]) -> None:
+    write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    _allocate(file, file.tell() + math.prod(shape))
+    resized = partial(read_square, image_size=shape[-1])
     with ThreadPoolExecutor() as threads:
-        list(threads.map(resize, (rows[start : start + ROWS_PER_TASK] for start in rows[::ROWS_PER_TASK])))
-    images_NCHW.flush()
+        for start in range(0, len(examples), IMAGES_AT_ONCE):
+            paths = [example.path for example in examples[start : start + IMAGES_AT_ONCE]]
+            file.writelines(image_CHW.tobytes() for image_CHW in threads.map(resized, paths))
 
 
-def _resized(file: Path, image_size: int) -> npt.NDArray[np.uint8]:
-    """The image as an array of channels, height and width."""
+def _allocate(file: BinaryIO, size: int) -> None:
+    """Take the space on the disk, where the system can: a full one is then known before the work and not after it."""
+    if not hasattr(os, "posix_fallocate"):
+        return
     try:
-        with Image.open(file) as image:
-            # Pillow's bilinear filter widens with the reduction, so it antialiases.
-            square = ImageOps.fit(image.convert("RGB"), (image_size, image_size), Image.Resampling.BILINEAR)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{file}: cannot be read as an image: {error}") from None
-    return np.asarray(square).transpose(2, 0, 1)
-
-
-def _open_split(cached: Path, split: str) -> LabelledImages:
-    # Copy-on-write is the mapping that torch takes without a warning about read-only memory.
-    images_NCHW = np.load(cached / f"{split}-images.npy", mmap_mode="c")
-    return LabelledImages(torch.from_numpy(images_NCHW), torch.from_numpy(np.load(cached / f"{split}-labels.npy")))
+        os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # else writing will find out
+            raise

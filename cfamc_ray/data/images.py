@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
+UNLABELLED = -1
+"""In place of the class of an image that can only pretrain."""
+
 
 @dataclass(frozen=True, eq=False)
 class LabelledImages:
@@ -14,7 +17,7 @@ class LabelledImages:
 
     Attributes:
         images_NCHW: uint8, in memory or memory-mapped.
-        labels_N: int64, from 0 to the number of classes minus one.
+        labels_N: int64, from 0 to the number of classes minus one; `UNLABELLED` for training images without a class.
     """
 
     images_NCHW: torch.Tensor
@@ -23,6 +26,11 @@ class LabelledImages:
     def __len__(self) -> int:
         return len(self.labels_N)
 
+    @property
+    def labelled_n(self) -> torch.Tensor:
+        """int64: where the images that have a class stand, ascending."""
+        return (self.labels_N != UNLABELLED).nonzero().flatten()
+
     def take(self, indices_n: torch.Tensor) -> "LabelledImages":
         """A copy of some of the images, in the order of the indices."""
         return LabelledImages(self.images_NCHW[indices_n], self.labels_N[indices_n])
@@ -30,11 +38,22 @@ class LabelledImages:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A whole data set as it was published."""
+    """A whole data set as it was published.
+
+    Attributes:
+        train: some of them may be unlabelled.
+        test: all labelled, with no class that `train` lacks.
+        class_names: one for each class, in the order of the labels.
+    """
 
     train: LabelledImages
     test: LabelledImages
-    classes: int
+    class_names: tuple[str, ...]
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,3 +80,19 @@ class ImageSubset:
         if device == self.images_NCHW.device:
             return self
         return ImageSubset(self.images_NCHW[self.indices_n].to(device), torch.arange(len(self), device=device))
+
+
+def uniformity(images_NCHW: torch.Tensor) -> str | None:
+    """What leaves nothing to learn from images: they are all alike, or each of them is of one colour.
+
+    Args:
+        images_NCHW: at least one; they are looked at up to the first that is neither.
+
+    Returns:
+        A sentence with braces in place of the images' name; None for images as they should be.
+    """
+    if len(images_NCHW) > 1 and all(torch.equal(image_CHW, images_NCHW[0]) for image_CHW in images_NCHW):
+        return "all {} are alike"
+    if all(bool((image_CHW == image_CHW[:, :1, :1]).all()) for image_CHW in images_NCHW):
+        return "each of the {} is of a single colour"
+    return None

@@ -1,9 +1,10 @@
 """Reading a whole data set: digits, CIFAR, an .npz file or a folder of images (shapes as in images.py)."""
 
 import os
+import warnings
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.trial import DataConfig
 from cfamc_ray.data.imagefolder import read_imagefolder
-from cfamc_ray.data.images import LabelledImages, Source
+from cfamc_ray.data.images import UNLABELLED, LabelledImages, Source, uniformity
 from cfamc_ray.data.stratification import stratified_order
 
 DIGITS_TEST_IMAGES = 360
@@ -37,6 +38,9 @@ def _key(config: DataConfig) -> tuple[str, str | None, int]:
 def read_source(config: DataConfig, *, folder: Path | None = None) -> Source:
     """Read the data set that a config names; the last two stay in memory for the next trial of the process.
 
+    It warns where all images of a split are alike or of one colour each, which is rarely what they were before they
+    were converted.
+
     Args:
         config: `name`, `path` and `image_size` are read.
         folder: where data sets and caches are kept; by default the folder that the environment variable CFAMC_DATA
@@ -47,14 +51,19 @@ def read_source(config: DataConfig, *, folder: Path | None = None) -> Source:
     """
     if _key(config) in _held:
         return _held[_key(config)]
-    folder = folder or data_folder()
     path = locate(config, folder)
+    if folder is None:  # two of them need none, and so no home
+        folder = Path() if config.name in ("digits", "npz") else data_folder()
     return _read(config.name, path, config.image_size, folder, path.stat().st_mtime_ns if path else None)
 
 
 def data_folder() -> Path:
-    """Where data sets and caches are kept unless another folder is named."""
-    return Path(os.environ.get("CFAMC_DATA") or "~/.cache/cfamc_ray").expanduser()
+    """Where data sets and caches are kept unless a caller says otherwise.
+
+    Raises:
+        InputError: where neither CFAMC_DATA names a folder nor the user has a home.
+    """
+    return _expanded(os.environ.get("CFAMC_DATA") or "~/.cache/cfamc_ray")
 
 
 def locate(config: DataConfig, folder: Path | None = None) -> Path | None:
@@ -67,19 +76,41 @@ def locate(config: DataConfig, folder: Path | None = None) -> Path | None:
     Raises:
         InputError: where there is no such file or folder.
     """
-    folder = folder or data_folder()
+    if config.name == "digits":
+        return None
     if config.path is None:
-        packed = folder / f"{config.name}.npz"
-        return packed if config.name != "digits" and packed.is_file() else None
-    for candidate in (Path(config.path).expanduser(), folder / config.path):
-        if candidate.exists():
-            return candidate
+        packed = (folder or data_folder()) / f"{config.name}.npz"
+        return packed if packed.is_file() else None
+    given = _expanded(config.path)
+    if given.exists():
+        return given
+    folder = folder or data_folder()
+    if (folder / config.path).exists():
+        return folder / config.path
     raise InputError(f"data.path {config.path}: no such file or folder, neither from {Path.cwd()} nor from {folder}")
+
+
+def _expanded(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # no HOME, and no such user
+        raise InputError(
+            f"{path}: there is no home folder that ~ could stand for; write the whole path, or name the folder of data "
+            "sets and caches in the environment variable CFAMC_DATA"
+        ) from None
 
 
 @lru_cache(maxsize=2)  # what pretrains, and what a transfer is judged on
 def _read(name: str, path: Path | None, image_size: int, folder: Path, _modified_ns: int | None) -> Source:
     """Read anew unless all arguments, the time of modification among them, are those of the last call."""
+    source = _read_any(name, path, image_size, folder)
+    for split, images in (("training", source.train), ("test", source.test)):
+        if remark := uniformity(images.images_NCHW):
+            warnings.warn(f"{path or name}: {remark.format(f'{split} images')}", stacklevel=3)
+    return source
+
+
+def _read_any(name: str, path: Path | None, image_size: int, folder: Path) -> Source:
     if name == "digits":
         return _read_digits(image_size)
     if path is None:
@@ -102,7 +133,7 @@ def _read_digits(image_size: int) -> Source:
     )
     order = stratified_order(images.labels_N, seed=0)
     train, test = images.take(order[DIGITS_TEST_IMAGES:]), images.take(order[:DIGITS_TEST_IMAGES])
-    return Source(train, test, classes=len(digits.target_names))
+    return Source(train, test, tuple(map(str, digits.target_names)))
 
 
 def _read_torchvision(name: str, folder: Path) -> Source:
@@ -117,29 +148,24 @@ def _read_torchvision(name: str, folder: Path) -> Source:
             f"{dataset.filename} there, or name another folder in the environment variable CFAMC_DATA"
         ) from None
     return Source(
-        train=_from_channels_last(train.data, np.array(train.targets)),
-        test=_from_channels_last(test.data, np.array(test.targets)),
-        classes=len(train.classes),
+        train=LabelledImages(_channels_first(train.data), torch.tensor(train.targets)),
+        test=LabelledImages(_channels_first(test.data), torch.tensor(test.targets)),
+        class_names=tuple(train.classes),
     )
 
 
 def _read_npz(path: Path) -> Source:
     arrays = _npz_arrays(path)
-    train, test = _npz_split(path, arrays, "train"), _npz_split(path, arrays, "test")
-    sides = train.images_NCHW.shape[-1], test.images_NCHW.shape[-1]
+    train_NCHW, test_NCHW = (_npz_images(path, arrays, split) for split in ("train", "test"))
+    sides = train_NCHW.shape[-1], test_NCHW.shape[-1]
     if sides[0] != sides[1]:
         raise InputError(
             f"{path}: x_train and x_test must be equally large, not {sides[0]} and {sides[1]} pixels a side"
         )
-    labels = torch.cat([train.labels_N, test.labels_N])
-    lowest, highest = int(labels.min()), int(labels.max())
-    classes = arrays["classes"].size if "classes" in arrays else highest + 1
-    if lowest < 0 or highest >= classes or classes < 2:
-        raise InputError(
-            f"{path}: labels must be from 0 to the number of classes (at least 2) minus one, "
-            f"not from {lowest} to {highest} with {classes} classes"
-        )
-    return Source(train, test, classes)
+    classes = _npz_classes(path, arrays)
+    train_N, test_N = (_numbered(arrays[name], classes) for name in ("y_train", "y_test"))
+    names = _npz_names(arrays.get("classes"), classes)
+    return Source(LabelledImages(train_NCHW, train_N), LabelledImages(test_NCHW, test_N), names)
 
 
 def _npz_arrays(path: Path) -> Mapping[str, npt.NDArray[Any]]:
@@ -148,7 +174,7 @@ def _npz_arrays(path: Path) -> Mapping[str, npt.NDArray[Any]]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: array for name, array in file.items() if isinstance(array, np.ndarray)}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, RuntimeError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: damaged, or holds more than plain arrays: {error}") from None
     missing = [name for name in ("x_train", "y_train", "x_test", "y_test") if name not in arrays]
     if missing:
@@ -156,7 +182,8 @@ def _npz_arrays(path: Path) -> Mapping[str, npt.NDArray[Any]]:
     return arrays
 
 
-def _npz_split(path: Path, arrays: Mapping[str, npt.NDArray[Any]], split: str) -> LabelledImages:
+def _npz_images(path: Path, arrays: Mapping[str, npt.NDArray[Any]], split: str) -> torch.Tensor:
+    """The images_NCHW of a split, whose labels are integers."""
     images, labels = arrays[f"x_{split}"], arrays[f"y_{split}"]
     shape = (*images.shape, 1) if images.ndim == 3 else images.shape
     if images.dtype != np.uint8 or len(shape) != 4 or shape[1] != shape[2] or shape[3] not in (1, 3) or 0 in shape:
@@ -169,9 +196,39 @@ def _npz_split(path: Path, arrays: Mapping[str, npt.NDArray[Any]], split: str) -
             f"{path}: y_{split} must be {len(images)} integers, one for each image, "
             f"not {labels.dtype} of shape {labels.shape}"
         )
-    return _from_channels_last(np.broadcast_to(images.reshape(shape), (*shape[:3], 3)), labels)
+    return _channels_first(np.broadcast_to(images.reshape(shape), (*shape[:3], 3)))
 
 
-def _from_channels_last(images_NHWC: npt.NDArray[np.uint8], labels_N: npt.NDArray[np.integer[Any]]) -> LabelledImages:
-    images_NCHW = np.ascontiguousarray(images_NHWC.transpose(0, 3, 1, 2))
-    return LabelledImages(torch.from_numpy(images_NCHW), torch.from_numpy(labels_N.astype(np.int64)))
+def _npz_classes(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> list[int]:
+    """The labels of training images, ascending; each of them is a class, whatever number names it."""
+    train, test = (np.unique(arrays[name]).tolist() for name in ("y_train", "y_test"))
+    if train[0] < UNLABELLED:
+        raise InputError(f"{path}: y_train holds {train[0]}; a label is 0 or more, or -1 for an image without a class")
+    if test[0] < 0:
+        raise InputError(f"{path}: y_test holds {test[0]}; each test image needs a class, a label of 0 or more")
+    classes = [label for label in train if label != UNLABELLED]
+    if len(classes) < 2:
+        raise InputError(f"{path}: y_train must hold at least 2 classes, not {len(classes)} ({classes})")
+    if unknown := sorted(set(test) - set(classes)):
+        names = ", ".join(_npz_names(arrays.get("classes"), unknown))
+        raise InputError(f"{path}: y_test holds classes that no image of y_train has: {names}")
+    return classes
+
+
+def _npz_names(names: npt.NDArray[Any] | None, classes: Sequence[int]) -> tuple[str, ...]:
+    """What the file calls its classes, if its names reach so far; else their labels."""
+    if names is None or names.ndim != 1 or len(names) <= classes[-1]:
+        return tuple(map(str, classes))
+    named = [names[label].item() for label in classes]
+    return tuple(name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in named)
+
+
+def _numbered(labels_N: npt.NDArray[np.integer[Any]], classes: Sequence[int]) -> torch.Tensor:
+    """The labels in numbers from 0 on, in the order of the classes."""
+    number_of = {UNLABELLED: UNLABELLED, **{label: number for number, label in enumerate(classes)}}
+    labels, where_N = np.unique(labels_N, return_inverse=True)
+    return torch.tensor([number_of[label] for label in labels.tolist()])[torch.from_numpy(where_N)]
+
+
+def _channels_first(images_NHWC: npt.NDArray[np.uint8]) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(images_NHWC.transpose(0, 3, 1, 2)))

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.trial import DataConfig
-from cfamc_ray.data.images import ImageSubset, LabelledImages
+from cfamc_ray.data.images import UNLABELLED, ImageSubset, LabelledImages
 from cfamc_ray.data.sources import read_source
-from cfamc_ray.data.stratification import stratified_order
+from cfamc_ray.data.stratification import interleaved, stratified_order
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +24,8 @@ def load_splits(config: DataConfig, *, judged_on: DataConfig | None = None, fold
     """Split the training images, each class in proportion.
 
     With one seed and one number of validation images, smaller splits are parts of larger ones, and validation images
-    are in neither of the others.
+    are in neither of the others. Unlabelled images only pretrain, in proportion to the labelled ones; they do not
+    change which images validate, nor, where probe and pretraining may overlap, which are probed.
 
     Args:
         config: the source and the counts.
@@ -41,12 +42,22 @@ def load_splits(config: DataConfig, *, judged_on: DataConfig | None = None, fold
             raise InputError(f"evaluation.transfer: {error}") from None
         return replace(judges, pretrain=load_splits(config, folder=folder).pretrain)
     source = read_source(config, folder=folder)
-    _check_counts(config, available=len(source.train))
-    order = stratified_order(source.train.labels_N, config.split_seed)
+    labels_N, seed = source.train.labels_N, config.split_seed
+    labelled, unlabelled = source.train.labelled_n, (labels_N == UNLABELLED).nonzero().flatten()
+    _check_counts(config, labelled=len(labelled), unlabelled=len(unlabelled))
+    order = labelled[stratified_order(labels_N[labelled], seed)]
     validation, rest = order[: config.validation_images], order[config.validation_images :]
-    probe = rest if config.probe_overlap else rest[config.pretrain_images :]
+    pool = interleaved(rest, unlabelled[stratified_order(labels_N[unlabelled], seed)])
+    pretrain, left = pool[: config.pretrain_images], pool[config.pretrain_images :]
+    probe = rest if config.probe_overlap else left[labels_N[left] != UNLABELLED]
+    if len(probe) < config.probe_images:
+        raise InputError(
+            f"data.probe_images {config.probe_images} must not pretrain (data.probe_overlap is false), but of the "
+            f"{len(labelled)} labelled training images of {config.path or config.name} only {len(probe)} neither "
+            "pretrain nor validate: lower the counts, or let the probe overlap"
+        )
     return Splits(
-        pretrain=ImageSubset(source.train.images_NCHW, rest[: config.pretrain_images]),
+        pretrain=ImageSubset(source.train.images_NCHW, pretrain),
         probe=source.train.take(probe[: config.probe_images]),
         validation=source.train.take(validation),
         classes=source.classes,
@@ -62,12 +73,16 @@ def load_test(config: DataConfig, *, folder: Path | None = None) -> LabelledImag
     return read_source(config, folder=folder).test
 
 
-def _check_counts(config: DataConfig, *, available: int) -> None:
-    pretrain, probe = config.pretrain_images, config.probe_images
-    needed = config.validation_images + (max(pretrain, probe) if config.probe_overlap else pretrain + probe)
-    if needed > available:
+def _check_counts(config: DataConfig, *, labelled: int, unlabelled: int) -> None:
+    pretrain, probe, validation = config.pretrain_images, config.probe_images, config.validation_images
+    needed = validation + (max(pretrain, probe) if config.probe_overlap else pretrain + probe)
+    has = f"{config.path or config.name} has {labelled + unlabelled}"
+    has += f", of which {labelled} are labelled: lower the counts" if unlabelled else ": lower the counts"
+    if needed > labelled + unlabelled:
         learning = f"data.pretrain_images {pretrain} {'or' if config.probe_overlap else '+'} data.probe_images {probe}"
+        raise InputError(f"data.validation_images {validation} + {learning} need {needed} training images, but {has}")
+    if validation + probe > labelled:
         raise InputError(
-            f"data.validation_images {config.validation_images} + {learning} need {needed} training images, "
-            f"but {config.path or config.name} has {available}: lower the counts"
+            f"data.validation_images {validation} + data.probe_images {probe} need {validation + probe} labelled "
+            f"training images, but {has}"
         )

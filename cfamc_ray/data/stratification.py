@@ -25,3 +25,16 @@ def stratified_order(labels_N: torch.Tensor, seed: int) -> torch.Tensor:
     share = (rank_in_class + 0.5) / sizes[class_of]
     # A stable sort leaves equal shares in shuffled order: no class is favoured for its number.
     return torch.from_numpy(shuffled[np.argsort(share, kind="stable")])
+
+
+def interleaved(*orders: torch.Tensor) -> torch.Tensor:
+    """Several orders as one, each in its own order, of which every prefix holds each in proportion.
+
+    Args:
+        orders: 1-D tensors on the CPU.
+
+    Returns:
+        All their elements.
+    """
+    shares = torch.cat([(torch.arange(len(order), dtype=torch.float64) + 0.5) / len(order) for order in orders])
+    return torch.cat(orders)[shares.argsort(stable=True)]

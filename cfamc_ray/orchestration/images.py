@@ -29,14 +29,14 @@ def share_sources(study: StudyConfig) -> SharedSources:
 def take_sources(shared: SharedSources) -> None:
     """Read the images from the copy on this machine, which Ray fetches once, instead of from its disk."""
     for config, reference in shared:
-        classes, *arrays = ray.get(reference)
+        class_names, *arrays = ray.get(reference)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # torch: the arrays are read-only, and so they stay
             train_images, train_labels, test_images, test_labels = map(torch.from_numpy, arrays)
         train, test = LabelledImages(train_images, train_labels), LabelledImages(test_images, test_labels)
-        hold_source(config, Source(train, test, classes))
+        hold_source(config, Source(train, test, class_names))
 
 
 def _arrays(source: Source) -> tuple[Any, ...]:
     splits = (source.train, source.test)
-    return source.classes, *(part.numpy() for split in splits for part in (split.images_NCHW, split.labels_N))
+    return source.class_names, *(part.numpy() for split in splits for part in (split.images_NCHW, split.labels_N))

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from cfamc_ray.data.images import ImageSubset, LabelledImages
+from cfamc_ray.data.images import UNLABELLED, ImageSubset, LabelledImages, uniformity
 
 
 @pytest.fixture
@@ -14,6 +14,20 @@ def test_take_keeps_images_and_labels_together(images_NCHW: torch.Tensor) -> Non
     assert len(taken) == 2
     assert taken.images_NCHW[:, 0, 0, 0].tolist() == [4, 0]
     assert taken.labels_N.tolist() == [14, 10]
+
+
+def test_unlabelled_images_are_told_from_labelled_ones(images_NCHW: torch.Tensor) -> None:
+    images = LabelledImages(images_NCHW, torch.tensor([0, UNLABELLED, 3, UNLABELLED, 0]))
+    assert images.labelled_n.tolist() == [0, 2, 4]
+
+
+def test_images_that_differ_and_have_a_pattern_are_as_they_should_be(images_NCHW: torch.Tensor) -> None:
+    assert uniformity(images_NCHW) == "each of the {} is of a single colour"
+    assert uniformity(images_NCHW[[2, 2]]) == "all {} are alike"
+    images_NCHW[4, 2, 1, 1] = 0
+    assert uniformity(images_NCHW) is None
+    assert uniformity(images_NCHW[[4, 4]]) == "all {} are alike"
+    assert uniformity(images_NCHW[[4]]) is None, "a single image is like no other"
 
 
 def test_a_batch_counts_positions_within_the_subset(images_NCHW: torch.Tensor) -> None:

@@ -8,11 +8,14 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from torchvision.datasets import CIFAR10
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.trial import DataConfig
 from cfamc_ray.data import sources
+from cfamc_ray.data.images import UNLABELLED
 from cfamc_ray.data.sources import hold_source, read_source
 
 Arrays = dict[str, Any]
@@ -39,6 +42,7 @@ class TestDigits:
         images_NCHW = source.train.images_NCHW
         assert images_NCHW.shape == (1437, 3, 8, 8)
         assert (images_NCHW.dtype, source.train.labels_N.dtype) == (torch.uint8, torch.int64)
+        assert source.class_names == tuple("0123456789")
         assert len(np.unique(images_NCHW)) == 17
         assert (int(images_NCHW.min()), int(images_NCHW.max())) == (0, 255)
         assert torch.equal(images_NCHW[:, :1].expand(-1, 3, -1, -1), images_NCHW)
@@ -64,6 +68,7 @@ class TestNpz:
         assert torch.equal(source.train.images_NCHW[5, 2], torch.from_numpy(arrays["x_train"][5, :, :, 2]))
         assert source.test.labels_N.tolist() == [0, 1, 2, 0]
         assert (len(source.train), len(source.test), source.classes) == (6, 4, 3)
+        assert source.train.labelled_n.tolist() == [0, 1, 2, 3, 4, 5]
 
     @pytest.mark.parametrize("axes", [3, 4])
     def test_gray_images_get_three_equal_channels(self, tmp_path: Path, arrays: Arrays, axes: int) -> None:
@@ -74,9 +79,87 @@ class TestNpz:
         assert images_NCHW.shape == (4, 3, 4, 4)
         assert (images_NCHW == torch.from_numpy(arrays["x_test"].reshape(4, 1, 4, 4))).all()
 
-    def test_names_may_tell_of_classes_without_images(self, tmp_path: Path, arrays: Arrays) -> None:
-        np.savez(tmp_path / "own.npz", **arrays, classes=np.array(["a", "b", "c", "d"]))
-        assert read_source(npz(tmp_path / "own.npz")).classes == 4
+    @pytest.mark.parametrize(
+        ("classes", "names"),
+        [
+            (None, ("0", "1", "2")),
+            (np.array(["cat", "dog", "cow", "hen"]), ("cat", "dog", "cow")),
+            (np.array([b"cat", b"dog", b"\xff"]), ("cat", "dog", "\ufffd")),
+            (np.array([10, 20, 30]), ("10", "20", "30")),
+            (np.array(["cat", "dog"]), ("0", "1", "2")),  # they do not reach the label 2
+            (np.array("cat"), ("0", "1", "2")),
+        ],
+    )
+    def test_classes_have_the_file_s_names(self, tmp_path: Path, arrays: Arrays, classes: Any, names: Any) -> None:
+        np.savez(tmp_path / "own.npz", **arrays, **({} if classes is None else {"classes": classes}))
+        source = read_source(npz(tmp_path / "own.npz"))
+        assert (source.class_names, source.classes) == (names, 3)
+
+    @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint32, np.int64, np.uint64, ">i4"])
+    @settings(max_examples=25)
+    @given(data=st.data())
+    def test_any_integers_name_classes(
+        self, tmp_path_factory: pytest.TempPathFactory, dtype: Any, data: st.DataObject
+    ) -> None:
+        info = np.iinfo(dtype)
+        lowest = UNLABELLED if info.min else 0
+        labels = data.draw(st.lists(st.integers(lowest, int(info.max)), min_size=2, max_size=12))
+        classes = sorted(set(labels) - {UNLABELLED})
+        assume(len(classes) >= 2)
+        tested = data.draw(st.lists(st.sampled_from(classes), min_size=1, max_size=5))
+        path = tmp_path_factory.mktemp("labels") / "own.npz"
+        pixels = np.zeros((max(len(labels), len(tested)), 4, 4), np.uint8)
+        pixels[0] = np.arange(16).reshape(4, 4)
+        y_train, y_test = np.array(labels, dtype=dtype), np.array(tested, dtype=np.uint64)
+        x_train, x_test = pixels[: len(labels)], pixels[: len(tested)]
+        np.savez(path, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
+        source = read_source(npz(path))
+        assert source.class_names == tuple(map(str, classes))
+        for images, given_labels in ((source.train, labels), (source.test, tested)):
+            assert images.labels_N.dtype == torch.int64
+            numbers = images.labels_N.tolist()
+            assert [UNLABELLED if n == UNLABELLED else classes[n] for n in numbers] == given_labels
+
+    def test_large_numbers_cost_nothing(self, tmp_path: Path, arrays: Arrays) -> None:
+        for name in ("y_train", "y_test"):
+            arrays[name] = arrays[name].astype(np.int64) * 10**15 + 7
+        np.savez(tmp_path / "own.npz", **arrays)
+        source = read_source(npz(tmp_path / "own.npz"))
+        assert (source.classes, source.train.labels_N.tolist()) == (3, [0, 1, 2, 0, 1, 2])
+
+    def test_training_images_may_have_no_label(self, tmp_path: Path, arrays: Arrays) -> None:
+        arrays["y_train"] = np.array([5, -1, 9, -1, 5, 9])
+        arrays["y_test"] = np.array([9, 9, 5, 9])
+        np.savez(tmp_path / "own.npz", **arrays)
+        source = read_source(npz(tmp_path / "own.npz"))
+        assert source.train.labels_N.tolist() == [0, UNLABELLED, 1, UNLABELLED, 0, 1]
+        assert source.train.labelled_n.tolist() == [0, 2, 4, 5]
+        assert (source.test.labels_N.tolist(), source.class_names) == ([1, 1, 0, 1], ("5", "9"))
+
+    @pytest.mark.parametrize(
+        ("pixels", "message"),
+        [
+            (lambda x: x * 0, ["all training images are alike", "all test images are alike"]),
+            (
+                lambda x: x[:, :1, :1].repeat(4, axis=1).repeat(4, axis=2),
+                ["each of the training images is of a single colour", "each of the test images is of a single colour"],
+            ),
+            (lambda x: x, []),
+        ],
+    )
+    def test_images_that_show_nothing_are_told(
+        self,
+        tmp_path: Path,
+        arrays: Arrays,
+        pixels: Callable[[np.ndarray], np.ndarray],
+        message: list[str],
+        recwarn: pytest.WarningsRecorder,
+    ) -> None:
+        shown: Arrays = {name: pixels(array) if name[0] == "x" else array for name, array in arrays.items()}
+        np.savez(tmp_path / "own.npz", **shown)
+        for _ in range(2):  # the second time they are in memory
+            read_source(npz(tmp_path / "own.npz"))
+        assert [str(warning.message) for warning in recwarn] == [f"{tmp_path / 'own.npz'}: {text}" for text in message]
 
     def test_a_relative_path_is_looked_up_here_then_in_the_folder(
         self, tmp_path: Path, arrays: Arrays, monkeypatch: pytest.MonkeyPatch
@@ -114,9 +197,16 @@ class TestNpz:
             (lambda a: a.update(y_train=a["y_train"].astype(float)), "y_train must be 6 integers.* not float64"),
             (lambda a: a.update(y_train=a["y_train"].astype(str)), "y_train must be 6 integers.* not <U3"),
             (lambda a: a.update(y_test=a["y_test"][:3]), r"y_test must be 4 integers.* not int64 of shape \(3,\)"),
-            (lambda a: a.update(y_test=a["y_test"] - 1), "labels must be from 0 .* not from -1 to 2"),
-            (lambda a: a.update(classes=np.array(["a", "b"])), "not from 0 to 2 with 2 classes"),
-            (lambda a: a.update(y_train=a["y_train"] * 0, y_test=a["y_test"] * 0), "at least 2.* with 1 classes"),
+            (lambda a: a.update(y_test=a["y_test"] - 1), "y_test holds -1; each test image needs a class"),
+            (lambda a: a.update(y_train=a["y_train"].astype(int) - 2), "y_train holds -2; a label is 0 or more, or -1"),
+            (lambda a: a.update(y_train=a["y_train"] * 0), r"y_train must hold at least 2 classes, not 1 \(\[0\]\)"),
+            (lambda a: a.update(y_train=np.full(6, -1)), r"y_train must hold at least 2 classes, not 0 \(\[\]\)"),
+            (lambda a: a.update(y_test=a["y_test"] + 2), "y_test holds classes that no image of y_train has: 3, 4"),
+            (
+                lambda a: a.update(y_test=a["y_test"] + 1, classes=np.array(["cat", "dog", "cow", "hen"])),
+                "y_test holds classes that no image of y_train has: hen",
+            ),
+            (lambda a: a.update(y_train=a["y_train"] > 0), "y_train must be 6 integers.* not bool"),
             (lambda a: a.update(y_test=np.array([{}, 1, 2, 3])), "damaged, or holds more than plain arrays: Object"),
         ],
     )
@@ -152,6 +242,39 @@ class TestNpz:
             read_source(npz("none.npz"), folder=tmp_path)
 
 
+class TestHomeless:
+    """Where HOME is not set and the user has no name, as in some containers."""
+
+    @pytest.fixture(autouse=True)
+    def homeless(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def unknown(uid: int) -> None:
+            raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+        monkeypatch.delenv("HOME", raising=False)
+        monkeypatch.delenv("CFAMC_DATA", raising=False)
+        monkeypatch.setattr("pwd.getpwuid", unknown)
+
+    def test_digits_need_no_home(self) -> None:
+        assert read_source(DataConfig(name="digits", image_size=9)).train.images_NCHW.shape[-1] == 9
+
+    def test_nor_does_a_file_that_is_there(self, tmp_path: Path, arrays: Arrays) -> None:
+        np.savez(tmp_path / "own.npz", **arrays)
+        assert len(read_source(npz(tmp_path / "own.npz")).train) == 6
+
+    @pytest.mark.parametrize(
+        "config",
+        [DataConfig(name="cifar10"), npz("none.npz"), DataConfig(name="imagefolder", path="/"), npz("~/x.npz")],
+    )
+    def test_others_say_what_to_set(self, config: DataConfig) -> None:
+        with pytest.raises(InputError, match=r"there is no home folder that ~ could stand for.* variable CFAMC_DATA"):
+            read_source(config)
+
+    def test_a_user_who_is_not_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("CFAMC_DATA", "~nobody-of-this-name/data")
+        with pytest.raises(InputError, match="~nobody-of-this-name/data: there is no home folder"):
+            read_source(DataConfig(name="cifar10"))
+
+
 class TestCifar:
     def test_a_packed_file_comes_first(self, tmp_path: Path, arrays: Arrays) -> None:
         np.savez(tmp_path / "cifar100.npz", **arrays)
@@ -164,6 +287,7 @@ class TestCifar:
         archive = tmp_path / CIFAR10.base_folder
         archive.mkdir()
         red = np.repeat(np.array([[200, 0, 0]], dtype=np.uint8), 1024, axis=1)
+        red[:, 5] = 9  # a set of single colours is warned of
         for label, file in enumerate(["data_batch_1", "data_batch_2", "test_batch"]):
             (archive / file).write_bytes(pickle.dumps({"data": red + np.uint8(label), "labels": [label]}))
         (archive / "batches.meta").write_bytes(pickle.dumps({"label_names": ["plane", "car", "bird"]}))
@@ -171,7 +295,8 @@ class TestCifar:
         source = read_source(DataConfig(name="cifar10"), folder=tmp_path)
         assert source.train.images_NCHW[:, :, 31, 31].tolist() == [[200, 0, 0], [201, 1, 1]]
         assert source.test.images_NCHW[0, :, 0, 0].tolist() == [202, 2, 2]
-        assert (source.train.labels_N.tolist(), source.test.labels_N.tolist(), source.classes) == ([0, 1], [2], 3)
+        assert (source.train.labels_N.tolist(), source.test.labels_N.tolist()) == ([0, 1], [2])
+        assert source.class_names == ("plane", "car", "bird")
 
     @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
     def test_without_network(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: Any) -> None:

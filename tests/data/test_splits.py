@@ -1,14 +1,20 @@
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.trial import DataConfig
-from cfamc_ray.data.sources import read_source
+from cfamc_ray.data import sources
+from cfamc_ray.data.images import UNLABELLED, LabelledImages, Source
+from cfamc_ray.data.sources import hold_source, read_source
 from cfamc_ray.data.splits import Splits, load_splits, load_test
+from cfamc_ray.data.stratification import stratified_order
 
 
 def digits(**values: Any) -> DataConfig:
@@ -80,6 +86,21 @@ def test_all_training_images_may_be_used() -> None:
 
 
 @pytest.mark.parametrize(
+    ("overlap", "probe"),
+    [(True, ("fa3df57517ea682d", "9cdd186a21ba5c3a")), (False, ("d67377898b163217", "c3c1c0f40c1684b8"))],
+)
+def test_splits_are_pinned(overlap: bool, probe: tuple[str, str]) -> None:
+    """Finished studies name their images by counts and seed alone."""
+    splits = load_splits(digits(probe_overlap=overlap))
+    pretrain = splits.pretrain.batch(torch.arange(300))
+    parts = (pretrain, splits.validation.images_NCHW, splits.validation.labels_N)
+    found = [hashlib.sha256(part.numpy().tobytes()).hexdigest()[:16] for part in parts]
+    assert found == ["cdda5e4c87b84f7c", "7ece6253f053e91d", "59cc4ce04c21ea07"]
+    for part, expected in zip((splits.probe.images_NCHW, splits.probe.labels_N), probe, strict=True):
+        assert hashlib.sha256(part.numpy().tobytes()).hexdigest()[:16] == expected
+
+
+@pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"pretrain_images": 1338}, r"data\.validation_images 100 \+ data\.pretrain_images 1338 .* need 1438 .* 1437"),
@@ -91,6 +112,129 @@ def test_all_training_images_may_be_used() -> None:
 def test_too_few_images(values: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_splits(digits(**values))
+
+
+class TestUnlabelled:
+    """Images by position: the n-th has the pixel values n // 256 and n % 256."""
+
+    @staticmethod
+    def split(labels: list[int], **values: Any) -> tuple[Splits, list[list[int]]]:
+        """The splits, and where the images of pretraining, probe and validation stand."""
+        labels_N = torch.tensor(labels)
+        images_NCHW = torch.zeros(len(labels), 3, 1, 1, dtype=torch.uint8)
+        images_NCHW[:, 0, 0, 0], images_NCHW[:, 1, 0, 0] = (
+            torch.arange(len(labels)) // 256,
+            torch.arange(len(labels)) % 256,
+        )
+        images = LabelledImages(images_NCHW, labels_N)
+        config = DataConfig(name="npz", path="held", **values)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sources, "_held", {})
+            hold_source(config, Source(images, images, ("a", "b", "c")))
+            splits = load_splits(config)
+        return splits, [
+            [256 * int(image[0, 0, 0]) + int(image[1, 0, 0]) for image in part]
+            for part in (
+                splits.pretrain.batch(torch.arange(len(splits.pretrain))),
+                splits.probe.images_NCHW,
+                splits.validation.images_NCHW,
+            )
+        ]
+
+    cases = given(
+        labels=st.lists(st.integers(UNLABELLED, 2), min_size=8, max_size=300).filter(
+            lambda labels: sum(label >= 0 for label in labels) >= 6
+        ),
+        validation=st.integers(0, 40),
+        seed=st.integers(0, 1000),
+        overlap=st.booleans(),
+        data=st.data(),
+    )
+
+    @settings(max_examples=60)
+    @cases
+    def test_they_pretrain_and_do_nothing_else(
+        self, labels: list[int], validation: int, seed: int, overlap: bool, data: st.DataObject
+    ) -> None:
+        position = [n for n, label in enumerate(labels) if label != UNLABELLED]
+        validation = min(validation, len(position) - 2)
+        pool = len(labels) - validation
+        pretrain_images = data.draw(st.integers(2, pool if overlap else 2 + pool // 4))
+        counts: dict[str, Any] = {"validation_images": validation, "split_seed": seed, "probe_images": 2}
+        counts |= {"pretrain_images": pretrain_images, "probe_overlap": overlap}
+        assume(overlap or len(position) - validation - pretrain_images >= 2)
+        splits, (pretrain, probe, validated) = self.split(labels, **counts)
+
+        assert [len(pretrain), len(probe), len(validated)] == [pretrain_images, 2, validation]
+        assert not {*validated} & {*pretrain, *probe}
+        assert overlap or not {*probe} & {*pretrain}
+        assert {*probe, *validated} <= {*position}
+        assert splits.probe.labels_N.tolist() == [labels[n] for n in probe]
+        assert splits.validation.labels_N.tolist() == [labels[n] for n in validated]
+        unlabelled = sum(labels[n] == UNLABELLED for n in pretrain)
+        assert abs(unlabelled - len(pretrain) * (len(labels) - len(position)) / pool) <= 1
+
+        _, (fewer, _, _) = self.split(labels, **{**counts, "pretrain_images": 2})
+        assert fewer == pretrain[:2]
+        counts |= {"probe_overlap": True, "pretrain_images": len(position) - validation}
+        _, alone = self.split([labels[n] for n in position], **counts)
+        pretrain_alone, probe_alone, validated_alone = ([position[n] for n in part] for part in alone)
+        assert validated_alone == validated
+        assert [n for n in pretrain if labels[n] != UNLABELLED] == pretrain_alone[: len(pretrain) - unlabelled]
+        assert not overlap or probe_alone == probe
+
+    @settings(max_examples=60)
+    @cases
+    def test_without_them_each_split_is_what_it_always_was(
+        self, labels: list[int], validation: int, seed: int, overlap: bool, data: st.DataObject
+    ) -> None:
+        labels = [label for label in labels if label >= 0]
+        validation = min(validation, len(labels) - 4)
+        pretrain = data.draw(st.integers(2, len(labels) - validation - 2))
+        probe = data.draw(st.integers(2, len(labels) - validation - (0 if overlap else pretrain)))
+        _, found = self.split(
+            labels,
+            validation_images=validation,
+            pretrain_images=pretrain,
+            probe_images=probe,
+            probe_overlap=overlap,
+            split_seed=seed,
+        )
+        order = stratified_order(torch.tensor(labels), seed).tolist()
+        rest = order[validation:]
+        assert found == [rest[:pretrain], (rest if overlap else rest[pretrain:])[:probe], order[:validation]]
+
+    @pytest.mark.parametrize(
+        ("values", "message"),
+        [
+            (
+                {"pretrain_images": 96},
+                r"validation_images 5 \+ .*pretrain_images 96 .* need 101 .* held has 100, of which 20",
+            ),
+            (
+                {"probe_images": 16},
+                r"5 \+ data\.probe_images 16 need 21 labelled .* held has 100, of which 20 are labelled",
+            ),
+            (
+                {"validation_images": 17},
+                r"17 \+ data\.probe_images 4 need 21 labelled .*of which 20 are labelled: lower",
+            ),
+            (
+                {"pretrain_images": 80, "probe_overlap": False},
+                r"probe_images 4 must not pretrain .* the 20 labelled training images of held only 2 neither",
+            ),
+            ({"pretrain_images": 95}, ""),
+            ({"probe_images": 15}, ""),
+        ],
+    )
+    def test_too_few(self, values: dict[str, Any], message: str) -> None:
+        labels = [n % 2 if n % 5 == 0 else UNLABELLED for n in range(100)]
+        counts: dict[str, Any] = {"validation_images": 5, "pretrain_images": 10, "probe_images": 4, **values}
+        if not message:
+            assert self.split(labels, **counts)
+            return
+        with pytest.raises(InputError, match=message):
+            self.split(labels, **counts)
 
 
 def npz(path: Path, *, classes: int, images: int = 60, seed: int = 0) -> DataConfig:

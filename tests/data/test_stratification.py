@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cfamc_ray.data.stratification import stratified_order
+from cfamc_ray.data.stratification import interleaved, stratified_order
 
 labels_and_seeds = given(
     labels=st.lists(st.integers(0, 6), max_size=200).map(lambda labels: torch.tensor(labels, dtype=torch.int64)),
@@ -49,3 +49,14 @@ def test_no_class_is_favoured_for_its_number() -> None:
     labels = torch.tensor([0, 1])
     first = [int(stratified_order(labels, seed)[0]) for seed in range(200)]
     assert 70 <= sum(first) <= 130
+
+
+@given(first=st.integers(0, 60), second=st.integers(0, 60))
+def test_every_prefix_of_two_orders_holds_each_in_proportion(first: int, second: int) -> None:
+    orders = torch.arange(first), torch.arange(first, first + second)
+    merged = interleaved(*orders)
+    for order in orders:
+        assert torch.equal(merged[torch.isin(merged, order)], order)
+    excess = (merged < first).cumsum(0) - torch.arange(1, len(merged) + 1) * (first / max(first + second, 1))
+    assert len(merged) == first + second
+    assert not len(merged) or excess.abs().max() <= 1

@@ -1,0 +1,211 @@
+"""Which files of a folder are images, and to which split and class each of them belongs."""
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+
+from cfamc_ray.config.errors import InputError
+from cfamc_ray.data.images import UNLABELLED
+from cfamc_ray.data.stratification import stratified_order
+
+TRAIN_NAMES = ("train", "training")
+TEST_NAMES = ("test", "testing", "val", "valid", "validation")
+"""In the order in which they are preferred."""
+UNLABELLED_NAMES = ("unlabelled", "unlabeled")
+IGNORED_NAMES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir")
+"""What operating systems leave behind, in lower case; names that begin with a dot are ignored too."""
+
+
+class ImageFile(NamedTuple):
+    """A file, what tells whether it has changed, and the class of its image."""
+
+    path: Path
+    name: str
+    """Relative to the folder of the data set, with slashes."""
+    size: int
+    modified_ns: int
+    label: int
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """The files of a data set.
+
+    Attributes:
+        splits: the images of "train" and of "test".
+        class_names: in the order of the labels.
+        left_out: files in the folders of classes whose suffix is no image's.
+    """
+
+    splits: Mapping[str, Sequence[ImageFile]]
+    class_names: tuple[str, ...]
+    left_out: Sequence[str]
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Folders by class; without a test split, a part of the training images becomes it."""
+
+    train: Mapping[str, Path]
+    test: Mapping[str, Path]
+    unlabelled: Sequence[Path]
+
+
+def list_images(folder: Path) -> ImageFiles:
+    """Find the images of each split and class.
+
+    These are the layouts, in which names of splits count in upper or lower case:
+
+    - ``train/CLASS/…`` (or training) and ``test/CLASS/…``, with the same classes. Instead of test it may be testing,
+      val, valid or validation: the first of these that has a folder named as a class of train is the test split, and
+      the others are ignored.
+    - ``CLASS/…`` alone: a stratified fifth of the images is the test split, always the same one. Here a class may be
+      named train, if images lie directly in its folder.
+    - Beside either, ``unlabelled/…`` (or unlabeled), at the top or in train: images that can only pretrain.
+
+    The images of a class may lie in folders below the class's. Hidden files, what `IGNORED_NAMES` names and files
+    beside the folders of classes are ignored; a file whose suffix is no image's is left out.
+
+    Args:
+        folder: where the images are.
+
+    Raises:
+        InputError: where the layout is none of these, or something in it is missing or unreadable.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: not a folder; imagefolder needs one with a folder of images for each class")
+    try:
+        layout = _layout(folder)
+        files = {
+            "train": [file for label, at in enumerate(layout.train.values()) for file in _files(folder, at, label)],
+            "test": [file for label, at in enumerate(layout.test.values()) for file in _files(folder, at, label)],
+            "unlabelled": [file for at in layout.unlabelled for file in _files(folder, at, UNLABELLED)],
+        }
+    except OSError as error:
+        raise InputError(f"{error.filename or folder}: cannot be read: {error.strerror}") from None
+    train, test, unlabelled = ([file for file in part if _is_image(file.name)] for part in files.values())
+    left_out = [file.name for part in files.values() for file in part if not _is_image(file.name)]
+    class_names = tuple(layout.train)
+    if not layout.test:
+        order = stratified_order(torch.tensor([file.label for file in train]), seed=0).tolist()
+        test_images = math.ceil(len(train) / 5)
+        train, test = [train[n] for n in order[test_images:]], [train[n] for n in order[:test_images]]
+        if alone := {file.label for file in test} - {file.label for file in train}:
+            names = _listed(class_names[label] for label in sorted(alone))
+            raise InputError(f"{folder}: a fifth of the images is held out for testing, which leaves none of {names}")
+    return ImageFiles({"train": train + unlabelled, "test": test}, class_names, left_out)
+
+
+def _layout(folder: Path) -> _Layout:
+    folders = _folders(folder)
+    unlabelled, train, tests = (_named(folders, names) for names in (UNLABELLED_NAMES, TRAIN_NAMES, TEST_NAMES))
+    only_splits = len(folders) == len([*unlabelled, *train, *tests])
+    if not (train and _folders(train[0])) and not (only_splits and train + tests):
+        return _Layout(_classes(folder, folders), {}, unlabelled)
+    if len(train) != 1:
+        found = _listed(path.name for path in train + tests)
+        raise InputError(f"{folder}: holds {found}, but needs one folder train, and one folder test or val beside it")
+    below = _folders(train[0])
+    classes = _classes(train[0], below)
+    return _Layout(classes, _test_classes(train[0], classes, tests), unlabelled + _named(below, UNLABELLED_NAMES))
+
+
+def _classes(folder: Path, folders: Mapping[str, Path]) -> dict[str, Path]:
+    classes = {name: path for name, path in folders.items() if name.lower() not in UNLABELLED_NAMES}
+    if len(classes) < 2:
+        raise InputError(
+            f"{folder}: needs a folder of images for each of two classes or more, but has {_listed(classes)}"
+        )
+    return classes
+
+
+def _test_classes(train: Path, classes: Mapping[str, Path], tests: Sequence[Path]) -> dict[str, Path]:
+    """The folders of the test split, which are those of the classes."""
+    where, holds = train.parent, f"{train.name} holds the folders {_listed(classes)}"
+    if not tests:
+        raise InputError(
+            f"{where}: {holds}, so a folder test or val with the same classes is needed beside it "
+            "(or, if train is a class itself, its images directly in it)"
+        )
+    test = next((path for path in tests if _folders(path).keys() & classes.keys()), None)
+    if test is None:
+        raise InputError(f"{where}: {holds}, but none of them is in {' or '.join(path.name for path in tests)}")
+    found = _folders(test)
+    for path in _named(found, UNLABELLED_NAMES):
+        raise InputError(f"{path}: test images need a class; what has none belongs into {train.name}")
+    for lacking, missing in ((test, classes.keys() - found.keys()), (train, found.keys() - classes.keys())):
+        if missing:
+            raise InputError(
+                f"{where}: {train.name} and {test.name} must have the same classes; "
+                f"{lacking.name} lacks {_listed(sorted(missing))}"
+            )
+    return found
+
+
+def _folders(folder: Path) -> dict[str, Path]:
+    return {entry.name: Path(entry.path) for entry in _entries(folder) if entry.is_dir()}
+
+
+def _named(folders: Mapping[str, Path], names: Sequence[str]) -> list[Path]:
+    """Those of the folders that have one of the names, in the order of the names."""
+    return [path for wanted in names for name, path in folders.items() if name.lower() == wanted]
+
+
+def _files(folder: Path, branch: Path, label: int) -> list[ImageFile]:
+    """All files of a class, at least one of them an image."""
+    files = [
+        ImageFile(path := Path(entry.path), path.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns, label)
+        for entry in _walk(branch)
+        if (stat := entry.stat())
+    ]
+    if not any(_is_image(file.name) for file in files):
+        raise InputError(f"{branch}: has no images; it holds {_listed(file.path.name for file in files)}")
+    return files
+
+
+def _walk(folder: Path, above: tuple[Path, ...] = ()) -> Iterator["os.DirEntry[str]"]:
+    """All files below a folder."""
+    here = folder.resolve()
+    if here in above:
+        raise InputError(f"{folder}: a link to a folder that it lies in")
+    for entry in _entries(folder):
+        if entry.is_dir():
+            yield from _walk(Path(entry.path), (*above, here))
+        else:
+            yield entry
+
+
+def _entries(folder: Path) -> list["os.DirEntry[str]"]:
+    """The files and folders of a folder, by name."""
+    with os.scandir(folder) as scanned:
+        entries = [entry for entry in scanned if not entry.name.startswith(".")]
+    entries = sorted((entry for entry in entries if entry.name.lower() not in IGNORED_NAMES), key=lambda e: e.name)
+    for entry in entries:
+        if not entry.is_dir() and not entry.is_file():
+            what = "a link to a file that is not there" if entry.is_symlink() else "neither a file nor a folder"
+            raise InputError(f"{entry.path}: {what}; remove it")
+    return entries
+
+
+def _is_image(name: str) -> bool:
+    """By the suffix; a file without one counts as an image."""
+    suffix = Path(name).suffix.lower()
+    return not suffix or suffix in _suffixes()
+
+
+@cache
+def _suffixes() -> frozenset[str]:
+    return frozenset(Image.registered_extensions())
+
+
+def _listed(names: Iterable[str]) -> str:
+    """The first few of some names."""
+    listed = list(names)
+    return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "") or "none"
