@@ -6,28 +6,42 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 CLOSED = (errno.EPIPE, errno.EIO)
 """The reader of a pipe has gone, or the terminal has."""
 _codes: list[int] = []
-"""Exit codes of what has interrupted the command, other than Ctrl-C."""
+"""Exit codes of the signals that have interrupted the command."""
+
+_actions: list[Callable[[], None]] = []
 
 
 def exit_code_of_interruption() -> int:
-    """130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP, or the code that was noted for another cause."""
+    """130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
     return _codes[0] if _codes else INTERRUPTED
 
 
-def note_interruption(code: int) -> None:
-    """Let an interrupted command end with this exit code; the first cause counts."""
-    _codes.append(code)
+def before_end(action: Callable[[], None]) -> None:
+    """Have something done also where `end_now` ends the process; of several actions the last one is done first."""
+    _actions.append(action)
+
+
+def end_now(code: int) -> NoReturn:
+    """End the process from any thread, after what `before_end` was given; nothing else is waited for.
+
+    Args:
+        code: exit code, unless a signal came before.
+    """
+    for action in reversed(_actions):
+        with suppress(Exception):
+            action()
+    os._exit(_codes[0] if _codes else code)
 
 
 def heed_signals() -> None:
@@ -39,7 +53,7 @@ def heed_signals() -> None:
 
 
 def _interrupt(number: int, _: FrameType | None) -> None:
-    note_interruption(128 + number)
+    _codes.append(128 + number)
     signal.raise_signal(signal.SIGINT)
 
 
@@ -47,6 +61,7 @@ def _interrupt(number: int, _: FrameType | None) -> None:
 def command_process() -> Iterator[None]:
     """Around a command: its signals are heeded, and what it says is never what ends it."""
     _codes.clear()
+    _actions.clear()
     streams, handlers = (sys.stdout, sys.stderr), {}
     if threading.current_thread() is threading.main_thread():
         handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}

@@ -24,7 +24,7 @@ from cfamc_ray.command import (
 from cfamc_ray.config.reading import dump_study, find_space, read_study
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.files import write_text
-from cfamc_ray.process import INTERRUPTED
+from cfamc_ray.process import INTERRUPTED, before_end
 from cfamc_ray.search.budget import Budget
 from cfamc_ray.study.confirmation import Confirmed
 from cfamc_ray.study.cost_model import CostModel
@@ -113,6 +113,7 @@ def _run(config: StudyConfig, folder: Path, arguments: argparse.Namespace, costs
     at_once = f"{config.budget.trials} trials, {config.resources.trials_at_once} at once"
     say(f"{config.name}: {at_once} → {folder}", arguments.detail)
     say(f"Ray is starting; what it says goes to {folder / 'ray.log'}", arguments.detail)
+    before_end(lambda: _finish(config, folder))
     try:
         over = run_study(config, folder, address=arguments.address, detail=arguments.detail, costs=costs)
     except KeyboardInterrupt:  # before Tune listens for it, or a second time

@@ -20,7 +20,7 @@ ALLOWED = {
     "evaluation": {"config", "data", "method"},
     "trial": {"config", "data", "files", "method", "evaluation"},
     "throughput": {"allocator", "config", "data", "evaluation", "method", "trial"},
-    "study": {"config", "files", "machine"},
+    "study": {"config", "files", "machine", "process"},
     "tensorboard": set(),
     "allocator": set(),
     "recording": {"allocator", "config", "data", "files", "study", "tensorboard", "trial"},

@@ -17,6 +17,7 @@ import optuna
 import ray
 import torch
 from ray import tune
+from ray.exceptions import RayTaskError
 from ray.tune.experiment import Trial as TuneTrial
 
 from cfamc_ray.config.errors import InputError
@@ -26,6 +27,7 @@ from cfamc_ray.figures.charts import front_chart
 from cfamc_ray.figures.static import draw
 from cfamc_ray.files import write_text
 from cfamc_ray.machine import cores, memory_bytes
+from cfamc_ray.orchestration.crashes import crash_reason
 from cfamc_ray.orchestration.images import share_sources
 from cfamc_ray.orchestration.searcher import StudyScheduler, StudySearcher
 from cfamc_ray.orchestration.trainables import OneWorkerTrial, several_workers
@@ -277,8 +279,8 @@ class _Watcher(tune.Callback):
             self.search.again(record)
         elif not record.ended:
             trial_folder.open(record.point)
-            trial_folder.close("failed", _reason(trial))
-            self.search.ended(replace(record, status="failed", reason=_reason(trial)))
+            trial_folder.close("failed", _reason(trial, trial_folder))
+            self.search.ended(replace(record, status="failed", reason=_reason(trial, trial_folder)))
         self._reread(trial)
 
     def on_experiment_end(self, trials: Sequence[TuneTrial], **info: Any) -> None:
@@ -312,10 +314,13 @@ class _Watcher(tune.Callback):
         self.view.show(progress, self.records)
 
 
-def _reason(trial: TuneTrial) -> str:
+def _reason(trial: TuneTrial, folder: TrialFolder) -> str:
+    """Why a trial's process ended: what Python raised there, or what it said when it crashed."""
     error = trial.get_error()
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"its process ended: {lines[-1]}" if lines else "its process ended"
+    if isinstance(error, RayTaskError):
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return f"its process ended: {lines[-1]}"
+    return crash_reason(folder)
 
 
 def _cluster(address: str | None) -> dict[str, Any]:

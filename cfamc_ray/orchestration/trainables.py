@@ -14,6 +14,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.orchestration.crashes import CrashReport
 from cfamc_ray.orchestration.images import SharedSources, take_sources
 from cfamc_ray.recording import Row, run_recorded
 from cfamc_ray.study.records import TrialFolder
@@ -30,12 +31,16 @@ class OneWorkerTrial(tune.Trainable):
         """Begin the first trial of this process."""
         take_sources(sources)
         self._study, self._folder = study, folder
+        self._crash_report: CrashReport | None = None
         self.reset_config(config)
 
     def reset_config(self, new_config: Point) -> bool:
         """Begin another trial; nothing of the last one is kept but the loaded images."""
         device = torch.device("cuda" if self._study.resources.gpus_per_worker else "cpu")
         trial_folder = TrialFolder(self._folder, new_config["number"])
+        if self._crash_report is not None:
+            self._crash_report.close()
+        self._crash_report = CrashReport(trial_folder)
         self._rows = run_recorded(self._study, trial_folder, new_config["point"], Place(device=device))
         return True
 
@@ -46,6 +51,8 @@ class OneWorkerTrial(tune.Trainable):
     def cleanup(self) -> None:
         """Close the trial's files."""
         self._rows.close()  # type: ignore[attr-defined]
+        if self._crash_report is not None:
+            self._crash_report.close()
 
 
 def several_workers(study: StudyConfig, folder: Path) -> Callable[[Point, SharedSources], None]:
@@ -57,9 +64,12 @@ def several_workers(study: StudyConfig, folder: Path) -> Callable[[Point, Shared
         context = train.get_context()
         device = get_device() if resources.gpus_per_worker else torch.device("cpu")
         place = Place(rank=context.get_world_rank(), size=context.get_world_size(), device=device)
-        for row in run_recorded(study, TrialFolder(folder, config["number"]), config["point"], place):
+        trial_folder = TrialFolder(folder, config["number"])
+        crash_report = CrashReport(trial_folder, place.rank)
+        for row in run_recorded(study, trial_folder, config["point"], place):
             # Without `done`: at its sight Tune would end the trial while Ray Train still holds the workers' places.
             train.report({name: value for name, value in row.items() if name != "done"})
+        crash_report.close()
 
     def train_with_workers(config: Point, sources: SharedSources) -> None:
         per_worker = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}

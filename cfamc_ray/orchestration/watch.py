@@ -1,18 +1,15 @@
 """Whether Ray is still there: where its own processes die, it says nothing for a minute and then ends the command."""
 
-import atexit
-import signal
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import TextIO
 
 import ray
 
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.process import note_interruption
+from cfamc_ray.process import end_now
 
 REACH_SECONDS = 5.0
 """Until an address counts as silent."""
@@ -22,10 +19,6 @@ NEEDED = {"gcs_server", "raylet"}
 """Processes without which nothing goes on."""
 MISSED = 3
 """Looks in a row in which a cluster's head does not answer before it counts as lost."""
-
-
-class RayLost(KeyboardInterrupt):
-    """Ray's own processes have died. Like Ctrl-C it ends what is going on, and leaves all that is finished."""
 
 
 def check_reachable(address: str) -> None:
@@ -55,15 +48,14 @@ def _silence(address: str) -> str:
 def watched_ray(address: str | None, person: TextIO) -> Iterator[None]:
     """Ray, which was started before; it is shut down at the end.
 
+    Where it is lost the process ends at once, after what `before_end` was given: every call to what is left of Ray,
+    destructors among them, waits for a minute, and then Ray ends the process itself.
+
     Args:
         address: of a running cluster; None where Ray was started by this process.
         person: where its loss is told.
-
-    Raises:
-        RayLost: at any place of the block, in the main thread.
     """
-    over, lost = threading.Event(), threading.Event()
-    head = ray.get_runtime_context().gcs_address
+    over, head = threading.Event(), ray.get_runtime_context().gcs_address
 
     def look() -> None:
         missed = 0
@@ -71,32 +63,20 @@ def watched_ray(address: str | None, person: TextIO) -> Iterator[None]:
             dead = _dead_processes() if address is None else ""
             missed = missed + 1 if address is not None and _silence(head) else 0
             if dead or missed == MISSED:
-                what = f"Ray's {dead} has ended" if dead else f"the Ray cluster at {head} answers no more"
-                print(f"\n{what}, so this run cannot go on; ray.log has what Ray said", file=person, flush=True)
-                note_interruption(1)
-                lost.set()
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR2)
-                return
+                what = f"Ray's {dead} has ended" if dead else f"The Ray cluster at {head} answers no more"
+                print(f"\n{what}; what Ray said is in ray.log. No finished epoch is lost.", file=person)
+                print("Type the command again, with --resume, to go on.", file=person, flush=True)
+                _end_processes()
+                end_now(1)
 
-    def raise_lost(_: int, __: FrameType | None) -> None:
-        raise RayLost
-
-    watched = threading.current_thread() is threading.main_thread()  # no other can be interrupted
     thread = threading.Thread(target=look, daemon=True)
-    if watched:
-        before = signal.signal(signal.SIGUSR2, raise_lost)
-        thread.start()
+    thread.start()
     try:
         yield
     finally:
         over.set()
-        if watched:
-            thread.join()
-            signal.signal(signal.SIGUSR2, before)
-        if lost.is_set():
-            _abandon()
-        else:
-            ray.shutdown()
+        thread.join()
+        ray.shutdown()
 
 
 def _dead_processes() -> str:
@@ -106,8 +86,7 @@ def _dead_processes() -> str:
     return " and ".join(sorted(NEEDED & {name for name, _ in dead}))
 
 
-def _abandon() -> None:
-    """End what is left of Ray without asking it; an orderly shutdown would wait for what has died."""
-    atexit.unregister(ray.shutdown)
+def _end_processes() -> None:
+    """End those that Ray started here."""
     if node := ray._private.worker._global_node:
         node.kill_all_processes(check_alive=False, allow_graceful=False)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.files import replacing
+from cfamc_ray.process import before_end
 
 SECONDS = 60.0
 """Between two copies."""
@@ -124,6 +125,7 @@ def mirrored(folder: Path, uri: str | None) -> Iterator[None]:
 
     thread = threading.Thread(target=keep, daemon=True)
     thread.start()
+    before_end(mirror.send)
     try:
         yield
     finally:

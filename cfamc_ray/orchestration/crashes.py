@@ -1,0 +1,48 @@
+"""What a trial's process had to say when it died: Ray knows only that it is gone."""
+
+import faulthandler
+import re
+from pathlib import Path
+
+from cfamc_ray.study.records import TrialFolder
+
+CAUSE = re.compile(r"^Fatal Python error: (.+)$", re.MULTILINE)
+FRAME = re.compile(r'^  File "(.+)", line (\d+) in (\S+)$', re.MULTILINE)
+NOTHING_SAID = "its process was killed from outside, as the system does where memory runs out"
+
+
+class CrashReport:
+    """A file into which Python writes where it was, should the process receive a signal such as SIGSEGV.
+
+    Args:
+        folder: of the trial.
+        rank: of the worker.
+    """
+
+    def __init__(self, folder: TrialFolder, rank: int = 0) -> None:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        self._path = folder.path / f"crash-{rank}.txt"
+        self._file = self._path.open("w", encoding="utf-8")
+        faulthandler.enable(self._file)
+
+    def close(self) -> None:
+        """The trial has ended without a crash."""
+        faulthandler.disable()
+        self._file.close()
+        self._path.unlink(missing_ok=True)
+
+
+def crash_reason(folder: TrialFolder) -> str:
+    """Why a trial's process died, as its reports tell; of several workers the first that has one.
+
+    Args:
+        folder: of the trial.
+    """
+    for path in sorted(folder.path.glob("crash-*.txt")):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if cause := CAUSE.search(text):
+            frames = FRAME.findall(text)
+            ours = [frame for frame in frames if f"{Path(__file__).parent.parent}/" in frame[0]] or frames
+            where = f" in {ours[0][2]} ({Path(ours[0][0]).name}, line {ours[0][1]})" if ours else ""
+            return f"its process crashed: {cause[1]}{where}"
+    return NOTHING_SAID
