@@ -19,7 +19,6 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-import yaml
 from torch.profiler import profile
 
 from benchmarks.reference_loop import ReferenceEncoder, ReferenceLars, crop_loader, reference_training
@@ -27,6 +26,7 @@ from benchmarks.timing import BATCH, Apart, parser, ratios, report, summary
 from cfamc_ray.allocator import keep_freed_memory
 from cfamc_ray.config.recipes import read_recipe
 from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.config.yaml12 import parse_yaml
 from cfamc_ray.evaluation.cost import crop_pass_flops
 from cfamc_ray.method.loss import coding_rate
 from cfamc_ray.method.phases import timed_phases
@@ -187,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         minibatches=chosen.minibatches or MINIBATCHES[device.type],
         repeats=chosen.repeats,
         workers=chosen.workers,
-        changes={key: yaml.safe_load(value) for key, value in (change.split("=", 1) for change in chosen.set)},
+        changes={key: parse_yaml(value) for key, value in (change.split("=", 1) for change in chosen.set)},
         profiled=chosen.profile,
     )
     report(found, device, chosen.json)

@@ -6,12 +6,12 @@ from functools import cache, reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
-import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.space import Real, Strict
 from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.config.yaml12 import read_yaml
 
 FOLDER = Path(__file__).resolve().parent
 Dialect = Literal["sane", "published"]
@@ -89,14 +89,12 @@ def read_recipe(name: str) -> Recipe:
 
 @cache
 def _read(path: Path) -> Recipe:
+    tree = read_yaml(path)
+    if not isinstance(tree, dict):
+        raise InputError(f"{path}: must hold the keys of a recipe, not {tree!r}")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if not isinstance(tree, dict):
-            raise InputError(f"{path}: must hold the keys of a recipe, not {tree!r}")
         recipe = Recipe.model_validate({"name": path.stem, **tree})
         recipe.trial()
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not valid YAML: {error}") from None
     except ValidationError as error:
         section = [] if error.title == "Recipe" else ["trial"]
         problems = [(".".join(map(str, [*section, *problem["loc"]])), problem["msg"]) for problem in error.errors()]
