@@ -51,6 +51,8 @@ class Recipe(Strict):
     published: Published | None = None
     differences: dict[str, Any] = Field(default={}, alias="trial")
     """Keys of a trial, as a space file has them."""
+    dialects: dict[Dialect, dict[str, Any]] = {}
+    """Keys of a trial in one dialect alone."""
 
     @field_validator("base")
     @classmethod
@@ -61,8 +63,12 @@ class Recipe(Strict):
 
     def tree(self, dialect: Dialect = "sane") -> dict[str, Any]:
         """All keys of a trial that the recipe sets, those of its bases included."""
-        own = reduce(lay, [*(read_recipe(base).tree() for base in self.base), self.differences])
+        own = self._own(dialect)
         return own if dialect == "sane" else lay(own, _read(FOLDER / "dialects" / f"{dialect}.yaml").differences)
+
+    def _own(self, dialect: Dialect) -> dict[str, Any]:
+        bases = [read_recipe(base)._own(dialect) for base in self.base]
+        return reduce(lay, [*bases, self.differences, self.dialects.get(dialect, {})])
 
     def trial(self, dialect: Dialect = "sane") -> TrialConfig:
         """The trial that the recipe is."""
