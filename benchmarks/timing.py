@@ -17,6 +17,7 @@ from cfamc_ray.trial import device_name
 
 BATCH = {"cpu": 16, "cuda": 100}
 """Images of a minibatch."""
+INSTRUCTIONS = ("cpu_name", "avx2", "avx512_f", "avx512_bf16", "amx_bf16")
 
 
 def parser(description: str | None, *, repeats: int) -> argparse.ArgumentParser:
@@ -76,9 +77,16 @@ def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> dict[s
     return summary([one / other for one, other in zip(numerators, denominators, strict=True)])
 
 
+def processor() -> dict[str, Any]:
+    """Name of the CPU and the instructions that its matrix products can use; nothing where torch cannot tell."""
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return {name: capabilities[name] for name in INSTRUCTIONS if name in capabilities}
+
+
 def report(found: Mapping[str, Any], device: torch.device, file: Path | None) -> None:
     """Print the result with hardware, versions and date, and write it to a file."""
-    text = json.dumps({**found, "device": device_name(device), "environment": environment()}, indent=1) + "\n"
+    hardware = {"device": device_name(device), "processor": processor()}
+    text = json.dumps({**found, **hardware, "environment": environment()}, indent=1) + "\n"
     if file is not None:
         file.write_text(text)
     print(text, end="")

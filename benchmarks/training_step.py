@@ -3,8 +3,8 @@
 The paper's encoder and recipe (ResNet-18, V=16, m=3) on random images; augmentation included. On a CPU 16 images a
 minibatch, on a GPU 100. Each loop lives in a process of its own, ours with its allocator's settings, and after a
 warm-up they take turns; a third process runs the published loop with our allocator's settings. The numbers are medians
-and ranges, beside the measured rate of a large bfloat16 matrix product as what the hardware can do, and the shares of
-the phases of our step, measured in an epoch of their own, in which the host waits for the device after each.
+and ranges, those of each loop beside the measured rate of a large matrix product (GEMM) in its arithmetic, and the
+shares of the phases of our step, measured in an epoch of their own, in which the host waits for the device after each.
 
     python -m benchmarks.training_step [--json FILE] [--repeats 5] [--minibatches N] [--workers N] [--set KEY=VALUE]
                                        [--profile]
@@ -16,10 +16,9 @@ import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-import yaml
 from torch.profiler import profile
 
 from benchmarks.reference_loop import ReferenceEncoder, ReferenceLars, crop_loader, reference_training
@@ -27,6 +26,7 @@ from benchmarks.timing import BATCH, Apart, parser, ratios, report, summary
 from cfamc_ray.allocator import keep_freed_memory
 from cfamc_ray.config.recipes import read_recipe
 from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.config.yaml12 import parse_yaml
 from cfamc_ray.evaluation.cost import crop_pass_flops
 from cfamc_ray.method.loss import coding_rate
 from cfamc_ray.method.phases import timed_phases
@@ -62,6 +62,11 @@ class Ours:
         for _ in range(self.config.updates // self.config.pretraining.epochs):
             coding_rate(self.z_VBD).sum().backward()
 
+    def gemm(self) -> tuple[str, float]:
+        """Arithmetic of the steps, and FLOP a second of a large matrix product in it."""
+        dtype = self.trial.autocast or self.trial.weight_type
+        return str(dtype).removeprefix("torch."), product_flops(self.device, dtype)
+
     def phases(self) -> dict[str, float]:
         """Seconds of an epoch by phase; the device's work is waited for after each."""
         with timed_phases(self.device) as seconds:
@@ -81,6 +86,7 @@ class Reference:
     def __init__(self, config: TrialConfig, device: torch.device, workers: int, keeps_memory: bool) -> None:
         if keeps_memory:
             keep_freed_memory()
+        self.device = device
         self.minibatches = config.minibatches_per_epoch
         encoder = ReferenceEncoder().to(device).train()
         loader = crop_loader(
@@ -102,6 +108,41 @@ class Reference:
         """As many minibatches as ours."""
         list(itertools.islice(self.training, self.minibatches))
 
+    def gemm(self) -> tuple[str, float]:
+        """As `Ours.gemm`: float32, on a GPU with TF32 as torch's convolutions have it unless told otherwise."""
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
+        precision = "tf32" if self.device.type == "cuda" and torch.backends.cudnn.allow_tf32 else "float32"
+        return precision, product_flops(self.device, torch.float32)
+
+
+class Speed(NamedTuple):
+    """How fast a loop was, in a process of its own."""
+
+    config: TrialConfig
+    """What it trained."""
+    seconds: Sequence[float]
+    """Of each epoch."""
+    precision: str
+    gemm_flops: float
+    """FLOP a second of a large matrix product in this precision."""
+
+    @property
+    def crops_per_s(self) -> list[float]:
+        """Crop passes a second, epoch by epoch."""
+        return [self.config.crop_passes_per_epoch / each for each in self.seconds]
+
+    def described(self) -> dict[str, Any]:
+        """Crop passes a second; FLOP a second, beside those of the matrix product, and their ratio."""
+        crops_per_s = summary(self.crops_per_s)
+        flops = crops_per_s["median"] * crop_pass_flops(self.config.encoder, self.config.crops.size)[0]
+        return {
+            "crops_per_s": crops_per_s,
+            "precision": self.precision,
+            "tflop_per_s": flops / 1e12,
+            "gemm_tflop_per_s": self.gemm_flops / 1e12,
+            "model_flops_utilisation": flops / self.gemm_flops,
+        }
+
 
 def _for_ever(loader: Any) -> Iterator[Any]:
     while True:
@@ -120,14 +161,15 @@ def measure(
         "pretraining.batch_images": batch,
         "pretraining.epochs": repeats + 5,  # warm-ups, phases and profile
     }
-    config = paper.with_values({**sizes, **changes})
+    published = paper.with_values(sizes)
+    config = published.with_values(dict(changes))
     with ExitStack() as stack:
         our, plain, keeping = (
             stack.enter_context(Apart(kind, *arguments))
             for kind, arguments in (
                 (Ours, (config, device)),
-                (Reference, (paper.with_values(sizes), device, workers, False)),
-                (Reference, (paper.with_values(sizes), device, workers, True)),
+                (Reference, (published, device, workers, False)),
+                (Reference, (published, device, workers, True)),
             )
         )
         seconds = in_turns(
@@ -142,23 +184,17 @@ def measure(
             device=device,
         )
         phases = our("phases")
+        gemm = {"ours": our("gemm"), "reference": plain("gemm"), "reference, memory kept": keeping("gemm")}
         if profiled:
             print(our("profile"))
-    peak = product_flops(device, torch.bfloat16)
-    speed = {name: [config.crop_passes_per_epoch / s for s in taken] for name, taken in seconds.items()}
-    ours = summary(speed["ours"])
-    rate = ours["median"] * crop_pass_flops(config.encoder, config.crops.size)[0]
+    trained = {"ours": config, "reference": published, "reference, memory kept": published}
+    loops = {name: Speed(trial, seconds[name], *gemm[name]) for name, trial in trained.items()}
     return {
-        "ours_crops_per_s": ours["median"],
-        "ours": ours,
-        "reference_crops_per_s": summary(speed["reference"])["median"],
-        "reference": summary(speed["reference"]),
-        "ratio": ratios(speed["ours"], speed["reference"])["median"],
-        "ratios": ratios(speed["ours"], speed["reference"]),
-        "ratio_to_reference_that_keeps_memory": ratios(speed["ours"], speed["reference, memory kept"]),
-        "tflop_per_s": rate / 1e12,
-        "peak_tflop_per_s": peak / 1e12,
-        "peak_share": rate / peak,
+        **{name: loop.described() for name, loop in loops.items()},
+        "ratio": ratios(loops["ours"].crops_per_s, loops["reference"].crops_per_s),
+        "ratio_to_reference_that_keeps_memory": ratios(
+            loops["ours"].crops_per_s, loops["reference, memory kept"].crops_per_s
+        ),
         "augmentation_share": ratios(seconds["crops"], seconds["ours"])["median"],
         "coding_rate_share": ratios(seconds["coding rate"], seconds["ours"])["median"],
         "phase_shares": {phase: s / phases["epoch"] for phase, s in phases.items() if phase != "epoch"},
@@ -187,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         minibatches=chosen.minibatches or MINIBATCHES[device.type],
         repeats=chosen.repeats,
         workers=chosen.workers,
-        changes={key: yaml.safe_load(value) for key, value in (change.split("=", 1) for change in chosen.set)},
+        changes={key: parse_yaml(value) for key, value in (change.split("=", 1) for change in chosen.set)},
         profiled=chosen.profile,
     )
     report(found, device, chosen.json)

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from pydantic import ValidationError
 from rich.table import Table
 
@@ -21,6 +20,7 @@ from cfamc_ray.config.protocol import HEADS, PROTOCOLS, ProtocolConfig
 from cfamc_ray.config.reading import resolve_protocol
 from cfamc_ray.config.recipes import PublishedRow, read_recipe, recipe_names
 from cfamc_ray.config.trial import DataConfig, TrialConfig
+from cfamc_ray.config.yaml12 import dump_yaml
 from cfamc_ray.files import write_text
 from cfamc_ray.study.environment import environment
 from cfamc_ray.study.records import TrialFolder, read_config, read_trials, trial_name
@@ -102,7 +102,7 @@ def _run_protocol(
     path = out or run.folder / "evaluations" / f"{protocol.name}-{digest}.json"
     say(f"{run.name}: protocol {protocol.name} on the test split of {data.path or data.name}", detail)
     if detail == "verbose":
-        print(yaml.safe_dump(settings["protocol"], sort_keys=False), flush=True)
+        print(dump_yaml(settings["protocol"]), flush=True)
     started = time.perf_counter()
     measured: list[Measurement] = []
     problem = ""

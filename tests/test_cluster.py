@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 from processes import Command
 from ray.cluster_utils import Cluster
 
+from cfamc_ray.config.yaml12 import dump_yaml
 from cfamc_ray.study.records import read_trials
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
@@ -48,7 +48,7 @@ def cluster() -> Iterator[Cluster]:
 
 def test_a_trial_of_two_workers_goes_on_elsewhere_when_its_node_is_lost(cluster: Cluster, tmp_path: Path) -> None:
     space = tmp_path / "cluster.yaml"
-    space.write_text(yaml.safe_dump(SPACE))
+    space.write_text(dump_yaml(SPACE))
     first = cluster.add_node(num_cpus=2)
     cluster.wait_for_nodes()
     command = Command(space, "--address", cluster.address, out=tmp_path / "shared")
@@ -71,7 +71,7 @@ def test_a_trial_of_two_workers_goes_on_elsewhere_when_its_node_is_lost(cluster:
 
 def test_workers_of_a_cell_meet_across_nodes(cluster: Cluster, tmp_path: Path) -> None:
     space = tmp_path / "steps.yaml"
-    space.write_text(yaml.safe_dump(STEPS))
+    space.write_text(dump_yaml(STEPS))
     for _ in range(2):
         cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()

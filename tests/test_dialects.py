@@ -161,7 +161,7 @@ def loss_of(config: TrialConfig, z_VBD: Tensor) -> Tensor:
 
 
 def passes_by_hand(
-    config: TrialConfig, encoder: nn.Module, crops_VBCHW: Tensor, *, attack_in_train_mode: bool
+    config: TrialConfig, encoder: nn.Module, crops_VBCHW: Tensor, *, attack_in_train_mode: bool, with_itself: bool
 ) -> tuple[list[list[Tensor]], Tensor]:
     """Five ascents from zero and the update's pass, at the same weights: the gradients of each, and the delta."""
     delta_VBCHW, gradients = torch.zeros_like(crops_VBCHW), []
@@ -169,7 +169,8 @@ def passes_by_hand(
     for step in range(6):
         encoder.train(attack_in_train_mode or step == 5)
         delta_VBCHW.requires_grad_()
-        perturbed_NCHW = (crops_VBCHW + delta_VBCHW).flatten(0, 1)
+        partner_VBCHW = crops_VBCHW if step == 5 or not with_itself else torch.stack([crops_VBCHW[1]] * 2)
+        perturbed_NCHW = (partner_VBCHW + delta_VBCHW).flatten(0, 1)
         together = B * (1 if config.loss.name == "nt_xent" else V)  # SimCLR's views have a batch norm each
         z_ND = torch.cat([encoder(part_NCHW) for part_NCHW in perturbed_NCHW.split(together)])
         loss = loss_of(config, z_ND.unflatten(0, (V, B)))
@@ -194,7 +195,13 @@ def test_a_published_pgd_update_adds_the_gradients_of_its_attack_and_a_sane_one_
     assert watched.passes == 6
     for minibatch, crops_VBCHW in enumerate(watched.crops):
         encoder = watched.encoders[minibatch]
-        gradients, delta_VBCHW = passes_by_hand(config, encoder, crops_VBCHW, attack_in_train_mode=attack_in_train_mode)
+        gradients, delta_VBCHW = passes_by_hand(
+            config,
+            encoder,
+            crops_VBCHW,
+            attack_in_train_mode=attack_in_train_mode,
+            with_itself=dialect == "published" and name == "simclr-crops-pgd",
+        )
         torch.testing.assert_close(watched.deltas[minibatch], delta_VBCHW, rtol=0, atol=1e-12)
         counted = gradients if dialect == "published" else gradients[-1:]
         for (weight, _), of_passes in zip(encoder.named_parameters(), zip(*counted, strict=True), strict=True):
@@ -291,7 +298,7 @@ def test_the_attack_of_a_pgd_recipe_starts_each_minibatch_at_zero_and_stays_in_t
     watched = Watched(tiny(name, dialect), monkeypatch)
     for minibatch, crops_VBCHW in enumerate(watched.crops):
         first, *others = watched.inputs_of(minibatch)
-        assert torch.equal(first, crops_VBCHW)
+        assert torch.equal(first[1:], crops_VBCHW[1:])
         assert not any(outside(shown) for shown in others)
         assert watched.deltas[minibatch].abs().max().item() == pytest.approx(EPSILON)
 
@@ -307,12 +314,32 @@ def test_simclr_contrasts_an_untouched_view_with_a_perturbed_one(
         clean_BCHW, perturbed_BCHW = watched.deltas[minibatch]
         assert not clean_BCHW.any()
         assert perturbed_BCHW.flatten(1).any(1).all()
-        for shown_VBCHW in watched.inputs_of(minibatch):
-            assert torch.equal(shown_VBCHW[0], crops_VBCHW[0])
+        for position, shown_VBCHW in enumerate(watched.inputs_of(minibatch)):
+            with_itself = dialect == "published" and passes == 6 and position < 5
+            assert torch.equal(shown_VBCHW[0], crops_VBCHW[int(with_itself)])
         assert not torch.equal(watched.inputs_of(minibatch)[-1][1], crops_VBCHW[1])
     updates = watched.outputs if passes == 3 else watched.outputs[5::6]
     losses = [nt_xent(z_VBD, 0.07).item() for z_VBD in updates]
     assert watched.rows[0].loss == pytest.approx(sum(losses) / len(losses), rel=1e-9)
+
+
+def test_the_attack_of_published_simclr_contrasts_the_second_view_with_itself_and_the_update_with_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    published = tiny("simclr-crops-pgd", "published")
+    itself, first = (
+        Watched(published.with_values({"perturbation.attack_positive": positive}), monkeypatch)
+        for positive in ("self", "first")
+    )
+    assert itself.config == published
+    for watched, positive in ((itself, 1), (first, 0)):
+        *attack, update_VBCHW = watched.inputs_of(0)
+        crops_VBCHW = watched.crops[0]
+        assert all(torch.equal(shown_VBCHW[0], crops_VBCHW[positive]) for shown_VBCHW in attack)
+        assert torch.equal(update_VBCHW, crops_VBCHW + watched.deltas[0])
+    of_itself, of_first = (nt_xent(watched.outputs[0], 0.07) for watched in (itself, first))
+    assert of_itself < of_first - 0.1  # what is compared with itself is nearer
+    assert (itself.deltas[0][1] != first.deltas[0][1]).double().mean() > 0.3
 
 
 @pytest.mark.parametrize("name", ["emp-ssl-crops", "simclr-crops"])

@@ -10,9 +10,9 @@ import jsonschema
 import pytest
 import ray
 import torch
-import yaml
 
 from cfamc_ray.config.reading import read_study
+from cfamc_ray.config.yaml12 import parse_yaml, read_yaml
 from cfamc_ray.data.splits import load_splits, load_test
 from cfamc_ray.tune import main as tune
 
@@ -72,12 +72,12 @@ def pinned_ray() -> str:
 def test_the_job_on_kubernetes_types_a_command_that_is_understood(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    job = yaml.safe_load((DOCS / "clusters" / "kuberay.yaml").read_text(encoding="utf-8"))["spec"]
+    job = read_yaml(DOCS / "clusters" / "kuberay.yaml")["spec"]
     _, _, line = shlex.split(job["entrypoint"])
     _, _, _, *words = shlex.split(line.split(" $(")[0])
     monkeypatch.chdir(tmp_path)
     assert tune([*words, "--dry-run"]) == 0
-    asked = yaml.safe_load(capsys.readouterr().out)["resources"]
+    asked = parse_yaml(capsys.readouterr().out)["resources"]
     cluster = job["rayClusterSpec"]
     assert cluster["rayVersion"] == pinned_ray()
     assert cluster["headGroupSpec"]["rayStartParams"] == {"num-cpus": "0"}
@@ -91,7 +91,7 @@ def test_the_job_on_kubernetes_types_a_command_that_is_understood(
 
 
 def test_the_cloud_s_file_is_one_that_ray_s_launcher_takes() -> None:
-    cluster = yaml.safe_load((DOCS / "clusters" / "aws.yaml").read_text(encoding="utf-8"))
+    cluster = read_yaml(DOCS / "clusters" / "aws.yaml")
     schema = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
     jsonschema.validate(cluster, schema)
     assert cluster["head_node_type"] in cluster["available_node_types"]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import optuna
 import pytest
-import yaml
 from optuna.trial import TrialState
 from processes import Command
 
+from cfamc_ray.config.yaml12 import dump_yaml
 from cfamc_ray.search.storage import open_storage
 from cfamc_ray.study.records import TrialRecord, read_trials
 
@@ -51,7 +51,7 @@ def ended(records: list[TrialRecord]) -> dict[int, TrialRecord]:
 
 def test_kills_at_random_moments_lose_and_repeat_nothing(tmp_path: Path) -> None:
     space = tmp_path / "fault.yaml"
-    space.write_text(yaml.safe_dump(SPACE))
+    space.write_text(dump_yaml(SPACE))
     code, output = Command(space, out=tmp_path / "quiet").wait()
     assert code == 0, output
     undisturbed = read_trials(tmp_path / "quiet" / "fault")

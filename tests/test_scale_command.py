@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from cells_by_hand import found_of
 from test_train_command import said_by
 
@@ -19,6 +18,7 @@ from analysis.scaling import main as analyse
 from cfamc_ray.config.reading import dump_study, read_scaling
 from cfamc_ray.config.scaling import ScalingConfig
 from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.config.yaml12 import parse_yaml
 from cfamc_ray.scale import main
 from cfamc_ray.study.cells import CellFolder
 from cfamc_ray.study.records import TrialFolder, read_trials, write_config
@@ -211,7 +211,7 @@ def test_a_run_of_one_budget_has_no_law_and_says_so(space: Path, tmp_path: Path,
 def test_the_dry_run_prints_what_it_will_cost(space: Path, tmp_path: Path) -> None:
     said = said_by(main, "--space", str(space), "--out", str(tmp_path / "runs"), "--dry-run")
     assert said.code == 0
-    assert yaml.safe_load(said.out)["name"] == "grown"
+    assert parse_yaml(said.out)["name"] == "grown"
     assert "# 12 trials; 1.12e+04 crop passes" in said.out
     assert not (tmp_path / "runs").exists()
 

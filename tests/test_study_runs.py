@@ -16,11 +16,11 @@ import optuna_dashboard
 import pytest
 import tensorboard.program  # type: ignore[import-untyped]
 import torch
-import yaml
 from processes import Command
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import read_study
+from cfamc_ray.config.yaml12 import dump_yaml
 from cfamc_ray.data.splits import load_splits
 from cfamc_ray.method.encoder import load_encoder
 from cfamc_ray.orchestration.watch import check_reachable
@@ -56,7 +56,7 @@ SPACE = {
 @pytest.fixture
 def space(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump(SPACE))
+    path.write_text(dump_yaml(SPACE))
     return path
 
 

@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-import yaml
 
 from cfamc_ray.config.reading import dump_study, read_study
 from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.config.yaml12 import parse_yaml
 from cfamc_ray.orchestration.view import StudyView
 from cfamc_ray.study.front import Progress
 from cfamc_ray.study.lock import only_driver
@@ -136,7 +136,7 @@ class TestDryRun:
     def test_it_needs_no_data_and_finds_a_given_space_by_its_bare_name(self, tune: Tune, name: str) -> None:
         said = tune("--dry-run", space=name)
         assert said.code == 0
-        assert yaml.safe_load(said.out)["name"] == Path(name).stem
+        assert parse_yaml(said.out)["name"] == Path(name).stem
 
 
 class TestBadInput:

@@ -15,6 +15,9 @@ under `trial:`, or as dotted names in `space:`, `conditions:` and `--set`. Null 
 
 Ranges of `space:` are `{int: [2, 16]}`, `{float: [0.1, 1.0]}`, both with `log: true` where their logarithm is to be
 drawn evenly, `{choice: [a, b]}`, or a value. Numbers may be fractions such as `8/255`.
+
+Files are YAML 1.2: only `true` and `false` are booleans (`yes`, `no`, `on` and `off` are text), `010` is ten, and large
+numbers may be written `1e5` or `19_200`.
 """
 BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 TYPES = {"integer": "whole number", "number": "number", "boolean": "true or false", "string": "text", "null": "null"}

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from cfamc_ray.config.errors import InputError
@@ -15,12 +14,15 @@ from cfamc_ray.config.scaling import ScalingConfig
 from cfamc_ray.config.space import Strict
 from cfamc_ray.config.study import METRICS, StudyConfig
 from cfamc_ray.config.trial import TrialConfig, trial_keys
+from cfamc_ray.config.yaml12 import dump_yaml, parse_yaml, read_yaml
 
 Config = TypeVar("Config", StudyConfig, ScalingConfig)
 
 PACKAGE = Path(__file__).resolve().parent.parent
 SPACE_FOLDERS = (Path("search_spaces"), PACKAGE / "search_spaces", PACKAGE.parent / "search_spaces")
 """Where a bare name is looked up: the working directory's, the wheel's, and the checkout's."""
+LONGEST = 200
+"""Characters of a wrong value that an error repeats."""
 
 
 def find_space(name: str) -> Path:
@@ -48,12 +50,12 @@ def read_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     Raises:
         InputError: for everything that is wrong with the file or an override.
     """
-    return resolve_study(_read_yaml(path), overrides, source=str(path))
+    return resolve_study(_read_tree(path), overrides, source=str(path))
 
 
 def read_scaling(path: Path, overrides: Sequence[str] = ()) -> ScalingConfig:
     """Read and validate the file of a scaling study; arguments and errors as for `read_study`."""
-    return _resolve(ScalingConfig, _read_yaml(path), overrides, source=str(path))
+    return _resolve(ScalingConfig, _read_tree(path), overrides, source=str(path))
 
 
 def resolve_study(tree: dict[str, Any], overrides: Sequence[str] = (), *, source: str) -> StudyConfig:
@@ -99,31 +101,11 @@ def resolve_protocol(name: str, *, head: str | None = None, overrides: Sequence[
 
 def dump_study(config: StudyConfig | ScalingConfig) -> str:
     """The study as YAML that `read_study`, or `read_scaling`, reads back to an equal one."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    return dump_yaml(config.model_dump(mode="json"))
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that stands twice in one mapping, where plain YAML keeps the last in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        written = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        keys = [self.construct_object(key, deep=True) for key in written]
-        for position, key in enumerate(keys):
-            if key in keys[:position]:
-                mark = written[position].start_mark
-                raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands twice", problem_mark=mark)
-        return super().construct_mapping(node, deep)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)  # noqa: S506 (a SafeLoader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
-    except (yaml.YAMLError, ValueError) as error:  # PyYAML lets an impossible date or number through as ValueError
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}, column {mark.column + 1}:" if mark else ""
-        raise InputError(f"{path}:{where} not valid YAML: {getattr(error, 'problem', None) or error}") from None
+def _read_tree(path: Path) -> dict[str, Any]:
+    tree = read_yaml(path)
     if not isinstance(tree, dict):
         raise InputError(f"{path}: must hold keys of a study ({', '.join(StudyConfig.model_fields)}), not {tree!r}")
     return tree
@@ -134,9 +116,9 @@ def _key_and_value(override: str) -> tuple[str, Any]:
     if not equals:
         raise InputError(f"--set {override}: write key=value, as in --set budget.trials=20")
     try:
-        return key, yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):
-        raise InputError(f"--set {override}: {text!r} is not a YAML value") from None
+        return key, parse_yaml(text)
+    except InputError as error:
+        raise InputError(f"--set {override}: in its value, {error}") from None
 
 
 def _override(tree: dict[str, Any], override: str, model: type[Strict]) -> None:
@@ -177,6 +159,8 @@ def _problems(error: ValidationError, model: type[Strict]) -> Iterator[str]:
                 yield f"unknown key {key}{nearest}"
             case "string_pattern_mismatch":
                 yield f"{key}: must be letters, digits, dots, dashes and underscores" + _given(problem["input"])
+            case "bool_type":
+                yield f"{key}: must be true or false" + _given(problem["input"])
             case "missing":
                 yield f"the key {key} is missing"
             case "value_error":
@@ -187,7 +171,10 @@ def _problems(error: ValidationError, model: type[Strict]) -> Iterator[str]:
 
 
 def _given(value: object) -> str:
-    return "" if isinstance(value, Mapping | BaseModel) else f" (it is {value!r})"
+    if isinstance(value, Mapping | BaseModel):
+        return ""
+    text = repr(value)
+    return f" (it is {text if len(text) <= LONGEST else text[:LONGEST] + '…'})"
 
 
 def _fields_at(model: Any, location: Iterable[str]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Scalar = bool | int | float | str | None
-NUMBER_AS_TEXT = re.compile(r"\s*[\d.]+\s*/\s*[\d.]+\s*|[-+]?[\d.]+[eE][-+]?\d+")
+FRACTION = re.compile(r"\s*[\d.]+\s*/\s*[\d.]+\s*")
 
 
 def parse_fraction(value: object) -> object:
@@ -28,12 +28,12 @@ def parse_fraction(value: object) -> object:
             raise ValueError
         return float(Fraction(numerator.strip()) / Fraction(denominator.strip() if slash else 1))
     except (ValueError, ZeroDivisionError, OverflowError):
-        raise ValueError("must be a number or a fraction such as 8/255") from None
+        raise ValueError("must be a number such as 1.5 or a fraction such as 8/255") from None
 
 
 def plain(value: object) -> Any:
-    """What YAML leaves as text though it is a number (8/255, 1e-3) as a number; anything else as it is."""
-    return parse_fraction(value) if isinstance(value, str) and NUMBER_AS_TEXT.fullmatch(value) else value
+    """A fraction such as ``8/255``, which to YAML is text, as a number; anything else as it is."""
+    return parse_fraction(value) if isinstance(value, str) and FRACTION.fullmatch(value) else value
 
 
 Real = Annotated[float, BeforeValidator(parse_fraction), Field(allow_inf_nan=False)]

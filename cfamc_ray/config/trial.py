@@ -118,6 +118,9 @@ class PerturbationConfig(Strict):
     """Whether a `pgd` weight update also adds the weight gradients of its attack passes (published: yes)."""
     attack_in_train_mode: bool = True
     """Whether batch norm uses and moves its batch statistics in the attack passes of `pgd` (published: yes)."""
+    attack_positive: Literal["first", "self"] = "first"
+    """Positive of the perturbed second view in the attack passes of `pgd` under `nt_xent`: the clean `first` view, as
+    in the update, or `self`, the second view without its perturbation (published)."""
 
     @property
     def step_size(self) -> float:
@@ -283,6 +286,13 @@ class TrialConfig(Strict):
             )
         if self.loss.name == "nt_xent" and self.crops.views != 2:
             raise ValueError(f"crops.views must be 2 with loss.name nt_xent, not {self.crops.views}")
+        contrasts = self.loss.name == "nt_xent" and self.perturbation.attack == "pgd"
+        if self.perturbation.attack_positive == "self" and not (contrasts and self.perturbation.clean_views == 1):
+            raise ValueError(
+                "perturbation.attack_positive self needs loss.name nt_xent, perturbation.attack pgd and "
+                f"perturbation.clean_views 1, not {self.loss.name}, {self.perturbation.attack} and "
+                f"{self.perturbation.clean_views}: set it to first"
+            )
         if self.perturbation.clean_views >= self.crops.views and self.perturbation.attack != "none":
             raise ValueError(
                 f"perturbation.clean_views {self.perturbation.clean_views} leaves none of crops.views "

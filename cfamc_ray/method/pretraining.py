@@ -73,6 +73,7 @@ def pgd_update(
     epsilon: Radius,
     step_size: float,
     attack_encoder: Encoder | None = None,
+    attack_crops_VBCHW: Tensor | None = None,
     keep_attack_gradients: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Ascend for several steps, then train once on the perturbed crops: the published PGD baselines.
@@ -89,23 +90,26 @@ def pgd_update(
         step_size: of the ascent.
         attack_encoder: what the attack passes see, where it is not the encoder as it is (another mode, or the module
             inside a data-parallel wrapper).
+        attack_crops_VBCHW: what the attack passes perturb, where it is not the crops; alike in all views whose radius
+            is above 0.
         keep_attack_gradients: whether the attack passes' weight gradients add to the update's, as published.
 
     Returns:
         the moved perturbation, and losses_1.
     """
     attack_encoder = attack_encoder or encoder
+    attack_crops_VBCHW = crops_VBCHW if attack_crops_VBCHW is None else attack_crops_VBCHW
     optimizer.zero_grad()
-    delta_VBCHW = project(delta_VBCHW, crops_VBCHW, epsilon=epsilon)
+    delta_VBCHW = project(delta_VBCHW, attack_crops_VBCHW, epsilon=epsilon)
     for _ in range(steps):
         if keep_attack_gradients:
-            _, gradient_VBCHW = _backward(attack_encoder, loss_function, crops_VBCHW, delta_VBCHW)
+            _, gradient_VBCHW = _backward(attack_encoder, loss_function, attack_crops_VBCHW, delta_VBCHW)
         else:
-            perturbed_VBCHW = (crops_VBCHW + delta_VBCHW).requires_grad_()
+            perturbed_VBCHW = (attack_crops_VBCHW + delta_VBCHW).requires_grad_()
             loss = _loss_of(attack_encoder, loss_function, perturbed_VBCHW)
             with phase("backward"):
                 (gradient_VBCHW,) = torch.autograd.grad(loss, perturbed_VBCHW)
-        delta_VBCHW = ascend(delta_VBCHW, gradient_VBCHW, crops_VBCHW, step_size=step_size, epsilon=epsilon)
+        delta_VBCHW = ascend(delta_VBCHW, gradient_VBCHW, attack_crops_VBCHW, step_size=step_size, epsilon=epsilon)
     loss, _ = _backward(encoder, loss_function, crops_VBCHW, delta_VBCHW)
     _step(optimizer, scheduler)
     return delta_VBCHW, loss[None]

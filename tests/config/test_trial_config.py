@@ -8,6 +8,13 @@ from pydantic import ValidationError
 from cfamc_ray.config.trial import TrialConfig, trial_keys
 
 COUNTS = st.integers(1, 12)
+SIMCLR_PGD: dict[str, Any] = {
+    "crops.views": 2,
+    "loss.name": "nt_xent",
+    "perturbation.attack": "pgd",
+    "perturbation.clean_views": 1,
+    "pretraining.replays": 1,
+}
 
 
 def trial(**sections: Any) -> TrialConfig:
@@ -76,7 +83,11 @@ def test_the_default_is_the_paper_s_recipe() -> None:
 @pytest.mark.parametrize("key", [key for key in trial_keys() if key != "data.path"])
 def test_every_key_changes_the_fingerprint(key: str) -> None:
     default = TrialConfig()
-    needed = {"loss.name": {"crops.views": 2}, "pretraining.recompute": {"pretraining.views_at_once": 4}}
+    needed: dict[str, dict[str, Any]] = {
+        "loss.name": {"crops.views": 2},
+        "pretraining.recompute": {"pretraining.views_at_once": 4},
+        "perturbation.attack_positive": SIMCLR_PGD,
+    }
     default = default.with_values(needed.get(key, {}))
     changed = default.with_values({key: other_value(key)})
     assert changed != default
@@ -143,6 +154,24 @@ def test_a_config_cannot_be_changed() -> None:
         config.seed = 3  # type: ignore[misc]
     with pytest.raises(ValidationError, match="frozen"):
         config.crops.views = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("changed", "found"),
+    [
+        ({"loss.name": "emp_ssl"}, "not emp_ssl, pgd and 1"),
+        ({"perturbation.attack": "free"}, "not nt_xent, free and 1"),
+        ({"perturbation.attack": "none"}, "not nt_xent, none and 1"),
+        ({"perturbation.clean_views": 0}, "not nt_xent, pgd and 0"),
+    ],
+    ids=str,
+)
+def test_only_simclr_with_pgd_contrasts_a_view_with_itself(changed: dict[str, Any], found: str) -> None:
+    simclr = TrialConfig().with_values(SIMCLR_PGD)
+    assert simclr.with_values({"perturbation.attack_positive": "self"}).perturbation.attack_positive == "self"
+    assert simclr.with_values(changed).perturbation.attack_positive == "first"
+    with pytest.raises(ValidationError, match=f"perturbation.attack_positive self needs .* {found}: set it to first"):
+        simclr.with_values({**changed, "perturbation.attack_positive": "self"})
 
 
 def test_recomputing_needs_chunks() -> None:

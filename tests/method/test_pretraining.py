@@ -215,3 +215,17 @@ def test_the_attack_passes_see_the_attack_encoder_and_the_update_the_encoder() -
         loss_function=linear_loss, steps=3, epsilon=EPSILON, step_size=STEP_SIZE, attack_encoder=attacked,
     )  # fmt: skip
     assert (len(attacked.seen), len(encoder.seen), scheduler.last_epoch) == (3, 1, 1)
+
+
+def test_the_attack_passes_see_the_attack_crops_and_the_update_the_crops() -> None:
+    encoder, attack_crops_VBCHW = Encoder(), CROPS_VBCHW[[1, 1]]
+    delta_VBCHW, _ = pgd_update(
+        encoder, sgd(encoder), None, CROPS_VBCHW, torch.zeros_like(CROPS_VBCHW),
+        loss_function=linear_loss, steps=3, epsilon=torch.tensor([0, EPSILON]).view(2, 1, 1, 1, 1),
+        step_size=STEP_SIZE, attack_crops_VBCHW=attack_crops_VBCHW,
+    )  # fmt: skip
+    *attack, update_NCHW = encoder.seen
+    assert all(torch.equal(x_NCHW[:B], CROPS_VBCHW[1]) for x_NCHW in attack)
+    torch.testing.assert_close(update_NCHW, (CROPS_VBCHW + delta_VBCHW).flatten(0, 1), rtol=0, atol=0)
+    assert not delta_VBCHW[0].any()
+    assert delta_VBCHW[1].all()

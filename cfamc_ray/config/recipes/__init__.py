@@ -6,12 +6,12 @@ from functools import cache, reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
-import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.space import Real, Strict
 from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.config.yaml12 import read_yaml
 
 FOLDER = Path(__file__).resolve().parent
 Dialect = Literal["sane", "published"]
@@ -51,6 +51,8 @@ class Recipe(Strict):
     published: Published | None = None
     differences: dict[str, Any] = Field(default={}, alias="trial")
     """Keys of a trial, as a space file has them."""
+    dialects: dict[Dialect, dict[str, Any]] = {}
+    """Keys of a trial in one dialect alone."""
 
     @field_validator("base")
     @classmethod
@@ -61,8 +63,12 @@ class Recipe(Strict):
 
     def tree(self, dialect: Dialect = "sane") -> dict[str, Any]:
         """All keys of a trial that the recipe sets, those of its bases included."""
-        own = reduce(lay, [*(read_recipe(base).tree() for base in self.base), self.differences])
+        own = self._own(dialect)
         return own if dialect == "sane" else lay(own, _read(FOLDER / "dialects" / f"{dialect}.yaml").differences)
+
+    def _own(self, dialect: Dialect) -> dict[str, Any]:
+        bases = [read_recipe(base)._own(dialect) for base in self.base]
+        return reduce(lay, [*bases, self.differences, self.dialects.get(dialect, {})])
 
     def trial(self, dialect: Dialect = "sane") -> TrialConfig:
         """The trial that the recipe is."""
@@ -89,14 +95,12 @@ def read_recipe(name: str) -> Recipe:
 
 @cache
 def _read(path: Path) -> Recipe:
+    tree = read_yaml(path)
+    if not isinstance(tree, dict):
+        raise InputError(f"{path}: must hold the keys of a recipe, not {tree!r}")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if not isinstance(tree, dict):
-            raise InputError(f"{path}: must hold the keys of a recipe, not {tree!r}")
         recipe = Recipe.model_validate({"name": path.stem, **tree})
         recipe.trial()
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not valid YAML: {error}") from None
     except ValidationError as error:
         section = [] if error.title == "Recipe" else ["trial"]
         problems = [(".".join(map(str, [*section, *problem["loc"]])), problem["msg"]) for problem in error.errors()]
