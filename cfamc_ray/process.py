@@ -19,7 +19,7 @@ CLOSED = (errno.EPIPE, errno.EIO)
 _codes: list[int] = []
 """Exit codes of the signals that have interrupted the command."""
 
-_actions: list[Callable[[], None]] = []
+_actions: list[Callable[[], object]] = []
 
 
 def exit_code_of_interruption() -> int:
@@ -27,7 +27,7 @@ def exit_code_of_interruption() -> int:
     return _codes[0] if _codes else INTERRUPTED
 
 
-def before_end(action: Callable[[], None]) -> None:
+def before_end(action: Callable[[], object]) -> None:
     """Have something done also where `end_now` ends the process; of several actions the last one is done first."""
     _actions.append(action)
 

@@ -94,7 +94,7 @@ class Cell(NamedTuple):
 class ScalingConfig(Strict):
     """A scaling space, resolved."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)
     """Name of the run and of its folder."""
     question: str = ""
     """What it is to answer, in a sentence."""
@@ -112,6 +112,10 @@ class ScalingConfig(Strict):
             raise ValueError("nothing to do: write system.grid, learning.crop_passes, or both")
         if measures and not self.cells:
             raise ValueError("system: no combination of grid makes a trial whose minibatches its workers can share")
+        for cell in self.cells:
+            if cell.workers > 1:
+                self.resources.check_sharing()
+            cell.trial.check_share(cell.workers, gpus=self.resources.gpus_per_worker > 0)
         return self
 
     @model_validator(mode="after")

@@ -166,12 +166,29 @@ class ResourceConfig(Strict):
     study (`--costs`), have shown what memory they take; null: its share of the GPU's memory or of this machine's."""
     restarts: int = Field(default=2, ge=0)
     """How often a trial whose process was killed from outside is started again, from its last epoch."""
+    wait_minutes: Real = Field(default=10, ge=0)
+    """How long a cluster that starts machines by itself (`--address`) is waited for, until all that runs at once has
+    room."""
 
     @model_validator(mode="after")
     def _one_gpu(self) -> "ResourceConfig":
         if self.gpus_per_worker > 1:
             raise ValueError(f"gpus_per_worker must not exceed 1, not {self.gpus_per_worker}: add workers instead")
+        if self.workers_per_trial > 1:
+            self.check_sharing()
         return self
+
+    def check_sharing(self) -> None:
+        """Refuse workers that would share a GPU with each other, which NCCL cannot.
+
+        Raises:
+            ValueError: where several workers have a fraction of one each.
+        """
+        if 0 < self.gpus_per_worker < 1:
+            raise ValueError(
+                f"gpus_per_worker must be 0 or 1 for several workers, not {self.gpus_per_worker}: NCCL joins no two "
+                "workers on one GPU; let several trials share it (trials_at_once) instead"
+            )
 
     @property
     def cpus_at_once(self) -> int:
@@ -187,7 +204,7 @@ class ResourceConfig(Strict):
 class StudyConfig(Strict):
     """A space file, resolved."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)
     """Name of the study and of its folder."""
     question: str = ""
     """What the study is to answer, in a sentence."""
@@ -339,6 +356,8 @@ class StudyConfig(Strict):
         for size in self._values(batch) if batch in self.space else sizes:
             if not isinstance(size, int) or size % workers:
                 raise ValueError(f"{batch} {size} cannot be shared evenly by resources.workers_per_trial {workers}")
+        for point in islice(self.points(), 256 if workers > 1 else 0):
+            self.trial_at(point).check_share(workers, gpus=self.resources.gpus_per_worker > 0)
         return self
 
     def _check_bases(self) -> None:

@@ -337,6 +337,26 @@ class TrialConfig(Strict):
         """Crop passes of the whole trial."""
         return self.pretraining.epochs * self.crop_passes_per_epoch
 
+    def check_share(self, workers: int, *, gpus: bool) -> None:
+        """Refuse a share of a minibatch of which batch norm would see a single crop, whose variance is none.
+
+        Args:
+            workers: that share it.
+            gpus: whether they compute on GPUs, where batch norm can be synchronised.
+
+        Raises:
+            ValueError: where a worker's smallest pass has one crop.
+        """
+        views = self.pretraining.views_at_once or self.crops.views
+        smallest = (self.crops.views % views or views) * self.pretraining.batch_images // workers
+        synchronised = gpus and self.encoder.synchronize_norm
+        if workers > 1 and smallest < 2 and self.encoder.norm == "batch" and not synchronised:
+            raise ValueError(
+                f"pretraining.views_at_once {self.pretraining.views_at_once} and pretraining.batch_images "
+                f"{self.pretraining.batch_images} leave one of {workers} workers a single crop at a time, of which "
+                "batch norm has no variance: raise one of them, or set encoder.norm to group"
+            )
+
     @property
     def _crops_per_epoch(self) -> int:
         return self.minibatches_per_epoch * self.pretraining.batch_images * self.crops.views

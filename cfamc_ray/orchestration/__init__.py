@@ -4,6 +4,8 @@ Ray reads these settings when it is first imported.
 """
 
 import os
+import tempfile
+from pathlib import Path
 
 SETTINGS = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # else every worker under `uv run` gets a virtual environment of its own
@@ -18,3 +20,14 @@ SETTINGS = {
 }
 for _name, _value in SETTINGS.items():
     os.environ.setdefault(_name, _value)
+
+
+def _has_home() -> bool:
+    try:
+        return os.access(Path.home(), os.W_OK)
+    except RuntimeError:  # the user has neither HOME nor an entry in the system's list of users
+        return False
+
+
+if not _has_home():  # Ray keeps a token there and does not start without one
+    os.environ["HOME"] = tempfile.mkdtemp(prefix="cfamc_ray-home-")

@@ -16,6 +16,7 @@ from typing import Any, Protocol, Self, TextIO
 import optuna
 import ray
 import torch
+from pyarrow.fs import LocalFileSystem
 from ray import tune
 from ray.exceptions import RayTaskError
 from ray.tune.experiment import Trial as TuneTrial
@@ -28,6 +29,7 @@ from cfamc_ray.figures.static import draw
 from cfamc_ray.files import write_text
 from cfamc_ray.machine import cores, memory_bytes
 from cfamc_ray.orchestration.crashes import crash_reason
+from cfamc_ray.orchestration.growing import require
 from cfamc_ray.orchestration.images import share_sources
 from cfamc_ray.orchestration.searcher import StudyScheduler, StudySearcher
 from cfamc_ray.orchestration.trainables import OneWorkerTrial, several_workers
@@ -121,8 +123,9 @@ def running_ray(resources: ResourceConfig, folder: Path, address: str | None) ->
         InputError: where the cluster cannot be reached or is too small.
     """
     with output_to(folder / "ray.log") as person:
-        _start_ray(resources, address)
+        _start_ray(address)
         with watched_ray(address, person):
+            require(resources, cluster=address is not None, person=person)
             write_text(folder / ENVIRONMENT, json.dumps(environment() | _cluster(address), indent=1) + "\n")
             yield person
 
@@ -155,7 +158,7 @@ def _memory_of_worker(config: StudyConfig, address: str | None) -> float:
     return memory_bytes() / (resources.trials_at_once * resources.workers_per_trial)
 
 
-def _start_ray(resources: ResourceConfig, address: str | None) -> None:
+def _start_ray(address: str | None) -> None:
     if address not in (None, "auto"):
         check_reachable(str(address))
     alone = {"include_dashboard": False, "num_cpus": cores(), "_temp_dir": _ray_folder()} if address is None else {}
@@ -179,15 +182,6 @@ def _start_ray(resources: ResourceConfig, address: str | None) -> None:
             "and in /dev/shm, and a port to listen at"
         ) from None
     heed_signals()
-    there = ray.cluster_resources()
-    for kind, needed in (("CPU", resources.cpus_at_once), ("GPU", resources.gpus_at_once)):
-        if needed > there.get(kind, 0):
-            raise InputError(
-                f"resources: {resources.trials_at_once} trials at once x {resources.workers_per_trial} workers x "
-                f"{resources.cpus_per_worker if kind == 'CPU' else resources.gpus_per_worker:g} {kind}s need "
-                f"{needed:g} {kind}s, but there are {there.get(kind, 0):g}: lower trials_at_once, workers_per_trial or "
-                f"{kind.lower()}s_per_worker"
-            )
 
 
 def _ray_folder() -> str:
@@ -224,6 +218,7 @@ def _tuner(config: StudyConfig, folder: Path, search: Search, watcher: "_Watcher
         run_config=tune.RunConfig(
             name=folder.name,
             storage_path=str(folder.parent),
+            storage_filesystem=LocalFileSystem(),  # a path, in which % and ? mean nothing
             failure_config=tune.FailureConfig(max_failures=0),  # Tune restarts no trial that ends before it has begun
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials keep their own
             callbacks=[watcher],

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pyarrow.fs import LocalFileSystem
 from ray import train, tune
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
@@ -86,6 +87,7 @@ def several_workers(study: StudyConfig, folder: Path) -> Callable[[Point, Shared
             run_config=RunConfig(
                 name="workers",
                 storage_path=str(trial_folder.path),
+                storage_filesystem=LocalFileSystem(),
                 failure_config=FailureConfig(max_failures=resources.restarts),
                 callbacks=[TuneReportCallback()],
             ),

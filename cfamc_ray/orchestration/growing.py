@@ -1,0 +1,85 @@
+"""A cluster that lacks what a study needs: whether it will grow, and how long it is waited for."""
+
+import time
+from collections.abc import Mapping
+from typing import TextIO
+
+import ray
+from ray.autoscaler.sdk import request_resources
+from ray.core.generated.autoscaler_pb2 import AutoscalingState, GetClusterStatusReply
+
+from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.study import ResourceConfig
+
+LOOK_SECONDS = 1.0
+SILENT_SECONDS = 15.0
+"""Without a word of an autoscaler, which reports every 5 seconds, before a cluster counts as one that has none."""
+
+
+def require(resources: ResourceConfig, *, cluster: bool, person: TextIO) -> None:
+    """Have the processors and GPUs that a study needs at once, waiting for a cluster that starts machines on demand.
+
+    Args:
+        resources: that have to be there.
+        cluster: whether Ray runs on a cluster of its own, which may grow.
+        person: is told of the wait.
+
+    Raises:
+        InputError: where there are too few: at once where no more can come, else after `resources.wait_minutes`.
+    """
+    if not (lacking := _lacking(resources)):
+        return
+    if not cluster:
+        raise InputError(lacking)
+    worker = {"CPU": float(resources.cpus_per_worker), "GPU": float(resources.gpus_per_worker)}
+    bundle = {name: amount for name, amount in worker.items() if amount}
+    before = _autoscaling_state().autoscaler_state_version
+    request_resources(bundles=[bundle] * (resources.trials_at_once * resources.workers_per_trial))
+    try:
+        _wait(resources, before, person)
+    finally:
+        request_resources(bundles=[])  # from here on its trials ask for themselves
+
+
+def _wait(resources: ResourceConfig, before: int, person: TextIO) -> None:
+    started, told = time.monotonic(), False
+    while lacking := _lacking(resources):
+        waited, state = time.monotonic() - started, _autoscaling_state()
+        # The first report after the request may have been begun before it.
+        answered = state.autoscaler_state_version > before + 1
+        if answered and state.infeasible_cluster_resource_constraints:
+            raise InputError(f"{lacking}; the cluster can start no machine for them")
+        if waited > SILENT_SECONDS and not answered:
+            raise InputError(f"{lacking}; the cluster does not start machines by itself")
+        if waited > 60 * resources.wait_minutes:
+            raise InputError(f"{lacking}; waited for {resources.wait_minutes:g} minutes (resources.wait_minutes)")
+        if answered and not told:
+            told = True
+            print(f"Waiting up to {resources.wait_minutes:g} minutes for the cluster to grow: {lacking}", file=person)
+            person.flush()
+        time.sleep(LOOK_SECONDS)
+
+
+def _autoscaling_state() -> AutoscalingState:
+    """What the cluster's autoscaler last reported; empty where there is none."""
+    address = ray.get_runtime_context().gcs_address
+    reply = GetClusterStatusReply()
+    reply.ParseFromString(ray._raylet.GcsClient(address).get_cluster_status(timeout_s=10))
+    return reply.autoscaling_state
+
+
+def _lacking(resources: ResourceConfig) -> str:
+    """What there is too little of, and what would be right; empty where there is enough."""
+    there: Mapping[str, float] = ray.cluster_resources()
+    needs = {
+        "CPU": (resources.cpus_at_once, resources.cpus_per_worker),
+        "GPU": (resources.gpus_at_once, resources.gpus_per_worker),
+    }
+    for kind, (needed, each) in needs.items():
+        if needed > there.get(kind, 0):
+            return (
+                f"resources: {resources.trials_at_once} trials at once x {resources.workers_per_trial} workers x "
+                f"{each:g} {kind}s need {needed:g} {kind}s, but there are {there.get(kind, 0):g}: lower "
+                f"trials_at_once, workers_per_trial or {kind.lower()}s_per_worker"
+            )
+    return ""
