@@ -16,6 +16,7 @@ from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import Config
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.files import is_disk_full
 from cfamc_ray.process import INTERRUPTED, command_process, exit_code_of_interruption
 from cfamc_ray.study.cost_model import CostModel, Work
 from cfamc_ray.study.images import Digests, check_same, data_of
@@ -26,7 +27,6 @@ from cfamc_ray.terminal import add_detail_options, detail_words
 
 OF_PLACES = {
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "name a place that can be read and written"),
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room there; then type the command again, with --resume"),
     **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.ELOOP), "name another place"),
     errno.ENAMETOOLONG: "name a shorter one",
 }
@@ -44,16 +44,23 @@ def exit_code(command: Callable[[], int]) -> int:
         except InputError as error:
             print(error, file=sys.stderr)
             return 2
-        except OSError as error:
-            if error.errno not in OF_PLACES:
+        except Exception as error:
+            if not is_disk_full(error) and getattr(error, "errno", None) not in OF_PLACES:
                 raise
-            what = error.filename or "a file that is written"
-            print(f"{what}: {error.strerror}; {OF_PLACES[error.errno]}", file=sys.stderr)
+            print(_of_place(error), file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             print("Interrupted", file=sys.stderr)
             code = INTERRUPTED
         return exit_code_of_interruption() if code == INTERRUPTED else code
+
+
+def _of_place(error: Exception) -> str:
+    if is_disk_full(error):
+        where = getattr(error, "filename", None)
+        return f"{where or error}: there is no room on its disk; make some, then type the command again with --resume"
+    assert isinstance(error, OSError)
+    return f"{error.filename}: {error.strerror}; {OF_PLACES[error.errno or 0]}"
 
 
 @contextmanager

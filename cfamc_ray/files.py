@@ -1,5 +1,6 @@
 """Files that a reader, a crash or a power cut never leaves half written, and damaged ones that are set aside."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -43,6 +44,18 @@ def _flush(path: Path) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class DiskFullError(Exception):
+    """There is no room for a file; what could not be written is no fault of what wrote it."""
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error says that a disk, or a user's quota, is full; libraries say so in words of their own."""
+    if isinstance(error, DiskFullError) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    words = (os.strerror(errno.ENOSPC), "disk is full", "PytorchStreamWriter failed writing")
+    return any(word in str(error) for word in words)
 
 
 def set_aside(path: Path) -> Path:

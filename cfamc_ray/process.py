@@ -82,8 +82,9 @@ def _lasting(stream: TextIO) -> TextIO:
     if not isinstance(stream, io.TextIOWrapper):
         return stream
     stream.flush()
-    if isinstance(getattr(stream.buffer, "raw", None), io.FileIO):
-        return lasting_stream(stream.fileno(), encoding=stream.encoding, line_buffering=stream.line_buffering)
+    if isinstance(getattr(stream.buffer, "raw", stream.buffer), io.FileIO):  # without buffering there is no raw
+        at_once = stream.line_buffering or stream.write_through
+        return lasting_stream(stream.fileno(), encoding=stream.encoding, line_buffering=at_once)
     stream.reconfigure(errors="replace")
     return stream
 

@@ -16,7 +16,7 @@ from cfamc_ray.allocator import keep_freed_memory, release_freed_memory
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.data.splits import Splits, load_splits
-from cfamc_ray.files import set_aside
+from cfamc_ray.files import DiskFullError, is_disk_full, set_aside
 from cfamc_ray.study.records import Status, TrialFolder
 from cfamc_ray.tensorboard import TrialEvents
 from cfamc_ray.trial import CheckpointError, OutOfTime, Place, Trial, TrialFailed
@@ -71,6 +71,8 @@ def run_recorded(
         if place.rank == 0:
             folder.checkpoint.unlink(missing_ok=True)
     except Exception as error:
+        if is_disk_full(error):
+            raise DiskFullError(f"{folder.path}: the disk is full") from None
         outcome = ends_trial(error)
         if outcome is None:
             raise

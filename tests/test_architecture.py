@@ -31,7 +31,7 @@ ALLOWED = {
     },
     "figures": {"study"},
     "report": {"config", "figures", "files", "study"},
-    "command": {"config", "data", "evaluation", "process", "study", "terminal"},
+    "command": {"config", "data", "evaluation", "files", "process", "study", "terminal"},
     "terminal": {"config", "study"},
     "tune": {
         *("command", "config", "evaluation", "files", "orchestration"),

@@ -26,7 +26,7 @@ from cfamc_ray.config.study import ResourceConfig, StudyConfig
 from cfamc_ray.evaluation.cost import training_work
 from cfamc_ray.figures.charts import front_chart
 from cfamc_ray.figures.static import draw
-from cfamc_ray.files import write_text
+from cfamc_ray.files import DiskFullError, write_text
 from cfamc_ray.machine import cores, memory_bytes
 from cfamc_ray.orchestration.crashes import crash_reason
 from cfamc_ray.orchestration.growing import require
@@ -107,6 +107,8 @@ def run_study(
         return reason
     with running_ray(config.resources, folder, address) as person, view_on(config, person, detail=detail) as view:
         _tuner(config, folder, search, _Watcher(search, folder, view)).fit()
+    if search.halted:
+        raise InputError(search.halted)
     return search.over if all(record.ended for record in search.records.values()) else ""
 
 
@@ -269,13 +271,18 @@ class _Watcher(tune.Callback):
         number = trial.config["number"]
         trial_folder = TrialFolder(self.folder, number)
         record = trial_folder.read() or TrialRecord(number, trial.config["point"])
+        error = trial.get_pickled_error()
+        if _met_a_full_disk(error):
+            self.search.halted = f"{self.folder}: the disk is full; make room there, then go on with --resume"
+            return
         self.losses[number] += 1
         if not record.ended and self.losses[number] <= self.config.resources.restarts:
             self.search.again(record)
         elif not record.ended:
+            reason = _reason(error, trial_folder)
             trial_folder.open(record.point)
-            trial_folder.close("failed", _reason(trial, trial_folder))
-            self.search.ended(replace(record, status="failed", reason=_reason(trial, trial_folder)))
+            trial_folder.close("failed", reason)
+            self.search.ended(replace(record, status="failed", reason=reason))
         self._reread(trial)
 
     def on_experiment_end(self, trials: Sequence[TuneTrial], **info: Any) -> None:
@@ -309,9 +316,14 @@ class _Watcher(tune.Callback):
         self.view.show(progress, self.records)
 
 
-def _reason(trial: TuneTrial, folder: TrialFolder) -> str:
+def _met_a_full_disk(error: Exception | None) -> bool:
+    """Whether a trial's process, or one of its workers, ended because there was no room for its files."""
+    cause = getattr(error, "cause", None)
+    return any(isinstance(each, DiskFullError) for each in (cause, *getattr(cause, "worker_failures", {}).values()))
+
+
+def _reason(error: Exception | None, folder: TrialFolder) -> str:
     """Why a trial's process ended: what Python raised there, or what it said when it crashed."""
-    error = trial.get_error()
     if isinstance(error, RayTaskError):
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return f"its process ended: {lines[-1]}"

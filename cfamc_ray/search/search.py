@@ -72,10 +72,14 @@ class Search:
         self.study = open_study(config, storage, self.sampler)
         self._unfinished = reconcile(self.study, config, records)
         self._causes: list[str] = []
+        self.halted = ""
+        """Why nothing more is proposed although the study is not over."""
 
     @property
     def over(self) -> str:
         """Why no further trial is to start; empty while one may."""
+        if self.halted:
+            return self.halted
         if len(self._causes) >= ALIKE and len(set(self._causes[-ALIKE:])) == 1 and self._causes[-1]:
             return (
                 f"the last {ALIKE} trials failed alike ({self._causes[-1]}): mend the cause, then go on with --resume"
