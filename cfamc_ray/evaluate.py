@@ -87,7 +87,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 def _run_protocol(
     run: Run, data: DataConfig, protocol: ProtocolConfig, device: "torch.device", out: Path | None, detail: Detail
 ) -> int:
-    from cfamc_ray.evaluation.autoattack import AttackInvalid  # noqa: PLC0415 (torch is slow to import)
+    from cfamc_ray.data.splits import describe_test  # noqa: PLC0415 (torch is slow to import)
+    from cfamc_ray.evaluation.autoattack import AttackInvalid  # noqa: PLC0415
     from cfamc_ray.trial import device_name  # noqa: PLC0415
 
     settings = {
@@ -120,6 +121,7 @@ def _run_protocol(
         "seconds": round(seconds, 1),
         "environment": environment(),
         "published": _published(run, data),
+        "test_sample": describe_test(data, images=protocol.images),
         "results": [{**asdict(found), "accuracy": found.accuracy, "interval_95": found.interval} for found in measured],
         "problem": problem,
     }

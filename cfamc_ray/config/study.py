@@ -126,9 +126,10 @@ class ConfirmConfig(Strict):
     """At evaluation.attack_epsilon: PGD of 20 steps, then AutoAttack's standard version on what it left. The last one
     named stands for robust accuracy."""
     images: int = Field(default=10_000, ge=1)
-    """Test images for clean accuracy; all of them where there are fewer."""
+    """Test images for clean accuracy, a stratified sample seeded by `data.split_seed`; all of them where there are
+    fewer."""
     attacked_images: int = Field(default=1_000, ge=1)
-    """How many of the first ones are attacked."""
+    """How many of `images` every attack sees, a stratified sample too; all of them where there are fewer."""
 
     def protocol(self, epsilon: float) -> ProtocolConfig:
         """What is measured of a fresh encoder.

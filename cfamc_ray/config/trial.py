@@ -37,7 +37,8 @@ class DataConfig(Strict):
     """Training images held out of pretraining and probe; a search is judged on them alone. 0: nothing is measured while
     it trains, as where all images pretrain."""
     split_seed: int = Field(default=0, ge=0)
-    """Seed of the stratified split; it is not the trial's seed, so that all trials are judged on the same images."""
+    """Seed of the stratified split and of every sample of test images; it is not the trial's seed, so that all trials
+    are judged on the same images."""
 
     @model_validator(mode="after")
     def _path_where_needed(self) -> "DataConfig":
@@ -236,7 +237,7 @@ class EvaluationConfig(Strict):
     attack_restarts: int = Field(default=1, ge=1)
     """Random starts; an image counts as robust when none breaks it."""
     attack_images: int = Field(default=1_000, ge=1)
-    """How many of the validation images are attacked; all of them where there are fewer."""
+    """How many of the validation images are attacked, a stratified sample; all of them where there are fewer."""
 
 
 class TrialConfig(Strict):

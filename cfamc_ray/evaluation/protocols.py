@@ -62,7 +62,8 @@ def search_scores(
     Args:
         encoder: is left in the mode it was in.
         probe_images: labelled training images.
-        validation_images: held out; the first `attack_images` of them are attacked.
+        validation_images: held out, in an order of which every prefix is a fair sample, as `load_splits` gives them;
+            the first `attack_images` of them are attacked.
         classes: number of classes.
         config: probe and threat model.
         generator: of the attack's starts, on the CPU.
@@ -109,7 +110,7 @@ OnProgress = Callable[[str, float, int, int], None]
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a classifier got right of the first test images, under one attack."""
+    """What a classifier got right of a sample of the test images, under one attack."""
 
     attack: str
     epsilon: float
@@ -146,7 +147,8 @@ def run_protocol(
     Args:
         encoder: is left in the mode it was in.
         training: labelled images that the head is fitted on.
-        test: images that it is measured on.
+        test: images that it is measured on, in an order of which every prefix is a fair sample, as `load_test` gives
+            them; the protocol's counts take the first ones.
         classes: number of classes.
         protocol: what is measured.
         crops: size, scale and ratio of the crops, where the protocol reads crops.
@@ -202,7 +204,7 @@ def measure_on(
     return run_protocol(
         encoder.to(device, torch.float32),  # whatever it was trained in: attacks need float32 at least
         splits.probe,
-        load_test(data),
+        load_test(data, images=protocol.images),
         classes=splits.classes,
         protocol=protocol,
         crops=crops,
