@@ -333,6 +333,19 @@ class TestTransfer:
         assert named in said.err
 
 
+class TestScale:
+    def test_images_of_another_scale_than_the_crops_are_warned_of(self, run: Path, tmp_path: Path) -> None:
+        path = tmp_path / "large.npz"
+        x, y = np.random.default_rng(0).integers(0, 256, (8, 40, 40, 3), np.uint8), np.arange(8) % 2
+        np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y)
+        words = [*QUICK, *NO_AUTOATTACK, "--transfer", f"npz:{path}"]
+        said = said_by(main, str(run), *words)
+        assert said.code == 0
+        assert said.err.startswith("warning: The encoder trains on crops of 16 pixels a side")
+        assert said.err.count("\n") == 1
+        assert said_by(main, str(run), *words, "--set", "crops=2").err == "", "its crops are as in pretraining"
+
+
 class TestUntrained:
     def test_the_initial_weights_of_a_run_are_evaluated_beside_its_own(
         self, run: Path, monkeypatch: pytest.MonkeyPatch

@@ -85,6 +85,9 @@ class ProtocolConfig(Strict):
     """How many of `attacked_images` AutoAttack's standard version attacks, of which it sees what PGD left; 0: none."""
     autoattack_epsilons: tuple[Pixels, ...] = Field(default=(4 / 255, 8 / 255), strict=False)
     """Radii at which it does."""
+    batch_images: int | None = Field(default=None, ge=1, le=250)
+    """Images that the encoder sees at once. It decides memory and, but for rounding, no result. Null: as many as an
+    attack's activations of 2 GB hold, from 1 to 250."""
     seed: int = Field(default=0, ge=0)
     """Seed of heads, attacks and crops."""
 

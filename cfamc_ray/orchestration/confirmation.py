@@ -82,7 +82,7 @@ def test_encoder(fresh: StudyConfig, folder: Path, number: int, sources: SharedS
     record = trial_folder.read()
     assert record is not None
     trial = fresh.trial_at(record.point)
-    protocol = fresh.confirm.protocol(trial.evaluation.attack_epsilon)
+    protocol = fresh.confirm.protocol(trial.evaluation)
     values: dict[str, Any] = {"test_sample": describe_test(trial.judged_on, images=protocol.images)}
     try:
         for found in measure_on(

@@ -15,13 +15,13 @@ from cfamc_ray.config.study import ConfirmConfig
 from cfamc_ray.config.trial import CropsConfig, DataConfig, EncoderConfig, EvaluationConfig
 from cfamc_ray.data.images import LabelledImages
 from cfamc_ray.data.splits import load_splits, load_test
-from cfamc_ray.evaluation import protocols
+from cfamc_ray.evaluation import cost, protocols
 from cfamc_ray.evaluation.attacks import pgd
 from cfamc_ray.evaluation.autoattack import AttackInvalid
 from cfamc_ray.evaluation.classifier import EachCrop, LinearClassifier, as_pixels, draw_views
+from cfamc_ray.evaluation.cost import BATCH, pixel_gradient
 from cfamc_ray.evaluation.probe import default_head, fit_probe
 from cfamc_ray.evaluation.protocols import (
-    BATCH,
     Measurement,
     Scores,
     encode,
@@ -312,6 +312,102 @@ def test_results_do_not_depend_on_how_many_images_are_attacked_at_once(
     assert measured(encoder, protocol) == at_once
 
 
+class Ends:
+    """Stands for PGD and keeps what it found, in the order of the images."""
+
+    def __init__(self) -> None:
+        self.found: list[Tensor] = []
+
+    def __call__(self, *arguments: Any, **settings: Any) -> Tensor:
+        self.found.append(pgd(*arguments, **settings))
+        return self.found[-1]
+
+
+@pytest.mark.parametrize("restarts", [1, 3])
+def test_what_a_search_measures_does_not_depend_on_the_batch(
+    encoder: SelfSupervisedEncoder, monkeypatch: pytest.MonkeyPatch, restarts: int
+) -> None:
+    encoder.double()
+    found = []
+    for batch_images in (None, 1, 4, 250):
+        monkeypatch.setattr(protocols, "pgd", ends := Ends())
+        changes: Any = {"batch_images": batch_images, "attack_images": 13, "attack_restarts": restarts}
+        found.append((scores(encoder, attack_epsilon=0.01, **changes), torch.cat(ends.found)))
+    (expected, adversarial), *others = found
+    assert expected.clean_accuracy > expected.robust_accuracy > 0
+    for other, found_by_other in others:
+        assert other == expected
+        torch.testing.assert_close(found_by_other, adversarial, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"crops": 3}, {"crops": 3, "attack_each_crop": True}, {"head": {"phases": ["adversarial"], "epochs": 2}}],
+    ids=str,
+)
+def test_what_a_protocol_measures_does_not_depend_on_the_batch(
+    encoder: SelfSupervisedEncoder, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    encoder.double()
+    found = []
+    for batch_images in (None, 1, 7):
+        monkeypatch.setattr(protocols, "pgd", ends := Ends())
+        several = {"attack": {"steps": 2, "step_size": 0.01, "restarts": 2}, "batch_images": batch_images}
+        found.append((measured(encoder, tiny(**several, **changes)), torch.cat(ends.found)))
+    (expected, adversarial), *others = found
+    assert expected[0].right > expected[-1].right > 0
+    for other, found_by_other in others:
+        assert other == expected
+        torch.testing.assert_close(found_by_other, adversarial, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("batch_images", "changes", "most"),
+    [
+        (5, {}, 5),
+        (5, {"head": {"phases": ["adversarial"]}}, 5),
+        (5, {"autoattack_images": 30, "autoattack_epsilons": (SMALL,)}, 5),
+        (2, {"crops": 3}, 6),
+        (2, {"crops": 3, "attack_each_crop": True}, 6),
+        (None, {}, 60),
+    ],
+    ids=str,
+)
+def test_the_encoder_never_sees_more_images_at_once_than_it_is_to(
+    encoder: SelfSupervisedEncoder,
+    autoattack_calls: Calls,
+    batch_images: int | None,
+    changes: dict[str, Any],
+    most: int,
+) -> None:
+    autoattack_calls.attack = lambda target, images, labels, **_: images + 0 * target(images).sum()
+    seen: list[int] = []
+    encoder.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    measured(encoder, tiny(batch_images=batch_images, **changes))
+    assert max(seen) == most
+
+
+def test_a_search_s_encoder_never_sees_more_images_at_once_either(encoder: SelfSupervisedEncoder) -> None:
+    seen: list[int] = []
+    encoder.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    for batch_images, most in ((4, 4), (None, 30)):
+        seen.clear()
+        scores(encoder, batch_images=batch_images)
+        assert max(seen) == most
+
+
+def test_where_activations_are_large_the_encoder_sees_fewer_images_at_once(
+    encoder: SelfSupervisedEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    encoder.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    monkeypatch.setattr(cost, "BATCH_BYTES", 9 * 4 * pixel_gradient(ENCODER, 8).kept)
+    for dtype, crops, most in ((torch.float32, 0, 9), (torch.float32, 4, 2 * 4), (torch.float64, 0, 4)):
+        seen.clear()
+        measured(encoder.to(dtype=dtype), tiny(crops=crops))
+        assert max(seen) == most
+
+
 @pytest.fixture
 def in_order_of_classes(tmp_path: Path) -> DataConfig:
     """A file in which one class comes after the other; every image tells its class by its colour, and its number."""
@@ -336,7 +432,7 @@ def protocol_of(kind: str, **counts: int) -> ProtocolConfig:
     if kind == "confirm":
         return ConfirmConfig.model_validate(
             {"images": counts["images"], "attacked_images": counts["attacked_images"]}
-        ).protocol(LARGE)
+        ).protocol(EVALUATION.model_copy(update={"attack_epsilon": LARGE}))
     return tiny(epsilons=(LARGE,), autoattack_epsilons=(LARGE,), **counts)
 
 
