@@ -129,7 +129,7 @@ def costs_of(arguments: argparse.Namespace, study: StudyConfig) -> CostModel | N
 
 
 def training_work(trial: TrialConfig) -> Work:
-    """What a trial's training comes to; PyTorch, which counts it, is slow to import."""
+    """What a trial's training and evaluation come to; PyTorch, which counts it, is slow to import."""
     from cfamc_ray.evaluation import cost  # noqa: PLC0415
 
     return cost.training_work(trial)
@@ -166,12 +166,12 @@ def expected_cost(costs: CostModel, sample: Sequence[TrialConfig], *, trials: in
         each += f" ({show_seconds(min(seconds))} to {show_seconds(max(seconds))})"
     return (
         f"# as measured on such workers: {each} a trial, {show_seconds(mean * trials / at_once)} in all, up to "
-        f"{show_count(memory)}B of memory a worker (evaluation not counted)"
+        f"{show_count(memory)}B of memory a worker"
     )
 
 
 def check_data(config: Config, trials: Iterable[TrialConfig], *folders: Path) -> Digests:
-    """Refuse bad data, and have it downloaded once, before any trial trains.
+    """Refuse bad data, and have it downloaded once, before any trial trains; warn of sizes that do not fit together.
 
     Args:
         config: of the study.
@@ -186,9 +186,14 @@ def check_data(config: Config, trials: Iterable[TrialConfig], *folders: Path) ->
     """
     from cfamc_ray.data.content import content_digest  # noqa: PLC0415 (torch is slow to import, and not needed above)
     from cfamc_ray.data.splits import load_splits  # noqa: PLC0415
+    from cfamc_ray.evaluation.cost import scale_remark  # noqa: PLC0415
 
-    for data, judged_on in dict.fromkeys((trial.data, trial.judged_on) for trial in trials):
+    found = list(trials)
+    for data, judged_on in dict.fromkeys((trial.data, trial.judged_on) for trial in found):
         load_splits(data, judged_on=judged_on)
+    for remark in dict.fromkeys(scale_remark(trial.crops.size, trial.judged_on) for trial in found):
+        if remark:
+            print(f"warning: {remark}", file=sys.stderr)
     digests = {key: content_digest(data) for key, data in data_of(config).items()}
     for folder in folders:
         check_same(folder, digests, config=config)

@@ -82,13 +82,15 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     run = _find_run(arguments.run, untrained=arguments.untrained)
     data = _transfer(arguments.transfer, run.trial.data.image_size) if arguments.transfer else run.trial.data
     device = _device(arguments.device)
+    _warn_of_scale(run.trial, data, protocols)
     return max(_run_protocol(run, data, protocol, device, arguments.out, arguments.detail) for protocol in protocols)
 
 
 def _run_protocol(
     run: Run, data: DataConfig, protocol: ProtocolConfig, device: "torch.device", out: Path | None, detail: Detail
 ) -> int:
-    from cfamc_ray.evaluation.autoattack import AttackInvalid  # noqa: PLC0415 (torch is slow to import)
+    from cfamc_ray.data.splits import describe_test  # noqa: PLC0415 (torch is slow to import)
+    from cfamc_ray.evaluation.autoattack import AttackInvalid  # noqa: PLC0415
     from cfamc_ray.trial import device_name  # noqa: PLC0415
 
     settings = {
@@ -121,6 +123,7 @@ def _run_protocol(
         "seconds": round(seconds, 1),
         "environment": environment(),
         "published": _published(run, data),
+        "test_sample": describe_test(data, images=protocol.images),
         "results": [{**asdict(found), "accuracy": found.accuracy, "interval_95": found.interval} for found in measured],
         "problem": problem,
     }
@@ -135,6 +138,14 @@ def _run_protocol(
     if problem:
         print(f"{run.name}: the result is not to be trusted. {problem}", file=sys.stderr)
     return 1 if problem else 0
+
+
+def _warn_of_scale(trial: TrialConfig, data: DataConfig, protocols: Sequence[ProtocolConfig]) -> None:
+    from cfamc_ray.evaluation.cost import scale_remark  # noqa: PLC0415 (torch is slow to import)
+
+    remark = scale_remark(trial.crops.size, data)
+    if remark and not all(protocol.crops for protocol in protocols):
+        print(f"warning: {remark}", file=sys.stderr)
 
 
 def _find_run(name: str, *, untrained: bool) -> Run:

@@ -186,7 +186,7 @@ def write_fits(config: ScalingConfig, folder: Path) -> int:
 
 
 def _print_plan(config: ScalingConfig, costs: CostModel | None) -> None:
-    from cfamc_ray.evaluation.cost import training_flops  # noqa: PLC0415 (torch is slow to import)
+    from cfamc_ray.evaluation.cost import study_cost  # noqa: PLC0415 (torch is slow to import)
 
     print(dump_study(config))
     if config.cells:
@@ -194,8 +194,11 @@ def _print_plan(config: ScalingConfig, costs: CostModel | None) -> None:
     if config.learning_points:
         study = config.learning_study
         trials = [study.trial_at(point) for point in study.first_points]
-        passes, flops = sum(trial.crop_passes for trial in trials), sum(map(training_flops, trials))
-        print(f"# {len(trials)} trials; {passes:.3g} crop passes and {flops:.3g} FLOPs in all (evaluation not counted)")
+        cost, many = study_cost(trials), len(trials)
+        passes, flops = cost.crop_passes_mean * many, cost.flops_mean * many
+        print(f"# {many} trials; {passes:.3g} crop passes and {flops:.3g} FLOPs in all")
+        if evaluation := cost.evaluation(many):
+            print(f"# {evaluation}")
         if costs:
             print(expected_cost(costs, trials, trials=len(trials), at_once=study.resources.trials_at_once))
 

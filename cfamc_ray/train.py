@@ -267,11 +267,13 @@ def _finish(study: StudyConfig, folder: Path) -> int:
 
 
 def _print_plan(study: StudyConfig) -> None:
-    from cfamc_ray.evaluation.cost import training_flops  # noqa: PLC0415
+    from cfamc_ray.evaluation.cost import study_cost  # noqa: PLC0415
 
     print(dump_study(study))
-    passes, flops = study.trial.crop_passes, training_flops(study.trial)
-    print(f"# {passes:.3g} crop passes and {flops:.3g} FLOPs (evaluation not counted)")
+    cost = study_cost([study.trial])
+    evaluation = cost.evaluation()
+    more = f"; {evaluation}" if evaluation else ""
+    print(f"# {cost.crop_passes_mean:.3g} crop passes and {cost.flops_mean:.3g} FLOPs{more}")
 
 
 def _published_row(row: PublishedRow) -> str:

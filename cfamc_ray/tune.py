@@ -225,9 +225,10 @@ def _print_plan(config: StudyConfig, costs: CostModel | None) -> None:
     trials = config.budget.trials
     print(
         f"# {trials} trials of {cost.crop_passes_low:.3g} to {cost.crop_passes_high:.3g} crop passes; "
-        f"about {cost.crop_passes_mean * trials:.3g} crop passes and {cost.flops_mean * trials:.3g} FLOPs in all "
-        "(evaluation not counted)"
+        f"about {cost.crop_passes_mean * trials:.3g} crop passes and {cost.flops_mean * trials:.3g} FLOPs in all"
     )
+    if evaluation := cost.evaluation(trials):
+        print(f"# {evaluation}")
     if costs:
         print(expected_cost(costs, sample, trials=trials, at_once=config.resources.trials_at_once))
 

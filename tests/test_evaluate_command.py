@@ -20,6 +20,7 @@ from cfamc_ray.config.protocol import HEADS, PROTOCOLS, ProtocolConfig
 from cfamc_ray.config.recipes import PublishedRow, read_recipe
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import DataConfig, TrialConfig
+from cfamc_ray.data.splits import describe_test
 from cfamc_ray.evaluate import Run, _find_run, _published, _published_row, main
 from cfamc_ray.evaluation.autoattack import AttackInvalid
 from cfamc_ray.evaluation.protocols import Measurement
@@ -134,6 +135,8 @@ class TestStandard:
         assert record["encoder"] == str(attacked[0] / "trial_00000" / "encoder.safetensors")
         assert record["device"].startswith("CPU" if not torch.cuda.is_available() else "")
         assert record["seconds"] >= 0
+        assert record["test_sample"] == describe_test(trial.data, images=60)
+        assert record["test_sample"]["images_per_class"] == [6] * 10
         assert datetime.fromisoformat(record["environment"]["date"]).tzinfo is not None
         assert {"torch", "numpy", "pyautoattack"} <= record["environment"]["versions"].keys()
         assert (record["problem"], record["published"]) == ("", None)
@@ -332,6 +335,19 @@ class TestTransfer:
         assert named in said.err
 
 
+class TestScale:
+    def test_images_of_another_scale_than_the_crops_are_warned_of(self, run: Path, tmp_path: Path) -> None:
+        path = tmp_path / "large.npz"
+        x, y = np.random.default_rng(0).integers(0, 256, (8, 40, 40, 3), np.uint8), np.arange(8) % 2
+        np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y)
+        words = [*QUICK, *NO_AUTOATTACK, "--transfer", f"npz:{path}"]
+        said = said_by(main, str(run), *words)
+        assert said.code == 0
+        assert said.err.startswith("warning: The encoder trains on crops of 16 pixels a side")
+        assert said.err.count("\n") == 1
+        assert said_by(main, str(run), *words, "--set", "crops=2").err == "", "its crops are as in pretraining"
+
+
 class TestUntrained:
     def test_the_initial_weights_of_a_run_are_evaluated_beside_its_own(
         self, run: Path, monkeypatch: pytest.MonkeyPatch
@@ -516,7 +532,7 @@ class TestNotToBeTrusted:
             raise AttackInvalid("AutoAttack warns: zero gradient.")
 
         monkeypatch.setattr("cfamc_ray.evaluation.protocols.autoattack", doubt)
-        said = said_by(main, str(run), *QUICK, *AUTOATTACK)
+        said = said_by(main, str(run), *QUICK, *AUTOATTACK, "--set", "autoattack_images=20")
         assert said.code == 1
         assert said.err == "cf-amc-ssl: the result is not to be trusted. AutoAttack warns: zero gradient.\n"
         (record,) = records_of(run).values()

@@ -22,6 +22,7 @@ from cfamc_ray.config.reading import read_study, resolve_study
 from cfamc_ray.config.recipes import Dialect, read_recipe, recipe_names
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.data.splits import load_splits
+from cfamc_ray.evaluation.cost import study_cost
 from cfamc_ray.method.encoder import load_encoder
 from cfamc_ray.study.records import TrialFolder, read_config, read_trials, write_config
 from cfamc_ray.train import TrainingView, main
@@ -214,7 +215,9 @@ class TestDryRun:
         trial = read_study(tmp_path / "printed.yaml").trial
         assert (trial.pretraining.epochs, trial.crops.views, trial.perturbation.attack) == (7, 2, "free")
         assert trial.crop_passes == 7 * 3 * 60 * 2
-        assert said.out.splitlines()[-1].startswith(f"# {trial.crop_passes:.3g} crop passes and ")
+        cost = said.out.splitlines()[-1]
+        assert cost.startswith(f"# {trial.crop_passes:.3g} crop passes and ")
+        assert study_cost([trial]).evaluation() in cost
         assert not (tmp_path / "runs").exists()
 
     @pytest.mark.parametrize("dialect", ["sane", "published"])

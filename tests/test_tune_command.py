@@ -124,7 +124,9 @@ class TestDryRun:
         config = read_study(tmp_path / "printed.yaml")
         assert (config.budget.trials, config.trial.crops.views, list(config.space)) == (9, 6, ["perturbation.epsilon"])
         passes = config.trial.crop_passes
-        assert said.out.splitlines()[-1].startswith(f"# 9 trials of {passes:.3g} to {passes:.3g} crop passes; about ")
+        trials, evaluation = said.out.splitlines()[-2:]
+        assert trials.startswith(f"# 9 trials of {passes:.3g} to {passes:.3g} crop passes; about ")
+        assert evaluation.startswith("# evaluation: up to ")
 
     def test_it_creates_nothing(self, tune: Tune, tmp_path: Path) -> None:
         before = files(tmp_path)

@@ -72,18 +72,22 @@ class ProtocolConfig(Strict):
     attack_each_crop: bool = False
     """Whether every crop is attacked by itself, as published, instead of the image through its crops."""
     images: int = Field(default=10_000, ge=1)
-    """Test images, in the order of the data set; all of them where there are fewer."""
+    """Test images that are measured; all of them where there are fewer. This and the next two counts are stratified
+    samples, seeded by `data.split_seed`, each part of the one before: a larger count than that means all of it."""
     attacked_images: int = Field(default=10_000, ge=1)
-    """How many of the first ones PGD attacks."""
+    """How many of `images` PGD attacks."""
     epsilons: tuple[Pixels, ...] = Field(default=(4 / 255, 8 / 255, 16 / 255), strict=False)
     """Radii at which PGD attacks."""
     attack: AttackConfig = AttackConfig(restarts=5)
     margin_check: bool = True
     """Whether PGD on the margin between logits attacks too, to show where cross-entropy's gradients vanished."""
     autoattack_images: int = Field(default=1_000, ge=0)
-    """How many of the first ones AutoAttack's standard version attacks, of which it sees what PGD left; 0: none."""
+    """How many of `attacked_images` AutoAttack's standard version attacks, of which it sees what PGD left; 0: none."""
     autoattack_epsilons: tuple[Pixels, ...] = Field(default=(4 / 255, 8 / 255), strict=False)
     """Radii at which it does."""
+    batch_images: int | None = Field(default=None, ge=1, le=250)
+    """Images that the encoder sees at once. It decides memory and, but for rounding, no result. Null: as many as an
+    attack's activations of 2 GB hold, from 1 to 250."""
     seed: int = Field(default=0, ge=0)
     """Seed of heads, attacks and crops."""
 

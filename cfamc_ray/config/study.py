@@ -34,7 +34,7 @@ from cfamc_ray.config.space import (
     parse_range,
     plain,
 )
-from cfamc_ray.config.trial import TrialConfig, trial_keys, without_paths
+from cfamc_ray.config.trial import EvaluationConfig, TrialConfig, trial_keys, without_paths
 
 Direction = Literal["maximize", "minimize"]
 Point = Mapping[str, Scalar]
@@ -126,16 +126,18 @@ class ConfirmConfig(Strict):
     """At evaluation.attack_epsilon: PGD of 20 steps, then AutoAttack's standard version on what it left. The last one
     named stands for robust accuracy."""
     images: int = Field(default=10_000, ge=1)
-    """Test images for clean accuracy; all of them where there are fewer."""
+    """Test images for clean accuracy, a stratified sample seeded by `data.split_seed`; all of them where there are
+    fewer."""
     attacked_images: int = Field(default=1_000, ge=1)
-    """How many of the first ones are attacked."""
+    """How many of `images` every attack sees, a stratified sample too; all of them where there are fewer."""
 
-    def protocol(self, epsilon: float) -> ProtocolConfig:
+    def protocol(self, evaluation: EvaluationConfig) -> ProtocolConfig:
         """What is measured of a fresh encoder.
 
         Args:
-            epsilon: radius of the l∞ ball.
+            evaluation: of its trial, of which the radius and the batch count.
         """
+        epsilon = evaluation.attack_epsilon
         automatic = "autoattack" in self.attacks
         return ProtocolConfig(
             name="confirm",
@@ -145,6 +147,7 @@ class ConfirmConfig(Strict):
             attack=AttackConfig(),
             autoattack_images=self.attacked_images if automatic else 0,
             autoattack_epsilons=(epsilon,) if automatic else (),
+            batch_images=evaluation.batch_images,
         )
 
 

@@ -39,7 +39,8 @@ class DataConfig(Strict):
     """Labelled training images held out of pretraining and probe; a search is judged on them alone. 0: nothing is
     measured while it trains, as where all images pretrain."""
     split_seed: int = Field(default=0, ge=0)
-    """Seed of the stratified split; it is not the trial's seed, so that all trials are judged on the same images."""
+    """Seed of the stratified split and of every sample of test images; it is not the trial's seed, so that all trials
+    are judged on the same images."""
 
     @model_validator(mode="after")
     def _path_where_needed(self) -> "DataConfig":
@@ -241,7 +242,10 @@ class EvaluationConfig(Strict):
     attack_restarts: int = Field(default=1, ge=1)
     """Random starts; an image counts as robust when none breaks it."""
     attack_images: int = Field(default=1_000, ge=1)
-    """How many of the validation images are attacked; all of them where there are fewer."""
+    """How many of the validation images are attacked, a stratified sample; all of them where there are fewer."""
+    batch_images: int | None = Field(default=None, ge=1, le=250)
+    """Images that the encoder sees at once, here and where `confirm` tests it. It decides memory and, but for rounding,
+    no result. Null: as many as an attack's activations of 2 GB hold, from 1 to 250."""
 
 
 class TrialConfig(Strict):
@@ -309,6 +313,11 @@ class TrialConfig(Strict):
         """Whether accuracies are measured after an epoch, counted from 1."""
         due = epoch % self.evaluation.every_epochs == 0 or epoch == self.pretraining.epochs
         return due and self.judged_on.validation_images > 0
+
+    @property
+    def measurements(self) -> int:
+        """How often accuracies are measured in the whole trial."""
+        return sum(map(self.evaluates, range(1, self.pretraining.epochs + 1)))
 
     @property
     def minibatches_per_epoch(self) -> int:

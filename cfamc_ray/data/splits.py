@@ -1,7 +1,11 @@
 """Which images pretrain, probe and validate a trial, and which test a finalist (shapes as in images.py)."""
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.trial import DataConfig
@@ -64,13 +68,37 @@ def load_splits(config: DataConfig, *, judged_on: DataConfig | None = None, fold
     )
 
 
-def load_test(config: DataConfig, *, folder: Path | None = None) -> LabelledImages:
-    """The test split, for finalists alone.
+def load_test(config: DataConfig, *, images: int | None = None, folder: Path | None = None) -> LabelledImages:
+    """Test images, for finalists alone, in a stratified order: any first N of them hold each class in proportion.
+
+    Args:
+        config: the source and the seed of the order.
+        images: how many; None, or more than there are, for all.
+        folder: as for `read_source`.
 
     Raises:
         InputError: where the source cannot be read.
     """
-    return read_source(config, folder=folder).test
+    test = read_source(config, folder=folder).test
+    return test.take(stratified_order(test.labels_N, config.split_seed)[:images])
+
+
+def describe_test(config: DataConfig, *, images: int, folder: Path | None = None) -> dict[str, Any]:
+    """Which images `load_test` gives, for a record; the arguments and errors are those of `load_test`.
+
+    Returns:
+        ``seed`` of the order, ``images`` in the sample, ``of`` how many in the test split, ``images_per_class``, and
+        ``digest``: 12 hexadecimal digits that differ where the indices in the test split or their order do.
+    """
+    source = read_source(config, folder=folder)
+    indices = stratified_order(source.test.labels_N, config.split_seed)[:images]
+    return {
+        "seed": config.split_seed,
+        "images": len(indices),
+        "of": len(source.test),
+        "images_per_class": torch.bincount(source.test.labels_N[indices], minlength=source.classes).tolist(),
+        "digest": hashlib.sha256(indices.numpy().tobytes()).hexdigest()[:12],
+    }
 
 
 def _check_counts(config: DataConfig, *, labelled: int, unlabelled: int) -> None:

@@ -42,6 +42,7 @@ def pgd(
     generator: torch.Generator | None = None,
     loss: Literal["cross_entropy", "margin"] = "cross_entropy",
     every_step: bool = False,
+    at_once: int | None = None,
 ) -> Tensor:
     """Adversarial images that maximise a loss in the l∞ ball (PGD, arXiv 1706.06083).
 
@@ -62,6 +63,8 @@ def pgd(
             vanish where the classifier is very sure.
         every_step: whether an image that any step has broken is left there, instead of at the end of its start: a
             stronger attack that costs less.
+        at_once: images of one pass through the classifier, which decide the memory that the attack takes; None for all.
+            The starts are drawn for all images together, so up to rounding the result does not depend on it.
 
     Returns:
         images of the same shape; for each one the first that is misclassified, or else the last start's end.
@@ -69,27 +72,58 @@ def pgd(
     adversarial = images.clone()
     open_indices = torch.arange(len(images), device=images.device)
     for _ in range(restarts):
-        x, y = images[open_indices], labels[open_indices]
-        delta = torch.zeros_like(x)
+        delta = torch.zeros_like(images)
         if start == "uniform":
-            noise = torch.rand(images.shape, generator=generator, dtype=x.dtype).to(x.device)[open_indices]
-            delta = project((2 * noise - 1) * epsilon, x, epsilon=epsilon)
-        for _ in range(steps):
-            perturbed = (x + delta).requires_grad_()
-            with torch.enable_grad():
-                logits = logits_of(perturbed)
-                (gradient,) = torch.autograd.grad(_LOSSES[loss](logits, y).sum(), perturbed)
-            if every_step:
-                resists = logits.argmax(-1) == y
-                adversarial[open_indices[~resists]] = perturbed.detach()[~resists]
-                open_indices, x, y, delta, gradient = (each[resists] for each in (open_indices, x, y, delta, gradient))
-                if len(open_indices) == 0:
-                    break
-            delta = ascend(delta, gradient, x, step_size=step_size, epsilon=epsilon)
+            noise = torch.rand(images.shape, generator=generator, dtype=images.dtype).to(images.device)
+            delta = project((2 * noise - 1) * epsilon, images, epsilon=epsilon)
         if len(open_indices) == 0:
             break
-        adversarial[open_indices] = x + delta
-        with torch.no_grad():
-            resists = logits_of(x + delta).argmax(-1) == y
-        open_indices = open_indices[resists]
+        resisting = []
+        for indices in open_indices.split(at_once or len(images)):
+            adversarial[indices], resists = _one_start(
+                logits_of,
+                images[indices],
+                labels[indices],
+                delta[indices],
+                loss_of=_LOSSES[loss],
+                epsilon=epsilon,
+                steps=steps,
+                step_size=step_size,
+                every_step=every_step,
+            )
+            resisting.append(indices[resists])
+        open_indices = torch.cat(resisting)
     return adversarial
+
+
+def _one_start(
+    logits_of: Logits,
+    x: Tensor,
+    y: Tensor,
+    delta: Tensor,
+    *,
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    epsilon: float,
+    steps: int,
+    step_size: float,
+    every_step: bool,
+) -> tuple[Tensor, Tensor]:
+    """Adversarial images of one start, and which of them resist."""
+    adversarial, open_indices = x.clone(), torch.arange(len(x), device=x.device)
+    resisting = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    for _ in range(steps):
+        perturbed = (x + delta).requires_grad_()
+        with torch.enable_grad():
+            logits = logits_of(perturbed)
+            (gradient,) = torch.autograd.grad(loss_of(logits, y).sum(), perturbed)
+        if every_step:
+            resists = logits.argmax(-1) == y
+            adversarial[open_indices[~resists]] = perturbed.detach()[~resists]
+            open_indices, x, y, delta, gradient = (each[resists] for each in (open_indices, x, y, delta, gradient))
+            if len(open_indices) == 0:
+                return adversarial, resisting
+        delta = ascend(delta, gradient, x, step_size=step_size, epsilon=epsilon)
+    adversarial[open_indices] = x + delta
+    with torch.no_grad():
+        resisting[open_indices] = logits_of(x + delta).argmax(-1) == y
+    return adversarial, resisting

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cfamc_ray.config.trial import CropsConfig
 from cfamc_ray.data.images import LabelledImages
+from cfamc_ray.evaluation.cost import BATCH
 from cfamc_ray.method.crops import cut_boxes, draw_crop_parameters
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
 
@@ -125,8 +126,20 @@ def as_pixels(images_NCHW: Tensor, encoder: nn.Module) -> Tensor:
     return images_NCHW.to(weight.device).to(weight.dtype) / 255
 
 
+@torch.no_grad()
+def in_batches(function: Callable[[Tensor], Tensor], inputs_N: Tensor, *, at_once: int) -> Tensor:
+    """What a function that treats each input by itself makes of many inputs, without gradients.
+
+    Args:
+        function: of a batch.
+        inputs_N: all inputs.
+        at_once: the largest batch.
+    """
+    return torch.cat([function(batch) for batch in inputs_N.split(at_once)])
+
+
 def attacked_features(
-    classifier: LinearClassifier, images: LabelledImages, attack: Attack
+    classifier: LinearClassifier, images: LabelledImages, attack: Attack, *, at_once: int = BATCH
 ) -> Callable[[Tensor], Tensor]:
     """What an adversarial phase of `probe.train_probe` reads.
 
@@ -134,6 +147,7 @@ def attacked_features(
         classifier: with the head that is trained.
         images: the training images.
         attack: on this classifier.
+        at_once: images that are encoded at once.
 
     Returns:
         a function from indices_B of images to the features_BF of those images, attacked through the present head.
@@ -143,6 +157,6 @@ def attacked_features(
     def features_of(indices_B: Tensor) -> Tensor:
         pixels_BCHW = as_pixels(images.images_NCHW[indices_B], classifier)
         labels_B = images.labels_N[indices_B].to(pixels_BCHW.device)
-        return classifier.features_of(attack(pixels_BCHW, labels_B))
+        return in_batches(classifier.features_of, attack(pixels_BCHW, labels_B), at_once=at_once)
 
     return features_of

@@ -2,7 +2,7 @@
 
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
 from itertools import islice
@@ -13,8 +13,10 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
+from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.config.trial import EncoderConfig, TrialConfig
+from cfamc_ray.config.trial import DataConfig, EncoderConfig, TrialConfig
+from cfamc_ray.data.sources import read_source
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
 
 
@@ -36,7 +38,7 @@ def training_flops(config: TrialConfig) -> int:
 
 
 class TrainingWork(NamedTuple):
-    """What a trial's training comes to, all workers together."""
+    """What a trial's training comes to, all workers together, and its evaluation, by the first of them."""
 
     flops: float
     """Of the matrix products."""
@@ -46,6 +48,10 @@ class TrainingWork(NamedTuple):
     """Those that are held at once, with the crops, their perturbation and its gradient."""
     parameters: int
     """Of the encoder."""
+    evaluation_flops: float
+    """Of one measurement, at most."""
+    evaluation_kept: float
+    """Numbers that a measurement holds at once, at most."""
 
 
 def training_work(config: TrialConfig) -> TrainingWork:
@@ -54,21 +60,137 @@ def training_work(config: TrialConfig) -> TrainingWork:
     each, parameters = kept_numbers(config.encoder, size)
     at_once = min(pretraining.views_at_once or views, views) if pretraining.recompute else views
     pixels = 4 * 3 * size**2  # of a crop, its perturbation, their sum and its gradient
+    evaluation = evaluation_work(config)
     return TrainingWork(
         flops=training_flops(config),
         activations=config.crop_passes * each,
         kept=pretraining.batch_images * (at_once * each + views * pixels),
         parameters=parameters,
+        evaluation_flops=evaluation.flops,
+        evaluation_kept=evaluation.kept,
+    )
+
+
+BATCH = 250
+"""Images that an attack is handed at once, whose random starts are drawn together, and that the encoder sees at once at
+most."""
+BATCH_BYTES = 2 * 10**9
+"""Of the activations that an attack on one batch leaves for its backward passes; where images are large or the encoder
+is, so many bytes hold fewer images."""
+
+
+def batch_images(config: EncoderConfig, side: int, *, features: str, crops: int = 1, number_bytes: int = 4) -> int:
+    """How many images an evaluation encodes or attacks at once: as many as `BATCH_BYTES` hold, from 1 to `BATCH`.
+
+    Args:
+        config: of the encoder.
+        side: height and width in pixels of what the encoder sees.
+        features: which the head reads.
+        crops: of an image that the encoder sees.
+        number_bytes: of an activation.
+    """
+    each = crops * pixel_gradient(config, side, features).kept * number_bytes
+    return min(max(BATCH_BYTES // each, 1), BATCH)
+
+
+class EvaluationWork(NamedTuple):
+    """What one measurement of a trial comes to, at most; all zero where nothing is measured."""
+
+    flops: float
+    """Of encoding the probe's and the validation images and of the attack, if no image breaks before its last step; the
+    fit of the probe is not counted."""
+    batch_images: int
+    kept: float
+    """Numbers held at once: by the attack, or by the fit of the probe."""
+
+
+def evaluation_work(config: TrialConfig) -> EvaluationWork:
+    """Count the work of one measurement, by one worker."""
+    data, evaluation = config.judged_on, config.evaluation
+    if not data.validation_images:
+        return EvaluationWork(0.0, 0, 0.0)
+    side, features = image_side(data), evaluation.features
+    one = pixel_gradient(config.encoder, side, features)
+    attacked = min(evaluation.attack_images, data.validation_images)
+    at_once = evaluation.batch_images or batch_images(
+        config.encoder, side, features=features, number_bytes=_number_bytes(config)
+    )
+    of_probe = data.probe_images * one.features
+    pixels = 6 * min(BATCH, attacked) * 3 * side**2  # of images, starts and what the attack has found so far
+    return EvaluationWork(
+        flops=(data.probe_images + data.validation_images + attacked) * one.forward_flops
+        + attacked * evaluation.attack_restarts * (evaluation.attack_steps * one.flops + one.forward_flops),
+        batch_images=at_once,
+        # The fit holds the features, the same standardised, and a step between; the attack only the first.
+        kept=max(3 * of_probe, of_probe + pixels + min(at_once, attacked) * one.kept),
+    )
+
+
+def _number_bytes(config: TrialConfig) -> int:
+    return 8 if config.pretraining.precision == "float64" else 4
+
+
+def image_side(data: DataConfig) -> int:
+    """Height and width in pixels of a data set's images; of a file that is not here, `image_size`.
+
+    Args:
+        data: of which an npz file alone has to be looked at.
+    """
+    if data.name == "npz":
+        with suppress(InputError):
+            return int(read_source(data).train.images_NCHW.shape[-1])
+    return 32 if data.name.startswith("cifar") else data.image_size
+
+
+def scale_remark(size: int, data: DataConfig) -> str:
+    """A warning where crops and whole images differ so much in size that an encoder sees objects at another scale.
+
+    Args:
+        size: height and width in pixels of the crops that it trains on.
+        data: whose whole images it is evaluated on.
+
+    Returns:
+        a sentence; empty where there is nothing to say.
+    """
+    side = image_side(data)
+    if max(size, side) <= 2 * min(size, side):
+        return ""
+    return (
+        f"The encoder trains on crops of {size} pixels a side (crops.size) but is evaluated on whole images of {side}, "
+        "where objects have another scale: accuracies will be low for that alone. Sizes that differ by a factor of 2 "
+        "at most would be right"
     )
 
 
 class StudyCost(NamedTuple):
-    """Cost of one trial over points of a study's space, evaluation not counted."""
+    """Cost of one trial over points of a study's space."""
 
     crop_passes_low: int
     crop_passes_mean: float
     crop_passes_high: int
     flops_mean: float
+    """Of training."""
+    evaluation_flops_mean: float
+    """At most."""
+    batches: tuple[int, int]
+    """Fewest and most images of an evaluation's batch."""
+    evaluation_bytes: float
+    """That an evaluation holds at once beside the encoder, at most."""
+
+    def evaluation(self, trials: int = 1) -> str:
+        """The evaluation's share as a dry run tells it; empty where nothing is measured.
+
+        Args:
+            trials: of the study.
+        """
+        if not self.evaluation_flops_mean:
+            return ""
+        low, high = self.batches
+        return (
+            f"evaluation: up to {self.evaluation_flops_mean * trials:.3g} FLOPs, batches of "
+            f"{low if low == high else f'{low} to {high}'} images, "
+            f"up to {self.evaluation_bytes / 1e9:.2g} GB of memory beside the weights"
+        )
 
 
 def sample_trials(config: StudyConfig, *, points: int = 256) -> list[TrialConfig]:
@@ -81,7 +203,18 @@ def study_cost(trials: Sequence[TrialConfig]) -> StudyCost:
     """What a trial of a study costs, from its `sample_trials`."""
     passes = [trial.crop_passes for trial in trials]
     flops = [training_flops(trial) for trial in trials]
-    return StudyCost(min(passes), sum(passes) / len(passes), max(passes), sum(flops) / len(flops))
+    works = [evaluation_work(trial) for trial in trials]
+    batches = [work.batch_images for work in works if work.flops] or [0]
+    evaluating = [work.flops * trial.measurements for work, trial in zip(works, trials, strict=True)]
+    return StudyCost(
+        min(passes),
+        sum(passes) / len(passes),
+        max(passes),
+        sum(flops) / len(flops),
+        sum(evaluating) / len(evaluating),
+        (min(batches), max(batches)),
+        max(work.kept * _number_bytes(trial) for work, trial in zip(works, trials, strict=True)),
+    )
 
 
 @lru_cache
@@ -118,14 +251,49 @@ def kept_numbers(config: EncoderConfig, size: int) -> tuple[int, int]:
     The arguments are those of `crop_pass_flops`.
     """
     encoder, two_NCHW = _two_crops_on_meta(config, size)
+    return _kept_of_one(encoder, two_NCHW), sum(weights.numel() for weights in encoder.parameters())
+
+
+class PixelGradient(NamedTuple):
+    """What an image costs on its way to its features and back to its pixels, the encoder being frozen."""
+
+    forward_flops: int
+    flops: int
+    """Forward and back."""
+    kept: int
+    """Numbers that the way forward keeps for the way back."""
+    features: int
+    """How many there are."""
+
+
+@lru_cache
+def pixel_gradient(config: EncoderConfig, side: int, features: str = "prefeature") -> PixelGradient:
+    """Count an image's cost in an evaluation.
+
+    Args:
+        config: of the encoder.
+        side: height and width of the image in pixels.
+        features: which the head reads.
+    """
+    encoder, two_NCHW = _two_crops_on_meta(config, side)
+    encoder.eval().requires_grad_(False)
+    with FlopCounterMode(display=False) as counter:
+        features_2F = encoder.features(two_NCHW, kind=features)
+        forward = counter.get_total_flops() // 2
+        features_2F.sum().backward()
+    kept = _kept_of_one(partial(encoder.features, kind=features), two_NCHW)
+    return PixelGradient(forward, counter.get_total_flops() // 2, kept, features_2F.shape[-1])
+
+
+def _kept_of_one(forward: Callable[[torch.Tensor], torch.Tensor], two_NCHW: torch.Tensor) -> int:
+    """Numbers that a forward pass keeps for each of its images."""
     kept = []
-    for crops_NCHW in (two_NCHW, two_NCHW.repeat(2, 1, 1, 1)):
+    for images_NCHW in (two_NCHW, two_NCHW.repeat(2, 1, 1, 1)):
         sizes: list[int] = []
         with saved_tensors_hooks(partial(_note_size, sizes), lambda tensor: tensor):
-            encoder(crops_NCHW)
+            forward(images_NCHW)
         kept.append(sum(sizes))
-    # What does not grow with the crops is weights.
-    return (kept[1] - kept[0]) // 2, sum(weights.numel() for weights in encoder.parameters())
+    return (kept[1] - kept[0]) // 2  # what does not grow with the images is weights
 
 
 def _note_size(sizes: list[int], tensor: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """What is measured together, under a stated threat model: by a search after an epoch, or by a protocol at the end.
 
-Shapes: N images, of which b are attacked at once, C/H/W channels/height/width, F features.
+Shapes: N images, of which an attack is handed b at once, C/H/W channels/height/width, F features.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,12 +26,11 @@ from cfamc_ray.evaluation.classifier import (
     as_pixels,
     attacked_features,
     draw_views,
+    in_batches,
 )
+from cfamc_ray.evaluation.cost import BATCH, batch_images
 from cfamc_ray.evaluation.probe import default_head, fit_probe, train_probe
-from cfamc_ray.method.encoder import SelfSupervisedEncoder
-
-BATCH = 250
-"""Images that are encoded or attacked at once."""
+from cfamc_ray.method.encoder import InChunks, SelfSupervisedEncoder
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,8 @@ def search_scores(
     Args:
         encoder: is left in the mode it was in.
         probe_images: labelled training images.
-        validation_images: held out; the first `attack_images` of them are attacked.
+        validation_images: held out, in an order of which every prefix is a fair sample, as `load_splits` gives them;
+            the first `attack_images` of them are attacked.
         classes: number of classes.
         config: probe and threat model.
         generator: of the attack's starts, on the CPU.
@@ -76,12 +76,14 @@ def search_scores(
         tolerance=config.probe_tolerance,
         iterations=config.probe_iterations,
     )
+    side = probe_images.images_NCHW.shape[-1]
+    at_once = config.batch_images or _batch_images(encoder, side, features=config.features)
     with _frozen(encoder):
         classifier = LinearClassifier(encoder, nn.Identity(), features=config.features)
-        features_NF = encode(classifier, probe_images.images_NCHW)
+        features_NF = encode(classifier, probe_images.images_NCHW, at_once=at_once)
         labels_N = probe_images.labels_N.to(features_NF.device)
         classifier.head = _converged(features_NF, labels_N, classes, head_config)
-        right_N = predicted_right(classifier, validation_images)
+        right_N = predicted_right(classifier, validation_images, at_once=at_once)
         attacked = min(config.attack_images, len(validation_images))
         attack = partial(
             pgd,
@@ -92,8 +94,9 @@ def search_scores(
             restarts=config.attack_restarts,
             generator=generator,
             every_step=True,
+            at_once=at_once,
         )
-        left_N = still_right(classifier, validation_images, right_N[:attacked], attack)
+        left_N = still_right(classifier, validation_images, right_N[:attacked], attack, at_once=at_once)
         return Scores(
             probe_accuracy=(classifier.head(features_NF).argmax(-1) == labels_N).double().mean().item(),
             clean_accuracy=right_N.double().mean().item(),
@@ -109,7 +112,7 @@ OnProgress = Callable[[str, float, int, int], None]
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a classifier got right of the first test images, under one attack."""
+    """What a classifier got right of a sample of the test images, under one attack."""
 
     attack: str
     epsilon: float
@@ -146,7 +149,8 @@ def run_protocol(
     Args:
         encoder: is left in the mode it was in.
         training: labelled images that the head is fitted on.
-        test: images that it is measured on.
+        test: images that it is measured on, in an order of which every prefix is a fair sample, as `load_test` gives
+            them; the protocol's counts take the first ones.
         classes: number of classes.
         protocol: what is measured.
         crops: size, scale and ratio of the crops, where the protocol reads crops.
@@ -165,14 +169,23 @@ def run_protocol(
     several = crops.model_copy(update={"views": protocol.crops})
     views = draw_views(several, height=H, width=W, generator=generator) if protocol.crops else None
     images = test.take(torch.arange(min(protocol.images, len(test))))
+    at_once = protocol.batch_images or _batch_images(
+        encoder, crops.size if views else W, features=protocol.head.features, crops=protocol.crops or 1
+    )
     with _frozen(encoder):
         classifier = fit_classifier(
-            encoder, training, classes=classes, protocol=protocol, views=views, generator=generator
+            encoder,
+            training,
+            classes=classes,
+            protocol=protocol,
+            views=views,
+            generator=generator,
+            at_once=at_once,
         )
-        right_N = predicted_right(classifier, images)
+        right_N = predicted_right(classifier, images, at_once=at_once)
         yield Measurement("none", 0.0, len(images), int(right_N.sum()))
         for epsilon in protocol.epsilons:
-            yield from _attacked(classifier, images, right_N, epsilon, protocol, generator, on_progress)
+            yield from _attacked(classifier, images, right_N, epsilon, protocol, generator, at_once, on_progress)
 
 
 def measure_on(
@@ -202,7 +215,7 @@ def measure_on(
     return run_protocol(
         encoder.to(device, torch.float32),  # whatever it was trained in: attacks need float32 at least
         splits.probe,
-        load_test(data),
+        load_test(data, images=protocol.images),
         classes=splits.classes,
         protocol=protocol,
         crops=crops,
@@ -218,6 +231,7 @@ def fit_classifier(
     protocol: ProtocolConfig,
     views: Views | None,
     generator: torch.Generator,
+    at_once: int = BATCH,
 ) -> LinearClassifier:
     """The frozen encoder under the protocol's head.
 
@@ -228,24 +242,25 @@ def fit_classifier(
         protocol: of which the head and the seed count.
         views: crops that the head reads; None for the whole image.
         generator: of the order of the images and the starts of attacks, on the CPU.
+        at_once: images that the encoder sees at once.
     """
     config = protocol.head
     classifier = LinearClassifier(encoder, nn.Identity(), features=config.features, views=views)
-    features_NF = encode(classifier, training.images_NCHW)
+    features_NF = encode(classifier, training.images_NCHW, at_once=at_once)
     labels_N = training.labels_N.to(features_NF.device)
     if config.fit == "converged":
         head = _converged(features_NF, labels_N, classes, config)
     else:
         head = default_head(features_NF, classes, seed=protocol.seed)
     classifier.head = head
-    attack = _pgd(classifier, config.attack, config.attack_epsilon, generator)
+    attack = _pgd(classifier, config.attack, config.attack_epsilon, generator, at_once)
     train_probe(
         head,
         config,
         features_NF,
         labels_N,
         generator=generator,
-        attacked_features=attacked_features(classifier, training, attack),
+        attacked_features=attacked_features(classifier, training, attack, at_once=at_once),
     )
     return classifier
 
@@ -257,27 +272,37 @@ def _attacked(
     epsilon: float,
     protocol: ProtocolConfig,
     generator: torch.Generator,
+    at_once: int,
     on_progress: OnProgress,
 ) -> Iterator[Measurement]:
     """What stays right at one radius; each attack sees what those before it left."""
     target = EachCrop(classifier) if protocol.attack_each_crop else classifier
-    descent = _pgd(target, protocol.attack, epsilon, generator)
+    descent = _pgd(target, protocol.attack, epsilon, generator, at_once)
     attacks: dict[str, tuple[int, int, Attack]] = {}
     attacks[f"PGD-{protocol.attack.steps}"] = protocol.attacked_images, BATCH, descent
     if protocol.margin_check:
         attacks["+ PGD on the margin"] = protocol.attacked_images, BATCH, partial(descent, loss="margin")
     if epsilon in protocol.autoattack_epsilons and protocol.autoattack_images:
-        standard = partial(autoattack, target, epsilon=epsilon, seed=protocol.seed, batch_images=BATCH)
+        # What it draws depends on its batches, so these stay, and the network sees them piece by piece.
+        network = InChunks(target, at_once, recompute=True) if at_once < BATCH else target
+        standard = partial(autoattack, network, epsilon=epsilon, seed=protocol.seed, batch_images=BATCH)
         # All at once: it makes its own batches, and its last check compares accuracies.
         attacks["+ AutoAttack"] = protocol.autoattack_images, protocol.autoattack_images, standard
-    for name, (count, at_once, attack) in attacks.items():
+    for name, (count, group, attack) in attacks.items():
         told = partial(on_progress, name, epsilon)
-        right_N = still_right(target, images, right_N[:count], attack, at_once=at_once, on_progress=told)
+        right_N = still_right(target, images, right_N[:count], attack, at_once=at_once, group=group, on_progress=told)
         yield Measurement(name, epsilon, len(right_N), int(right_N.sum()))
 
 
-def _pgd(logits_of: Logits, config: AttackConfig, epsilon: float, generator: torch.Generator) -> partial[Tensor]:
-    return partial(pgd, logits_of, epsilon=epsilon, generator=generator, **config.model_dump())
+def _pgd(
+    logits_of: Logits, config: AttackConfig, epsilon: float, generator: torch.Generator, at_once: int
+) -> partial[Tensor]:
+    return partial(pgd, logits_of, epsilon=epsilon, generator=generator, at_once=at_once, **config.model_dump())
+
+
+def _batch_images(encoder: SelfSupervisedEncoder, side: int, *, features: str, crops: int = 1) -> int:
+    number_bytes = next(encoder.parameters()).element_size()
+    return batch_images(encoder.config, side, features=features, crops=crops, number_bytes=number_bytes)
 
 
 def _converged(features_NF: Tensor, labels_N: Tensor, classes: int, config: HeadConfig) -> nn.Linear:
@@ -306,21 +331,21 @@ def _frozen(encoder: SelfSupervisedEncoder) -> Iterator[None]:
             parameter.requires_grad_(required)
 
 
-@torch.no_grad()
-def encode(classifier: LinearClassifier, images_NCHW: Tensor) -> Tensor:
-    """features_NF of uint8 images, which must be finite, on the encoder's device."""
-    features_NF = torch.cat(
-        [classifier.features_of(as_pixels(batch, classifier)) for batch in images_NCHW.split(BATCH)]
+def encode(classifier: LinearClassifier, images_NCHW: Tensor, *, at_once: int = BATCH) -> Tensor:
+    """features_NF of uint8 images, which must be finite, on the encoder's device; so many images at once."""
+    features_NF = in_batches(
+        lambda batch: classifier.features_of(as_pixels(batch, classifier)), images_NCHW, at_once=at_once
     )
     if not features_NF.isfinite().all():
         raise FloatingPointError("the encoder's features are not finite")
     return features_NF
 
 
-@torch.no_grad()
-def predicted_right(classifier: LinearClassifier, images: LabelledImages) -> Tensor:
-    """right_N: which images the classifier gets right, on the CPU; all logits must be finite."""
-    logits_NK = torch.cat([classifier(as_pixels(batch, classifier)).cpu() for batch in images.images_NCHW.split(BATCH)])
+def predicted_right(classifier: LinearClassifier, images: LabelledImages, *, at_once: int = BATCH) -> Tensor:
+    """right_N: which images the classifier gets right, on the CPU; all logits must be finite; so many at once."""
+    logits_NK = in_batches(
+        lambda batch: classifier(as_pixels(batch, classifier)).cpu(), images.images_NCHW, at_once=at_once
+    )
     if not logits_NK.isfinite().all():
         raise FloatingPointError("the classifier's logits are not finite")
     return logits_NK.argmax(-1) == images.labels_N
@@ -333,6 +358,7 @@ def still_right(
     attack: Attack,
     *,
     at_once: int = BATCH,
+    group: int = BATCH,
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Tensor:
     """Which of the first N images stay right under an attack; what is wrong without one needs none.
@@ -342,20 +368,20 @@ def still_right(
         images: at least N.
         right_N: which are right so far.
         attack: inputs of the target and labels of a batch to adversarial inputs.
-        at_once: images of a batch.
-        on_progress: is told before the first batch and after each how many images are done, and of how many.
+        at_once: images that the target sees at once, once they are attacked.
+        group: images that the attack is handed at once.
+        on_progress: is told before the first group and after each how many images are done, and of how many.
     """
     left_N = torch.zeros_like(right_N)
     done, total = 0, int(right_N.sum())
     on_progress(done, total)
-    for positions_b in right_N.nonzero().squeeze(1).split(at_once):
+    for positions_b in right_N.nonzero().squeeze(1).split(group):
         if len(positions_b) == 0:
             continue
         pixels_bCHW = as_pixels(images.images_NCHW[positions_b], target)
         labels_b = images.labels_N[positions_b].to(pixels_bCHW.device)
         adversarial_b = attack(target.inputs(pixels_bCHW), labels_b)
-        with torch.no_grad():
-            logits_bK = target(adversarial_b)
+        logits_bK = in_batches(target, adversarial_b, at_once=at_once)
         left_N[positions_b] = ((logits_bK.argmax(-1) == labels_b) & logits_bK.isfinite().all(-1)).cpu()
         done += len(positions_b)
         on_progress(done, total)

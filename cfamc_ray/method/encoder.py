@@ -32,6 +32,7 @@ class SelfSupervisedEncoder(nn.Module):
 
     def __init__(self, config: EncoderConfig, *, autocast: torch.dtype | None = None) -> None:
         super().__init__()
+        self.config = config
         norm = nn.BatchNorm1d if config.norm == "batch" else nn.LayerNorm
         self.autocast = autocast
         self.backbone = build_backbone(config)

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import ray
 import torch
 
 from cfamc_ray.allocator import keep_freed_memory
 from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.data.splits import describe_test
 from cfamc_ray.evaluation.autoattack import AttackInvalid
 from cfamc_ray.evaluation.protocols import measure_on
 from cfamc_ray.method.encoder import load_encoder
@@ -71,7 +73,7 @@ def _test(
 
 
 def test_encoder(fresh: StudyConfig, folder: Path, number: int, sources: SharedSources) -> str:
-    """Measure one encoder and note the values; a remark where they are not to be trusted."""
+    """Measure one encoder and note the values and of which images; a remark where they are not to be trusted."""
     assert fresh.confirm is not None
     take_sources(sources)
     torch.set_num_threads(fresh.resources.cpus_per_worker)
@@ -80,12 +82,13 @@ def test_encoder(fresh: StudyConfig, folder: Path, number: int, sources: SharedS
     record = trial_folder.read()
     assert record is not None
     trial = fresh.trial_at(record.point)
-    values: dict[str, float | str] = {}
+    protocol = fresh.confirm.protocol(trial.evaluation)
+    values: dict[str, Any] = {"test_sample": describe_test(trial.judged_on, images=protocol.images)}
     try:
         for found in measure_on(
             trial.judged_on,
             load_encoder(trial_folder.encoder),
-            protocol=fresh.confirm.protocol(trial.evaluation.attack_epsilon),
+            protocol=protocol,
             crops=trial.crops,
             device=torch.device("cuda" if fresh.resources.gpus_per_worker else "cpu"),
         ):

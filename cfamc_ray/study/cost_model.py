@@ -1,7 +1,7 @@
 """What a trial will take, fitted to what has run: seconds and memory grow with the work in it.
 
-    seconds = FLOPs·a + activations·b + updated parameters·c + updates·d + measurements·e
-    bytes   = f + activations kept at once·g + parameters·h
+    seconds = FLOPs·a + activations·b + updated parameters·c + updates·d + FLOPs of measurements·e
+    bytes   = f + activations kept at once, by training or by a measurement, whichever are more·g + parameters·h
 
 FLOPs stand for the arithmetic, activations and parameters for what goes through memory, updates for what each costs
 however small it is. No coefficient is negative.
@@ -17,6 +17,7 @@ from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.study.records import TrialRecord
 
+EVALUATION = "evaluation_flop"
 Amounts = Mapping[str, float]
 """Of what time or memory grows with, by name."""
 Coefficients = Mapping[str, float]
@@ -24,7 +25,7 @@ Coefficients = Mapping[str, float]
 
 
 class Work(Protocol):
-    """What a trial's training comes to, all workers together, counted before it runs."""
+    """What a trial comes to, all workers together, counted before it runs."""
 
     @property
     def flops(self) -> float:
@@ -41,6 +42,14 @@ class Work(Protocol):
     @property
     def parameters(self) -> float:
         """Of the encoder."""
+
+    @property
+    def evaluation_flops(self) -> float:
+        """Of one measurement, by one worker, at most."""
+
+    @property
+    def evaluation_kept(self) -> float:
+        """Numbers that a measurement holds at once."""
 
 
 WorkOf = Callable[[TrialConfig], Work]
@@ -61,7 +70,12 @@ class CostModel(NamedTuple):
         if self.seconds_per is None:
             return None
         features = seconds_features(self.work_of(trial), trial, workers=self.workers)
-        return predict(self.seconds_per, features)
+        seconds = predict(self.seconds_per, features)
+        if EVALUATION in self.seconds_per:
+            return seconds
+        # Training alone was measured: an evaluation's FLOPs take what those of a pass take.
+        passes = sum(self.seconds_per.get(name, 0.0) * features[name] for name in ("flop", "activation"))
+        return seconds + features[EVALUATION] * passes / features["flop"]
 
     def memory_bytes(self, trial: TrialConfig) -> float | None:
         """Peak of a worker."""
@@ -123,12 +137,13 @@ def seconds_features(work: Work, trial: TrialConfig, *, workers: int = 1, epochs
         "update": trial.updates,
     }
     share = epochs / trial.pretraining.epochs
-    return {**{name: share * total for name, total in totals.items()}, "measurement": float(measured)}
+    return {**{name: share * total for name, total in totals.items()}, EVALUATION: measured * work.evaluation_flops}
 
 
 def bytes_features(work: Work, *, workers: int = 1) -> Amounts:
     """What memory grows with; the arguments are those of `seconds_features`."""
-    return {"process": 1.0, "kept_activation": work.kept / workers, "parameter": work.parameters}
+    kept = max(work.kept / workers, work.evaluation_kept)  # the first worker alone evaluates
+    return {"process": 1.0, "kept_activation": kept, "parameter": work.parameters}
 
 
 def fit_coefficients(

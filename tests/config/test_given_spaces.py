@@ -11,7 +11,7 @@ from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import PACKAGE, dump_study, find_space, read_study
 from cfamc_ray.config.recipes import read_recipe, recipe_names
 from cfamc_ray.config.trial import TrialConfig
-from cfamc_ray.evaluation.cost import sample_trials, study_cost
+from cfamc_ray.evaluation.cost import sample_trials, scale_remark, study_cost
 
 FOLDER = PACKAGE.parent / "search_spaces"
 SPACES = sorted(path.name for path in FOLDER.glob("*.yaml") if "\nlearning:" not in path.read_text(encoding="utf-8"))
@@ -143,3 +143,9 @@ def test_a_transfer_pretrains_on_one_data_set_and_is_judged_on_another() -> None
     for point in config.points():
         trial = config.trial_at(point)
         assert (trial.data.name, trial.judged_on.name) == ("cifar10", "cifar100")
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_every_trial_is_evaluated_on_the_scale_that_it_trains_on(name: str) -> None:
+    trials = sample_trials(read_study(find_space(name)), points=32)
+    assert {scale_remark(trial.crops.size, trial.judged_on) for trial in trials} == {""}

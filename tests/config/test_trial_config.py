@@ -38,7 +38,7 @@ def other_value(key: str) -> Any:
         case low, high:
             return (low, (low + high) / 2)
         case None:
-            return 3 if key == "pretraining.views_at_once" else {"name": "cifar100"}
+            return {"name": "cifar100"} if key == "evaluation.transfer" else 3
     raise AssertionError(f"{key} has a default of a new kind: {value!r}")
 
 
@@ -185,7 +185,7 @@ def test_keys_name_every_setting_once() -> None:
     assert len(set(keys)) == len(keys)
     assert {"seed", "crops.views", "perturbation.epsilon", "evaluation.attack_images"} <= set(keys)
     unset = [key for key in keys if TrialConfig().value_of(key) is None]
-    assert unset == ["data.path", "pretraining.views_at_once", "evaluation.transfer"]
+    assert unset == ["data.path", "pretraining.views_at_once", "evaluation.transfer", "evaluation.batch_images"]
 
 
 TRANSFER = {"name": "digits", "image_size": 32, "pretrain_images": 100, "probe_images": 100, "validation_images": 50}

@@ -1,4 +1,5 @@
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from cfamc_ray.config.trial import DataConfig
 from cfamc_ray.data import sources
 from cfamc_ray.data.images import UNLABELLED, LabelledImages, Source
 from cfamc_ray.data.sources import hold_source, read_source
-from cfamc_ray.data.splits import Splits, load_splits, load_test
+from cfamc_ray.data.splits import Splits, describe_test, load_splits, load_test
 from cfamc_ray.data.stratification import stratified_order
 
 
@@ -68,6 +69,72 @@ def test_each_split_holds_each_class_in_proportion() -> None:
         assert (sizes - count / 10).abs().max() <= 2
 
 
+def class_sorted(path: Path, sizes: dict[str, Sequence[int]]) -> DataConfig:
+    """A file in which one class comes after the other, and no two images are equal."""
+    arrays: dict[str, Any] = {}
+    for split, counts in sizes.items():
+        labels = np.repeat(np.arange(len(counts)), counts)
+        arrays[f"x_{split}"] = np.random.default_rng(len(labels)).integers(0, 256, (len(labels), 8, 8, 3), np.uint8)
+        arrays[f"y_{split}"] = labels
+    np.savez(path, **arrays)
+    return DataConfig(name="npz", path=str(path), pretrain_images=40, probe_images=30, validation_images=20)
+
+
+TRAIN_SIZES, TEST_SIZES = (60, 30, 30), (40, 20, 20)
+
+
+@pytest.fixture
+def in_order_of_classes(tmp_path: Path) -> DataConfig:
+    return class_sorted(tmp_path / "sorted.npz", {"train": TRAIN_SIZES, "test": TEST_SIZES})
+
+
+def assert_in_proportion(labels_N: torch.Tensor, sizes: Sequence[int], *, slack: float) -> None:
+    counts_K = torch.bincount(labels_N, minlength=len(sizes))
+    shares_K = torch.tensor(sizes) / sum(sizes)
+    assert (counts_K - len(labels_N) * shares_K).abs().max() <= slack
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_every_count_of_images_is_a_fair_sample_where_the_file_is_in_order_of_classes(
+    in_order_of_classes: DataConfig, overlap: bool
+) -> None:
+    config = in_order_of_classes.model_copy(update={"probe_overlap": overlap})
+    source, splits = read_source(config), load_splits(config)
+    assert_in_proportion(splits.validation.labels_N, TRAIN_SIZES, slack=1.25)
+    assert_in_proportion(splits.probe.labels_N, TRAIN_SIZES, slack=2.5)  # between two places of the order
+    assert_in_proportion(source.train.labels_N[splits.pretrain.indices_n], TRAIN_SIZES, slack=2.5)
+    for count in range(1, 81):
+        assert_in_proportion(load_test(config, images=count).labels_N, TEST_SIZES, slack=1.25)
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_samples_of_test_images_are_nested_and_the_same_whatever_else_a_trial_uses(
+    in_order_of_classes: DataConfig, seed: int
+) -> None:
+    config = in_order_of_classes.model_copy(update={"split_seed": seed})
+    whole = load_test(config)
+    assert len(whole) == len(load_test(config, images=1000)) == 80
+    assert rows(whole.images_NCHW) == rows(read_source(config).test.images_NCHW)
+    for count in (1, 17, 80):
+        for pretrain_images in (40, 50):
+            sample = load_test(config.model_copy(update={"pretrain_images": pretrain_images}), images=count)
+            assert torch.equal(sample.images_NCHW, whole.images_NCHW[:count])
+            assert torch.equal(sample.labels_N, whole.labels_N[:count])
+
+
+def test_a_record_tells_one_sample_of_test_images_from_another(in_order_of_classes: DataConfig) -> None:
+    sample = describe_test(in_order_of_classes, images=20)
+    assert sample == describe_test(in_order_of_classes.model_copy(update={"probe_images": 9}), images=20)
+    counts = torch.bincount(load_test(in_order_of_classes, images=20).labels_N).tolist()
+    assert {**sample, "digest": ""} == {"seed": 0, "images": 20, "of": 80, "images_per_class": counts, "digest": ""}
+    others = [
+        describe_test(in_order_of_classes, images=19),
+        describe_test(in_order_of_classes.model_copy(update={"split_seed": 1}), images=20),
+    ]
+    assert len({each["digest"] for each in (sample, *others)}) == 3
+    assert describe_test(in_order_of_classes, images=1000)["images_per_class"] == list(TEST_SIZES)
+
+
 def test_labels_belong_to_their_images() -> None:
     source, splits = read_source(digits()), load_splits(digits())
     label_of = dict(zip(identities(source.train.images_NCHW), source.train.labels_N.tolist(), strict=True))
@@ -77,7 +144,8 @@ def test_labels_belong_to_their_images() -> None:
 def test_the_split_seed_decides_which_images_but_not_the_test_split() -> None:
     first, second = digits(split_seed=0), digits(split_seed=1)
     assert not torch.equal(load_splits(first).validation.images_NCHW, load_splits(second).validation.images_NCHW)
-    assert torch.equal(load_test(first).images_NCHW, load_test(second).images_NCHW)
+    assert rows(load_test(first).images_NCHW) == rows(load_test(second).images_NCHW)
+    assert rows(load_test(first, images=50).images_NCHW) != rows(load_test(second, images=50).images_NCHW)
 
 
 def test_all_training_images_may_be_used() -> None:

@@ -1,3 +1,4 @@
+import copy
 from typing import Any
 
 import pytest
@@ -91,6 +92,38 @@ def test_more_restarts_never_leave_more_images_right() -> None:
     counts = [int(right(attack(restarts=restarts)).sum()) for restarts in range(1, 7)]
     assert counts == sorted(counts, reverse=True)
     assert counts[0] > counts[-1]
+
+
+@pytest.mark.parametrize("every_step", [False, True])
+@pytest.mark.parametrize("loss", ["cross_entropy", "margin"])
+def test_the_result_does_not_depend_on_how_many_images_the_classifier_sees_at_once(every_step: bool, loss: Any) -> None:
+    seen, network, images = [], copy.deepcopy(NETWORK).double(), IMAGES.double()
+
+    def logits_of(x: Tensor) -> Tensor:
+        seen.append(len(x))
+        return torch.as_tensor(network(x))
+
+    settings: Any = {"epsilon": 0.1, "steps": 3, "step_size": 0.04, "restarts": 4, "loss": loss}
+    whole, *parts = (
+        pgd(logits_of, images, LABELS, **settings, every_step=every_step, at_once=at_once, generator=seeded())
+        for at_once in (None, 1, 7, N - 1, N + 1)
+    )
+    assert 0 < (network(whole).argmax(-1) == LABELS).sum() < N
+    for part in parts:
+        torch.testing.assert_close(part, whole, rtol=0, atol=1e-12)
+    seen.clear()
+    pgd(logits_of, images, LABELS, **settings, every_step=every_step, at_once=7, generator=seeded())
+    assert max(seen) == 7
+
+
+def test_starts_do_not_depend_on_which_images_are_broken_already() -> None:
+    """A generator is left in one state, unless all images are broken."""
+    states = []
+    for epsilon in (0.0, 0.1):
+        generator = seeded()
+        attack(epsilon=epsilon, restarts=3, generator=generator)
+        states.append(generator.get_state())
+    assert torch.equal(*states)
 
 
 def test_an_image_that_a_start_has_broken_is_left_as_it_is() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cfamc_ray.evaluation.attacks import Logits
 from cfamc_ray.evaluation.autoattack import AttackInvalid, _Raise, _warnings_raised, autoattack
+from cfamc_ray.method.encoder import InChunks
 
 N, SHAPE, EPSILON = 12, (3, 4, 4), 0.04
 
@@ -150,6 +151,23 @@ def test_a_debugger_keeps_its_trace() -> None:
         assert sys.gettrace() is trace
     finally:
         sys.settrace(previous)
+
+
+@pytest.mark.parametrize("at_once", [1, 5])
+def test_a_network_that_sees_few_images_at_once_is_attacked_alike(at_once: int) -> None:
+    seen = []
+
+    class Watched(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(len(x))
+            return bent(x)
+
+    labels = bent(IMAGES).argmax(-1)
+    expected = attack(bent, labels=labels, epsilon=0.004)
+    found = attack(InChunks(Watched(), at_once, recompute=True), labels=labels, epsilon=0.004)
+    assert max(seen) == at_once
+    assert 0 < (bent(expected).argmax(-1) == labels).sum() < N
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 def test_other_than_float32_is_refused() -> None:

@@ -1,19 +1,34 @@
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from cfamc_ray.allocator import release_freed_memory
-from cfamc_ray.config.trial import EncoderConfig, TrialConfig
+from cfamc_ray.config.trial import DataConfig, EncoderConfig, TrialConfig
+from cfamc_ray.data.images import LabelledImages
 from cfamc_ray.evaluation.cost import (
+    BATCH,
+    BATCH_BYTES,
+    PixelGradient,
+    batch_images,
     crop_pass_flops,
+    evaluation_work,
     forward_flops,
+    image_side,
     kept_numbers,
     peak_memory_bytes,
+    pixel_gradient,
     reset_peak_memory,
+    scale_remark,
+    study_cost,
     training_flops,
     training_work,
 )
+from cfamc_ray.evaluation.protocols import search_scores
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
 
 TINY = EncoderConfig(width=4, prefeature_width=8, hidden_width=12, embedding_width=6)
@@ -167,6 +182,166 @@ def test_what_is_kept_is_what_a_real_forward_pass_keeps() -> None:
         kept.append(sum(sizes))
     parameters = sum(weights.numel() for weights in encoder.parameters())
     assert kept_numbers(TINY, 32) == (kept[1] - kept[0], parameters)
+
+
+@pytest.mark.parametrize("features", ["prefeature", "backbone"])
+@pytest.mark.parametrize("architecture", ["resnet18", "vit"])
+def test_an_evaluated_image_costs_what_a_real_frozen_encoder_takes_for_it(architecture: str, features: str) -> None:
+    config = EncoderConfig.model_validate({**TINY.model_dump(), "architecture": architecture})
+    encoder = SelfSupervisedEncoder(config).eval().requires_grad_(False)
+    kept, flops = [], []
+    for images in (2, 3):
+        sizes: list[int] = []
+
+        def note(tensor: torch.Tensor, sizes: list[int] = sizes) -> torch.Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        x = torch.rand(images, 3, 32, 32, requires_grad=True)
+        with FlopCounterMode(display=False) as forward, torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+            found = encoder.features(x, kind=features)
+        with FlopCounterMode(display=False) as back:
+            found.sum().backward()
+        kept.append(sum(sizes))
+        flops.append((forward.get_total_flops(), back.get_total_flops()))
+    one = pixel_gradient(config, 32, features)
+    assert (one.forward_flops, one.features) == (flops[1][0] - flops[0][0], found.shape[1])
+    if architecture == "resnet18":  # a vit's attention does and keeps what its kernel needs, which devices differ in
+        assert one.flops == sum(flops[1]) - sum(flops[0])
+        assert one.kept == kept[1] - kept[0]
+
+
+@pytest.mark.parametrize(
+    ("values", "side", "crops", "number_bytes", "images"),
+    [
+        ({}, 32, 1, 4, 250),
+        ({}, 32, 1, 8, 135),
+        ({}, 32, 16, 4, 16),
+        ({}, 64, 1, 4, 67),
+        ({}, 224, 1, 4, 5),
+        ({"stem": "large"}, 224, 1, 4, 62),
+        ({"architecture": "resnet50"}, 224, 1, 4, 1),
+        ({"width": 256, "architecture": "resnet50"}, 224, 1, 4, 1),
+    ],
+    ids=str,
+)
+def test_a_batch_of_an_evaluation_holds_2_gb_of_activations_at_most(
+    values: dict[str, Any], side: int, crops: int, number_bytes: int, images: int
+) -> None:
+    encoder = EncoderConfig.model_validate(values)
+    assert batch_images(encoder, side, features="prefeature", crops=crops, number_bytes=number_bytes) == images
+    kept = images * crops * number_bytes * pixel_gradient(encoder, side).kept
+    assert images == 1 or kept <= BATCH_BYTES
+    assert images == BATCH or kept + kept / images > BATCH_BYTES
+
+
+SEARCHED: dict[str, Any] = {
+    "data.probe_images": 4000,
+    "data.validation_images": 1000,
+    "evaluation.attack_images": 300,
+    "evaluation.attack_steps": 7,
+    "evaluation.attack_restarts": 2,
+}
+
+
+def test_a_measurement_encodes_every_image_and_attacks_every_step_at_most() -> None:
+    trial, one = config(**SEARCHED), pixel_gradient(EncoderConfig(), 32)
+    passes, gradients = 4000 + 1000 + 300 * 3, 300 * 2 * 7  # looked at after each start, and once more
+    assert evaluation_work(trial).flops == passes * one.forward_flops + gradients * one.flops
+    assert one.flops == pytest.approx(2 * one.forward_flops, rel=0.01)
+
+
+def test_where_nothing_breaks_a_measurement_passes_as_many_images_as_are_counted() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels_N = torch.arange(60) % 3
+    images_NCHW = torch.randint(0, 50, (60, 3, 16, 16), dtype=torch.uint8, generator=generator)
+    images_NCHW[torch.arange(60), labels_N] += 150
+    images = LabelledImages(images_NCHW, labels_N)
+    trial = TrialConfig.model_validate(
+        {
+            "data": {"name": "digits", "image_size": 16, "probe_images": 60, "validation_images": 60},
+            "encoder": TINY.model_dump(),
+            "evaluation": {"attack_epsilon": 0.0, "attack_steps": 3, "attack_images": 60, "probe_l2": 1e-5},
+        }
+    )
+    encoder, passed = SelfSupervisedEncoder(TINY), list[int]()
+    encoder.backbone.register_forward_pre_hook(lambda _, inputs: passed.append(len(inputs[0])))
+    found = search_scores(encoder, images, images, classes=3, config=trial.evaluation, generator=generator)
+    assert found.robust_accuracy == 1, "nothing breaks"
+    one = pixel_gradient(TINY, 16)
+    back = 60 * 3 * (one.flops - one.forward_flops)
+    assert evaluation_work(trial).flops == sum(passed) * one.forward_flops + back
+
+
+@pytest.mark.parametrize(
+    ("values", "kept"),
+    [
+        (
+            {"evaluation.batch_images": 10, "data.probe_images": 9},
+            lambda one: 9 * 4096 + 6 * 250 * 3 * 32**2 + 10 * one.kept,
+        ),
+        ({}, lambda one: 4000 * 4096 + 6 * 250 * 3 * 32**2 + 250 * one.kept),
+        ({"evaluation.attack_images": 20}, lambda one: 4000 * 4096 + 20 * (6 * 3 * 32**2 + one.kept)),
+        ({"data.probe_images": 100_000}, lambda one: 100_000 * 4096 * 3),
+    ],
+    ids=str,
+)
+def test_a_measurement_holds_the_probe_s_features_and_a_batch_or_what_the_fit_needs(
+    values: dict[str, Any], kept: Callable[[PixelGradient], int]
+) -> None:
+    trial = config(**{**SEARCHED, **values})
+    assert evaluation_work(trial).kept == kept(pixel_gradient(EncoderConfig(), 32))
+    assert training_work(trial).evaluation_kept == evaluation_work(trial).kept
+    assert training_work(trial).evaluation_flops == evaluation_work(trial).flops
+
+
+def test_what_is_not_measured_costs_nothing() -> None:
+    assert evaluation_work(config(**{"data.validation_images": 0})) == (0, 0, 0)
+
+
+def test_a_transfer_is_counted_by_the_images_that_it_is_judged_on() -> None:
+    other = {"name": "digits", "image_size": 64, "probe_images": 500, "validation_images": 100}
+    trial = TrialConfig.model_validate({"evaluation": {"transfer": other, "attack_images": 50, "attack_steps": 1}})
+    one = pixel_gradient(EncoderConfig(), 64)
+    assert evaluation_work(trial).flops == (500 + 100 + 2 * 50) * one.forward_flops + 50 * one.flops
+    assert evaluation_work(trial).batch_images == 67
+
+
+def test_images_of_a_file_are_as_large_as_they_are(tmp_path: Path) -> None:
+    data = DataConfig(name="npz", path=str(tmp_path / "images.npz"), image_size=48)
+    assert image_side(data) == 48, "it is not here yet"
+    pixels, labels = np.zeros((4, 20, 20, 3), np.uint8), np.arange(4) % 2
+    np.savez(tmp_path / "images.npz", x_train=pixels, y_train=labels, x_test=pixels, y_test=labels)
+    assert image_side(data) == 20
+    assert [image_side(DataConfig.model_validate({"name": name})) for name in ("cifar10", "cifar100")] == [32, 32]
+    assert image_side(DataConfig(name="digits", image_size=24)) == 24
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "said"), [(32, 64, False), (32, 16, False), (32, 72, True), (32, 8, True), (96, 96, False)]
+)
+def test_crops_and_images_that_differ_by_more_than_a_factor_of_2_are_warned_of(
+    size: int, side: int, said: bool
+) -> None:
+    remark = scale_remark(size, DataConfig(name="digits", image_size=side))
+    assert bool(remark) is said
+    assert (
+        not said or f"crops of {size} pixels a side (crops.size) but is evaluated on whole images of {side}" in remark
+    )
+
+
+def test_the_cost_of_a_study_names_its_evaluation_and_its_largest_batch() -> None:
+    few = config(**SEARCHED, **{"pretraining.epochs": 4, "evaluation.every_epochs": 3})
+    many = few.with_values({"evaluation.batch_images": 20, "data.probe_images": 8000, "pretraining.epochs": 1})
+    cost = study_cost([few, many])
+    flops = [evaluation_work(trial).flops * times for trial, times in ((few, 2), (many, 1))]
+    assert cost.evaluation_flops_mean == sum(flops) / 2
+    assert (cost.batches, cost.evaluation_bytes) == ((20, 250), 4 * evaluation_work(few).kept)
+    assert cost.evaluation(10) == (
+        f"evaluation: up to {5 * sum(flops):.3g} FLOPs, batches of 20 to 250 images, up to "
+        f"{4e-9 * evaluation_work(few).kept:.2g} GB of memory beside the weights"
+    )
+    assert study_cost([config(**{"data.validation_images": 0})]).evaluation() == ""
 
 
 def test_activations_are_those_of_all_crop_passes() -> None:

@@ -1,27 +1,32 @@
 import copy
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cfamc_ray.config.protocol import PROTOCOLS, AttackConfig, HeadConfig, ProtocolConfig
-from cfamc_ray.config.trial import CropsConfig, EncoderConfig, EvaluationConfig
+from cfamc_ray.config.study import ConfirmConfig
+from cfamc_ray.config.trial import CropsConfig, DataConfig, EncoderConfig, EvaluationConfig
 from cfamc_ray.data.images import LabelledImages
-from cfamc_ray.evaluation import protocols
+from cfamc_ray.data.splits import load_splits, load_test
+from cfamc_ray.evaluation import cost, protocols
 from cfamc_ray.evaluation.attacks import pgd
 from cfamc_ray.evaluation.autoattack import AttackInvalid
 from cfamc_ray.evaluation.classifier import EachCrop, LinearClassifier, as_pixels, draw_views
+from cfamc_ray.evaluation.cost import BATCH, pixel_gradient
 from cfamc_ray.evaluation.probe import default_head, fit_probe
 from cfamc_ray.evaluation.protocols import (
-    BATCH,
     Measurement,
     Scores,
     encode,
     fit_classifier,
+    measure_on,
     run_protocol,
     search_scores,
 )
@@ -305,6 +310,188 @@ def test_results_do_not_depend_on_how_many_images_are_attacked_at_once(
     at_once = measured(encoder.double(), protocol)
     monkeypatch.setattr(protocols, "BATCH", 4)
     assert measured(encoder, protocol) == at_once
+
+
+class Ends:
+    """Stands for PGD and keeps what it found, in the order of the images."""
+
+    def __init__(self) -> None:
+        self.found: list[Tensor] = []
+
+    def __call__(self, *arguments: Any, **settings: Any) -> Tensor:
+        self.found.append(pgd(*arguments, **settings))
+        return self.found[-1]
+
+
+@pytest.mark.parametrize("restarts", [1, 3])
+def test_what_a_search_measures_does_not_depend_on_the_batch(
+    encoder: SelfSupervisedEncoder, monkeypatch: pytest.MonkeyPatch, restarts: int
+) -> None:
+    encoder.double()
+    found = []
+    for batch_images in (None, 1, 4, 250):
+        monkeypatch.setattr(protocols, "pgd", ends := Ends())
+        changes: Any = {"batch_images": batch_images, "attack_images": 13, "attack_restarts": restarts}
+        found.append((scores(encoder, attack_epsilon=0.01, **changes), torch.cat(ends.found)))
+    (expected, adversarial), *others = found
+    assert expected.clean_accuracy > expected.robust_accuracy > 0
+    for other, found_by_other in others:
+        assert other == expected
+        torch.testing.assert_close(found_by_other, adversarial, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"crops": 3}, {"crops": 3, "attack_each_crop": True}, {"head": {"phases": ["adversarial"], "epochs": 2}}],
+    ids=str,
+)
+def test_what_a_protocol_measures_does_not_depend_on_the_batch(
+    encoder: SelfSupervisedEncoder, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    encoder.double()
+    found = []
+    for batch_images in (None, 1, 7):
+        monkeypatch.setattr(protocols, "pgd", ends := Ends())
+        several = {"attack": {"steps": 2, "step_size": 0.01, "restarts": 2}, "batch_images": batch_images}
+        found.append((measured(encoder, tiny(**several, **changes)), torch.cat(ends.found)))
+    (expected, adversarial), *others = found
+    assert expected[0].right > expected[-1].right > 0
+    for other, found_by_other in others:
+        assert other == expected
+        torch.testing.assert_close(found_by_other, adversarial, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("batch_images", "changes", "most"),
+    [
+        (5, {}, 5),
+        (5, {"head": {"phases": ["adversarial"]}}, 5),
+        (5, {"autoattack_images": 30, "autoattack_epsilons": (SMALL,)}, 5),
+        (2, {"crops": 3}, 6),
+        (2, {"crops": 3, "attack_each_crop": True}, 6),
+        (None, {}, 60),
+    ],
+    ids=str,
+)
+def test_the_encoder_never_sees_more_images_at_once_than_it_is_to(
+    encoder: SelfSupervisedEncoder,
+    autoattack_calls: Calls,
+    batch_images: int | None,
+    changes: dict[str, Any],
+    most: int,
+) -> None:
+    autoattack_calls.attack = lambda target, images, labels, **_: images + 0 * target(images).sum()
+    seen: list[int] = []
+    encoder.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    measured(encoder, tiny(batch_images=batch_images, **changes))
+    assert max(seen) == most
+
+
+def test_a_search_s_encoder_never_sees_more_images_at_once_either(encoder: SelfSupervisedEncoder) -> None:
+    seen: list[int] = []
+    encoder.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    for batch_images, most in ((4, 4), (None, 30)):
+        seen.clear()
+        scores(encoder, batch_images=batch_images)
+        assert max(seen) == most
+
+
+def test_where_activations_are_large_the_encoder_sees_fewer_images_at_once(
+    encoder: SelfSupervisedEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    encoder.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    monkeypatch.setattr(cost, "BATCH_BYTES", 9 * 4 * pixel_gradient(ENCODER, 8).kept)
+    for dtype, crops, most in ((torch.float32, 0, 9), (torch.float32, 4, 2 * 4), (torch.float64, 0, 4)):
+        seen.clear()
+        measured(encoder.to(dtype=dtype), tiny(crops=crops))
+        assert max(seen) == most
+
+
+@pytest.fixture
+def in_order_of_classes(tmp_path: Path) -> DataConfig:
+    """A file in which one class comes after the other; every image tells its class by its colour, and its number."""
+    arrays: dict[str, Any] = {}
+    for split, each in (("train", 40), ("test", 30)):
+        labels = np.repeat(np.arange(CLASSES), each)
+        arrays[f"x_{split}"] = np.zeros((len(labels), 8, 8, 3), np.uint8)
+        arrays[f"x_{split}"][np.arange(len(labels)), :, :, labels] = 200
+        arrays[f"x_{split}"][:, 0, 0, 0] = np.arange(len(labels))
+        arrays[f"y_{split}"] = labels
+    np.savez(tmp_path / "sorted.npz", **arrays)
+    counts = {"pretrain_images": 60, "probe_images": 60, "validation_images": 60}
+    return DataConfig.model_validate({"name": "npz", "path": str(tmp_path / "sorted.npz"), **counts})
+
+
+def numbers(pixels_NCHW: Tensor) -> list[int]:
+    """Which images of a split these are."""
+    return [round(value) for value in (pixels_NCHW[:, 0, 0, 0] * 255).tolist()]
+
+
+def protocol_of(kind: str, **counts: int) -> ProtocolConfig:
+    if kind == "confirm":
+        return ConfirmConfig.model_validate(
+            {"images": counts["images"], "attacked_images": counts["attacked_images"]}
+        ).protocol(EVALUATION.model_copy(update={"attack_epsilon": LARGE}))
+    return tiny(epsilons=(LARGE,), autoattack_epsilons=(LARGE,), **counts)
+
+
+@pytest.mark.parametrize("kind", ["protocol", "confirm"])
+@pytest.mark.parametrize(
+    "counts",
+    [
+        {"images": 30, "attacked_images": 12, "autoattack_images": 6},
+        {"images": 21, "attacked_images": 9, "autoattack_images": 9},
+        {"images": 12, "attacked_images": 30, "autoattack_images": 60},
+    ],
+    ids=str,
+)
+def test_every_count_of_test_images_is_a_fair_sample_part_of_the_larger_one_and_the_same_for_every_encoder(
+    encoder: SelfSupervisedEncoder,
+    in_order_of_classes: DataConfig,
+    pgd_calls: Calls,
+    autoattack_calls: Calls,
+    kind: str,
+    counts: dict[str, int],
+) -> None:
+    pgd_calls.attack = autoattack_calls.attack  # which leaves all images alone
+    protocol = protocol_of(kind, **counts)
+    seen = []
+    for other in (encoder, SelfSupervisedEncoder(ENCODER)):
+        pgd_calls.clear()
+        autoattack_calls.clear()
+        measured = list(
+            measure_on(in_order_of_classes, other, protocol=protocol, crops=CROPS, device=torch.device("cpu"))
+        )
+        assert [found.accuracy for found in measured] == [1.0] * 4, "its classes are colours, so all are attacked"
+        seen.append([numbers(call["images"]) for call in (*pgd_calls, *autoattack_calls)])
+        assert [found.images for found in measured] == [measured[0].images, *map(len, seen[-1])]
+    assert seen[0] == seen[1]
+    by_pgd, by_margin, by_autoattack = map(set, seen[0])
+    everything = set(numbers(load_test(in_order_of_classes, images=protocol.images).images_NCHW / 255))
+    assert by_autoattack <= by_margin == by_pgd <= everything
+    assert len(everything) == counts["images"]
+    assert len(by_pgd) == min(counts["images"], counts["attacked_images"])
+    for sample in (everything, by_pgd, by_autoattack):
+        assert [sum(number // 30 == label for number in sample) for label in range(CLASSES)] == [len(sample) // 3] * 3
+
+
+def test_the_attacked_validation_images_are_a_fair_sample_too(
+    encoder: SelfSupervisedEncoder, in_order_of_classes: DataConfig, pgd_calls: Calls
+) -> None:
+    splits = load_splits(in_order_of_classes)
+    for attack_images in (6, 15, 60):
+        pgd_calls.clear()
+        config = EVALUATION.model_copy(update={"attack_images": attack_images})
+        found = search_scores(
+            encoder, splits.probe, splits.validation, classes=CLASSES, config=config, generator=torch.Generator()
+        )
+        assert found.clean_accuracy == 1, "its classes are colours, so all are attacked"
+        labels = torch.cat(pgd_calls.of("labels"))
+        assert torch.bincount(labels).tolist() == [attack_images // 3] * 3
+        assert (
+            numbers(torch.cat(pgd_calls.of("images"))) == numbers(splits.validation.images_NCHW / 255)[:attack_images]
+        )
 
 
 def test_pgd_and_its_margin_check_get_the_settings_of_the_protocol(

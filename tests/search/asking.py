@@ -78,6 +78,8 @@ class Work(NamedTuple):
     activations: float
     kept: float
     parameters: float
+    evaluation_flops: float = 1.0
+    evaluation_kept: float = 0.0
 
 
 def work_of(trial: TrialConfig) -> Work:

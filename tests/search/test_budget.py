@@ -6,11 +6,12 @@ from itertools import islice
 from typing import Any
 
 import pytest
-from asking import rows_of, work_of
+from asking import Work, rows_of, work_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.search.budget import SAMPLE, Budget
 from cfamc_ray.study.cost_model import CostModel
 from cfamc_ray.study.records import Status, TrialRecord
@@ -170,6 +171,15 @@ class TestMemory:
         assert budget.refusal(point(20), []) == ""
         assert "GB of memory" in budget.refusal(point(21), [])
         assert budget.refusal(point(21), self.RAN) == "", "its own trials, which take less, know better"
+
+    def test_what_an_evaluation_needs_counts_where_it_is_more_than_training_needs(self) -> None:
+        def work(trial: TrialConfig) -> Work:
+            return work_of(trial)._replace(evaluation_kept=1e9)
+
+        costs = CostModel(work, 1, {"flop": 1.0}, {"process": 1e8, "kept_activation": 2.0})
+        for memory_bytes, refused in ((2.2e9, False), (2.0e9, True)):
+            budget = Budget(study({}), work_of=work, memory_bytes=memory_bytes, costs=costs)
+            assert ("would need about 2.1 GB of memory" in budget.refusal(point(20), [])) is refused
 
     def test_without_a_limit_there_is_none(self) -> None:
         assert budget_of(study({})).refusal(point(40), self.RAN) == ""

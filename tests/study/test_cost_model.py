@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from made_by_hand import study
 
 from cfamc_ray.config.trial import TrialConfig
-from cfamc_ray.study.cost_model import CostModel, fit_costs
+from cfamc_ray.study.cost_model import EVALUATION, CostModel, fit_costs
 from cfamc_ray.study.records import Status, TrialRecord
 
 CONFIG = study(
@@ -54,6 +54,8 @@ class Work(NamedTuple):
     activations: float
     kept: float
     parameters: float
+    evaluation_flops: float = 1.0
+    evaluation_kept: float = 0.0
 
 
 def work_of(trial: TrialConfig) -> Work:
@@ -84,7 +86,7 @@ RATES = st.tuples(st.floats(1e-15, 1e-12), st.floats(1e-4, 1e-1), st.floats(1e-2
 def test_seconds_that_grow_with_flops_updates_and_measurements_are_found(rates: tuple[float, ...]) -> None:
     model = fit_costs(CONFIG, [record(number, size, rates) for number, size in enumerate(SIZES)], work_of)
     assert model.seconds_per is not None
-    assert [model.seconds_per[name] for name in ("flop", "update", "measurement")] == pytest.approx(rates, rel=1e-5)
+    assert [model.seconds_per[name] for name in ("flop", "update", EVALUATION)] == pytest.approx(rates, rel=1e-5)
     for size in ELSEWHERE:
         assert model.seconds(CONFIG.trial_at(size.point)) == pytest.approx(seconds_of(size, rates), rel=1e-6)
 
@@ -182,11 +184,38 @@ def test_each_worker_has_its_share_of_crops_and_all_parameters() -> None:
     def work(trial: TrialConfig) -> Work:
         return Work(6e12, 4e9, 1e9, 1e6)
 
-    rates = {"flop": 1e-12, "activation": 1e-9, "updated_parameter": 1e-9, "update": 1e-3}
+    rates = {"flop": 1e-12, "activation": 1e-9, "updated_parameter": 1e-9, "update": 1e-3, EVALUATION: 0.0}
     model = CostModel(work, 2, rates, {"process": 1e8, "kept_activation": 4.0, "parameter": 12.0})
     trial = CONFIG.trial_at(SIZES[0].point)
     assert model.seconds(trial) == pytest.approx(3 + 2 + 1e-3 * trial.updates + 1e-3 * trial.updates)
     assert model.memory_bytes(trial) == pytest.approx(1e8 + 2e9 + 12e6)
+
+
+def test_where_training_alone_was_measured_an_evaluation_takes_time_at_its_rate() -> None:
+    def work(trial: TrialConfig) -> Work:
+        return Work(6e12, 4e9, 1e9, 1e6, evaluation_flops=3e11)
+
+    trial = CONFIG.trial_at(Size(4, 50, 9, 4, 9).point)
+    assert trial.measurements == 3  # after the epochs 4, 8 and 9
+    of_training = {"flop": 1e-12, "activation": 1e-9, "update": 1e-3}
+    for workers in (1, 2):
+        alone = (6e12 * 1e-12 + 4e9 * 1e-9) / workers + 1e-3 * trial.updates
+        model = CostModel(work, workers, of_training, None)
+        assert model.seconds(trial) == pytest.approx(alone + 9e11 / 6e12 * 10)
+        fitted = CostModel(work, workers, {**of_training, EVALUATION: 1e-11}, None)
+        assert fitted.seconds(trial) == pytest.approx(alone + 9)
+
+
+@pytest.mark.parametrize(("kept_by_evaluation", "bytes_of_activations"), [(4e8, 2e9), (6e8, 2.4e9)])
+def test_memory_is_that_of_training_or_of_the_evaluation_which_the_first_worker_does_by_itself(
+    kept_by_evaluation: float, bytes_of_activations: float
+) -> None:
+    def work(trial: TrialConfig) -> Work:
+        return Work(6e12, 4e9, 1e9, 1e6, evaluation_kept=kept_by_evaluation)
+
+    model = CostModel(work, 2, None, {"process": 1e8, "kept_activation": 4.0, "parameter": 12.0})
+    expected = 1e8 + bytes_of_activations + 12e6
+    assert model.memory_bytes(CONFIG.trial_at(SIZES[0].point)) == pytest.approx(expected)
 
 
 def test_what_was_measured_elsewhere_stands_in_for_what_is_not_known() -> None:

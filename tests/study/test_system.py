@@ -197,8 +197,10 @@ class TestReadCosts:
         for path in (run, run / "fits.json"):
             model, work = read_costs(path, config, training_work), training_work(trial)
             rates = (FLOP * work.flops, ACTIVATION * work.activations, trial.updates * UPDATED * work.parameters)
-            assert model.seconds(trial) == pytest.approx(sum(rates) + trial.updates * UPDATE, rel=1e-4)
-            expected = PROCESS + KEPT * work.kept + PARAMETER * work.parameters
+            evaluating = trial.measurements * work.evaluation_flops / work.flops * sum(rates[:2])
+            expected = sum(rates) + trial.updates * UPDATE + evaluating
+            assert model.seconds(trial) == pytest.approx(expected, rel=1e-4)
+            expected = PROCESS + KEPT * max(work.kept, work.evaluation_kept) + PARAMETER * work.parameters
             assert model.memory_bytes(trial) == pytest.approx(expected, rel=1e-4)
 
     def test_two_workers_share_the_crops(self, run: Path) -> None:
