@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Protocol, Self, TextIO
 
 import optuna
 import ray
 import torch
 from pyarrow.fs import LocalFileSystem
-from ray import tune
+from ray import cloudpickle, tune
 from ray.exceptions import RayTaskError
 from ray.tune.experiment import Trial as TuneTrial
 
@@ -271,7 +272,7 @@ class _Watcher(tune.Callback):
         number = trial.config["number"]
         trial_folder = TrialFolder(self.folder, number)
         record = trial_folder.read() or TrialRecord(number, trial.config["point"])
-        error = trial.get_pickled_error()
+        error = _error_of(trial)
         if _met_a_full_disk(error):
             self.search.halted = f"{self.folder}: the disk is full; make room there, then go on with --resume"
             return
@@ -314,6 +315,14 @@ class _Watcher(tune.Callback):
         seconds = self.shown - self.started
         progress = progress_of(self.config, self.records, seconds=seconds, ended_before=self.ended_before)
         self.view.show(progress, self.records)
+
+
+def _error_of(trial: TuneTrial) -> Exception | None:
+    """What ended a trial; `get_error` would look in the study's folder, into which Tune copies it later."""
+    try:
+        return cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())  # type: ignore[no-any-return]
+    except (OSError, TypeError, ValueError, EOFError, UnpicklingError):
+        return None
 
 
 def _met_a_full_disk(error: Exception | None) -> bool:
