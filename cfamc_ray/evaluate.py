@@ -19,10 +19,12 @@ from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.protocol import HEADS, PROTOCOLS, ProtocolConfig
 from cfamc_ray.config.reading import resolve_protocol
 from cfamc_ray.config.recipes import PublishedRow, read_recipe, recipe_names
-from cfamc_ray.config.trial import DataConfig, TrialConfig
+from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.config.trial import DataConfig, TrialConfig, without_paths
 from cfamc_ray.config.yaml12 import dump_yaml
 from cfamc_ray.files import write_text
 from cfamc_ray.study.environment import environment
+from cfamc_ray.study.images import check_same
 from cfamc_ray.study.records import TrialFolder, read_config, read_trials, trial_name
 from cfamc_ray.study.wording import show_radius, show_seconds, show_value
 from cfamc_ray.terminal import Detail, ProgressView, add_detail_options, say
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
     import torch
 
     from cfamc_ray.evaluation.protocols import Measurement
+
+
+PLACE = "data.path="
+"""Of ``--set``: where the run's own images lie now."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,8 @@ class Run:
     """Whose published row stands beside."""
     encoder: Path | None
     """None: its initial weights."""
+    study: StudyConfig | None = None
+    """It belongs to; None of a recipe's initial weights."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,7 +75,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where it is computed")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a protocol's key"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="override a protocol's key, or data.path, where the images lie now",
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="the record (evaluations/… in the trial's folder)")
     add_detail_options(parser, verbose="every setting of the protocol")
@@ -78,9 +91,11 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     names = PROTOCOLS if arguments.protocol == "all" else (arguments.protocol,)
     if arguments.out and len(names) > 1:
         raise InputError("--out: names one file, but --protocol all writes several records; leave one of them out")
-    protocols = [resolve_protocol(name, head=arguments.head, overrides=arguments.overrides) for name in names]
+    places = [text for text in arguments.overrides if text.startswith(PLACE)]
+    overrides = [text for text in arguments.overrides if text not in places]
+    protocols = [resolve_protocol(name, head=arguments.head, overrides=overrides) for name in names]
     run = _find_run(arguments.run, untrained=arguments.untrained)
-    data = _transfer(arguments.transfer, run.trial.data.image_size) if arguments.transfer else run.trial.data
+    data = _transfer(arguments.transfer, run.trial.data.image_size) if arguments.transfer else _own_data(run, places)
     device = _device(arguments.device)
     _warn_of_scale(run.trial, data, protocols)
     return max(_run_protocol(run, data, protocol, device, arguments.out, arguments.detail) for protocol in protocols)
@@ -100,7 +115,9 @@ def _run_protocol(
         "data": data.model_dump(mode="json"),
         "protocol": protocol.model_dump(mode="json"),
     }
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    unplaced = {"encoder": run.encoder is not None, "trial": without_paths(run.trial.model_dump(mode="json"))}
+    identity = settings | unplaced | without_paths({"data": settings["data"]})
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     path = out or run.folder / "evaluations" / f"{protocol.name}-{digest}.json"
     say(f"{run.name}: protocol {protocol.name} on the test split of {data.path or data.name}", detail)
     if detail == "verbose":
@@ -156,7 +173,8 @@ def _find_run(name: str, *, untrained: bool) -> Run:
     trial_folder = _find_trial(path)
     study = read_config(trial_folder.path.parent)
     record = trial_folder.read()
-    assert record is not None, "it was found by its record"
+    if record is None:
+        raise InputError(f"{trial_folder.trial_file}: is damaged; resuming its study writes it again")
     base = record.point.get("base", study.base)
     label = study.name if len(read_trials(trial_folder.path.parent)) == 1 else f"{study.name}/{record.trial_id}"
     return Run(
@@ -165,7 +183,27 @@ def _find_run(name: str, *, untrained: bool) -> Run:
         study.trial_at(record.point),
         None if base is None else str(base),
         None if untrained else trial_folder.encoder,
+        study,
     )
+
+
+def _own_data(run: Run, places: Sequence[str]) -> DataConfig:
+    """The images that a run was trained for, where they lie now.
+
+    Raises:
+        InputError: where they are missing, or others than those that the run's study began with.
+    """
+    from cfamc_ray.data.content import content_digest  # noqa: PLC0415 (torch is slow to import)
+
+    data = run.trial.data
+    if places:
+        if data.path is None:
+            raise InputError(f"--set {places[-1]}: {run.name} was trained on {data.name}, which has no path")
+        data = data.model_copy(update={"path": str(Path(places[-1].removeprefix(PLACE)).resolve())})
+    if run.study is not None and "data" not in {key.split(".")[0] for key in run.study.space}:
+        given = run.study.model_copy(update={"trial": run.study.trial.model_copy(update={"data": data})})
+        check_same(run.folder.parent, {"data": content_digest(data)}, config=given)
+    return data
 
 
 def _find_trial(path: Path) -> TrialFolder:

@@ -18,7 +18,7 @@ from cfamc_ray.data.splits import Splits, load_splits
 from cfamc_ray.evaluation.cost import training_flops
 from cfamc_ray.method.encoder import load_encoder
 from cfamc_ray.method.loss import nt_xent_loss
-from cfamc_ray.trial import OutOfTime, Trial, TrialFailed, TrialMetrics, arithmetic, initial_encoder
+from cfamc_ray.trial import CheckpointError, OutOfTime, Trial, TrialFailed, TrialMetrics, arithmetic, initial_encoder
 
 MEASURED = ("train_seconds", "eval_seconds", "overhead_seconds", "peak_memory_bytes", "crop_passes_per_second")
 """Metrics of the machine, not of the trial."""
@@ -214,7 +214,7 @@ def test_a_checkpoint_of_a_fresh_trial_and_one_of_a_finished_trial_can_be_resume
 
 def test_a_checkpoint_of_another_config_is_refused(tmp_path: Path) -> None:
     tiny_trial().save(tmp_path / "checkpoint.pt")
-    with pytest.raises(TrialFailed, match="another config"):
+    with pytest.raises(CheckpointError, match="another config"):
         tiny_trial(tiny_config(seed=1)).load(tmp_path / "checkpoint.pt")
 
 

@@ -372,8 +372,12 @@ class TrialConfig(Strict):
 
     @property
     def fingerprint(self) -> str:
-        """Twelve hexadecimal digits that are equal for equal configs alone, wherever their images lie."""
-        return hashlib.sha256(json.dumps(without_paths(self.model_dump()), sort_keys=True).encode()).hexdigest()[:12]
+        """Twelve hexadecimal digits that are equal for equal configs alone, wherever their images lie.
+
+        Defaults are left out: a key that is added later, and whose default changes nothing, leaves them as they are.
+        """
+        written = without_paths(self.model_dump(exclude_defaults=True))
+        return hashlib.sha256(json.dumps(written, sort_keys=True).encode()).hexdigest()[:12]
 
     def value_of(self, key: str) -> Any:
         """The value of a dotted key, such as ``crops.views``, or of a derived quantity, such as ``crop_passes``.
@@ -411,7 +415,7 @@ def without_paths(trial: Mapping[str, Any]) -> dict[str, Any]:
     """A dumped trial without the places of its images, which are no part of what it is."""
 
     def unplaced(data: Any) -> Any:
-        return {**data, "path": None} if isinstance(data, Mapping) and data.get("path") else data
+        return {key: value for key, value in data.items() if key != "path"} if isinstance(data, Mapping) else data
 
     tree = {key: unplaced(value) if key == "data" else value for key, value in trial.items()}
     if isinstance(tree.get("evaluation"), Mapping) and "transfer" in tree["evaluation"]:

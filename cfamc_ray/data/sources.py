@@ -87,7 +87,10 @@ def locate(config: DataConfig, folder: Path | None = None) -> Path | None:
     folder = folder or data_folder()
     if (folder / config.path).exists():
         return folder / config.path
-    raise InputError(f"data.path {config.path}: no such file or folder, neither from {Path.cwd()} nor from {folder}")
+    raise InputError(
+        f"data.path {config.path}: no such file or folder, neither from {Path.cwd()} nor from {folder}; "
+        "--set data.path=PATH names another place"
+    )
 
 
 def _expanded(path: str) -> Path:
