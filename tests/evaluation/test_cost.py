@@ -284,7 +284,7 @@ def test_where_nothing_breaks_a_measurement_passes_as_many_images_as_are_counted
         ({"evaluation.attack_images": 20}, lambda one: 4000 * 4096 + 20 * (6 * 3 * 32**2 + one.kept)),
         ({"data.probe_images": 100_000}, lambda one: 100_000 * 4096 * 3),
     ],
-    ids=str,
+    ids=["small batch", "default", "few attacked", "the fit"],
 )
 def test_a_measurement_holds_the_probe_s_features_and_a_batch_or_what_the_fit_needs(
     values: dict[str, Any], kept: Callable[[PixelGradient], int]
