@@ -1,8 +1,9 @@
 """What a study may still spend: when it is over, and which points no longer fit."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
+from operator import is_
 from typing import Any
 
 from cfamc_ray.config.study import StudyConfig
@@ -36,6 +37,7 @@ class Budget:
     ) -> None:
         self.config, self.work_of, self.memory_bytes, self.costs = config, work_of, memory_bytes, costs
         self._sample: list[TrialConfig] | None = None
+        self._fitted: tuple[Sequence[TrialRecord], CostModel] | None = None
 
     def over(self, records: Sequence[TrialRecord]) -> str:
         """Why no further trial is to start; empty while one may."""
@@ -60,14 +62,26 @@ class Budget:
 
     def refusal(self, point: Mapping[str, Any], records: Sequence[TrialRecord]) -> str:
         """Why a point cannot be paid or cannot fit the memory; empty where it can."""
-        trial, model = self.config.trial_at(point), self._model(records)
+        return self._refusal(point, self._left(records), self._model(records))
+
+    def fits(self, records: Sequence[TrialRecord]) -> Callable[[Mapping[str, Any]], bool]:
+        """Whether a point can be paid and fits the memory, of many points while the records stay as they are."""
+        left, model = self._left(records), self._model(records)
+        return lambda point: not self._refusal(point, left, model)
+
+    def _refusal(self, point: Mapping[str, Any], left: Mapping[str, float], model: CostModel) -> str:
+        trial = self.config.trial_at(point)
         needed = model.memory_bytes(trial)
         if needed is not None and needed > self.memory_bytes:
             return f"would need about {needed / 1e9:.3g} GB of memory, of {self.memory_bytes / 1e9:.3g} GB"
-        return self._excess(trial, self._left(records), model)
+        return self._excess(trial, left, model)
 
     def _model(self, records: Sequence[TrialRecord]) -> CostModel:
-        return fit_costs(self.config, records, self.work_of).or_else(self.costs)
+        """Fitted once to the same records."""
+        seen = self._fitted[0] if self._fitted else ()
+        if self._fitted is None or len(seen) != len(records) or not all(map(is_, seen, records)):
+            self._fitted = list(records), fit_costs(self.config, records, self.work_of).or_else(self.costs)
+        return self._fitted[1]
 
     def _left(self, records: Sequence[TrialRecord]) -> dict[str, float]:
         """What is left of each limit once the running trials have ended."""

@@ -69,15 +69,16 @@ class FeasibleSampler(BaseSampler):
             return {}
         if set(search_space) <= set(trial.params) and self.config.admits(self.constants | trial.params):
             return trial.params  # a trial that goes on
-        tried = [known.params for known in study.get_trials(deepcopy=False) if known.number != trial.number]
-        first = (point for point in self.config.first_points if self._searched(point) not in tried)
-        if (point := next(first, None)) is not None:
-            return self._searched(point)
+        others = (known for known in study.get_trials(deepcopy=False) if known.number != trial.number)
+        tried = {frozenset(known.params.items()) for known in others}
+        first = map(self._searched, self.config.first_points)
+        if (point := next((point for point in first if frozenset(point.items()) not in tried), None)) is not None:
+            return point
         repeated = None
         for point in self._proposals(study, trial):
             whole = self.constants | point
             if self.config.admits(whole) and self.fits(whole):
-                if point not in tried:
+                if frozenset(point.items()) not in tried:
                     return point
                 repeated = repeated or point
         if repeated is None:
