@@ -92,9 +92,7 @@ def tell(study: optuna.Study, number: int, config: StudyConfig, record: TrialRec
     study.tell(number, values, state)
 
 
-def _ending(
-    config: StudyConfig, record: TrialRecord | None
-) -> tuple[TrialState, list[float] | None, dict[str, float]]:
+def _ending(config: StudyConfig, record: TrialRecord | None) -> tuple[TrialState, list[float] | None, dict[str, float]]:
     """State, values and violated constraints of a trial that ended."""
     values = record.values(config.objectives) if record and record.status == "finished" else []
     if values and np.isfinite(values).all():

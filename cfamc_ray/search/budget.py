@@ -10,6 +10,7 @@ from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.study.cost_model import CostModel, WorkOf, fit_costs
 from cfamc_ray.study.front import find_front
+from cfamc_ray.study.points import trials_of
 from cfamc_ray.study.records import TrialRecord
 
 SECONDS_PER_HOUR = 3600
@@ -36,6 +37,7 @@ class Budget:
         costs: CostModel | None = None,
     ) -> None:
         self.config, self.work_of, self.memory_bytes, self.costs = config, work_of, memory_bytes, costs
+        self._trial_of = trials_of(config)
         self._sample: list[TrialConfig] | None = None
         self._fitted: tuple[Sequence[TrialRecord], CostModel] | None = None
 
@@ -80,7 +82,8 @@ class Budget:
         """Fitted once to the same records."""
         seen = self._fitted[0] if self._fitted else ()
         if self._fitted is None or len(seen) != len(records) or not all(map(is_, seen, records)):
-            self._fitted = list(records), fit_costs(self.config, records, self.work_of).or_else(self.costs)
+            model = fit_costs(self.config, records, self.work_of, trial_of=self._trial_of)
+            self._fitted = list(records), model.or_else(self.costs)
         return self._fitted[1]
 
     def _left(self, records: Sequence[TrialRecord]) -> dict[str, float]:
@@ -97,7 +100,7 @@ class Budget:
 
     def _spent(self, record: TrialRecord, model: CostModel | None) -> dict[str, float]:
         if not record.ended:
-            return self._planned(self.config.trial_at(record.point), model)
+            return self._planned(self._trial_of(record), model)
         places, seconds = (
             self.config.resources.trials_at_once,
             record.value("train_seconds") + record.value("eval_seconds"),

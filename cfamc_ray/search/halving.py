@@ -15,6 +15,7 @@ from typing import NamedTuple
 from cfamc_ray.config.study import PLANNED_COSTS, StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.study.pareto import best_first
+from cfamc_ray.study.points import trials_of
 from cfamc_ray.study.records import TrialRecord
 
 
@@ -54,7 +55,7 @@ class ParetoHalving:
         assert config.search.halving is not None
         self.config, self.halving = config, config.search.halving
         self.directions = [*config.objectives.values(), "minimize"]
-        self._trials: dict[int, TrialConfig] = {}
+        self._trial_of = trials_of(config)
 
     def verdict(self, record: TrialRecord, others: Iterable[TrialRecord]) -> str:
         """Why a trial is to be stopped after its last epoch; empty where it goes on.
@@ -78,12 +79,7 @@ class ParetoHalving:
         )
 
     def _rungs(self, record: TrialRecord) -> list[Rung]:
-        return rungs_of(self._trial(record), self.halving.rungs)
-
-    def _trial(self, record: TrialRecord) -> TrialConfig:
-        if record.number not in self._trials:
-            self._trials[record.number] = self.config.trial_at(record.point)
-        return self._trials[record.number]
+        return rungs_of(self._trial_of(record), self.halving.rungs)
 
     def _values_at(self, record: TrialRecord, share: float) -> list[float] | None:
         """What is compared at a rung; None of a trial that did not come so far."""
@@ -91,7 +87,7 @@ class ParetoHalving:
         if rung is None or rung.epoch > len(record.rows):
             return None
         then = TrialRecord(record.number, record.point, record.rows[: rung.epoch])
-        whole = self._trial(record).pretraining.epochs / rung.epoch
+        whole = self._trial_of(record).pretraining.epochs / rung.epoch
         return [
             *(then.value(name) * (whole if name in PLANNED_COSTS else 1.0) for name in self.config.objectives),
             then.value("flops") * whole,
