@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -128,35 +128,35 @@ def _add_trials(study: optuna.Study, first: int, trials: Sequence[FrozenTrial]) 
             study.add_trial(trial)
         return
     with Session(storage.engine) as session:
-        last_id = session.scalar(select(func.max(models.TrialModel.trial_id))) or 0
-        for place, trial in enumerate(trials):
-            trial_id = last_id + 1 + place
-            session.add(
-                models.TrialModel(
-                    trial_id=trial_id,
-                    number=first + place,
-                    study_id=study._study_id,
-                    state=trial.state,
-                    datetime_start=trial.datetime_start,
-                    datetime_complete=trial.datetime_complete,
-                )
-            )
-            for objective, value in enumerate(trial.values or []):
-                stored, kind = models.TrialValueModel.value_to_stored_repr(value)
-                session.add(
-                    models.TrialValueModel(trial_id=trial_id, objective=objective, value=stored, value_type=kind)
-                )
-            for name, searched in trial.distributions.items():
-                session.add(
-                    models.TrialParamModel(
-                        trial_id=trial_id,
-                        param_name=name,
-                        param_value=searched.to_internal_repr(trial.params[name]),
-                        distribution_json=distribution_to_json(searched),
-                    )
-                )
-            for key, attribute in trial.system_attrs.items():
-                session.add(
-                    models.TrialSystemAttributeModel(trial_id=trial_id, key=key, value_json=json.dumps(attribute))
-                )
+        first_id = (session.scalar(select(func.max(models.TrialModel.trial_id))) or 0) + 1
+        rows = [
+            row
+            for place, trial in enumerate(trials)
+            for row in _database_rows(trial, first_id + place, study_id=study._study_id, number=first + place)
+        ]
+        session.bulk_save_objects(rows, preserve_order=False)
         session.commit()
+
+
+def _database_rows(trial: FrozenTrial, trial_id: int, *, study_id: int, number: int) -> Iterator[object]:
+    """What Optuna's tables hold of a trial."""
+    yield models.TrialModel(
+        trial_id=trial_id,
+        number=number,
+        study_id=study_id,
+        state=trial.state,
+        datetime_start=trial.datetime_start,
+        datetime_complete=trial.datetime_complete,
+    )
+    for objective, value in enumerate(trial.values or []):
+        stored, kind = models.TrialValueModel.value_to_stored_repr(value)
+        yield models.TrialValueModel(trial_id=trial_id, objective=objective, value=stored, value_type=kind)
+    for name, searched in trial.distributions.items():
+        yield models.TrialParamModel(
+            trial_id=trial_id,
+            param_name=name,
+            param_value=searched.to_internal_repr(trial.params[name]),
+            distribution_json=distribution_to_json(searched),
+        )
+    for key, attribute in trial.system_attrs.items():
+        yield models.TrialSystemAttributeModel(trial_id=trial_id, key=key, value_json=json.dumps(attribute))

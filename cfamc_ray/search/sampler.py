@@ -56,6 +56,10 @@ class FeasibleSampler(BaseSampler):
         """Whether a point may be proposed: set by a search whose budget runs out."""
         self.distributions = distributions(config.space)
         self.constants = constants(config.space)
+        self._points, self._grid = (
+            config.points(),
+            list[Point](),
+        )  # points of a grid, and the first ones that were needed
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """All keys together, for a condition binds several."""
@@ -91,8 +95,8 @@ class FeasibleSampler(BaseSampler):
     def _proposals(self, study: optuna.Study, trial: FrozenTrial) -> Iterator[dict[str, Any]]:
         search = self.config.search
         if search.sampler == "grid":
-            for point in islice(self.config.points(), trial.number, trial.number + 1):
-                yield {key: point[key] for key in self.distributions}
+            self._grid += islice(self._points, max(trial.number + 1 - len(self._grid), 0))
+            yield from map(self._searched, self._grid[trial.number : trial.number + 1])
             return
         seed = (search.seed, trial.number)
         if search.sampler == "front":
