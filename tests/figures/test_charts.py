@@ -133,7 +133,7 @@ def test_trials_off_the_front_are_one_line_that_breaks_off_after_each() -> None:
     assert list(robust.x) == pytest.approx([30, nan], nan_ok=True)
     assert [details.split()[1] for details in clean.details] == list("112223333")
     (drawn,) = draw(chart).axes[0].lines
-    assert np.isnan(drawn.get_ydata()).sum() == 3  # type: ignore[arg-type]
+    assert np.isnan(drawn.get_ydata()).sum() == 3
     page = embed(chart)[0]
     assert "[10.0,null,10.0,20.0,null,10.0,20.0,30.0,null]" in page
     assert "trial 3 (stopped)" in page
