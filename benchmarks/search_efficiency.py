@@ -37,7 +37,7 @@ from benchmarks.search_table import SEEDS, Curve, point_key, read_table, table_s
 from benchmarks.timing import report
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.evaluation.cost import training_work
-from cfamc_ray.search.front_model import LENGTHS
+from cfamc_ray.search.gaussian_process import LENGTHS
 from cfamc_ray.search.search import Search
 from cfamc_ray.study.pareto import hypervolume, pareto_front
 from cfamc_ray.study.points import encode

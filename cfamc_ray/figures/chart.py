@@ -33,14 +33,15 @@ class Points(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A line through places."""
+    """A line through places; where one is not a number, it breaks off and begins anew at the next."""
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
     style: Literal["plain", "unmarked", "stairs", "steps", "faint", "attained"] = "plain"
     """Stairs, steps and attained hold until the next place; stairs are drawn as strongly as plain lines."""
-    details: str = ""
+    details: str | Sequence[str] = ""
+    """Shown where a person points at the line, or at each of its places."""
     hue: int | None = None
     """As of points."""
 

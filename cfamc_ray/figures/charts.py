@@ -206,21 +206,22 @@ def curves_chart(records: Sequence[TrialRecord], members: Sequence[TrialRecord])
     front = {record.number for record in members}
     panels = []
     for name in ("clean_accuracy", "robust_accuracy"):
-        lines = []
-        for record in sorted(records, key=lambda record: record.number in front):
+        lines: list[Line] = []
+        faint_x, faint_y, faint_details = list[float](), list[float](), list[str]()
+        for record in records:
             rows = [row for row in record.rows if row.get(name) is not None]
-            on = record.number in front
-            lines.append(
-                Line(
-                    f"trial {record.number}" if on else "",
-                    [float(row["crop_passes"]) for row in rows],
-                    [float(row[name]) for row in rows],
-                    style="plain" if on else "faint",
-                    details=f"trial {record.number} ({record.status})",
-                )
-            )
-        drawn = [line for line in lines if line.x]
-        panels.append(Panel(metric_axis(COST, {}), metric_axis(name, {}), drawn, missing="no epoch has ended yet"))
+            x, y = [float(row["crop_passes"]) for row in rows], [float(row[name]) for row in rows]
+            details = f"trial {record.number} ({record.status})"
+            if rows and record.number in front:
+                lines.append(Line(f"trial {record.number}", x, y, details=details))
+            elif rows:  # all in one line with gaps: a thousand lines would take long to draw, and to show
+                faint_x += [*x, math.nan]
+                faint_y += [*y, math.nan]
+                faint_details += [details] * (len(rows) + 1)
+        faint = [Line("", faint_x, faint_y, style="faint", details=faint_details)] if faint_x else []
+        panels.append(
+            Panel(metric_axis(COST, {}), metric_axis(name, {}), [*faint, *lines], missing="no epoch has ended yet")
+        )
     return Chart("curves", "Learning curves", panels, columns=2)
 
 

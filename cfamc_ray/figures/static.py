@@ -71,8 +71,9 @@ def draw(chart: Chart) -> Figure:
 def save_chart(chart: Chart, folder: Path) -> None:
     """Write a chart into a folder under its own name, for screens and for papers."""
     figure = draw(chart)
-    for ending in ("png", "svg"):
-        save_figure(figure, folder / f"{chart.name}.{ending}")
+    save_figure(figure, folder / f"{chart.name}.png")
+    figure.set_layout_engine(None)  # it is laid out: that takes as long as drawing
+    save_figure(figure, folder / f"{chart.name}.svg")
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -240,7 +240,7 @@ class _Watcher(tune.Callback):
     def __init__(self, search: Search, folder: Path, view: View) -> None:
         self.search, self.config, self.folder, self.view = search, search.config, folder, view
         self.losses: Counter[int] = Counter()
-        self.records = read_trials(folder)
+        self.known = {record.number: record for record in read_trials(folder)}
         self.ended_before = sum(record.ended and record.counts for record in self.records)
         self.started, self.shown = time.monotonic(), 0.0
         self.finished, self.drawn = -1, -math.inf
@@ -292,6 +292,11 @@ class _Watcher(tune.Callback):
         self._draw_front()
         self.events.close()
 
+    @property
+    def records(self) -> list[TrialRecord]:
+        """Of all trials so far, by number."""
+        return [self.known[number] for number in sorted(self.known)]
+
     def _finished(self) -> int:
         return sum(record.status == "finished" for record in self.records)
 
@@ -307,14 +312,14 @@ class _Watcher(tune.Callback):
     def _reread(self, trial: TuneTrial) -> None:
         number = trial.config["number"]
         record = TrialFolder(self.folder, number).read() or TrialRecord(number, trial.config["point"])
-        known = {known.number: known for known in self.records} | {number: record}
-        self.records = [known[number] for number in sorted(known)]
+        self.known[number] = record
 
     def _show(self) -> None:
         self.shown = time.monotonic()
         seconds = self.shown - self.started
-        progress = progress_of(self.config, self.records, seconds=seconds, ended_before=self.ended_before)
-        self.view.show(progress, self.records)
+        records = self.records
+        progress = progress_of(self.config, records, seconds=seconds, ended_before=self.ended_before)
+        self.view.show(progress, records)
 
 
 def _error_of(trial: TuneTrial) -> Exception | None:

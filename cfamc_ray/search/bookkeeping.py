@@ -1,14 +1,19 @@
 """Optuna's storage of a study, brought in line with what the trials' folders hold."""
 
+import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import optuna
+from optuna.distributions import distribution_to_json
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.study import StudyConfig
@@ -55,8 +60,8 @@ def reconcile(study: optuna.Study, config: StudyConfig, records: Sequence[TrialR
     """
     by_number = {record.number: record for record in records}
     known = study.get_trials(deepcopy=False)
-    for number in range(len(known), max(by_number, default=-1) + 1):
-        study.add_trial(_lost_trial(config, by_number.get(number)))
+    lost = range(len(known), max(by_number, default=-1) + 1)
+    _add_trials(study, lost.start, [_lost_trial(config, by_number.get(number)) for number in lost])
     unfinished = []
     for trial in study.get_trials(deepcopy=False):
         if trial.state.is_finished():
@@ -75,24 +80,77 @@ def tell(study: optuna.Study, number: int, config: StudyConfig, record: TrialRec
     A trial that was stopped is told as pruned, and a point that did not fit as pruned and infeasible; neither with
     values, for an early one is no final one. TPE then takes both for worse than what ran to its end.
     """
+    state, values, violated = _ending(config, record)
+    for name, amount in violated.items():
+        optuna.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id).set_constraint(name, amount)
+    study.tell(number, values, state)
+
+
+def _ending(config: StudyConfig, record: TrialRecord | None) -> tuple[TrialState, list[float] | None, dict[str, float]]:
+    """State, values and violated constraints of a trial that ended."""
     values = record.values(config.objectives) if record and record.status == "finished" else []
     if values and np.isfinite(values).all():
-        study.tell(number, values)
-    elif record and record.status in ("stopped", "infeasible"):
-        if record.status == "infeasible":
-            trial = optuna.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
-            trial.set_constraint("fits budget and memory", 1.0)
-        study.tell(number, state=TrialState.PRUNED)
-    else:
-        study.tell(number, state=TrialState.FAIL)
+        return TrialState.COMPLETE, values, {}
+    if record and record.status in ("stopped", "infeasible"):
+        violated = {"fits budget and memory": 1.0} if record.status == "infeasible" else {}
+        return TrialState.PRUNED, None, violated
+    return TrialState.FAIL, None, {}
 
 
 def _lost_trial(config: StudyConfig, record: TrialRecord | None) -> FrozenTrial:
     if record is None:
         return create_trial(state=TrialState.FAIL)
+    state, values, violated = _ending(config, record) if record.ended else (TrialState.RUNNING, None, {})
     searched = distributions(config.space)
     return create_trial(
-        state=TrialState.RUNNING,
+        state=state,
+        values=values,
         params={key: record.point[key] for key in searched},
         distributions=searched,
+        constraints=violated,
     )
+
+
+def _add_trials(study: optuna.Study, first: int, trials: Sequence[FrozenTrial]) -> None:
+    """Add trials with numbers from the first on, as `study.add_trial` does one by one.
+
+    A database takes all of them in one transaction: Optuna's some thirty statements for each would take minutes.
+    """
+    storage = getattr(study._storage, "_backend", None)
+    if not isinstance(storage, RDBStorage):
+        for trial in trials:
+            study.add_trial(trial)
+        return
+    with Session(storage.engine) as session:
+        first_id = (session.scalar(select(func.max(models.TrialModel.trial_id))) or 0) + 1
+        rows = [
+            row
+            for place, trial in enumerate(trials)
+            for row in _database_rows(trial, first_id + place, study_id=study._study_id, number=first + place)
+        ]
+        session.bulk_save_objects(rows, preserve_order=False)
+        session.commit()
+
+
+def _database_rows(trial: FrozenTrial, trial_id: int, *, study_id: int, number: int) -> Iterator[object]:
+    """What Optuna's tables hold of a trial."""
+    yield models.TrialModel(
+        trial_id=trial_id,
+        number=number,
+        study_id=study_id,
+        state=trial.state,
+        datetime_start=trial.datetime_start,
+        datetime_complete=trial.datetime_complete,
+    )
+    for objective, value in enumerate(trial.values or []):
+        stored, kind = models.TrialValueModel.value_to_stored_repr(value)
+        yield models.TrialValueModel(trial_id=trial_id, objective=objective, value=stored, value_type=kind)
+    for name, searched in trial.distributions.items():
+        yield models.TrialParamModel(
+            trial_id=trial_id,
+            param_name=name,
+            param_value=searched.to_internal_repr(trial.params[name]),
+            distribution_json=distribution_to_json(searched),
+        )
+    for key, attribute in trial.system_attrs.items():
+        yield models.TrialSystemAttributeModel(trial_id=trial_id, key=key, value_json=json.dumps(attribute))

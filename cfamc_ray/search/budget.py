@@ -1,14 +1,16 @@
 """What a study may still spend: when it is over, and which points no longer fit."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
+from operator import is_
 from typing import Any
 
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.study.cost_model import CostModel, WorkOf, fit_costs
 from cfamc_ray.study.front import find_front
+from cfamc_ray.study.points import trials_of
 from cfamc_ray.study.records import TrialRecord
 
 SECONDS_PER_HOUR = 3600
@@ -35,7 +37,9 @@ class Budget:
         costs: CostModel | None = None,
     ) -> None:
         self.config, self.work_of, self.memory_bytes, self.costs = config, work_of, memory_bytes, costs
+        self._trial_of = trials_of(config)
         self._sample: list[TrialConfig] | None = None
+        self._fitted: tuple[Sequence[TrialRecord], CostModel] | None = None
 
     def over(self, records: Sequence[TrialRecord]) -> str:
         """Why no further trial is to start; empty while one may."""
@@ -60,14 +64,27 @@ class Budget:
 
     def refusal(self, point: Mapping[str, Any], records: Sequence[TrialRecord]) -> str:
         """Why a point cannot be paid or cannot fit the memory; empty where it can."""
-        trial, model = self.config.trial_at(point), self._model(records)
+        return self._refusal(point, self._left(records), self._model(records))
+
+    def fits(self, records: Sequence[TrialRecord]) -> Callable[[Mapping[str, Any]], bool]:
+        """Whether a point can be paid and fits the memory, of many points while the records stay as they are."""
+        left, model = self._left(records), self._model(records)
+        return lambda point: not self._refusal(point, left, model)
+
+    def _refusal(self, point: Mapping[str, Any], left: Mapping[str, float], model: CostModel) -> str:
+        trial = self.config.trial_at(point)
         needed = model.memory_bytes(trial)
         if needed is not None and needed > self.memory_bytes:
             return f"would need about {needed / 1e9:.3g} GB of memory, of {self.memory_bytes / 1e9:.3g} GB"
-        return self._excess(trial, self._left(records), model)
+        return self._excess(trial, left, model)
 
     def _model(self, records: Sequence[TrialRecord]) -> CostModel:
-        return fit_costs(self.config, records, self.work_of).or_else(self.costs)
+        """Fitted once to the same records."""
+        seen = self._fitted[0] if self._fitted else ()
+        if self._fitted is None or len(seen) != len(records) or not all(map(is_, seen, records)):
+            model = fit_costs(self.config, records, self.work_of, trial_of=self._trial_of)
+            self._fitted = list(records), model.or_else(self.costs)
+        return self._fitted[1]
 
     def _left(self, records: Sequence[TrialRecord]) -> dict[str, float]:
         """What is left of each limit once the running trials have ended."""
@@ -83,7 +100,7 @@ class Budget:
 
     def _spent(self, record: TrialRecord, model: CostModel | None) -> dict[str, float]:
         if not record.ended:
-            return self._planned(self.config.trial_at(record.point), model)
+            return self._planned(self._trial_of(record), model)
         places, seconds = (
             self.config.resources.trials_at_once,
             record.value("train_seconds") + record.value("eval_seconds"),

@@ -6,26 +6,32 @@ scalarizations (Zhang and Golovin, arXiv 2006.04655): the hypervolume is the mea
 scaled value, whatever the number of objectives. What differs from a general sampler: costs among the objectives are
 computed, not learnt, and a trial that was stopped early counts with what others gained from there on.
 
+However many trials there are, a proposal takes about as long as after `MOST` of them: the processes see so many alone,
+the best, the latest, and others that lie far apart.
+
 Shapes: N observations, P known and running trials, C candidates, M = P + C, K objectives, F features, S draws, W
-directions.
+directions, E epochs.
 """
 
 import random
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from functools import cached_property, reduce
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.gaussian_process import GaussianProcessClassifier, GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+from sklearn.gaussian_process import GaussianProcessClassifier
+from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 from threadpoolctl import threadpool_limits
 
 from cfamc_ray.config.study import PLANNED_COSTS, Point, StudyConfig, draw
 from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.search.gaussian_process import LENGTHS, fit_kernel, posterior
 from cfamc_ray.study.cost_model import FlopsOf
 from cfamc_ray.study.front import find_front
+from cfamc_ray.study.pareto import best_first, farthest_first
 from cfamc_ray.study.points import encode
 from cfamc_ray.study.records import TrialRecord
 
@@ -36,10 +42,8 @@ ATTEMPTS = 1024
 """Draws for these candidates; some repeat, some do not meet the conditions."""
 SAMPLES = 64
 DIRECTIONS = 128
-LENGTHS = (0.5, 20.0)
-"""Bounds of a length scale, in widths of a key's range: few noisy trials cannot show what is finer."""
-NOISE = (0.1, 1.0)
-"""Bounds of the seeds' share of the variance that is seen."""
+MOST = 200
+"""Ended trials that the Gaussian processes see."""
 HOPELESS = 0.25
 """Chance that a trial ends well below which no gain is worth trying for."""
 MARGIN = 0.05
@@ -58,9 +62,9 @@ class FrontModel:
 
     def __init__(self, config: StudyConfig, records: Sequence[TrialRecord], flops_of: FlopsOf, *, seed: int) -> None:
         self.config, self.flops_of, self.seed = config, flops_of, seed
-        self.records = [record for record in records if record.status != "infeasible"]
+        known = sorted(records, key=lambda record: record.number)
+        self.records = [record for record in known if record.status != "infeasible"]
         self.signs_K = np.array([1.0 if direction == "maximize" else -1.0 for direction in config.objectives.values()])
-        self._trials = {record.number: config.trial_at(record.point) for record in self.records}
         ended = [record for record in self.records if record.status == "finished"]
         self._finished = [record for record in ended if np.isfinite(self._signed(record)).all()]
 
@@ -78,7 +82,7 @@ class FrontModel:
         source = random.Random(self.seed)  # noqa: S311 (no secret)
         space = self.config.space
         front = [record.point for record in find_front(self.config, self.records).members]
-        seen = [dict(record.point) for record in self.records]
+        seen = {tuple(record.point[key] for key in space) for record in self.records}
         found: list[Point] = []
         for attempt in range(ATTEMPTS):
             if front and attempt % 2:
@@ -86,9 +90,10 @@ class FrontModel:
                 point = {**source.choice(front), key: draw(space[key], source)}
             else:
                 point = {key: draw(written, source) for key, written in space.items()}
-            if point not in seen and self.config.admits(point):
+            values = tuple(point.values())
+            if values not in seen and self.config.admits(point):
                 found.append(point)
-                seen.append(dict(point))
+                seen.add(values)
             if len(found) == CANDIDATES:
                 break
         return found
@@ -97,10 +102,7 @@ class FrontModel:
         """Of the first points, which are to lie far apart: the distance to the nearest trial, (C,)."""
         if not self.records:
             return np.zeros(len(points))
-        here_CF, tried_PF = (
-            np.array([encode(self.config.space, point) for point in group])
-            for group in (points, [record.point for record in self.records])
-        )
+        here_CF, tried_PF = (self._encoded(group) for group in (points, [record.point for record in self.records]))
         distance_C: Array = np.linalg.norm(here_CF[:, None] - tried_PF, axis=-1).min(axis=1)
         return distance_C
 
@@ -108,9 +110,10 @@ class FrontModel:
         """Expected gain of hypervolume over known and running trials, (C,)."""
         seen, Y_NK, noise_NK = self._observations()
         known = [*seen, *(record for record in self.records if not record.ended)]
-        trials = [*(self._trials[record.number] for record in known), *map(self.config.trial_at, points)]
         places = [*(record.point for record in known), *points]
-        X_MF = np.array([encode(self.config.space, point) for point in places])
+        planned = any(name in PLANNED_COSTS for name in self.config.objectives)
+        trials = [self.config.trial_at(place) for place in places] if planned else []
+        X_MF = self._encoded(places)
         source = np.random.default_rng(self.seed)
         drawn_SMK = np.empty((SAMPLES, len(places), len(self.signs_K)))
         with threadpool_limits(1):  # threads that spin beside the trials would slow both
@@ -127,14 +130,10 @@ class FrontModel:
 
     def _chance(self, points: Sequence[Point]) -> Array:
         """That a trial ends well (as in Gelbart et al., arXiv 1403.5607), (C,)."""
-        ended = [record for record in self.records if record.ended]
-        failed_N = [record.status == "failed" for record in ended]
+        failed_N = [record.status == "failed" for record in self._seen]
         if not any(failed_N):
             return np.ones(len(points))
-        known_NF, new_CF = (
-            np.array([encode(self.config.space, point) for point in group])
-            for group in ([record.point for record in ended], points)
-        )
+        known_NF, new_CF = (self._encoded(group) for group in ([record.point for record in self._seen], points))
         kernel = ConstantKernel(4.0, (1.0, 100.0)) * Matern(np.ones(known_NF.shape[1]), LENGTHS, nu=2.5)
         classifier = GaussianProcessClassifier(kernel)
         with threadpool_limits(1), warnings.catch_warnings():
@@ -153,12 +152,12 @@ class FrontModel:
         direction_WK /= np.linalg.norm(direction_WK, axis=1, keepdims=True)
 
         def scaled(values: Array) -> Array:  # (..., K) to (..., W)
-            heights: Array = ((values - low_K) / span_K)[..., None, :] / direction_WK
-            volumes: Array = np.maximum(heights, 0.0).min(axis=-1) ** K
-            return volumes
+            shares = (values - low_K) / span_K
+            heights: Array = reduce(np.minimum, (shares[..., k, None] / direction_WK[:, k] for k in range(K)))
+            return np.maximum(heights, 0.0)
 
         gain_SC = [
-            np.maximum(scaled(new_CK) - scaled(known_PK).max(axis=0), 0.0).mean(axis=-1)
+            np.maximum(scaled(new_CK) ** K - scaled(known_PK).max(axis=0) ** K, 0.0).mean(axis=-1)
             for new_CK, known_PK in zip(new_SCK, known_SPK, strict=True)
         ]
         return np.asarray(np.mean(gain_SC, axis=0))
@@ -169,18 +168,54 @@ class FrontModel:
         A stopped trial counts with its last values and what the finished ones gained from there on, whose variance is
         added.
         """
-        final_NK = np.array([self._signed(record) for record in self._finished])
         none_K = np.zeros(len(self.signs_K))
-        found = [(record, value_K, none_K) for record, value_K in zip(self._finished, final_NK, strict=True)]
-        for record in self.records:
+        complete = {record.number for record in self._finished}
+        found = [(record, self._signed(record), none_K) for record in self._seen if record.number in complete]
+        for record in self._seen:
             if record.status == "stopped" and record.rows and np.isfinite(self._signed(record)).all():
-                share = len(record.rows) / self._trials[record.number].pretraining.epochs
-                gain_NK = final_NK - np.array([self._signed(_until(end, share)) for end in self._finished])
-                gain_NK = gain_NK[np.isfinite(gain_NK).all(axis=1)]
+                gain_NK = self._later_gains(len(record.rows) / self.config.trial_at(record.point).pretraining.epochs)
                 if len(gain_NK) > 1:
                     found.append((record, self._signed(record) + gain_NK.mean(axis=0), gain_NK.var(axis=0, ddof=1)))
         seen, Y, noise = zip(*found, strict=True)
         return list(seen), np.array(Y), np.array(noise)
+
+    @cached_property
+    def _seen(self) -> list[TrialRecord]:
+        """Ended trials that the processes see, at most `MOST`.
+
+        Where there are more: half of them the best by non-dominated rank, a quarter the latest, and then always the one
+        farthest from all of these.
+        """
+        ended = [record for record in self.records if record.ended]
+        if len(ended) <= MOST:
+            return ended
+        unknown_K = np.full(len(self.signs_K), np.nan)
+        values = [self._signed(record) if record.status == "finished" else unknown_K for record in ended]
+        best = best_first(values, ["maximize"] * len(unknown_K))[: min(MOST // 2, len(self._finished))]
+        begun = list(dict.fromkeys([*best, *range(len(ended) - MOST // 4, len(ended))]))
+        apart = farthest_first(self._encoded([record.point for record in ended]), begun)
+        return [ended[row] for row in sorted([*begun, *islice(apart, MOST - len(begun))])]
+
+    @cached_property
+    def _curves(self) -> tuple[Array, npt.NDArray[np.int_]]:
+        """Signed values of the finished trials after each of their epochs, (N, E, K), and how many epochs each has."""
+        epochs_N = np.array([len(record.rows) for record in self._finished])
+        curves_NEK = np.full((len(epochs_N), max(epochs_N), len(self.signs_K)), np.nan)
+        for curve_EK, record in zip(curves_NEK, self._finished, strict=True):
+            rows = [[row.get(name) for name in self.config.objectives] for row in record.rows]
+            curve_EK[: len(rows)] = np.array(rows, dtype=float) * self.signs_K
+        return curves_NEK, epochs_N
+
+    def _later_gains(self, share: float) -> Array:
+        """What the finished trials gained after a share of their epochs, (N, K), where all of it is known."""
+        curves_NEK, epochs_N = self._curves
+        then_N = np.maximum(np.rint(share * epochs_N).astype(int), 1)
+        trials_N = np.arange(len(epochs_N))
+        gain_NK: Array = curves_NEK[trials_N, epochs_N - 1] - curves_NEK[trials_N, then_N - 1]
+        return gain_NK[np.isfinite(gain_NK).all(axis=1)]
+
+    def _encoded(self, points: Sequence[Point]) -> Array:
+        return np.array([encode(self.config.space, point) for point in points])
 
     def _signed(self, record: TrialRecord) -> Array:
         signed_K: Array = np.array(record.values(self.config.objectives)) * self.signs_K
@@ -190,23 +225,14 @@ class FrontModel:
         return float(trial.crop_passes if name == "crop_passes" else self.flops_of(trial))
 
 
-def _until(record: TrialRecord, share: float) -> TrialRecord:
-    """A finished trial as it was after a share of its epochs."""
-    return replace(record, rows=record.rows[: max(round(share * len(record.rows)), 1)])
-
-
 def _draw(X_MF: Array, y_N: Array, noise_N: Array, source: np.random.Generator) -> Array:
     """Joint draws of what noise hides at M places, of which the first N were observed, (S, M)."""
     mean, deviation = float(y_N.mean()), float(y_N.std())
     if deviation < 1e-12 * max(abs(mean), 1.0):
         return np.full((SAMPLES, len(X_MF)), mean)
-    matern = ConstantKernel(1.0, (0.05, 20.0)) * Matern(np.ones(X_MF.shape[1]), LENGTHS, nu=2.5)
-    regressor = GaussianProcessRegressor(matern + WhiteKernel(0.1, NOISE), alpha=noise_N / deviation**2 + 1e-8)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a length at its bound is an input that does not matter
-        regressor.fit(X_MF[: len(y_N)], (y_N - mean) / deviation)
-    mean_M, covariance_MM = regressor.predict(X_MF, return_cov=True)
-    value_M, vector_MM = np.linalg.eigh(covariance_MM - regressor.kernel_.k2.noise_level * np.eye(len(X_MF)))
+    observed = (X_MF[: len(y_N)], (y_N - mean) / deviation, noise_N / deviation**2 + 1e-8)
+    mean_M, covariance_MM = posterior(fit_kernel(*observed), *observed, X_MF)
+    value_M, vector_MM = np.linalg.eigh(covariance_MM)
     root_MM = vector_MM * np.sqrt(np.maximum(value_M, 0.0)) @ vector_MM.T  # the one root no eigensolver's choices sway
     drawn_SM: Array = mean_M + source.standard_normal((SAMPLES, len(X_MF))) @ root_MM.T
     return drawn_SM * deviation + mean

@@ -9,19 +9,14 @@ It holds no state: rungs are read off the trials' rows, so they survive whatever
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
-
-import numpy as np
-import numpy.typing as npt
 
 from cfamc_ray.config.study import PLANNED_COSTS, StudyConfig
 from cfamc_ray.config.trial import TrialConfig
-from cfamc_ray.study.pareto import pareto_front
+from cfamc_ray.study.pareto import best_first
+from cfamc_ray.study.points import trials_of
 from cfamc_ray.study.records import TrialRecord
-
-Values = npt.NDArray[np.float64]
-"""n trials with k compared values, (n, k)."""
 
 
 class Rung(NamedTuple):
@@ -60,7 +55,7 @@ class ParetoHalving:
         assert config.search.halving is not None
         self.config, self.halving = config, config.search.halving
         self.directions = [*config.objectives.values(), "minimize"]
-        self._trials: dict[int, TrialConfig] = {}
+        self._trial_of = trials_of(config)
 
     def verdict(self, record: TrialRecord, others: Iterable[TrialRecord]) -> str:
         """Why a trial is to be stopped after its last epoch; empty where it goes on.
@@ -75,7 +70,7 @@ class ParetoHalving:
         peers = [record, *(other for other in others if other.number != record.number)]
         passed = [values for peer in peers if (values := self._values_at(peer, rung.share)) is not None]
         survivors = math.ceil(self.halving.keep * len(passed))
-        place = _order(np.array(passed), self.directions).index(0) + 1
+        place = best_first(passed, self.directions).index(0) + 1
         if place <= survivors:
             return ""
         return (
@@ -84,12 +79,7 @@ class ParetoHalving:
         )
 
     def _rungs(self, record: TrialRecord) -> list[Rung]:
-        return rungs_of(self._trial(record), self.halving.rungs)
-
-    def _trial(self, record: TrialRecord) -> TrialConfig:
-        if record.number not in self._trials:
-            self._trials[record.number] = self.config.trial_at(record.point)
-        return self._trials[record.number]
+        return rungs_of(self._trial_of(record), self.halving.rungs)
 
     def _values_at(self, record: TrialRecord, share: float) -> list[float] | None:
         """What is compared at a rung; None of a trial that did not come so far."""
@@ -97,34 +87,8 @@ class ParetoHalving:
         if rung is None or rung.epoch > len(record.rows):
             return None
         then = TrialRecord(record.number, record.point, record.rows[: rung.epoch])
-        whole = self._trial(record).pretraining.epochs / rung.epoch
+        whole = self._trial_of(record).pretraining.epochs / rung.epoch
         return [
             *(then.value(name) * (whole if name in PLANNED_COSTS else 1.0) for name in self.config.objectives),
             then.value("flops") * whole,
         ]
-
-
-def _order(values: Values, directions: Sequence[str]) -> list[int]:
-    """Rows from the best to the worst: by non-dominated rank, then the farthest from those already chosen first."""
-    signs = np.array([-1.0 if direction == "maximize" else 1.0 for direction in directions])
-    costs = np.where(np.isfinite(values).all(axis=1, keepdims=True), values * signs, np.inf)
-    known = costs[np.isfinite(costs).all(axis=1)]
-    low, span = (known.min(axis=0), np.ptp(known, axis=0)) if len(known) else (0.0, np.ones(len(directions)))
-    scaled = np.divide(costs - low, span, out=np.zeros_like(costs), where=span > 0)
-    left = [int(row) for row in np.flatnonzero(np.isfinite(costs).all(axis=1))]
-    order: list[int] = []
-    while left:
-        front = pareto_front(costs[left], ["minimize"] * costs.shape[1])
-        order += _spread([row for row, on in zip(left, front, strict=True) if on], scaled)
-        left = [row for row, on in zip(left, front, strict=True) if not on]
-    return order + [int(row) for row in np.flatnonzero(~np.isfinite(costs).all(axis=1))]
-
-
-def _spread(rows: Sequence[int], scaled: Values) -> list[int]:
-    """An ε-net: the row nearest to the ideal point, then always the one farthest from all that were chosen."""
-    left = sorted(rows, key=lambda row: (float(scaled[row].sum()), row))
-    chosen = [left.pop(0)]
-    while left:
-        gaps = [min(float(np.linalg.norm(scaled[row] - scaled[other])) for other in chosen) for row in left]
-        chosen.append(left.pop(int(np.argmax(gaps))))
-    return chosen

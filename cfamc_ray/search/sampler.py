@@ -56,6 +56,10 @@ class FeasibleSampler(BaseSampler):
         """Whether a point may be proposed: set by a search whose budget runs out."""
         self.distributions = distributions(config.space)
         self.constants = constants(config.space)
+        self._points, self._grid = (
+            config.points(),
+            list[Point](),
+        )  # points of a grid, and the first ones that were needed
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """All keys together, for a condition binds several."""
@@ -69,15 +73,16 @@ class FeasibleSampler(BaseSampler):
             return {}
         if set(search_space) <= set(trial.params) and self.config.admits(self.constants | trial.params):
             return trial.params  # a trial that goes on
-        tried = [known.params for known in study.get_trials(deepcopy=False) if known.number != trial.number]
-        first = (point for point in self.config.first_points if self._searched(point) not in tried)
-        if (point := next(first, None)) is not None:
-            return self._searched(point)
+        others = (known for known in study.get_trials(deepcopy=False) if known.number != trial.number)
+        tried = {frozenset(known.params.items()) for known in others}
+        first = map(self._searched, self.config.first_points)
+        if (point := next((point for point in first if frozenset(point.items()) not in tried), None)) is not None:
+            return point
         repeated = None
         for point in self._proposals(study, trial):
             whole = self.constants | point
             if self.config.admits(whole) and self.fits(whole):
-                if point not in tried:
+                if frozenset(point.items()) not in tried:
                     return point
                 repeated = repeated or point
         if repeated is None:
@@ -90,8 +95,8 @@ class FeasibleSampler(BaseSampler):
     def _proposals(self, study: optuna.Study, trial: FrozenTrial) -> Iterator[dict[str, Any]]:
         search = self.config.search
         if search.sampler == "grid":
-            for point in islice(self.config.points(), trial.number, trial.number + 1):
-                yield {key: point[key] for key in self.distributions}
+            self._grid += islice(self._points, max(trial.number + 1 - len(self._grid), 0))
+            yield from map(self._searched, self._grid[trial.number : trial.number + 1])
             return
         seed = (search.seed, trial.number)
         if search.sampler == "front":

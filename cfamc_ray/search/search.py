@@ -89,19 +89,19 @@ class Search:
     def suggest(self) -> Proposal | None:
         """The next trial; those that began before come first. None where the study is over."""
         refused = 0
+        self.sampler.fits = lambda point: True
         while not self.over:
+            if refused >= REFUSALS:
+                self.sampler.fits = self.budget.fits(list(self.records.values()))
             proposal = self._next()
             self.records.setdefault(proposal.number, TrialRecord(proposal.number, proposal.point))
             known = self.records[proposal.number]
             record = self._stopped(known) if known.rows else self._refused(known)
             if record is None:
-                self.sampler.fits = lambda point: True
                 return proposal
             self.on_refused(record)
             self.ended(record)
             refused += record.status == "infeasible"
-            if refused >= REFUSALS:
-                self.sampler.fits = lambda point: not self.budget.refusal(point, list(self.records.values()))
         return None
 
     def _refused(self, new: TrialRecord) -> TrialRecord | None:

@@ -15,6 +15,7 @@ from scipy.optimize import lsq_linear
 
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.study.points import trials_of
 from cfamc_ray.study.records import TrialRecord
 
 EVALUATION = "evaluation_flop"
@@ -93,16 +94,23 @@ class CostModel(NamedTuple):
         )
 
 
-def fit_costs(config: StudyConfig, records: Sequence[TrialRecord], work_of: WorkOf) -> CostModel:
+def fit_costs(
+    config: StudyConfig,
+    records: Sequence[TrialRecord],
+    work_of: WorkOf,
+    *,
+    trial_of: Callable[[TrialRecord], TrialConfig] | None = None,
+) -> CostModel:
     """Fit to all trials that have come through an epoch; memory where trials of two sizes have.
 
     Args:
         config: of the study.
         records: of its trials.
         work_of: what a trial comes to.
+        trial_of: `trials_of` the config, where it is kept from one fit to the next.
     """
     workers, ran = config.resources.workers_per_trial, [record for record in records if record.rows]
-    trials = [config.trial_at(record.point) for record in ran]
+    trials = list(map(trial_of or trials_of(config), ran))
     works = [work_of(trial) for trial in trials]
     spent = [
         seconds_features(work, trial, workers=workers, epochs=len(record.rows))

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.study.front import find_front
+from cfamc_ray.study.pareto import hypervolume, pareto_front
 from cfamc_ray.study.records import Status, TrialRecord
 
 
@@ -30,17 +31,21 @@ def find_growth(config: StudyConfig, records: Sequence[TrialRecord]) -> Growth:
         config: of the study.
         records: of its trials; those that run count with what they have spent.
     """
-    reference = find_front(config, records).reference
-    known = [record for record in records if record.source]
+    reference, directions = find_front(config, records).reference, list(config.objectives.values())
+    front: list[list[float]] = []
+    volume = passes = seconds = 0.0
     rows: list[tuple[int, float, float, float]] = []
-    passes = seconds = 0.0
-    for record in sorted(records, key=lambda record: record.number):
+    for record in sorted(records, key=lambda record: (not record.source, record.number)):
+        values = [*front, record.values(config.objectives)]
+        on_front = pareto_front(values, directions)
+        if record.status == "finished" and on_front[-1]:
+            front = [value for value, on in zip(values, on_front, strict=True) if on]
+            volume = hypervolume(front, reference, directions)
         if record.source or not record.rows:
             continue
-        known.append(record)
         passes += record.value("crop_passes")
         seconds += record.value("train_seconds") + record.value("eval_seconds")
-        rows.append((record.number, passes, seconds, find_front(config, known, reference=reference).hypervolume))
+        rows.append((record.number, passes, seconds, volume))
     return Growth(*zip(*rows, strict=True)) if rows else Growth((), (), (), ())
 
 

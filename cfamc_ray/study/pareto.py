@@ -1,6 +1,6 @@
 """Fronts and hypervolumes of objective vectors."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import moocore
 import numpy as np
@@ -24,13 +24,56 @@ def pareto_front(values: Values, directions: Sequence[str]) -> npt.NDArray[np.bo
         a mask of n truth values.
     """
     costs = _as_costs(values, directions)
-    finite: npt.NDArray[np.bool_] = np.asarray(np.isfinite(costs).all(axis=1))
-    mask = finite.copy()
-    known = costs[finite]
-    no_worse = (known[:, None] <= known[None]).all(axis=2)
-    better = (known[:, None] < known[None]).any(axis=2)
-    mask[finite] = ~(no_worse & better).any(axis=0)
+    mask: npt.NDArray[np.bool_] = np.asarray(np.isfinite(costs).all(axis=1))
+    if mask.any():
+        mask[mask] = moocore.is_nondominated(costs[mask], keep_weakly=True)
     return mask
+
+
+def best_first(values: Values, directions: Sequence[str]) -> list[int]:
+    """Rows from the best to the worst: by non-dominated rank, within one by spread.
+
+    Of each rank the point nearest to the ideal one comes first, then always the one farthest from those before it, in
+    ranges of the objectives (Schmucker et al., arXiv 2106.12639). Points with a value that is not finite come last.
+
+    Args:
+        values: (n, k).
+        directions: ``maximize`` or ``minimize`` for each objective.
+    """
+    costs = _as_costs(values, directions)
+    known = np.isfinite(costs).all(axis=1)
+    order: list[int] = []
+    if known.any():
+        finite = costs[known]
+        span = np.ptp(finite, axis=0)
+        scaled = np.divide(finite - finite.min(axis=0), span, out=np.zeros_like(finite), where=span > 0)
+        ranks = moocore.pareto_rank(finite)
+        for rank in range(ranks.max() + 1):
+            rows = np.flatnonzero(ranks == rank)
+            rows = rows[np.argsort(scaled[rows].sum(axis=1), kind="stable")]
+            order += [int(rows[0]), *(int(rows[row]) for row in farthest_first(scaled[rows], [0]))]
+    return [*np.flatnonzero(known)[order].tolist(), *np.flatnonzero(~known).tolist()]
+
+
+def farthest_first(places: npt.NDArray[np.float64], begun: Sequence[int]) -> Iterator[int]:
+    """All other rows, each the farthest from those before it.
+
+    Args:
+        places: (n, f).
+        begun: rows that come before all others.
+    """
+    gaps = np.full(len(places), np.inf)
+
+    def near(row: int) -> None:
+        np.minimum(gaps, np.linalg.norm(places - places[row], axis=1), out=gaps)
+        gaps[row] = -1.0  # for good: no distance is smaller
+
+    for row in begun:
+        near(row)
+    for _ in range(len(places) - len(begun)):
+        row = int(gaps.argmax())
+        yield row
+        near(row)
 
 
 def hypervolume(values: Values, reference: Sequence[float], directions: Sequence[str]) -> float:

@@ -113,8 +113,30 @@ def test_curves_leave_out_epochs_that_were_not_measured_and_name_the_front_alone
     clean, robust = curves_chart([*members, TrialRecord(1, {}, rows[:1], "stopped")], members).panels
     lines = {mark.name: mark for mark in clean.marks if isinstance(mark, Line)}
     assert (list(lines["trial 0"].x), list(lines["trial 0"].y)) == ([10, 30], [0.1, 0.3])
-    assert lines[""].style == "faint"
+    assert (lines[""].style, lines[""].details[0]) == ("faint", "trial 1 (stopped)")
     assert (robust.marks, robust.missing) == ([], "no epoch has ended yet")
+
+
+def test_trials_off_the_front_are_one_line_that_breaks_off_after_each() -> None:
+    rows = [
+        {"epoch": n, "crop_passes": 10 * n, "clean_accuracy": 0.1 * n, "robust_accuracy": None if n < 3 else 0.3}
+        for n in (1, 2, 3)
+    ]
+    others = [TrialRecord(number, {}, rows[:number], "stopped") for number in (1, 2, 3)]
+    chart = curves_chart(others, [])
+    (clean,), (robust,) = (panel.marks for panel in chart.panels)
+    assert isinstance(clean, Line)
+    assert isinstance(robust, Line)
+    nan = math.nan
+    assert list(clean.x) == pytest.approx([10, nan, 10, 20, nan, 10, 20, 30, nan], nan_ok=True)
+    assert list(clean.y) == pytest.approx([0.1, nan, 0.1, 0.2, nan, 0.1, 0.2, 0.3, nan], nan_ok=True)
+    assert list(robust.x) == pytest.approx([30, nan], nan_ok=True)
+    assert [details.split()[1] for details in clean.details] == list("112223333")
+    (drawn,) = draw(chart).axes[0].lines
+    assert np.isnan(drawn.get_ydata()).sum() == 3
+    page = embed(chart)[0]
+    assert "[10.0,null,10.0,20.0,null,10.0,20.0,30.0,null]" in page
+    assert "trial 3 (stopped)" in page
 
 
 def test_what_was_spent_is_a_bar_for_each_way_to_end() -> None:

@@ -6,9 +6,13 @@ from typing import Any
 
 import pytest
 from optuna.storages import InMemoryStorage
+from ray import cloudpickle
+from ray.exceptions import RayTaskError
 
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.evaluation.cost import training_work
+from cfamc_ray.files import DiskFullError
+from cfamc_ray.orchestration.crashes import NOTHING_SAID
 from cfamc_ray.orchestration.run import _Watcher
 from cfamc_ray.search.search import Search
 from cfamc_ray.study.records import TrialFolder, write_config
@@ -35,11 +39,17 @@ def search(tmp_path: Path) -> Search:
     return Search(config, InMemoryStorage(), work_of=training_work)
 
 
-def lose(watcher: _Watcher, number: int, point: Any) -> None:
+def lose(watcher: _Watcher, number: int, point: Any, error_file: Path | None = None) -> None:
     """Tune says that the trial is at its end, for its process is."""
-    config = {"number": number, "point": dict(point)}
-    trial: Any = SimpleNamespace(config=config, get_error=lambda: "Traceback\n  the actor died\n")
+    trial: Any = SimpleNamespace(config={"number": number, "point": dict(point)}, pickled_error_file=error_file)
     watcher.on_trial_error(0, [], trial)
+
+
+def raised(error: Exception, folder: Path) -> Path:
+    """What Tune keeps of an error that a trial's process raised."""
+    path = folder / "error.pkl"
+    path.write_bytes(cloudpickle.dumps(RayTaskError("step", f"Traceback\n  {error!r}\n", error)))
+    return path
 
 
 def test_a_trial_is_proposed_again_with_its_number_and_point_until_it_was_often_enough(
@@ -55,7 +65,7 @@ def test_a_trial_is_proposed_again_with_its_number_and_point_until_it_was_often_
     lose(watcher, *first)
     record = TrialFolder(tmp_path, first.number).read()
     assert record is not None
-    assert (record.status, record.reason) == ("failed", "its process ended: the actor died")
+    assert (record.status, record.reason) == ("failed", NOTHING_SAID)
     assert search.records[first.number].status == "failed"
     second = search.suggest()
     assert second is not None
@@ -90,3 +100,34 @@ def test_a_trial_that_noted_its_own_end_is_not_started_again(search: Search, tmp
     following = search.suggest()
     assert following is not None
     assert following.number != first.number
+
+
+def test_the_reason_is_what_python_raised_or_wrote_when_it_crashed(search: Search, tmp_path: Path) -> None:
+    search.config.resources.__dict__["restarts"] = 0
+    watcher: Any = _Watcher(search, tmp_path, Unseen())  # type: ignore[arg-type]
+    first, second = search.suggest(), search.suggest()
+    assert first is not None
+    assert second is not None
+    lose(watcher, *first, error_file=raised(RuntimeError("CUDA error"), tmp_path))
+    folder = TrialFolder(tmp_path, second.number)
+    folder.open(second.point)
+    report = 'Fatal Python error: Aborted\n\nCurrent thread 0x1 (most recent call first):\n  File "a.py", line 7 in b\n'
+    (folder.path / "crash-0.txt").write_text(report)
+    lose(watcher, *second)
+    reasons = [search.records[number].reason for number in (first.number, second.number)]
+    assert reasons == [
+        "its process ended: RuntimeError('CUDA error')",
+        "its process crashed: Aborted in b (a.py, line 7)",
+    ]
+
+
+def test_a_full_disk_fails_no_trial_and_halts_the_study(search: Search, tmp_path: Path) -> None:
+    watcher: Any = _Watcher(search, tmp_path, Unseen())  # type: ignore[arg-type]
+    first = search.suggest()
+    assert first is not None
+    folder = TrialFolder(tmp_path, first.number)
+    folder.open(first.point)
+    lose(watcher, *first, error_file=raised(DiskFullError("no room"), tmp_path))
+    assert not folder.closed
+    assert search.halted == f"{tmp_path}: the disk is full; make room there, then go on with --resume"
+    assert search.suggest() is None

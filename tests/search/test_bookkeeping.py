@@ -7,6 +7,7 @@ import pytest
 from asking import Point, ask, ended, run_on_disk, study_of
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
+from sqlalchemy import event
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.study import StudyConfig
@@ -191,3 +192,38 @@ def test_no_row_is_left_running_after_all_trials_ended(tmp_path: Path) -> None:
     assert reconcile(again, config, records) == []
     assert RUNNING not in states(again)
     assert len(states(again)) == 6
+
+
+def test_trials_that_were_lost_follow_those_that_the_database_knows(tmp_path: Path) -> None:
+    config = study_of()
+    study, points = asked(config, 6)
+    statuses: list[Status] = ["finished", "stopped", "finished", "failed", "infeasible", "finished"]
+    records = records_of(config, points, statuses)
+    partial = open_study(config, open_storage(tmp_path))
+    assert reconcile(partial, config, records[:2]) == []
+    assert reconcile(partial, config, records) == []
+    assert reconcile(study, config, records) == []
+    assert [trial.number for trial in partial.trials] == list(range(6))
+    for old, new in zip(study.trials, open_study(config, open_storage(tmp_path)).trials, strict=True):
+        assert (new.state, new.params, new.values) == (old.state, old.params, old.values)
+        assert (new.distributions, new.constraints) == (old.distributions, old.constraints)
+        assert new.datetime_complete is not None
+    assert ask(partial, config)[0] == 6
+
+
+def test_a_rebuilt_database_takes_as_many_statements_for_many_trials_as_for_few(tmp_path: Path) -> None:
+    config = study_of()
+    _, points = asked(config, 40)
+    counts = []
+    for trials in (4, 40):
+        folder = tmp_path / str(trials)
+        folder.mkdir()
+        storage = open_storage(folder)
+        study = open_study(config, storage)
+        statements: list[str] = []
+        event.listen(storage.engine, "before_cursor_execute", lambda *given, into=statements: into.append(given[2]))  # type: ignore[attr-defined]
+        statuses: list[Status] = ["finished", "failed", "stopped", "infeasible"]
+        assert reconcile(study, config, records_of(config, points[:trials], statuses * (trials // 4))) == []
+        assert len(study.trials) == trials
+        counts.append(len(statements))
+    assert counts[1] <= counts[0] + 2

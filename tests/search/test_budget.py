@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.search import budget
 from cfamc_ray.search.budget import SAMPLE, Budget
-from cfamc_ray.study.cost_model import CostModel
+from cfamc_ray.study.cost_model import CostModel, fit_costs
 from cfamc_ray.study.records import Status, TrialRecord
 
 SPACE = {"crops.views": {"int": [2, 40]}, "pretraining.epochs": 4}
@@ -255,3 +257,46 @@ def test_what_a_trial_did_not_report_costs_nothing() -> None:
     unknown = TrialRecord(0, point(30), [{"epoch": 1, "crop_passes": None, "flops": math.nan}], "failed")
     config = study({name: 40 * each for name, each in LIMITS.items()})
     assert budget_of(config).refusal(point(40), [unknown]) == ""
+
+
+class TestGrowth:
+    """What is computed once, however often it is asked."""
+
+    LIMITED = study({"trials": 99, "hours": 1e3})
+
+    def test_many_points_are_judged_by_one_fit_as_one_by_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        records = [record(number, 2 + number % 5) for number in range(20)]
+        limited = study({"trials": 99, "crop_passes": 100 * PER_VIEW})
+        expected = [not budget_of(limited).refusal(point(views), records) for views in range(2, 41)]
+        fitted: list[int] = []
+        monkeypatch.setattr(budget, "fit_costs", lambda *a, **b: fitted.append(1) or fit_costs(*a, **b))  # type: ignore[func-returns-value]
+        fits = budget_of(limited).fits(records)
+        assert [fits(point(views)) for views in range(2, 41)] == expected
+        assert True in expected
+        assert False in expected
+        assert len(fitted) == 1
+
+    def test_costs_are_fitted_anew_only_once_a_record_is_another(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        fitted: list[int] = []
+        monkeypatch.setattr(budget, "fit_costs", lambda *a, **b: fitted.append(1) or fit_costs(*a, **b))  # type: ignore[func-returns-value]
+        used = budget_of(self.LIMITED)
+        records = [record(number, 2 + number % 5) for number in range(9)]
+        for _ in range(3):
+            assert not used.over(list(records))
+            assert not used.refusal(point(3), list(records))
+        assert len(fitted) == 1
+        dear = replace(records[0], rows=[{**row, "train_seconds": 1e9} for row in records[0].rows])
+        assert used.over([dear, *records[1:]]) == budget_of(self.LIMITED).over([dear, *records[1:]]) != ""
+        assert not used.over(records)
+
+    def test_the_trial_of_each_record_is_made_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        made: list[int] = []
+        trial_at = StudyConfig.trial_at
+        monkeypatch.setattr(StudyConfig, "trial_at", lambda self, point: made.append(1) or trial_at(self, point))  # type: ignore[func-returns-value]
+        used, counts = budget_of(self.LIMITED), []
+        records = [record(number, 2 + number % 5) for number in range(40)]
+        for known in (20, 21, 40):
+            made.clear()
+            used.refusal(point(3), records[:known])
+            counts.append(len(made))
+        assert counts == [21, 2, 20]

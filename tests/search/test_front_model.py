@@ -6,13 +6,19 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import pytest
 from asking import Point, advance, ask, drive, flops_of, rows_of, search_of, study_of
 from optuna.storages import InMemoryStorage
+from scipy.spatial.distance import cdist
+from sklearn.gaussian_process import GaussianProcessClassifier
 
 from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.search import front_model, gaussian_process
 from cfamc_ray.search.front_model import FrontModel
+from cfamc_ray.search.gaussian_process import Array, Kernel
 from cfamc_ray.study.front import find_front
+from cfamc_ray.study.points import encode
 from cfamc_ray.study.records import Status, TrialRecord
 
 NUMBERS: dict[str, Any] = {
@@ -151,6 +157,94 @@ def test_what_all_others_gain_late_is_expected_of_a_stopped_trial_too() -> None:
     assert guessed == pytest.approx(values)
     assert added == pytest.approx(noise)
     assert not noise.any()
+
+
+class TestOfManyTrials:
+    """What the Gaussian processes see is bounded; here by few trials, so that the tests are quick."""
+
+    MOST = 12
+
+    @pytest.fixture(autouse=True)
+    def _few(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(front_model, "MOST", self.MOST)
+
+    @staticmethod
+    def mixed(config: StudyConfig, number: int) -> list[TrialRecord]:
+        """Of seven trials one failed and one was stopped half way."""
+        records = ran(config, some(config, number))
+        for record in records[3::7]:
+            records[record.number] = replace(record, rows=(), status="failed")
+        for record in records[5::7]:
+            records[record.number] = replace(record, rows=record.rows[:2], status="stopped")
+        return records
+
+    @pytest.mark.parametrize("known", [5, 12, 13, 40])
+    def test_no_process_is_fitted_to_more_trials_than_that(self, known: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        sizes: dict[str, list[int]] = {"regression": [], "classification": []}
+
+        def fit_kernel(X: Array, y: Array, noise: Array) -> Kernel:
+            sizes["regression"].append(len(X))
+            return gaussian_process.fit_kernel(X, y, noise)
+
+        class Classifier(GaussianProcessClassifier):  # type: ignore[misc]
+            def fit(self, X: Array, y: Sequence[bool]) -> Any:
+                sizes["classification"].append(len(X))
+                return super().fit(X, y)
+
+        monkeypatch.setattr(front_model, "fit_kernel", fit_kernel)
+        monkeypatch.setattr(front_model, "GaussianProcessClassifier", Classifier)
+        config = front_study()
+        records = self.mixed(config, known)
+        assert config.contains(next(proposals(config, records)))
+        assert sizes["classification"] == [min(known, self.MOST)]
+        taught = sum(record.status != "failed" for record in records)
+        assert max(sizes["regression"]) == taught if known <= self.MOST else max(sizes["regression"]) <= self.MOST
+
+    def test_up_to_that_number_all_are_seen_and_beyond_it_the_best_the_latest_and_the_farthest(self) -> None:
+        config = front_study()
+        few, many = (FrontModel(config, self.mixed(config, number), flops_of, seed=0) for number in (12, 60))
+        assert few._seen == few.records
+        seen = [record.number for record in many._seen]
+        assert seen == sorted(set(seen))
+        assert len(seen) == self.MOST
+        assert {57, 58, 59} <= set(seen)
+        front = [record.number for record in find_front(config, many.records).members]
+        assert set(front) <= set(seen) or set(seen) & set(front) == set(front[:6])
+        rest = [record for record in many.records if record.number not in seen]
+        gaps = _gaps(config, rest, many._seen)
+        apart = _gaps(config, rest, many._seen[:6])
+        assert gaps.max() < apart.max()
+
+    def test_neither_the_order_of_the_records_nor_what_was_asked_before_matters(self) -> None:
+        config = front_study()
+        records = self.mixed(config, 30)
+        first = list(proposals(config, records))
+        assert list(proposals(config, records[:20])) != first
+        assert list(proposals(config, records[::-1])) == first
+
+    def test_an_interrupted_search_goes_on_as_one_that_was_not(self) -> None:
+        config, storage = front_study(budget={"trials": 18}), InMemoryStorage()
+        whole = search_of(config)
+        expected = drive(whole)
+        first = search_of(config, storage)
+        begun = drive(first, trials=15)
+        again = search_of(config, storage, list(first.records.values())[::-1])
+        assert [*begun, *drive(again)] == expected
+        assert len(expected) == 18 > self.MOST
+
+    def test_a_known_front_is_still_approached(self) -> None:
+        """With 12 of 26 trials seen, the front is nearer than with random points."""
+        config = study_of(**NUMBERS, search={"sampler": "front", "startup_trials": 4, "seed": 0}, budget={"trials": 26})
+        search = search_of(config)
+        drive(search, scores=opposed)
+        late = [abs(record.point["crops.saturation"] - 0.3) for record in list(search.records.values())[-10:]]
+        assert statistics.median(late) < 0.1
+
+
+def _gaps(config: StudyConfig, points: Sequence[TrialRecord], others: Sequence[TrialRecord]) -> Array:
+    """Of each trial the distance to the nearest of others."""
+    places, theirs = ([encode(config.space, record.point) for record in group] for group in (points, others))
+    return np.asarray(cdist(places, theirs).min(axis=1))
 
 
 class TestInASearch:

@@ -1,11 +1,14 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from made_by_hand import record, study
 
+from cfamc_ray.study import growth
 from cfamc_ray.study.front import find_front
 from cfamc_ray.study.growth import find_growth, find_spending
-from cfamc_ray.study.records import TrialRecord
+from cfamc_ray.study.pareto import hypervolume
+from cfamc_ray.study.records import Status, TrialRecord
 
 TRIALS = [
     record(0, clean_accuracy=0.5, robust_accuracy=0.2),
@@ -17,26 +20,50 @@ TRIALS = [
 
 
 def test_the_front_grows_by_what_finishes_and_everything_that_trained_is_paid_for() -> None:
-    growth = find_growth(study(), TRIALS)
-    assert growth.trials == (0, 1, 3, 4)
-    assert growth.crop_passes == (100, 200, 300, 400)
-    assert growth.seconds == (3, 6, 9, 12)
-    assert growth.hypervolume == pytest.approx((0.1, 0.1, 0.16, 0.16))
+    found = find_growth(study(), TRIALS)
+    assert found.trials == (0, 1, 3, 4)
+    assert found.crop_passes == (100, 200, 300, 400)
+    assert found.seconds == (3, 6, 9, 12)
+    assert found.hypervolume == pytest.approx((0.1, 0.1, 0.16, 0.16))
 
 
 def test_it_ends_at_the_fronts_hypervolume_also_where_its_reference_is_the_worst_trial() -> None:
     config = study(objectives={"clean_accuracy": "maximize", "flops": "minimize"})
     trials = [record(n, clean_accuracy=0.1 * n, flops=100 - n) for n in range(1, 5)]
-    growth = find_growth(config, trials)
-    assert growth.hypervolume[-1] == find_front(config, trials).hypervolume > 0
-    assert list(growth.hypervolume) == sorted(growth.hypervolume)
+    found = find_growth(config, trials)
+    assert found.hypervolume[-1] == find_front(config, trials).hypervolume > 0
+    assert list(found.hypervolume) == sorted(found.hypervolume)
 
 
 def test_what_was_taken_over_counts_from_the_start_and_costs_nothing() -> None:
     trials = [TRIALS[0], replace(TRIALS[3], number=7, source="earlier/trial_00003")]
-    growth = find_growth(study(), trials)
-    assert (growth.trials, growth.crop_passes) == ((0,), (100,))
-    assert growth.hypervolume == pytest.approx((0.16,))
+    found = find_growth(study(), trials)
+    assert (found.trials, found.crop_passes) == ((0,), (100,))
+    assert found.hypervolume == pytest.approx((0.16,))
+
+
+@pytest.mark.parametrize("third", [{}, {"flops": "minimize"}], ids=["two", "three"])
+def test_the_hypervolume_is_that_of_the_trials_so_far_and_computed_only_where_the_front_grows(
+    third: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = study(objectives={"clean_accuracy": "maximize", "robust_accuracy": "maximize", **third})
+    source = np.random.default_rng(0)
+    trials = []
+    for number in range(60):
+        clean, robust, flops = source.random(3)
+        status: Status = "stopped" if number % 9 == 4 else "finished"
+        trials.append(record(number, status=status, clean_accuracy=clean, robust_accuracy=robust, flops=flops))
+    trials[7] = record(7, clean_accuracy=None)
+    trials[20] = replace(trials[20], source="earlier/trial_00003")
+    reference = find_front(config, trials).reference
+    first, *others = sorted(trials, key=lambda trial: (not trial.source, trial.number))
+    fronts = [find_front(config, [first, *others[:n]], reference=reference) for n in range(60)]
+    computed: list[int] = []
+    monkeypatch.setattr(growth, "hypervolume", lambda *given: computed.append(1) or hypervolume(*given))  # type: ignore[func-returns-value]
+    found = find_growth(config, trials)
+    assert found.hypervolume == pytest.approx([front.hypervolume for front in fronts[1:]])
+    grown = {trial.number for front in fronts for trial in front.members}
+    assert len(computed) == len(grown) < 40
 
 
 def test_a_study_without_a_row_has_not_grown() -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cfamc_ray.study.pareto import hypervolume, pareto_front
+from cfamc_ray.study.pareto import best_first, farthest_first, hypervolume, pareto_front
 
 Point = tuple[float, ...]
 Case = tuple[list[Point], list[str]]
@@ -151,3 +151,30 @@ def test_a_point_outside_the_reference_adds_nothing(point: Point) -> None:
     inside = (0.5, 0.5)
     assert hypervolume([point], [0.3, 0.3], [MAX, MAX]) == 0.0
     assert hypervolume([inside, point], [0.3, 0.3], [MAX, MAX]) == pytest.approx(0.04)
+
+
+@given(cases())
+def test_the_best_come_first_and_nothing_comes_after_what_it_dominates(case: Case) -> None:
+    points, directions = case
+    order = best_first(points, directions)
+    assert sorted(order) == list(range(len(points)))
+    finite = [bool(np.isfinite(points[row]).all()) for row in order]
+    assert finite == sorted(finite, reverse=True)
+    ranked = [points[row] for row, known in zip(order, finite, strict=True) if known]
+    for place, point in enumerate(ranked):
+        assert not any(dominates(later, point, directions) for later in ranked[place:])
+    front = sum(pareto_front(points, directions))
+    assert pareto_front([points[row] for row in order], directions).tolist()[:front] == [True] * front
+
+
+def test_within_a_rank_the_one_nearest_to_the_ideal_point_comes_first_then_the_farthest() -> None:
+    points = [(0.0, 1.0), (0.05, 0.99), (0.6, 0.7), (1.0, 0.0), (0.1, 0.1)]
+    assert best_first(points, [MAX, MAX]) == [2, 3, 0, 1, 4]
+
+
+def test_each_row_is_the_farthest_from_those_before_it() -> None:
+    places = np.array([[0.0], [0.1], [1.0], [0.6], [0.5]])
+    assert list(farthest_first(places, [0])) == [2, 4, 1, 3]
+    assert list(farthest_first(places, [2, 0])) == [4, 1, 3]
+    assert list(farthest_first(places, [4, 3, 2, 1, 0])) == []
+    assert list(farthest_first(np.zeros((3, 2)), [1])) == [0, 2]
