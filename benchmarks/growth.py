@@ -14,7 +14,7 @@ programs on the machine prolong less.
 
     python -m benchmarks.growth [--json FILE] [--trials 20 100 300 1000] [--repeats 5]
 
-Takes about 3 minutes on 2 cores.
+Takes about 5 minutes on 2 cores.
 """
 
 import argparse
