@@ -24,6 +24,10 @@ class StudySearcher(Searcher):
         self._search, self._folder = search, folder
         self._numbers: dict[str, int] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune's snapshot of a run is not what a study resumes from."""
+        return {}
+
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Number and point of the next trial; None while only the end of running ones can make room for another."""
         proposal = self._search.suggest()
