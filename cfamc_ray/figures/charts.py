@@ -208,7 +208,7 @@ def curves_chart(records: Sequence[TrialRecord], members: Sequence[TrialRecord])
     for name in ("clean_accuracy", "robust_accuracy"):
         lines = []
         for record in sorted(records, key=lambda record: record.number in front):
-            rows = [row for row in record.rows if row.get(name) is not None]
+            rows = [row for row in record.rows if row.get(name) is not None and row.get("crop_passes") is not None]
             on = record.number in front
             lines.append(
                 Line(
