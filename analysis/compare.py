@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cfamc_ray.command import exit_code, writing
+from cfamc_ray.command import exit_code, warn_of_damage, writing
 from cfamc_ray.figures.charts import comparison_chart
 from cfamc_ray.figures.static import draw, save_figure
 from cfamc_ray.study.comparison import compare_studies
@@ -27,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _compare(studies: Sequence[Path], out: Path | None) -> int:
+    for folder in studies:
+        warn_of_damage(folder)
     found = compare_studies([(read_config(folder), read_trials(folder)) for folder in studies])
     rows = [
         {

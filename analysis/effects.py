@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cfamc_ray.command import exit_code, writing
+from cfamc_ray.command import exit_code, warn_of_damage, writing
 from cfamc_ray.figures.charts import importance_chart, slices_chart
 from cfamc_ray.figures.static import draw, save_figure
 from cfamc_ray.study.effects import effects_table, find_effects
@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _show(study: Path, folder: Path) -> int:
     config = read_config(study)
+    warn_of_damage(study)
     effects = find_effects(config, read_trials(study))
     charts = (importance_chart(effects), slices_chart(effects, config.objectives))
     with writing(folder):

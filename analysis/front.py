@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cfamc_ray.command import exit_code, writing
+from cfamc_ray.command import exit_code, warn_of_damage, writing
 from cfamc_ray.figures.charts import front_chart
 from cfamc_ray.figures.static import draw, save_figure
 from cfamc_ray.study.front import find_front
@@ -25,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _draw(study: Path, path: Path) -> int:
     config = read_config(study)
+    warn_of_damage(study)
     front = find_front(config, read_trials(study))
     with writing(path):
         save_figure(draw(front_chart(front, title=config.question or config.name)), path)

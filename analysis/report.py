@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cfamc_ray.command import exit_code, writing
+from cfamc_ray.command import exit_code, warn_of_damage, writing
 from cfamc_ray.report import write_report
 
 
@@ -22,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _write(study: Path, budget: float | None) -> int:
+    warn_of_damage(study)
     with writing(study / "report"):
         print(write_report(study, budget=budget))
     return 0

@@ -5,11 +5,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cfamc_ray.command import exit_code, writing
+from cfamc_ray.command import exit_code, warn_of_damage, writing
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import read_scaling
 from cfamc_ray.scale import write_fits
-from cfamc_ray.study.scaling import CONFIG
+from cfamc_ray.study.scaling import CONFIG, LEARNING, SYSTEM
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,6 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _write(run: Path) -> int:
     if not (run / CONFIG).is_file():
         raise InputError(f"{run}: holds no scaling study (there is no {CONFIG} in it)")
+    for part in (SYSTEM, LEARNING):
+        warn_of_damage(run / part)
     with writing(run):
         return write_fits(read_scaling(run / CONFIG), run)
 

@@ -18,9 +18,12 @@ from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.files import is_disk_full
 from cfamc_ray.process import INTERRUPTED, command_process, exit_code_of_interruption
+from cfamc_ray.study.cells import damaged_cells
 from cfamc_ray.study.cost_model import CostModel, Work
 from cfamc_ray.study.images import Digests, check_same, data_of
-from cfamc_ray.study.records import STUDY, TrialRecord, read_config, read_trials, trial_folders
+from cfamc_ray.study.lock import only_driver
+from cfamc_ray.study.records import STUDY, TrialRecord, damaged_records, read_config, read_trials
+from cfamc_ray.study.repair import set_damaged_aside
 from cfamc_ray.study.system import read_costs
 from cfamc_ray.study.wording import show_count, show_seconds
 from cfamc_ray.terminal import add_detail_options, detail_words
@@ -230,12 +233,12 @@ def check_folder(
     Raises:
         InputError: where it holds another study, or an unfinished one without `resume`, or none to resume.
     """
-    records = read_trials(folder)
-    if not records and not (folder / STUDY).exists():
+    records, damaged = read_trials(folder), damaged_records(folder)
+    if not records and not damaged and not (folder / STUDY).exists():
         if resume:
             raise InputError(f"{folder}: there is nothing to resume; leave out --resume to begin")
         return False
-    different = _different(config, folder, records, resume=resume)
+    different = _different(config, folder, records)
     if different:
         raise InputError(
             f"{folder}: belongs to a study of another space (different: {', '.join(different)}); "
@@ -243,26 +246,49 @@ def check_folder(
         )
     ended = sum(record.ended for record in records)
     spent = over(records) if over else len(records) >= config.budget.trials
-    finished = ended == len(records) and bool(spent)
-    if records and not finished and not resume:
-        damaged = [str(found.path) for trial in trial_folders(folder) for found in trial.damaged()]
-        remark = f" (damaged: {', '.join(damaged)})" if damaged else ""
+    finished = not damaged and ended == len(records) and bool(spent)
+    if (records or damaged) and not finished and not resume:
+        remark = f" (damaged or missing: {', '.join(str(found.path) for found in damaged)})" if damaged else ""
         raise InputError(
-            f"{folder}: holds this study with {ended} of {config.budget.trials} trials ended"
-            f"{remark}; "
+            f"{folder}: holds this study with {ended} of {config.budget.trials} trials ended{remark}; "
             "type the command again with --resume to go on, or name another folder with --out"
         )
     return finished
 
 
-def _different(config: StudyConfig, folder: Path, records: Sequence[TrialRecord], *, resume: bool) -> list[str]:
+@contextmanager
+def driving(folder: Path) -> Iterator[None]:
+    """Hold a study's folder as its only driver, and set aside first what is damaged in it.
+
+    Args:
+        folder: of the study, or of a scaling study's cells; made if missing.
+
+    Raises:
+        InputError: as `only_driver` does.
+    """
+    with only_driver(folder):
+        for line in set_damaged_aside(folder):
+            print(line, file=sys.stderr, flush=True)
+        yield
+
+
+def warn_of_damage(study: Path) -> None:
+    """Say which files of its trials or cells a reader does without; the next driver sets them aside.
+
+    Args:
+        study: its folder, or that of a scaling study's cells.
+    """
+    for found in [*damaged_records(study), *damaged_cells(study)]:
+        if found.path.name == STUDY:  # without it nothing is read
+            continue
+        print(f"warning: {found.path}: damaged or missing ({found.why}), and left out", file=sys.stderr)
+
+
+def _different(config: StudyConfig, folder: Path, records: Sequence[TrialRecord]) -> list[str]:
     """Keys in which a folder's study is another one; where its study.yaml is lost, its trials tell the space."""
     try:
         known = read_config(folder).identity()
-    except InputError as error:
-        if not resume:
-            raise InputError(f"{error}; with --resume it is written again") from None
-        print(f"{error}; it is written again", file=sys.stderr)
+    except InputError:
         return [] if all(config.contains(record.point) for record in records) else ["space"]
     return sorted(_differences(known, config.identity()))
 

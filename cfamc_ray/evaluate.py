@@ -172,11 +172,12 @@ def _find_run(name: str, *, untrained: bool) -> Run:
         return Run(f"{name}, untrained", Path("runs") / f"{name}-untrained", recipe.trial(), name, None)
     trial_folder = _find_trial(path)
     study = read_config(trial_folder.path.parent)
-    record = trial_folder.read()
+    records = read_trials(trial_folder.path.parent)
+    record = next((record for record in records if record.number == trial_folder.number), None)
     if record is None:
-        raise InputError(f"{trial_folder.trial_file}: is damaged; resuming its study writes it again")
+        raise InputError(f"{trial_folder.trial_file}: damaged; python -m cfamc_ray.tune --resume writes it again")
     base = record.point.get("base", study.base)
-    label = study.name if len(read_trials(trial_folder.path.parent)) == 1 else f"{study.name}/{record.trial_id}"
+    label = study.name if len(records) == 1 else f"{study.name}/{record.trial_id}"
     return Run(
         f"{label}, untrained" if untrained else label,
         trial_folder.path,

@@ -1,9 +1,12 @@
 """A study in one file: what to run, what it costs, how sure that is, with every figure and table."""
 
 import csv
+import io
 import json
+import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +32,7 @@ from cfamc_ray.files import write_text
 from cfamc_ray.study.advice import Advice, advise, cost_ladder, headline
 from cfamc_ray.study.answer import answer
 from cfamc_ray.study.cells import system_table
+from cfamc_ray.study.content import content_of
 from cfamc_ray.study.effects import effects_table, find_effects
 from cfamc_ray.study.front import find_front
 from cfamc_ray.study.growth import find_growth, find_spending
@@ -128,7 +132,8 @@ def make_report(folder: Path, *, budget: float | None = None, scaling: ScalingRu
     config, records = read_config(folder), read_trials(folder)
     front, growth, spending = find_front(config, records), find_growth(config, records), find_spending(records)
     effects, advice = find_effects(config, records), advise(config, records, budget=budget)
-    confirmed, attained = _read_csv(folder / "confirm.csv"), _read_csv(folder / "attainment.csv")
+    confirmed = _read_csv(folder / "confirm.csv", ["seeds"], or_empty=["front_probability"])
+    attained = _read_csv(folder / "attainment.csv", ["attained_by", *config.objectives])
     published = published_results(config)
     comparable = published and front.members and published[0].values.keys() <= front.objectives.keys()
     ended_early = [r for r in records if r.status in ("stopped", "failed", "infeasible")]
@@ -289,12 +294,29 @@ def _command(folder: Path, advice: Advice) -> str:
     return shlex.join(["python", "-m", "cfamc_ray.train", "--trial", str(folder / advice.record.trial_id)])
 
 
-def _read_csv(path: Path) -> list[dict[str, Any]]:
-    """Rows with their numbers as numbers, None for an empty cell; none where there is no such file."""
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return [{key: _value(text) for key, text in row.items()} for row in csv.DictReader(file)]
+def _read_csv(path: Path, numbers: Collection[str], *, or_empty: Collection[str] = ()) -> list[dict[str, Any]]:
+    """Rows with their numbers as numbers, None for an empty cell; none where the file is missing or damaged.
+
+    Args:
+        path: of the file.
+        numbers: columns that must hold one in every row.
+        or_empty: columns that must hold one or nothing.
+    """
+    return content_of(path, partial(_rows_of, numbers=numbers, or_empty=or_empty)) or []
+
+
+def _rows_of(text: str, *, numbers: Collection[str], or_empty: Collection[str]) -> list[dict[str, Any]]:
+    try:
+        rows = list(csv.DictReader(io.StringIO(text), strict=True))
+    except csv.Error as error:
+        raise ValueError(str(error)) from None
+    if any(None in row or None in row.values() or not {*numbers, *or_empty} <= row.keys() for row in rows):
+        raise ValueError("lacks a cell")
+    found = [{key: _value(cell) for key, cell in row.items()} for row in rows]
+    wanted = [row[name] for row in found for name in (*numbers, *or_empty) if name in numbers or row[name] is not None]
+    if not all(isinstance(value, float) and math.isfinite(value) for value in wanted):
+        raise ValueError("holds no number where one must be")
+    return found
 
 
 def _value(text: str) -> float | str | None:

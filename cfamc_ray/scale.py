@@ -12,6 +12,7 @@ from cfamc_ray.command import (
     check_data,
     check_folder,
     costs_of,
+    driving,
     exit_code,
     expected_cost,
     typed_again,
@@ -25,9 +26,8 @@ from cfamc_ray.study.cells import CellFolder, system_columns, system_table
 from cfamc_ray.study.cost_model import CostModel
 from cfamc_ray.study.images import Digests, found_from, note, portable
 from cfamc_ray.study.learned import learning_columns, learning_table
-from cfamc_ray.study.lock import only_driver
 from cfamc_ray.study.mirror import mirrored
-from cfamc_ray.study.records import csv_text
+from cfamc_ray.study.records import STUDY, csv_text, damaged_records
 from cfamc_ray.study.scaling import CONFIG, LEARNING, SYSTEM, conclusions, read_run
 from cfamc_ray.study.system import system_conclusions
 from cfamc_ray.terminal import say
@@ -76,6 +76,8 @@ def _grow(
         wanted.remove(LEARNING)
     parts: dict[str, Part] = {SYSTEM: _measure, LEARNING: _learn}
     complete = all(parts[name](config, folder, arguments, costs) for name in wanted)
+    if complete:
+        write_text(folder / CONFIG, dump_study(portable(config, folder)))  # also where it was damaged
     code = write_fits(config, folder)
     if complete:
         return code
@@ -106,7 +108,7 @@ def _measure(config: ScalingConfig, folder: Path, arguments: argparse.Namespace,
     from cfamc_ray.orchestration.cells import run_cells  # noqa: PLC0415 (Ray is slow to import)
 
     say(f"{config.name}: {missing} cells to measure → {cells.path}", arguments.detail)
-    with only_driver(cells.path):
+    with driving(cells.path):
         write_text(folder / CONFIG, dump_study(portable(config, folder)))
         try:
             run_cells(config, cells, address=arguments.address, detail=arguments.detail)
@@ -122,7 +124,8 @@ def _has_learned(config: ScalingConfig, folder: Path) -> bool:
         InputError: where the folder holds another study, or images are missing or not what they should be.
     """
     study = config.learning_study
-    if check_folder(study, folder, resume=(folder / "study.yaml").exists()):
+    begun = (folder / STUDY).exists() or bool(damaged_records(folder))
+    if check_folder(study, folder, resume=begun):
         return True
     _check_images(config, folder)
     return False
@@ -140,7 +143,7 @@ def _learn(config: ScalingConfig, folder: Path, arguments: argparse.Namespace, c
     study, inner = config.learning_study, folder / LEARNING
     digests = _check_images(config, inner)
     say(f"{config.name}: {study.budget.trials} trials → {inner}", arguments.detail)
-    with only_driver(inner):
+    with driving(inner):
         write_text(folder / CONFIG, dump_study(portable(config, folder)))
         note(inner, digests, config=config)
         try:

@@ -19,6 +19,7 @@ from cfamc_ray.command import (
     add_run_options,
     check_data,
     check_folder,
+    driving,
     exit_code,
     program,
     typed_again,
@@ -33,9 +34,8 @@ from cfamc_ray.machine import cores
 from cfamc_ray.process import INTERRUPTED
 from cfamc_ray.study.environment import environment
 from cfamc_ray.study.images import found_from, note
-from cfamc_ray.study.lock import only_driver
 from cfamc_ray.study.mirror import mirrored
-from cfamc_ray.study.records import TrialFolder, read_config, trial_name, write_config
+from cfamc_ray.study.records import TrialFolder, damaged_records, read_config, read_trials, trial_name, write_config
 from cfamc_ray.study.repair import repair
 from cfamc_ray.study.wording import show_value
 from cfamc_ray.terminal import Detail, ProgressView, epoch_line, say
@@ -108,7 +108,7 @@ def _train_study(study: StudyConfig, folder: Path, arguments: argparse.Namespace
         others = any(text.startswith(("data.", "evaluation.transfer")) for text in arguments.overrides)
         of_trial = [arguments.trial.resolve().parent] if arguments.trial and not others else []
         digests = check_data(study, [study.trial], folder, *of_trial)
-        with only_driver(folder):
+        with driving(folder):
             _open(folder, study)
             note(folder, digests, config=study)
             say(f"{study.name} → {folder}", arguments.detail)
@@ -167,10 +167,14 @@ def _recipe(arguments: argparse.Namespace) -> dict[str, Any]:
 def _trial_of_study(arguments: argparse.Namespace) -> dict[str, Any]:
     """What a trial was, whatever recipe and dialect it came from."""
     path = arguments.trial.resolve()
-    config, number = read_config(path.parent), path.name.removeprefix("trial_")
-    record = TrialFolder(path.parent, int(number)).read() if number.isdecimal() else None
+    config = read_config(path.parent)
+    record = next((record for record in read_trials(path.parent) if record.trial_id == path.name), None)
     if record is None:
-        raise InputError(f"--trial {arguments.trial}: holds no trial; name one such as {path.parent / trial_name(0)}")
+        damaged = [
+            f" ({found.path.name}: {found.why})" for found in damaged_records(path.parent) if path in found.path.parents
+        ]
+        remedy = f"name one such as {path.parent / trial_name(0)}"
+        raise InputError(f"--trial {arguments.trial}: holds no trial{''.join(damaged)}; {remedy}")
     if arguments.dialect != DIALECTS[0]:
         raise InputError("--dialect: a trial has that of its study; leave it out")
     question = f"{record.trial_id} of {config.name}"
@@ -250,10 +254,10 @@ def _finish(study: StudyConfig, folder: Path) -> int:
         print(f"{study.name} {record.status}: {record.reason}", file=sys.stderr)
         print(f"To begin anew, name another run with --name, or remove {folder}", file=sys.stderr)
         return 1
-    seconds = record.value("train_seconds") + record.value("eval_seconds")
+    seconds, device = record.value("train_seconds") + record.value("eval_seconds"), record.rows[-1].get("device", "–")
     print(
         f"\n{study.name}: {study.trial.pretraining.epochs} epochs, {record.value('crop_passes'):.3g} crop passes, "
-        f"{record.value('flops') / 1e15:.3g} PFLOP, {show_value('seconds', seconds)} on {record.rows[-1]['device']}"
+        f"{record.value('flops') / 1e15:.3g} PFLOP, {show_value('seconds', seconds)} on {device}"
     )
     if math.isfinite(record.value("clean_accuracy")):
         print(

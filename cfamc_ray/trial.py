@@ -427,7 +427,16 @@ class Trial:
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
             self.delta_VbCHW = state["delta"][:, self.share].contiguous()
-        except (OSError, EOFError, RuntimeError, UnpicklingError, KeyError, TypeError, ValueError) as error:
+        except (
+            OSError,
+            EOFError,
+            RuntimeError,
+            UnpicklingError,
+            LookupError,
+            TypeError,
+            ValueError,
+            AttributeError,
+        ) as error:
             raise CheckpointError(f"{path} cannot be read: {(str(error).splitlines() or [''])[0]}") from None
 
     def save_encoder(self, path: Path) -> None:

@@ -14,6 +14,7 @@ from cfamc_ray.command import (
     check_data,
     check_folder,
     costs_of,
+    driving,
     exit_code,
     expected_cost,
     program,
@@ -31,7 +32,6 @@ from cfamc_ray.study.cost_model import CostModel
 from cfamc_ray.study.finalists import confirmed_front, write_confirmation
 from cfamc_ray.study.front import find_front
 from cfamc_ray.study.images import found_from, note
-from cfamc_ray.study.lock import only_driver
 from cfamc_ray.study.mirror import mirrored
 from cfamc_ray.study.records import (
     TrialFolder,
@@ -94,10 +94,10 @@ def _tune(arguments: argparse.Namespace) -> int:
 def _search(config: StudyConfig, folder: Path, arguments: argparse.Namespace, costs: CostModel | None) -> int:
     """Begin or go on, and confirm the front where the study says so."""
     budget = Budget(config, work_of=training_work, costs=costs)
-    if check_folder(config, folder, resume=arguments.resume, over=budget.over):
+    if check_folder(config, folder, resume=arguments.resume, over=budget.over) and not arguments.imports:
         return _finish(config, folder) or _confirm(config, folder, arguments)
     digests = check_data(config, [config.trial_at(next(config.points()))], folder)
-    with only_driver(folder):
+    with driving(folder):
         write_config(folder, config)
         note(folder, digests, config=config)
         for source in arguments.imports:
@@ -134,7 +134,7 @@ def _confirm(config: StudyConfig, folder: Path, arguments: argparse.Namespace) -
     from cfamc_ray.report import write_report  # noqa: PLC0415
 
     say(f"\nThe front is confirmed with {config.confirm.seeds} fresh seeds → {folder / 'confirm'}", arguments.detail)
-    with only_driver(folder):
+    with driving(folder):
         write_config(folder, config)
         try:
             complete = run_confirmation(config, folder, address=arguments.address, detail=arguments.detail)

@@ -63,7 +63,10 @@ def write_trials(config: StudyConfig, folder: Path, *, trials: int) -> None:
         costs = {"crop_passes": trial.crop_passes, "flops": 1e9, "train_seconds": 1.0, "eval_seconds": 1.0}
         trial_folder = TrialFolder(folder, number)
         trial_folder.open(point)
-        trial_folder.write_rows([{"epoch": trial.pretraining.epochs, "done": True, **accuracies, **costs}])
+        epochs = trial.pretraining.epochs
+        trial_folder.write_rows(
+            {"epoch": epoch, "done": epoch == epochs, **accuracies, **costs} for epoch in range(1, epochs + 1)
+        )
 
 
 @pytest.fixture

@@ -209,7 +209,7 @@ def curves_chart(records: Sequence[TrialRecord], members: Sequence[TrialRecord])
         lines: list[Line] = []
         faint_x, faint_y, faint_details = list[float](), list[float](), list[str]()
         for record in records:
-            rows = [row for row in record.rows if row.get(name) is not None]
+            rows = [row for row in record.rows if row.get(name) is not None and row.get("crop_passes") is not None]
             x, y = [float(row["crop_passes"]) for row in rows], [float(row[name]) for row in rows]
             details = f"trial {record.number} ({record.status})"
             if rows and record.number in front:

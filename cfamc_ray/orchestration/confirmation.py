@@ -1,5 +1,6 @@
 """The front trained anew with fresh seeds, as a study of its own, and tested in earnest; both go on after a kill."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from cfamc_ray.orchestration.images import SharedSources, share_sources, take_so
 from cfamc_ray.orchestration.run import run_study, running_ray
 from cfamc_ray.study.finalists import confirming_study
 from cfamc_ray.study.records import TrialFolder, TrialRecord, read_trials
+from cfamc_ray.study.repair import renew_untested
 from cfamc_ray.terminal import Detail, ProgressView
 
 
@@ -39,6 +41,8 @@ def run_confirmation(
     fresh = confirming_study(config, read_trials(folder), read_trials(inner))
     if fresh is None:
         return True
+    for line in renew_untested(inner):
+        print(line, file=sys.stderr, flush=True)
     if not run_study(fresh, inner, address=address, detail=detail):
         return False
     untested = [

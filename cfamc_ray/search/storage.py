@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,13 @@ from cfamc_ray.study.points import constants
 from cfamc_ray.study.records import TrialRecord
 
 NAME = "optuna.db"
-UNREADABLE = (sqlite3.DatabaseError, SQLAlchemyError, OptunaError, RuntimeError, ValueError, KeyError)
+UNREADABLE = (sqlite3.Error, SQLAlchemyError, OptunaError, RuntimeError, ValueError, LookupError, TypeError)
 """What SQLite, SQLAlchemy and Optuna raise for a file that is no database, a damaged one, or one of another version."""
+CLOSED = (
+    *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY),
+    *(sqlite3.SQLITE_PERM, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR),
+)
+"""SQLite's codes for a file that cannot be opened or written, which say nothing of what it holds."""
 BUSY_SECONDS = 60
 """Until a database that another process keeps locked is given up."""
 
@@ -45,14 +51,12 @@ def repair_storage(config: StudyConfig, folder: Path, records: Sequence[TrialRec
         what was done, in sentences.
 
     Raises:
-        InputError: where another process keeps it locked, or the folder cannot be written.
+        InputError: where another process keeps it locked, or it cannot be opened or written.
     """
     try:
         stored = _stored_trials(config, folder)
-    except InputError:
-        raise
-    except UNREADABLE as error:
-        why = f"cannot be read ({str(error).splitlines()[0]})"
+    except _DamagedStorageError as error:
+        why = f"cannot be read ({error})"
     else:
         ended = {trial.number for trial in stored if trial.state.is_finished()}
         going_on = [record.trial_id for record in records if not record.ended and record.number in ended]
@@ -66,29 +70,53 @@ def repair_storage(config: StudyConfig, folder: Path, records: Sequence[TrialRec
 
 
 def stored_points(config: StudyConfig, folder: Path) -> Mapping[int, Mapping[str, Any]]:
-    """The points that the storage knows, by the number of their trial; none where it cannot be read."""
+    """The points that the storage knows, by the number of their trial; none where it cannot be read.
+
+    Raises:
+        InputError: as `repair_storage` does.
+    """
     try:
         stored = _stored_trials(config, folder)
-    except UNREADABLE:
+    except _DamagedStorageError:
         return {}
     points = {trial.number: {**constants(config.space), **trial.params} for trial in stored}
     return {number: point for number, point in points.items() if point.keys() == config.space.keys()}
 
 
+class _DamagedStorageError(Exception):
+    """It cannot be read, whoever tries."""
+
+
 def _stored_trials(config: StudyConfig, folder: Path) -> list[optuna.trial.FrozenTrial]:
-    """The trials of the storage; none where there is no file or no study of this name in it."""
-    if not (folder / NAME).exists():
+    """The trials of the storage; none where there is no file or no study of this name in it.
+
+    Raises:
+        _DamagedStorageError: where it cannot be read.
+        InputError: where it cannot be opened or written, which says nothing of what it holds.
+    """
+    path = folder / NAME
+    if not path.exists():
         return []
-    connection = sqlite3.connect(folder / NAME, timeout=BUSY_SECONDS)
     try:
-        (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-    except sqlite3.OperationalError as error:  # locked or read-only, which says nothing of what it holds
-        raise InputError(f"{folder / NAME}: cannot be opened ({error}); is another program at work on it?") from None
-    finally:
-        connection.close()
-    if answer != "ok":
-        raise sqlite3.DatabaseError(answer)
-    storage = open_storage(folder)
-    if config.name not in optuna.get_all_study_names(storage):
-        return []
-    return optuna.load_study(study_name=config.name, storage=storage).get_trials(deepcopy=False)
+        with closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
+            (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if answer != "ok":
+            raise sqlite3.DatabaseError(answer)
+        storage = open_storage(folder)
+        if config.name not in optuna.get_all_study_names(storage):
+            return []
+        return optuna.load_study(study_name=config.name, storage=storage).get_trials(deepcopy=False)
+    except UNREADABLE as error:
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        if _code(error) in CLOSED:
+            remedy = "is another program at work on it, or its disk full or read-only?"
+            raise InputError(f"{path}: cannot be opened ({why}); {remedy}") from None
+        raise _DamagedStorageError(why) from None
+
+
+def _code(error: BaseException | None) -> int | None:
+    """SQLite's code of an error, which SQLAlchemy and Optuna wrap in their own; without its lesser half."""
+    while error is not None and not isinstance(error, sqlite3.Error):
+        error = error.__cause__
+    code = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF

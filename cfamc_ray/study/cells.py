@@ -12,11 +12,13 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, Field, NonNegativeFloat, PositiveFloat, ValidationError
 
 from cfamc_ray.config.scaling import WORKERS, Cell, ScalingConfig
 from cfamc_ray.files import write_text
-from cfamc_ray.study.content import content_of, json_object
+from cfamc_ray.study.content import DamagedFile, content_of, damage_of, json_object
 from cfamc_ray.study.wording import show_count, show_point
 
 PHASES = ("crops", "forward", "loss", "backward", "optimizer", "perturbation")
@@ -37,6 +39,43 @@ COLUMNS = (
     "device",
 )
 """Of system.csv, after what the cell is."""
+
+
+_Repeats = Annotated[list[PositiveFloat], Field(min_length=1)]
+
+
+class _Seconds(BaseModel):
+    steps: _Repeats
+    unsynchronised: _Repeats | None = None
+    alone: _Repeats | None = None
+
+
+class _Phases(BaseModel, extra="allow"):
+    all: PositiveFloat
+    __pydantic_extra__: dict[str, float]
+
+
+class _Finished(BaseModel):
+    """What `measure_cell` gives, as far as it is read here."""
+
+    status: Literal["finished"]
+    reason: str
+    seconds: _Seconds
+    phases: _Phases
+    sums: list[tuple[PositiveFloat, PositiveFloat]]
+    peak_memory_bytes: PositiveFloat
+    product_flops_per_second: PositiveFloat
+    float32_flops_per_second: PositiveFloat
+    updates: PositiveFloat
+    crop_passes: PositiveFloat
+    flops: PositiveFloat
+    activations: NonNegativeFloat
+    kept: NonNegativeFloat
+    parameters: PositiveFloat
+    number_bytes: PositiveFloat
+    precision: str
+    device: str
+    threads: int
 
 
 class Measured(NamedTuple):
@@ -105,7 +144,7 @@ class CellFolder:
 
     def read(self, cell: Cell) -> dict[str, Any] | None:
         """What was found of a cell; None before it was tried, and where the file is damaged."""
-        return content_of(self._file(cell), json_object)
+        return content_of(self._file(cell), _tried)
 
     def write(self, cell: Cell, found: Mapping[str, Any]) -> None:
         """Note what was found of a cell."""
@@ -114,6 +153,23 @@ class CellFolder:
     def measured(self, cell: Cell) -> bool:
         """Whether a cell need not be tried again."""
         return (self.read(cell) or {}).get("status") == "finished"
+
+
+def damaged_cells(folder: Path) -> list[DamagedFile]:
+    """The files of cells that cannot be read, in the folder of a system part."""
+    return [found for path in sorted(folder.glob("cell_*.json")) if (found := damage_of(path, _tried))]
+
+
+def _tried(text: str) -> dict[str, Any]:
+    """What a cell's file holds: measurements, or why there are none."""
+    found = json_object(text)
+    if found.get("status") == "failed" and isinstance(found.get("reason"), str):
+        return found
+    try:
+        _Finished.model_validate(found)
+    except ValidationError:
+        raise ValueError("holds no measurements of a cell") from None
+    return found
 
 
 def read_cells(config: ScalingConfig, folder: CellFolder) -> list[Measured]:

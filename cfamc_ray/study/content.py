@@ -35,7 +35,7 @@ def damage_of(path: Path, parse: Callable[[str], object]) -> DamagedFile | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
-        return DamagedFile(path, str(error))
+        return DamagedFile(path, str(error).splitlines()[0])
     return None
 
 

@@ -75,7 +75,20 @@ def _existing(study: Path, key: str, path: Path) -> Iterator[Path]:
 
 
 def _noted(study: Path) -> Mapping[str, Mapping[str, str]]:
-    return content_of(study / NAME, json_object) or {}
+    return content_of(study / NAME, noted_images) or {}
+
+
+def noted_images(text: str) -> Mapping[str, Mapping[str, str]]:
+    """Of each data set its digest and its path, from the text of images.json.
+
+    Raises:
+        ValueError: where the text holds something else.
+    """
+    known = json_object(text)
+    of_each = known.values()
+    if not all(isinstance(each, dict) and all(isinstance(value, str) for value in each.values()) for each in of_each):
+        raise ValueError("holds no digests of images")
+    return known
 
 
 def check_same(study: Path, digests: Digests, *, config: Config) -> None:

@@ -22,14 +22,15 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import dump_study, read_study
-from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.config.study import METRICS, StudyConfig
+from cfamc_ray.config.yaml12 import read_yaml
 from cfamc_ray.files import write_text
 from cfamc_ray.study.content import DamagedFile, content_of, damage_of, json_object
 from cfamc_ray.study.images import located, portable
@@ -93,10 +94,11 @@ class TrialFolder:
     Args:
         study: the study's folder.
         number: of the trial.
+        keys: that its point has; None where they are not known.
     """
 
-    def __init__(self, study: Path, number: int) -> None:
-        self.number = number
+    def __init__(self, study: Path, number: int, keys: Collection[str] | None = None) -> None:
+        self.number, self.keys = number, keys
         self.path = study / trial_name(number)
         self.trial_file, self.epochs_file = self.path / "trial.json", self.path / "epochs.jsonl"
         self.outcome_file, self.test_file = self.path / "outcome.json", self.path / "test.json"
@@ -131,11 +133,11 @@ class TrialFolder:
 
     def read_test(self) -> Row | None:
         """What `write_test` noted; None where the encoder was not tested."""
-        return content_of(self.test_file, json_object)
+        return content_of(self.test_file, _tested)
 
     def read(self) -> TrialRecord | None:
         """The record, as far as its files are whole; None where the trial never began."""
-        known = content_of(self.trial_file, _begun)
+        known = content_of(self.trial_file, self._begun)
         if known is None:
             return None
         rows, outcome = content_of(self.epochs_file, _rows), content_of(self.outcome_file, _outcome)
@@ -148,26 +150,65 @@ class TrialFolder:
         return TrialRecord(self.number, known["point"], rows or [], status, reason, known.get("source", ""))
 
     def damaged(self) -> list[DamagedFile]:
-        """The files of its record that cannot be read."""
-        readers = {
-            self.trial_file: _begun,
-            self.epochs_file: _rows,
-            self.outcome_file: _outcome,
-            self.test_file: json_object,
-        }
-        return [found for path, parse in readers.items() if (found := damage_of(path, parse))]
+        """The files of its record that cannot be read, and its trial.json where that is missing beside others."""
+        epochs = damage_of(self.epochs_file, _rows)
+        outcome = damage_of(self.outcome_file, _outcome)
+        if epochs and not outcome and (content_of(self.outcome_file, _outcome) or {}).get("status") == "stopped":
+            outcome = DamagedFile(self.outcome_file, "the rows that it judges are damaged")
+        others = (self.epochs_file, self.outcome_file, self.checkpoint, self.encoder)
+        missing = not self.trial_file.exists() and any(path.exists() for path in others)
+        begun = DamagedFile(self.trial_file, "missing") if missing else damage_of(self.trial_file, self._begun)
+        return [found for found in (begun, outcome, epochs, damage_of(self.test_file, _tested)) if found]
+
+    def _begun(self, text: str) -> dict[str, Any]:
+        known = json_object(text)
+        point = known.get("point")
+        if not isinstance(point, dict) or not all(
+            isinstance(value, int | float | str | None) for value in point.values()
+        ):
+            raise ValueError("holds no point of a space")
+        if not isinstance(known.get("source", ""), str):
+            raise ValueError("does not say where it was taken over from")
+        if known.get("number") != self.number:
+            raise ValueError("is that of another trial")
+        if self.keys is not None and point.keys() != set(self.keys):
+            raise ValueError("holds a point of another space")
+        return known
 
 
 def trial_folders(study: Path) -> Iterator[TrialFolder]:
     """All trials' folders of a study, by number."""
+    keys = _searched_keys(study)
     names = (path.name.removeprefix("trial_") for path in study.glob("trial_*"))
-    return (TrialFolder(study, number) for number in sorted(int(name) for name in names if name.isdecimal()))
+    return (TrialFolder(study, number, keys) for number in sorted(int(name) for name in names if name.isdecimal()))
+
+
+def _searched_keys(study: Path) -> Collection[str] | None:
+    try:
+        space = read_yaml(study / STUDY)["space"]
+    except (InputError, KeyError, TypeError):
+        return None
+    return space if isinstance(space, dict) else None
 
 
 def read_trials(study: Path) -> list[TrialRecord]:
-    """All trials of a study folder, by number."""
+    """All trials of a study folder, by number, as far as their files are whole."""
     records = (folder.read() for folder in trial_folders(study))
     return [record for record in records if record is not None]
+
+
+def damaged_records(study: Path) -> list[DamagedFile]:
+    """The files of a study and its trials' records that cannot be read, and those that are missing beside others."""
+    folders = list(trial_folders(study))
+    of_trials = [found for folder in folders for found in folder.damaged()]
+    begun = of_trials or any(folder.trial_file.exists() for folder in folders)
+    try:
+        if begun or (study / STUDY).exists():
+            read_config(study)
+    except InputError as error:
+        why = str(error).removeprefix(f"{study / STUDY}: ").splitlines()[0]
+        return [DamagedFile(study / STUDY, why if (study / STUDY).exists() else "missing"), *of_trials]
+    return of_trials
 
 
 def read_environment(study: Path) -> Mapping[str, Any]:
@@ -233,26 +274,29 @@ def csv_text(table: Sequence[Mapping[str, Any]], *, columns: Sequence[str] = ())
     return text.getvalue()
 
 
-def _begun(text: str) -> dict[str, Any]:
-    known = json_object(text)
-    if not isinstance(known.get("point"), dict) or not isinstance(known.get("source", ""), str):
-        raise ValueError("holds no point of a space")
-    return known
-
-
 def _rows(text: str) -> list[Row]:
     rows = [json_object(line) for line in text.splitlines()]
     if not rows or not all(isinstance(row.get("done"), bool) for row in rows):
         raise ValueError("holds no rows of epochs")
     if any(row.get("epoch") != number for number, row in enumerate(rows, start=1)):
         raise ValueError("lacks the row of an epoch")
+    if not all(isinstance(row.get(name), int | float | None) for row in rows for name in (*METRICS, *COSTS)):
+        raise ValueError("holds a metric that is no number")
     return list(rows)
 
 
 def _outcome(text: str) -> dict[str, Any]:
     known = json_object(text)
-    if known.get("status") not in get_args(Status) or not isinstance(known.get("reason"), str):
+    if known.get("status") not in ("stopped", "failed", "infeasible") or not isinstance(known.get("reason"), str):
         raise ValueError("does not say how the trial ended")
+    return known
+
+
+def _tested(text: str) -> dict[str, Any]:
+    known = json_object(text)
+    texts = {"test_sample": dict, "problem": str}
+    if not all(isinstance(value, texts.get(name, int | float | None)) for name, value in known.items()):
+        raise ValueError("holds no accuracies")
     return known
 
 

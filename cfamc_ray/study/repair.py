@@ -11,25 +11,31 @@ from pathlib import Path
 from typing import Any
 
 from cfamc_ray.files import set_aside
+from cfamc_ray.study.cells import damaged_cells
 from cfamc_ray.study.content import DamagedFile, damage_of, json_object
 from cfamc_ray.study.images import NAME as IMAGES
-from cfamc_ray.study.records import ENVIRONMENT, TrialFolder, trial_folders
+from cfamc_ray.study.images import noted_images
+from cfamc_ray.study.records import ENVIRONMENT, TrialFolder, damaged_records, trial_folders
 
 Points = Callable[[], Mapping[int, Mapping[str, Any]]]
 """Points of trials by number, as something other than the trials' folders knows them."""
 
 
 def damaged_files(study: Path) -> list[DamagedFile]:
-    """The files of a study's folder that are there and cannot be read; weights and checkpoints among them."""
-    of_study = [damage_of(study / name, json_object) for name in (ENVIRONMENT, IMAGES)]
-    of_trials = chain.from_iterable(_damaged_in(folder) for folder in trial_folders(study))
-    return [found for found in (*of_study, *of_trials) if found]
+    """The files of a study's folder that are there and cannot be read; weights and checkpoints among them.
+
+    Args:
+        study: its folder, or that of a scaling study's cells.
+    """
+    derived = (damage_of(study / ENVIRONMENT, json_object), damage_of(study / IMAGES, noted_images))
+    weights = chain.from_iterable(_damaged_weights(folder) for folder in trial_folders(study))
+    every = [*damaged_records(study), *derived, *damaged_cells(study), *weights]
+    return [found for found in every if found and found.path.exists()]
 
 
-def _damaged_in(folder: TrialFolder) -> Iterator[DamagedFile | None]:
-    yield from folder.damaged()
+def _damaged_weights(folder: TrialFolder) -> Iterator[DamagedFile | None]:
     yield _damaged_checkpoint(folder.checkpoint)
-    yield _damaged_encoder(folder.encoder)
+    yield damaged_encoder(folder.encoder)
 
 
 def _damaged_checkpoint(path: Path) -> DamagedFile | None:
@@ -39,13 +45,17 @@ def _damaged_checkpoint(path: Path) -> DamagedFile | None:
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
-        return DamagedFile(path, str(error))
+    except Exception as error:  # zipfile has no kind of its own for what a damaged header leads to
+        return DamagedFile(path, str(error) or type(error).__name__)
     return DamagedFile(path, f"{broken} in it is broken") if broken else None
 
 
-def _damaged_encoder(path: Path) -> DamagedFile | None:
-    """A safetensors file: the length of its header (8 bytes), the header as JSON, and the tensors it lists."""
+def damaged_encoder(path: Path) -> DamagedFile | None:
+    """What is wrong with an encoder's file; None where it is whole or missing.
+
+    A safetensors file is the length of its header (8 bytes), the header as JSON, and the tensors it lists. It has no
+    checksum: a weight that was changed is not found.
+    """
     if not path.is_file():
         return None
     try:
@@ -59,8 +69,29 @@ def _damaged_encoder(path: Path) -> DamagedFile | None:
     return None if whole else DamagedFile(path, "not a whole safetensors file")
 
 
+def set_damaged_aside(study: Path) -> list[str]:
+    """Rename damaged files, and folders of trials that were taken over and are no longer whole.
+
+    Only the driver that holds the study may do so.
+
+    Args:
+        study: its folder, or that of a scaling study's cells.
+
+    Returns:
+        what was done, a sentence for each.
+    """
+    records = [(folder.path, folder.read()) for folder in trial_folders(study)]
+    taken_over = [(path, record.source) for path, record in records if record and record.source and not record.ended]
+    done = [
+        f"{path}: was taken over from {source} and is no longer whole; kept as {set_aside(path).name}; --import takes "
+        "it over again"
+        for path, source in taken_over
+    ]
+    return done + [_set_aside(found) for found in damaged_files(study)]
+
+
 def repair(study: Path, points: Points) -> list[str]:
-    """Set damaged files aside, so that the study can go on. Only the driver that holds the study may do so.
+    """Set damaged files aside and restore what can be, so that the study can go on; only its driver may.
 
     Args:
         study: its folder.
@@ -69,16 +100,40 @@ def repair(study: Path, points: Points) -> list[str]:
     Returns:
         what was done, a sentence for each damaged file.
     """
-    done = [_set_aside(found) for found in damaged_files(study)]
-    lost = [folder for folder in trial_folders(study) if not folder.trial_file.exists() and _holds_anything(folder)]
+    done = set_damaged_aside(study)
+    lost = [found.path for found in damaged_records(study) if found.path.name == "trial.json"]
     known = points() if lost else {}
-    for folder in lost:
+    for folder in trial_folders(study):
+        if folder.trial_file not in lost:
+            continue
         if folder.number in known:
             folder.open(known[folder.number])
             done.append(f"{folder.trial_file}: written again")
         else:
             kept = set_aside(folder.path)
             done.append(f"{folder.path}: nothing tells its point any more; kept as {kept.name}")
+    return done
+
+
+def renew_untested(study: Path) -> list[str]:
+    """Have trials trained again whose encoders are to be tested and are damaged or missing.
+
+    Args:
+        study: a confirming study's folder; only its driver may do so.
+
+    Returns:
+        what was done, a sentence for each of them.
+    """
+    done = []
+    for folder in trial_folders(study):
+        record = folder.read()
+        lacking = damaged_encoder(folder.encoder) or not folder.encoder.exists()
+        if record and record.status == "finished" and folder.read_test() is None and lacking:
+            kept = set_aside(folder.epochs_file)
+            done.append(
+                f"{folder.encoder}: damaged or missing, and not yet tested; the trial is trained again (its rows are "
+                f"kept as {kept.name})"
+            )
     return done
 
 
@@ -93,9 +148,5 @@ _CONSEQUENCES = {
     "checkpoint.pt": ", and the trial begins anew",
     "encoder.safetensors": "; python -m cfamc_ray.train --trial trains the trial anew",
     "test.json": ", and the encoder is tested again",
+    "study.yaml": ", and written again",
 }
-
-
-def _holds_anything(folder: TrialFolder) -> bool:
-    files = (folder.epochs_file, folder.outcome_file, folder.checkpoint, folder.encoder)
-    return any(path.exists() for path in files)

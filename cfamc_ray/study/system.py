@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import TypeAdapter
+
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.study.cells import Measured
@@ -22,6 +24,7 @@ PREDICTED_WORKERS = (2, 4, 8, 16, 32, 64, 128, 256, 512)
 TOLD_WORKERS = (8, 64, 512)
 """In sentences."""
 SECONDS_PER = ("flop", "activation", "updated_parameter", "update")
+BYTES_PER = ("process", "kept_activation", "parameter")
 FEWEST = len(SECONDS_PER) + 2
 """Cells that a model needs: one of them is left out, and the others are not to be met exactly."""
 
@@ -168,17 +171,19 @@ def read_costs(path: Path, study: StudyConfig, work_of: WorkOf) -> CostModel:
     """
     file = path / "fits.json" if path.is_dir() else path
     try:
-        every = json.loads(file.read_text(encoding="utf-8"))["costs"]
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError):
+        every = TypeAdapter(list[Costs]).validate_python(json.loads(file.read_text(encoding="utf-8"))["costs"])
+        if not all({*one.seconds_per} <= {*SECONDS_PER} and {*one.bytes_per} <= {*BYTES_PER} for one in every):
+            raise ValueError
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"--costs {path}: no fits of a scaling study's system part can be read there") from None
     precision, resources = study.trial.pretraining.precision, study.resources
     kind = "GPUs" if resources.gpus_per_worker else f"CPUs, {resources.cpus_per_worker} threads a worker"
     for costs in every:
-        on_cpu = costs["device"].startswith("CPU")
-        alike = not on_cpu if resources.gpus_per_worker else on_cpu and costs["threads"] == resources.cpus_per_worker
-        if alike and precision in (costs["precision"], *costs["configured"]):
-            return CostModel(work_of, resources.workers_per_trial, costs["seconds_per"], costs["bytes_per"])
-    known = "; ".join(f"{costs['device']}, {costs['precision']}" for costs in every) or "nothing"
+        on_cpu = costs.device.startswith("CPU")
+        alike = not on_cpu if resources.gpus_per_worker else on_cpu and costs.threads == resources.cpus_per_worker
+        if alike and precision in (costs.precision, *costs.configured):
+            return CostModel(work_of, resources.workers_per_trial, costs.seconds_per, costs.bytes_per)
+    known = "; ".join(f"{costs.device}, {costs.precision}" for costs in every) or "nothing"
     raise InputError(
         f"--costs {path}: holds no model for {kind} with pretraining.precision {precision}, but of {known}"
     )

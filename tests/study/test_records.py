@@ -158,11 +158,12 @@ def test_reading_never_unpickles(tmp_path: Path) -> None:
     folder = TrialFolder(tmp_path, 0)
     folder.open(POINT)
     folder.write_rows([row(1)])
-    write_config(tmp_path, study())
+    config = study(space={key: {"constant": value} for key, value in POINT.items()})
+    write_config(tmp_path, config)
     for path in (tmp_path / "searcher.pkl", folder.path / "params.pkl", folder.checkpoint, folder.encoder):
         path.write_bytes(poison)
     assert len(read_trials(tmp_path)) == 1
-    assert read_config(tmp_path) == study()
+    assert read_config(tmp_path) == config
     assert not sign.exists()
     pickle.loads(poison)  # noqa: S301
     assert sign.exists()
