@@ -26,6 +26,7 @@ from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.data.splits import load_splits
 from cfamc_ray.evaluation.cost import study_cost
 from cfamc_ray.method.encoder import load_encoder
+from cfamc_ray.study.lock import only_driver
 from cfamc_ray.study.records import TrialFolder, read_config, read_trials, write_config
 from cfamc_ray.train import TrainingView, main
 from cfamc_ray.trial import Trial
@@ -327,6 +328,23 @@ class TestRun:
         Path("images.npz").touch()
         said = train("--dry-run", "--set", "data.name=npz", "--set", "data.path=images.npz")
         assert f"path: {tmp_path / 'images.npz'}\n" in said.out
+
+
+@pytest.mark.parametrize("resume", [[], ["--resume"]], ids=["", "resume"])
+def test_a_folder_that_another_process_holds_is_refused(
+    train: Train, tmp_path: Path, no_training: None, resume: list[str]
+) -> None:
+    folder = tmp_path / "runs" / "cf-amc-ssl"
+    folder.mkdir(parents=True)
+    if resume:
+        write_config(folder, tiny_study())
+        TrialFolder(folder, 0).open({})
+    with only_driver(folder):
+        before = files(folder)
+        said = train(*resume)
+        assert files(folder) == before
+    assert (said.code, said.out, said.err.count("\n")) == (2, "", 1)
+    assert said.err.startswith(f"{folder}: another process is at work on it (process {os.getpid()} on ")
 
 
 class TestTypedAgain:
