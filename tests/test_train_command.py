@@ -223,6 +223,15 @@ class TestDryRun:
         assert study_cost([trial]).evaluation() in cost
         assert not (tmp_path / "runs").exists()
 
+    @pytest.mark.parametrize(("there", "workers", "each"), [(8, 1, 8), (8, 2, 4), (5, 2, 2), (1, 2, 1)])
+    def test_the_cores_that_there_are_are_shared_by_the_workers(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: int, workers: int, each: int
+    ) -> None:
+        monkeypatch.setattr("cfamc_ray.train.cores", lambda: there)
+        said = said_by(main, "--recipe", "cf-amc-ssl", "--workers", str(workers), "--dry-run")
+        (tmp_path / "printed.yaml").write_text(said.out, encoding="utf-8")
+        assert read_study(tmp_path / "printed.yaml").resources.cpus_per_worker == each
+
     @pytest.mark.parametrize("dialect", ["sane", "published"])
     def test_it_needs_no_data_and_the_dialect_decides(self, dialect: Dialect, tmp_path: Path) -> None:
         said = said_by(main, "--recipe", "simclr-crops-pgd", "--dialect", dialect, "--dry-run", "--device", "cpu")
