@@ -48,9 +48,9 @@ def exit_code(command: Callable[[], int]) -> int:
             print(error, file=sys.stderr)
             return 2
         except Exception as error:
-            if not is_disk_full(error) and getattr(error, "errno", None) not in OF_PLACES:
+            if not (problem := _of_place(error)):
                 raise
-            print(_of_place(error), file=sys.stderr)
+            print(problem, file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             print("Interrupted", file=sys.stderr)
@@ -59,11 +59,13 @@ def exit_code(command: Callable[[], int]) -> int:
 
 
 def _of_place(error: Exception) -> str:
+    """What is wrong with a place that a person named, or with its disk; empty for an error of another kind."""
+    place = getattr(error, "filename", None)
     if is_disk_full(error):
-        where = getattr(error, "filename", None)
-        return f"{where or error}: there is no room on its disk; make some, then type the command again with --resume"
-    assert isinstance(error, OSError)
-    return f"{error.filename}: {error.strerror}; {OF_PLACES[error.errno or 0]}"
+        return f"{place or error}: there is no room on its disk; make some, then type the command again"
+    if place and isinstance(error, OSError) and error.errno in OF_PLACES:
+        return f"{place}: {error.strerror}; {OF_PLACES[error.errno]}"
+    return ""
 
 
 @contextmanager

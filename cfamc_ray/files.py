@@ -23,7 +23,9 @@ def replacing(path: Path) -> Iterator[Path]:
         yield partial
         _flush(partial)
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a write that a full disk ends names no file
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         raise

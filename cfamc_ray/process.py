@@ -16,10 +16,14 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 CLOSED = (errno.EPIPE, errno.EIO)
 """The reader of a pipe has gone, or the terminal has."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""A disk is full, or a user's quota."""
 _codes: list[int] = []
 """Exit codes of the signals that have interrupted the command."""
 
 _actions: list[Callable[[], object]] = []
+_lost: set[int] = set()
+"""Descriptors of streams that a full disk had no room for."""
 
 
 def exit_code_of_interruption() -> int:
@@ -54,6 +58,8 @@ def heed_signals() -> None:
 
 def _interrupt(number: int, _: FrameType | None) -> None:
     _codes.append(128 + number)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a script has it for what it starts in the background
+        raise KeyboardInterrupt
     signal.raise_signal(signal.SIGINT)
 
 
@@ -62,23 +68,31 @@ def command_process() -> Iterator[None]:
     """Around a command: its signals are heeded, and what it says is never what ends it."""
     _codes.clear()
     _actions.clear()
+    _lost.clear()
     streams, handlers = (sys.stdout, sys.stderr), {}
     if threading.current_thread() is threading.main_thread():
         handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     heed_signals()
+    while (free := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # a standard stream that was closed stays taken: the next file to be opened must not get its place
+    os.close(free)
     sys.stdout, sys.stderr = map(_lasting, streams)
     try:
         yield
     finally:
         sys.stdout.flush()
+        if _lost:
+            print("Some of the output is lost: there was no room for it on its disk", file=sys.stderr)
         sys.stderr.flush()
         sys.stdout, sys.stderr = streams
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
-def _lasting(stream: TextIO) -> TextIO:
+def _lasting(stream: TextIO | None) -> TextIO:
     """A standard stream that outlasts its reader; one that a program has put in its place stays as it is."""
+    if stream is None:  # the command was started with the stream closed
+        return lasting_stream(os.open(os.devnull, os.O_WRONLY), encoding="utf-8", close=True)
     if not isinstance(stream, io.TextIOWrapper):
         return stream
     stream.flush()
@@ -92,23 +106,39 @@ def _lasting(stream: TextIO) -> TextIO:
 def lasting_stream(descriptor: int, *, encoding: str, line_buffering: bool = False, close: bool = False) -> TextIO:
     """A text stream that goes on in silence once nobody reads it, and shows ``?`` for a letter that it cannot show.
 
+    What a full disk has no room for is lost; what is written after it got room is kept.
+
     Args:
         descriptor: of the open file.
         encoding: of the text.
         line_buffering: whether every line is written at once.
         close: whether the file is closed with the stream.
     """
-    raw = _Lasting(descriptor, "w", closefd=close)
-    return io.TextIOWrapper(io.BufferedWriter(raw), encoding=encoding, errors="replace", line_buffering=line_buffering)
+    file = io.BufferedWriter(io.FileIO(descriptor, "w", closefd=close))
+    return _Lasting(file, encoding=encoding, errors="replace", line_buffering=line_buffering)
 
 
-class _Lasting(io.FileIO):
-    def write(self, data: object) -> int:
+class _Lasting(io.TextIOWrapper):
+    def write(self, text: str) -> int:
         try:
-            return super().write(data)  # type: ignore[arg-type]
+            return super().write(text)
         except OSError as error:
-            if error.errno not in CLOSED:
-                raise
-        with Path(os.devnull).open("wb") as nothing:
+            self._drop(error)
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            self._drop(error)
+
+    def _drop(self, error: OSError) -> None:
+        """Write to nowhere what cannot be written: all that follows, or, where a disk is full, what is there now."""
+        if error.errno not in (*CLOSED, *FULL):
+            raise error
+        with os.fdopen(os.dup(self.fileno()), "wb", 0) as kept, Path(os.devnull).open("wb") as nothing:
             os.dup2(nothing.fileno(), self.fileno())
-        return len(memoryview(data).cast("B"))  # type: ignore[arg-type]
+            super().flush()
+            if error.errno in FULL:
+                os.dup2(kept.fileno(), self.fileno())
+                _lost.add(self.fileno())

@@ -133,6 +133,9 @@ def _confirm(config: StudyConfig, folder: Path, arguments: argparse.Namespace) -
     from cfamc_ray.orchestration.confirmation import run_confirmation  # noqa: PLC0415 (Ray is slow to import)
     from cfamc_ray.report import write_report  # noqa: PLC0415
 
+    known = confirmed_front(config, folder)
+    if not known or any(found.seeds < config.confirm.seeds for found in known):
+        check_data(config, [config.trial_at(next(config.points()))], folder)
     say(f"\nThe front is confirmed with {config.confirm.seeds} fresh seeds → {folder / 'confirm'}", arguments.detail)
     with driving(folder):
         write_config(folder, config)

@@ -1,8 +1,13 @@
 """What the commands have in common."""
 
+import errno
+import os
+import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from rich.table import Table
@@ -11,12 +16,19 @@ from cfamc_ray.command import check_data, check_folder, exit_code, program, whol
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.evaluate import main as evaluate
+from cfamc_ray.files import DiskFullError, write_text
+from cfamc_ray.process import INTERRUPTED
 from cfamc_ray.study.images import found_from
 from cfamc_ray.study.records import Status, TrialFolder, TrialRecord, write_config
 
 
 def study(**given: object) -> StudyConfig:
     return StudyConfig.model_validate({"name": "made", "budget": {"trials": 2}, **given})
+
+
+def fail(error: Exception) -> NoReturn:
+    raise error
 
 
 class TestExitCode:
@@ -32,9 +44,88 @@ class TestExitCode:
         assert exit_code(lambda: code) == code
         assert capsys.readouterr() == ("", "")
 
-    def test_an_error_of_the_program_is_not_hidden(self) -> None:
-        with pytest.raises(ZeroDivisionError):
-            exit_code(lambda: 1 // 0)
+    @pytest.mark.parametrize(
+        "error",
+        [ZeroDivisionError(), PermissionError(errno.EACCES, "no file is named"), FileNotFoundError(2, "none", "file")],
+        ids=repr,
+    )
+    def test_an_error_of_the_program_is_not_hidden(self, error: Exception) -> None:
+        with pytest.raises(type(error)):
+            exit_code(lambda: fail(error))
+
+    @pytest.mark.parametrize(
+        ("number", "said"),
+        [
+            (errno.EACCES, "/a place: Permission denied; name a place that can be read and written\n"),
+            (errno.EROFS, "/a place: Read-only file system; name a place that can be read and written\n"),
+            (errno.ENOTDIR, "/a place: Not a directory; name another place\n"),
+            (errno.EISDIR, "/a place: Is a directory; name another place\n"),
+            (errno.ELOOP, "/a place: Too many levels of symbolic links; name another place\n"),
+            (errno.ENAMETOOLONG, "/a place: File name too long; name a shorter one\n"),
+            (errno.ENOSPC, "/a place: there is no room on its disk; make some, then type the command again\n"),
+            (errno.EDQUOT, "/a place: there is no room on its disk; make some, then type the command again\n"),
+        ],
+    )
+    def test_what_the_system_says_of_a_place_is_a_line_and_2(
+        self, number: int, said: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert exit_code(lambda: fail(OSError(number, os.strerror(number), "/a place"))) == 2
+        assert capsys.readouterr() == ("", said)
+
+    @pytest.mark.parametrize(
+        "error", [DiskFullError("runs/x/trial_00003: the disk is full"), RuntimeError("database or disk is full")]
+    )
+    def test_so_is_a_full_disk_that_a_library_met(self, error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+        assert exit_code(lambda: fail(error)) == 2
+        assert capsys.readouterr().err.startswith(f"{error}: there is no room on its disk; make some")
+
+    def test_a_file_that_a_full_disk_has_no_room_for_is_named(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "front.csv.partial").symlink_to("/dev/full")
+        assert exit_code(lambda: write_text(tmp_path / "front.csv", "trial_id") or 0) == 2
+        assert capsys.readouterr().err.startswith(f"{tmp_path / 'front.csv'}: there is no room on its disk")
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+    @pytest.mark.parametrize("caught", [False, True], ids=["", "caught"])
+    def test_signals_end_a_command_with_codes_of_their_own(
+        self, number: signal.Signals, code: int, caught: bool, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def work() -> int:
+            try:
+                signal.raise_signal(number)
+            except KeyboardInterrupt:
+                if not caught:
+                    raise
+                return INTERRUPTED
+            pytest.fail("it went on")
+
+        assert exit_code(work) == code
+        assert capsys.readouterr() == ("", "" if caught else "Interrupted\n")
+
+    @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+    def test_so_they_do_while_an_encoder_is_evaluated(
+        self,
+        number: signal.Signals,
+        code: int,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr("cfamc_ray.evaluation.protocols.measure_on", lambda *_, **__: signal.raise_signal(number))
+        record = tmp_path / "record.json"
+        assert evaluate(["cf-amc-ssl", "--untrained", "--transfer", "digits", "--out", str(record)]) == code
+        assert capsys.readouterr().err == "Interrupted\n"
+        assert not record.exists()
+
+    def test_a_command_that_ends_in_spite_of_a_signal_has_its_own_code(self) -> None:
+        def work() -> int:
+            with suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGTERM)
+            return 1
+
+        assert exit_code(work) == 1
 
 
 class TestCheckData:

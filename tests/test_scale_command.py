@@ -3,6 +3,7 @@
 import csv
 import json
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -63,10 +64,9 @@ def write_trials(config: StudyConfig, folder: Path, *, trials: int) -> None:
         costs = {"crop_passes": trial.crop_passes, "flops": 1e9, "train_seconds": 1.0, "eval_seconds": 1.0}
         trial_folder = TrialFolder(folder, number)
         trial_folder.open(point)
-        epochs = trial.pretraining.epochs
-        trial_folder.write_rows(
-            {"epoch": epoch, "done": epoch == epochs, **accuracies, **costs} for epoch in range(1, epochs + 1)
-        )
+        epochs = range(1, trial.pretraining.epochs + 1)
+        values = {**accuracies, **costs}
+        trial_folder.write_rows({"epoch": epoch, "done": epoch == epochs[-1], **values} for epoch in epochs)
 
 
 @pytest.fixture
@@ -180,6 +180,27 @@ def test_either_part_runs_alone_and_the_system_part_goes_on(
     assert other.code == 0
     assert "0 of 7 cells" in other.out
     assert not (tmp_path / "other" / "grown" / "system.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "number", "code"),
+    [("cells", "run_cells", signal.SIGTERM, 143), ("run", "run_study", signal.SIGHUP, 129)],
+)
+def test_signals_end_either_part_with_a_code_of_their_own(
+    space: Path,
+    tmp_path: Path,
+    trained: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    module: str,
+    function: str,
+    number: signal.Signals,
+    code: int,
+) -> None:
+    interrupted = SimpleNamespace(**{function: lambda *_, **__: signal.raise_signal(number)})
+    monkeypatch.setitem(sys.modules, f"cfamc_ray.orchestration.{module}", interrupted)
+    said = said_by(main, "--space", str(space), "--out", str(tmp_path / "runs"))
+    assert (said.code, said.err) == (code, "")
+    assert "Interrupted; nothing is lost. Go on with\n" in said.out
 
 
 def test_its_models_tell_what_a_study_will_take(space: Path, tmp_path: Path, trained: list[int]) -> None:

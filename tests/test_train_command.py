@@ -6,8 +6,10 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -24,6 +26,7 @@ from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.data.splits import load_splits
 from cfamc_ray.evaluation.cost import study_cost
 from cfamc_ray.method.encoder import load_encoder
+from cfamc_ray.study.lock import only_driver
 from cfamc_ray.study.records import TrialFolder, read_config, read_trials, write_config
 from cfamc_ray.train import TrainingView, main
 from cfamc_ray.trial import Trial
@@ -102,13 +105,13 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cfamc_ray.recording.run_recorded", lambda *_, **__: pytest.fail("it was trained"))
 
 
-def interrupt(monkeypatch: pytest.MonkeyPatch, *, after: int) -> None:
-    """Ctrl-C, once so many minibatches are done."""
+def interrupt(monkeypatch: pytest.MonkeyPatch, *, after: int, by: signal.Signals = signal.SIGINT) -> None:
+    """Send a signal, Ctrl-C unless another one is named, once so many minibatches are done."""
     done = iter(range(1, 1000))
 
     def advance(_: TrainingView) -> None:
         if next(done) == after:
-            raise KeyboardInterrupt
+            signal.raise_signal(by)
 
     monkeypatch.setattr(TrainingView, "advance", advance)
 
@@ -220,6 +223,15 @@ class TestDryRun:
         assert study_cost([trial]).evaluation() in cost
         assert not (tmp_path / "runs").exists()
 
+    @pytest.mark.parametrize(("there", "workers", "each"), [(8, 1, 8), (8, 2, 4), (5, 2, 2), (1, 2, 1)])
+    def test_the_cores_that_there_are_are_shared_by_the_workers(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: int, workers: int, each: int
+    ) -> None:
+        monkeypatch.setattr("cfamc_ray.train.cores", lambda: there)
+        said = said_by(main, "--recipe", "cf-amc-ssl", "--workers", str(workers), "--dry-run")
+        (tmp_path / "printed.yaml").write_text(said.out, encoding="utf-8")
+        assert read_study(tmp_path / "printed.yaml").resources.cpus_per_worker == each
+
     @pytest.mark.parametrize("dialect", ["sane", "published"])
     def test_it_needs_no_data_and_the_dialect_decides(self, dialect: Dialect, tmp_path: Path) -> None:
         said = said_by(main, "--recipe", "simclr-crops-pgd", "--dialect", dialect, "--dry-run", "--device", "cpu")
@@ -327,6 +339,23 @@ class TestRun:
         assert f"path: {tmp_path / 'images.npz'}\n" in said.out
 
 
+@pytest.mark.parametrize("resume", [[], ["--resume"]], ids=["", "resume"])
+def test_a_folder_that_another_process_holds_is_refused(
+    train: Train, tmp_path: Path, no_training: None, resume: list[str]
+) -> None:
+    folder = tmp_path / "runs" / "cf-amc-ssl"
+    folder.mkdir(parents=True)
+    if resume:
+        write_config(folder, tiny_study())
+        TrialFolder(folder, 0).open({})
+    with only_driver(folder):
+        before = files(folder)
+        said = train(*resume)
+        assert files(folder) == before
+    assert (said.code, said.out, said.err.count("\n")) == (2, "", 1)
+    assert said.err.startswith(f"{folder}: another process is at work on it (process {os.getpid()} on ")
+
+
 class TestTypedAgain:
     @pytest.mark.parametrize("resume", [[], ["--resume"]], ids=["", "resume"])
     def test_a_finished_run_prints_its_result_again(
@@ -380,7 +409,16 @@ class TestTypedAgain:
 
 
 class TestInterrupted:
-    @pytest.mark.parametrize(("after", "epochs"), [(2, 0), (4, 1)], ids=["in epoch 1", "in epoch 2"])
+    @pytest.mark.parametrize(
+        ("after", "epochs", "by", "code"),
+        [
+            (2, 0, signal.SIGINT, 130),
+            (4, 1, signal.SIGINT, 130),
+            (4, 1, signal.SIGTERM, 143),
+            (2, 0, signal.SIGHUP, 129),
+        ],
+        ids=str,
+    )
     def test_it_goes_on_by_the_printed_command_and_ends_as_if_nothing_had_been(
         self,
         train: Train,
@@ -389,12 +427,14 @@ class TestInterrupted:
         monkeypatch: pytest.MonkeyPatch,
         after: int,
         epochs: int,
+        by: signal.Signals,
+        code: int,
     ) -> None:
         with monkeypatch.context() as while_it_trains:
-            interrupt(while_it_trains, after=after)
+            interrupt(while_it_trains, after=after, by=by)
             said = train()
         folder = tmp_path / "runs" / "cf-amc-ssl"
-        assert (said.code, said.err) == (130, "")
+        assert (said.code, said.err) == (code, "")
         assert "Interrupted; every finished epoch is kept. Go on with\n" in said.out
         (record,) = read_trials(folder)
         assert (record.status, len(record.rows)) == ("running", epochs)
@@ -423,6 +463,30 @@ class TestInterrupted:
             for study in (trained[0], folder)
         ]
         assert rows[0] == rows[1]
+
+    @pytest.mark.slow
+    def test_a_process_that_a_scheduler_ends_goes_on_by_the_command_that_it_printed(self, tmp_path: Path) -> None:
+        words = [*("--recipe", "cf-amc-ssl", "--out", str(tmp_path)), *SETTINGS, "--set", "pretraining.epochs=20"]
+        words += ["--set", "evaluation.every_epochs=20"]
+        in_background = ("/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh")
+        process = subprocess.Popen(
+            [*in_background, sys.executable, "-m", "cfamc_ray.train", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        while not TrialFolder(tmp_path / "cf-amc-ssl", 0).checkpoint.exists():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+        process.terminate()
+        out, err = process.communicate(timeout=300)
+        assert (process.returncode, err) == (143, "")
+        (before,) = read_trials(tmp_path / "cf-amc-ssl")
+        again = subprocess.run(shlex.split(out.splitlines()[-1]), capture_output=True, text=True, check=False)
+        assert (again.returncode, again.stderr) == (0, "")
+        (after,) = read_trials(tmp_path / "cf-amc-ssl")
+        assert (after.status, len(after.rows)) == ("finished", 20)
+        assert after.rows[: len(before.rows)] == before.rows, "an epoch was trained again"
 
     def test_the_printed_command_repeats_what_was_typed(
         self, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

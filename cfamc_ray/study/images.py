@@ -6,7 +6,7 @@ where it lay; study.yaml keeps a path relative to itself, so that a project can 
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from cfamc_ray.config.errors import InputError
@@ -52,6 +52,7 @@ def found_from(config: Config, folder: Path) -> Config:
 
 def portable(config: Config, study: Path) -> Config:
     """The same config as study.yaml keeps it: paths relative to the study, unless they share no folder with it."""
+    study = study.resolve()  # as the paths are: a .. after a link leads elsewhere than it reads
     absolute = {key: path for key, path in paths_of(config).items() if path.is_absolute()}
     near = {key: path for key, path in absolute.items() if len(Path(os.path.commonpath([path, study])).parts) > 1}
     return with_paths(config, {key: Path(os.path.relpath(path, study)) for key, path in near.items()})
@@ -63,15 +64,17 @@ def located(config: Config, study: Path) -> Config:
     Where a path leads nowhere, the images may have stayed where they lay when the study ran, or have been put into the
     folder that CFAMC_DATA names.
     """
-    found = {key: next(_existing(study, key, path), None) for key, path in paths_of(config).items()}
-    return with_paths(config, {key: path for key, path in found.items() if path})
+    study = study.resolve()
+    return with_paths(config, {key: _place(study, key, path) for key, path in paths_of(config).items()})
 
 
-def _existing(study: Path, key: str, path: Path) -> Iterator[Path]:
+def _place(study: Path, key: str, path: Path) -> Path:
+    """Where images are; where they were expected, if they are nowhere."""
     places = [study / path, Path(_noted(study).get(key.removesuffix(".path"), {}).get("path") or path)]
     if folder := os.environ.get("CFAMC_DATA"):
         places += [Path(folder) / path, Path(folder) / path.name]
-    return (place.resolve() for place in places if place.exists())
+    expected = study / path if ".." in path.parts else path
+    return next((place.resolve() for place in places if place.exists()), Path(os.path.normpath(expected)))
 
 
 def _noted(study: Path) -> Mapping[str, Mapping[str, str]]:

@@ -5,13 +5,15 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cfamc_ray.config.errors import InputError
 
 HELD = (errno.EWOULDBLOCK, errno.EACCES)
 """What flock says where another process has the lock; everything else is the file system's."""
+LONGEST = 500
+"""Bytes that are read of what the owner noted."""
 
 
 @contextmanager
@@ -23,7 +25,7 @@ def only_driver(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / "driver.lock").open("a+", encoding="utf-8", errors="replace")
+        file = (folder / "driver.lock").open("a+b", buffering=0)
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror}); name another folder with --out") from None
     with file:
@@ -37,15 +39,16 @@ def only_driver(folder: Path) -> Iterator[None]:
                 ) from None
             file.seek(0)
             raise InputError(
-                f"{folder}: another process is at work on it ({_owner(file.read())}); "
+                f"{folder}: another process is at work on it ({_owner(file.read(LONGEST))}); "
                 "wait for its end, or name another folder with --out"
             ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+        with suppress(OSError):  # a full disk: the folder is held all the same
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield
 
 
-def _owner(text: str) -> str:
+def _owner(content: bytes) -> str:
     """The process that holds a lock, as it noted itself."""
+    text = content.decode(errors="replace")
     return "".join(filter(str.isprintable, text)).strip() or "which has just begun"

@@ -1,5 +1,7 @@
 """One driver at a time, also where the other one was killed."""
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -90,3 +92,53 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"cannot be written \(.*name another folder"), only_driver(place):
             pytest.fail("it is a file")
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS], ids=os.strerror)
+def test_a_file_system_without_locks_is_refused_as_what_it_is(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    refused = rf"its file system keeps no locks \({os.strerror(number)}\).* name a folder on a local disk with --out"
+    with pytest.raises(InputError, match=refused), only_driver(tmp_path):
+        pytest.fail("nothing keeps others out")
+
+
+@pytest.mark.parametrize("number", [errno.EWOULDBLOCK, errno.EACCES])
+@pytest.mark.parametrize(
+    ("noted", "owner"),
+    [
+        (b"process 7 on there\n", "process 7 on there"),
+        (b"\0" * 20, "which has just begun"),  # as a crash of the machine can leave a file that was not flushed
+        (b"", "which has just begun"),
+        (b"process 7\0\0 on \xff\x1b[2Jthere\n", "process 7 on \ufffd[2Jthere"),
+    ],
+)
+def test_the_one_who_holds_it_is_named_in_one_line_whatever_the_file_holds(
+    tmp_path: Path, noted: bytes, owner: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    (tmp_path / "driver.lock").write_bytes(noted)
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(InputError) as refused, only_driver(tmp_path):
+        pytest.fail("another process has it")
+    assert f"another process is at work on it ({owner}); wait for its end" in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert (tmp_path / "driver.lock").read_bytes() == noted
+
+
+def test_what_an_earlier_crash_left_in_the_file_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "driver.lock").write_bytes(b"\0" * 5000)
+    with only_driver(tmp_path):
+        assert (tmp_path / "driver.lock").read_text().startswith(f"process {os.getpid()} on ")
+
+
+def test_a_full_disk_leaves_the_owner_without_a_name_and_the_folder_held(tmp_path: Path) -> None:
+    (tmp_path / "driver.lock").symlink_to("/dev/full")
+    with only_driver(tmp_path), pytest.raises(InputError, match="another process"), only_driver(tmp_path):
+        pytest.fail("there are two")
