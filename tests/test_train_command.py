@@ -380,6 +380,19 @@ class TestTypedAgain:
 
 
 class TestInterrupted:
+    def test_before_it_began_the_printed_command_begins_it(
+        self, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupted(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("cfamc_ray.train.check_data", interrupted)
+        said = train()
+        assert (said.code, said.err) == (130, "")
+        assert "Go on with\n" in said.out
+        assert "--resume" not in said.out
+        assert not any(tmp_path.iterdir())
+
     @pytest.mark.parametrize(("after", "epochs"), [(2, 0), (4, 1)], ids=["in epoch 1", "in epoch 2"])
     def test_it_goes_on_by_the_printed_command_and_ends_as_if_nothing_had_been(
         self,
