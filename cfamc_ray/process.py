@@ -18,6 +18,12 @@ CLOSED = (errno.EPIPE, errno.EIO)
 """The reader of a pipe has gone, or the terminal has."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """A disk is full, or a user's quota."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+POSTPONE_SECONDS = 0.1
+"""After which a signal that came during an import is looked at again."""
+MOST_POSTPONEMENTS = 200
+"""In a row: a command may itself run during the import of somebody's module."""
+_postponed: list[int] = []
 _codes: list[int] = []
 """Exit codes of the signals that have interrupted the command."""
 
@@ -49,18 +55,38 @@ def end_now(code: int) -> NoReturn:
 
 
 def heed_signals() -> None:
-    """Take SIGTERM and SIGHUP for Ctrl-C from now on; Ray, which sets handlers of its own, undoes it when it starts."""
+    """Take SIGTERM and SIGHUP for Ctrl-C from now on; Ray, which sets handlers of its own, undoes it when it starts.
+
+    During an import all three wait for its end, because a module that is half imported may swallow the interruption, or
+    fail when Python ends.
+    """
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _interrupt)
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
-            signal.signal(signal.SIGHUP, _interrupt)
+        for number in SIGNALS:
+            # nohup has SIGHUP ignored, and a shell that starts a command in the background SIGINT
+            if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, _interrupt)
 
 
-def _interrupt(number: int, _: FrameType | None) -> None:
-    _codes.append(128 + number)
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a script has it for what it starts in the background
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    if len(_postponed) < MOST_POSTPONEMENTS and _imports(frame):
+        _postponed.append(number)
+        again = (threading.main_thread().ident, number)
+        threading.Timer(POSTPONE_SECONDS, signal.pthread_kill, again).start()
+        return
+    _postponed.clear()
+    if number == signal.SIGINT:
         raise KeyboardInterrupt
-    signal.raise_signal(signal.SIGINT)
+    _codes.append(128 + number)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell has it for what it starts in the background
+        raise KeyboardInterrupt
+    signal.raise_signal(signal.SIGINT)  # for which Tune may have a handler of its own
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether a module is being imported in a frame or around it."""
+    while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None
 
 
 @contextmanager
@@ -69,9 +95,10 @@ def command_process() -> Iterator[None]:
     _codes.clear()
     _actions.clear()
     _lost.clear()
+    _postponed.clear()
     streams, handlers = (sys.stdout, sys.stderr), {}
     if threading.current_thread() is threading.main_thread():
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+        handlers = {number: signal.getsignal(number) for number in SIGNALS}
     heed_signals()
     while (free := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass  # a standard stream that was closed stays taken: the next file to be opened must not get its place

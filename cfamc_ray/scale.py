@@ -64,8 +64,13 @@ def _scale(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         _print_plan(config, costs)
         return 0
-    with mirrored(folder, arguments.mirror):
-        return _grow(config, folder, arguments, costs, wanted)
+    try:
+        with mirrored(folder, arguments.mirror):
+            return _grow(config, folder, arguments, costs, wanted)
+    except KeyboardInterrupt:
+        words = ["--space", arguments.space, "--out", str(arguments.out), "--part", arguments.part]
+        print(f"\nInterrupted; nothing is lost. Go on with\n  {typed_again('cfamc_ray.scale', words, arguments)}")
+        return INTERRUPTED
 
 
 def _grow(
@@ -79,11 +84,9 @@ def _grow(
     if complete:
         write_text(folder / CONFIG, dump_study(portable(config, folder)))  # also where it was damaged
     code = write_fits(config, folder)
-    if complete:
-        return code
-    words = ["--space", arguments.space, "--out", str(arguments.out), "--part", arguments.part]
-    print(f"\nInterrupted; nothing is lost. Go on with\n  {typed_again('cfamc_ray.scale', words, arguments)}")
-    return INTERRUPTED
+    if not complete:
+        raise KeyboardInterrupt
+    return code
 
 
 def _wanted(config: ScalingConfig, arguments: argparse.Namespace) -> list[str]:

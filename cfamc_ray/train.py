@@ -35,7 +35,15 @@ from cfamc_ray.process import INTERRUPTED
 from cfamc_ray.study.environment import environment
 from cfamc_ray.study.images import found_from, note
 from cfamc_ray.study.mirror import mirrored
-from cfamc_ray.study.records import TrialFolder, damaged_records, read_config, read_trials, trial_name, write_config
+from cfamc_ray.study.records import (
+    STUDY,
+    TrialFolder,
+    damaged_records,
+    read_config,
+    read_trials,
+    trial_name,
+    write_config,
+)
 from cfamc_ray.study.repair import repair
 from cfamc_ray.study.wording import show_value
 from cfamc_ray.terminal import Detail, ProgressView, epoch_line, say
@@ -98,8 +106,12 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         _print_plan(study)
         return 0
-    with mirrored(folder, arguments.mirror):
-        return _train_study(study, folder, arguments)
+    try:
+        with mirrored(folder, arguments.mirror):
+            return _train_study(study, folder, arguments)
+    except KeyboardInterrupt:
+        print(f"\nInterrupted; every finished epoch is kept. Go on with\n  {_resume_command(arguments, folder)}")
+        return INTERRUPTED
 
 
 def _train_study(study: StudyConfig, folder: Path, arguments: argparse.Namespace) -> int:
@@ -112,13 +124,8 @@ def _train_study(study: StudyConfig, folder: Path, arguments: argparse.Namespace
             _open(folder, study)
             note(folder, digests, config=study)
             say(f"{study.name} → {folder}", arguments.detail)
-            try:
-                complete = _run(study, folder, arguments)
-            except KeyboardInterrupt:
-                complete = False
-        if not complete:
-            print(f"\nInterrupted; every finished epoch is kept. Go on with\n  {_resume_command(arguments)}")
-            return INTERRUPTED
+            if not _run(study, folder, arguments):
+                raise KeyboardInterrupt
     return _finish(study, folder)
 
 
@@ -284,10 +291,11 @@ def _published_row(row: PublishedRow) -> str:
     return " / ".join(f"{value:g}" for value in row)
 
 
-def _resume_command(arguments: argparse.Namespace) -> str:
+def _resume_command(arguments: argparse.Namespace, folder: Path) -> str:
     words = ["--trial", str(arguments.trial)] if arguments.trial else ["--recipe", arguments.recipe]
     words += ["--dialect", arguments.dialect] if arguments.dialect != DIALECTS[0] else []
-    words += ["--out", str(arguments.out), "--resume"]
+    words += ["--out", str(arguments.out)]
+    words += ["--resume"] if (folder / STUDY).exists() else []
     words += ["--name", arguments.name] if arguments.name else []
     words += ["--workers", str(arguments.workers)] if arguments.workers > 1 else []
     words += ["--device", arguments.device] if arguments.device != "auto" else []

@@ -34,6 +34,7 @@ from cfamc_ray.study.front import find_front
 from cfamc_ray.study.images import found_from, note
 from cfamc_ray.study.mirror import mirrored
 from cfamc_ray.study.records import (
+    STUDY,
     TrialFolder,
     TrialRecord,
     csv_text,
@@ -87,8 +88,12 @@ def _tune(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         _print_plan(config, costs)
         return 0
-    with mirrored(folder, arguments.mirror):
-        return _search(config, folder, arguments, costs)
+    try:
+        with mirrored(folder, arguments.mirror):
+            return _search(config, folder, arguments, costs)
+    except KeyboardInterrupt:
+        print(f"\nInterrupted; nothing is lost. Go on with\n  {_resume_command(arguments, folder)}")
+        return INTERRUPTED
 
 
 def _search(config: StudyConfig, folder: Path, arguments: argparse.Namespace, costs: CostModel | None) -> int:
@@ -107,7 +112,11 @@ def _search(config: StudyConfig, folder: Path, arguments: argparse.Namespace, co
 
 
 def _run(config: StudyConfig, folder: Path, arguments: argparse.Namespace, costs: CostModel | None) -> int:
-    """Run the study until it is over or interrupted."""
+    """Run the study until it is over.
+
+    Raises:
+        KeyboardInterrupt: where it was interrupted; the front so far is printed.
+    """
     from cfamc_ray.orchestration.run import run_study  # noqa: PLC0415
 
     at_once = f"{config.budget.trials} trials, {config.resources.trials_at_once} at once"
@@ -122,8 +131,7 @@ def _run(config: StudyConfig, folder: Path, arguments: argparse.Namespace, costs
     if over:
         print(f"\nThe study is over: {over}")
         return max(code, int("failed alike" in over))
-    print(f"\nInterrupted; nothing is lost. Go on with\n  {_resume_command(arguments)}")
-    return INTERRUPTED
+    raise KeyboardInterrupt
 
 
 def _confirm(config: StudyConfig, folder: Path, arguments: argparse.Namespace) -> int:
@@ -146,8 +154,7 @@ def _confirm(config: StudyConfig, folder: Path, arguments: argparse.Namespace) -
         confirmed = confirmed_front(config, folder)
         write_confirmation(config, folder, confirmed)
     if not complete:
-        print(f"\nInterrupted; nothing is lost. Go on with\n  {_resume_command(arguments)}")
-        return INTERRUPTED
+        raise KeyboardInterrupt
     if confirmed:
         _print_confirmed(config, confirmed)
     print(f"\nReport     {write_report(folder)}")
@@ -236,8 +243,9 @@ def _print_plan(config: StudyConfig, costs: CostModel | None) -> None:
         print(expected_cost(costs, sample, trials=trials, at_once=config.resources.trials_at_once))
 
 
-def _resume_command(arguments: argparse.Namespace) -> str:
-    words = ["--space", arguments.space, "--out", str(arguments.out), "--resume"]
+def _resume_command(arguments: argparse.Namespace, folder: Path) -> str:
+    words = ["--space", arguments.space, "--out", str(arguments.out)]
+    words += ["--resume"] if (folder / STUDY).exists() else []
     words += ["--trials", str(arguments.trials)] if arguments.trials is not None else []
     words += [word for source in arguments.imports for word in ("--import", str(source))]
     return typed_again("cfamc_ray.tune", words, arguments)

@@ -409,6 +409,19 @@ class TestTypedAgain:
 
 
 class TestInterrupted:
+    def test_before_it_began_the_printed_command_begins_it(
+        self, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupted(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("cfamc_ray.train.check_data", interrupted)
+        said = train()
+        assert (said.code, said.err) == (130, "")
+        assert "Go on with\n" in said.out
+        assert "--resume" not in said.out
+        assert not any(tmp_path.iterdir())
+
     @pytest.mark.parametrize(
         ("after", "epochs", "by", "code"),
         [

@@ -450,6 +450,22 @@ class TestRun:
         expected = ["-m", "cfamc_ray.tune", "--space", str(space), "--out", str(tmp_path / "runs"), "--resume"]
         assert words == [*expected, "--trials", "3", "--address", "auto", "--set", "question=Why, oh why?"]
 
+    @pytest.mark.parametrize("resume", [[], ["--resume"]], ids=["before it began", "before it went on"])
+    def test_so_does_one_that_was_interrupted_before_ray_started(
+        self, tune: Tune, begun: list[StudyConfig], resume: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupted(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        if resume:
+            tune("--trials", "3")
+        monkeypatch.setattr("cfamc_ray.tune.check_data", interrupted)
+        said = tune("--trials", "4", *resume)
+        assert (said.code, said.err) == (130, "")
+        *_, line, command = said.out.splitlines()
+        assert line == "Interrupted; nothing is lost. Go on with"
+        assert shlex.split(command)[5:] == ["--out", str(tmp_path / "runs"), *resume, "--trials", "4"]
+
 
 def progress(*, finished: int, running: int = 0, failed: int = 0) -> Progress:
     best = {"clean_accuracy": 0.5, "robust_accuracy": math.nan}
