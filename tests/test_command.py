@@ -83,7 +83,12 @@ class TestExitCode:
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         (tmp_path / "front.csv.partial").symlink_to("/dev/full")
-        assert exit_code(lambda: write_text(tmp_path / "front.csv", "trial_id") or 0) == 2
+
+        def write() -> int:
+            write_text(tmp_path / "front.csv", "trial_id")
+            return 0
+
+        assert exit_code(write) == 2
         assert capsys.readouterr().err.startswith(f"{tmp_path / 'front.csv'}: there is no room on its disk")
         assert not list(tmp_path.iterdir())
 

@@ -35,7 +35,7 @@ TRAIN_IMAGES, TEST_IMAGES, CLASSES = 40, 10, 2
 
 def write_npz(path: Path, *, seed: int) -> None:
     draw = np.random.default_rng(seed)
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for split, images in (("train", TRAIN_IMAGES), ("test", TEST_IMAGES)):
         arrays[f"x_{split}"] = draw.integers(0, 256, (images, 8, 8, 3), dtype=np.uint8)
         arrays[f"y_{split}"] = np.arange(images) % CLASSES

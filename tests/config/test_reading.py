@@ -279,7 +279,7 @@ def test_a_study_survives_being_written_and_read(path: Path) -> None:
     reference: {robust_accuracy: 0.1, flops: 1e12}
     search: {sampler: gp, startup_trials: 3, seed: 5, halving: {rungs: [1/8, 0.5], keep: 1/3}}
     budget: {trials: 7, crop_passes: 1e9, flops: 1e18, hours: 1/2, plateau: {trials: 3, tolerance: 0}}
-    resources: {trials_at_once: 2, workers_per_trial: 2, gpus_per_worker: 1/2, minutes_per_trial: 0.5, restarts: 0}
+    resources: {trials_at_once: 2, workers_per_trial: 1, gpus_per_worker: 1/2, minutes_per_trial: 0.5, restarts: 0}
     start_from:
       - {crops.views: 6, pretraining.epochs: 8, perturbation.epsilon: 8/255, perturbation.step_ratio: 0.5,
          perturbation.carry: true, encoder.norm: batch}

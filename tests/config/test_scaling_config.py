@@ -85,11 +85,11 @@ def test_the_grid_is_measured_whole_and_other_keys_one_at_a_time() -> None:
 
 def test_cells_of_other_hardware_are_others() -> None:
     system, names = {"grid": {"workers": [2]}}, []
-    for resources in ({}, {"cpus_per_worker": 4}, {"gpus_per_worker": 1}, {"gpus_per_worker": 0.5}):
+    for resources in ({}, {"cpus_per_worker": 4}, {"gpus_per_worker": 1}):
         tree = {"name": "made", "trial": TRIAL, "system": system, "resources": resources}
         (cell,) = ScalingConfig.model_validate(tree).cells
         names.append(cell.name.rpartition("_")[2])
-    assert names == ["2x1cpu", "2x4cpu", "2x1gpu", "2x0.5gpu"]
+    assert names == ["2x1cpu", "2x4cpu", "2x1gpu"]
 
 
 def test_a_cell_trains_whole_minibatches_and_measures_nothing_else() -> None:

@@ -195,9 +195,9 @@ def test_a_value_out_of_bounds_is_not_admitted() -> None:
 
 def test_the_machines_are_the_product_of_trials_workers_and_shares() -> None:
     resources = study(
-        resources={"trials_at_once": 4, "workers_per_trial": 2, "cpus_per_worker": 3, "gpus_per_worker": 0.5}
+        resources={"trials_at_once": 4, "workers_per_trial": 2, "cpus_per_worker": 3, "gpus_per_worker": 1}
     ).resources
-    assert (resources.cpus_at_once, resources.gpus_at_once) == (24, 4.0)
+    assert (resources.cpus_at_once, resources.gpus_at_once) == (24, 8.0)
 
 
 @pytest.mark.parametrize(
