@@ -32,6 +32,7 @@ from cfamc_ray.machine import cores, memory_bytes
 from cfamc_ray.orchestration.crashes import crash_reason
 from cfamc_ray.orchestration.growing import require
 from cfamc_ray.orchestration.images import share_sources
+from cfamc_ray.orchestration.last_words import last_words
 from cfamc_ray.orchestration.searcher import StudyScheduler, StudySearcher
 from cfamc_ray.orchestration.trainables import OneWorkerTrial, several_workers
 from cfamc_ray.orchestration.view import StudyView, output_to
@@ -125,7 +126,8 @@ def running_ray(resources: ResourceConfig, folder: Path, address: str | None) ->
     Raises:
         InputError: where the cluster cannot be reached or is too small.
     """
-    with output_to(folder / "ray.log") as person:
+    log = folder / "ray.log"
+    with output_to(log) as person, last_words(person, log):
         _start_ray(address)
         with watched_ray(address, person):
             require(resources, cluster=address is not None, person=person)
