@@ -12,7 +12,9 @@ from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.study import ResourceConfig
 
 LOOK_SECONDS = 1.0
-SILENT_SECONDS = 15.0
+UNAWARE = 3
+"""Versions of the cluster's state after the request that an autoscaler may have looked at before it."""
+SILENT_SECONDS = 30.0
 """Without a word of an autoscaler, which reports every 5 seconds, before a cluster counts as one that has none."""
 
 
@@ -33,7 +35,7 @@ def require(resources: ResourceConfig, *, cluster: bool, person: TextIO) -> None
         raise InputError(lacking)
     worker = {"CPU": float(resources.cpus_per_worker), "GPU": float(resources.gpus_per_worker)}
     bundle = {name: amount for name, amount in worker.items() if amount}
-    before = _autoscaling_state().autoscaler_state_version
+    before = _autoscaling_state().last_seen_cluster_resource_state_version
     request_resources(bundles=[bundle] * (resources.trials_at_once * resources.workers_per_trial))
     try:
         _wait(resources, before, person)
@@ -45,8 +47,8 @@ def _wait(resources: ResourceConfig, before: int, person: TextIO) -> None:
     started, told = time.monotonic(), False
     while lacking := _lacking(resources):
         waited, state = time.monotonic() - started, _autoscaling_state()
-        # The first report after the request may have been begun before it.
-        answered = state.autoscaler_state_version > before + 1
+        # The state counts on each time it is asked for; a report may have been begun before the request.
+        answered = state.last_seen_cluster_resource_state_version > before + UNAWARE
         if answered and state.infeasible_cluster_resource_constraints:
             raise InputError(f"{lacking}; the cluster can start no machine for them")
         if waited > SILENT_SECONDS and not answered:
@@ -55,7 +57,7 @@ def _wait(resources: ResourceConfig, before: int, person: TextIO) -> None:
             raise InputError(f"{lacking}; waited for {resources.wait_minutes:g} minutes (resources.wait_minutes)")
         if answered and not told:
             told = True
-            print(f"Waiting up to {resources.wait_minutes:g} minutes for the cluster to grow: {lacking}", file=person)
+            print(f"Waiting up to {resources.wait_minutes:g} minutes for the cluster to grow.", file=person)
             person.flush()
         time.sleep(LOOK_SECONDS)
 
