@@ -7,7 +7,8 @@ from pathlib import Path
 
 from cfamc_ray.command import exit_code, warn_of_damage, writing
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.reading import read_scaling
+from cfamc_ray.config.reading import read_resolved
+from cfamc_ray.config.scaling import ScalingConfig
 from cfamc_ray.scale import write_fits
 from cfamc_ray.study.scaling import CONFIG, LEARNING, SYSTEM
 
@@ -28,7 +29,7 @@ def _write(run: Path) -> int:
     for part in (SYSTEM, LEARNING):
         warn_of_damage(run / part)
     with writing(run):
-        return write_fits(read_scaling(run / CONFIG), run)
+        return write_fits(read_resolved(ScalingConfig, run / CONFIG), run)
 
 
 if __name__ == "__main__":

@@ -39,11 +39,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _flush(path: Path) -> None:
-    """Bring a file's data, or a folder's names, to disk."""
+    """Bring a file's data, or a folder's names, to disk; some network file systems cannot, and say so."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        with suppress(OSError):  # some network file systems cannot flush a folder
-            os.fsync(descriptor)
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
     finally:
         os.close(descriptor)
 
@@ -56,7 +58,7 @@ def is_disk_full(error: BaseException) -> bool:
     """Whether an error says that a disk, or a user's quota, is full; libraries say so in words of their own."""
     if isinstance(error, DiskFullError) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return True
-    words = (os.strerror(errno.ENOSPC), "disk is full", "PytorchStreamWriter failed writing")
+    words = (os.strerror(errno.ENOSPC), "disk is full", "PytorchStreamWriter failed writing", "unexpected pos")
     return any(word in str(error) for word in words)
 
 

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from cfamc_ray.config.reading import dump_study, read_scaling
+from cfamc_ray.config.reading import dump_study, read_resolved
+from cfamc_ray.config.scaling import ScalingConfig
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.figures import interactive
 from cfamc_ray.figures.chart import Chart
@@ -239,7 +240,7 @@ def render(report: Report) -> str:
 
 
 def _scaling_run(folder: Path) -> ScalingRun | None:
-    return read_run(read_scaling(folder / CONFIG), folder) if (folder / CONFIG).is_file() else None
+    return read_run(read_resolved(ScalingConfig, folder / CONFIG), folder) if (folder / CONFIG).is_file() else None
 
 
 def _scaling_section(found: ScalingRun | None) -> list[Section]:

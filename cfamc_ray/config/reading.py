@@ -58,6 +58,27 @@ def read_scaling(path: Path, overrides: Sequence[str] = ()) -> ScalingConfig:
     return _resolve(ScalingConfig, _read_tree(path), overrides, source=str(path))
 
 
+def read_resolved(model: type[Config], path: Path) -> Config:
+    """Read what `dump_study` wrote, which has every key: without its end it would be another study.
+
+    Args:
+        model: of the study.
+        path: of the file.
+
+    Raises:
+        InputError: where it is missing, damaged or of another version.
+    """
+    return _resolve(model, read_resolved_tree(model, path), (), source=str(path))
+
+
+def read_resolved_tree(model: type[Config], path: Path) -> dict[str, Any]:
+    """The keys of such a file, whose values have not been looked at; arguments and errors as for `read_resolved`."""
+    tree, last = _read_tree(path), list(model.model_fields)[-1]
+    if last not in tree or not path.read_bytes().endswith(b"\n"):
+        raise InputError(f"{path}: its end is missing (the last key is {last})")
+    return tree
+
+
 def resolve_study(tree: dict[str, Any], overrides: Sequence[str] = (), *, source: str) -> StudyConfig:
     """Validate the keys of a study.
 

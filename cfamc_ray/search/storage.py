@@ -100,12 +100,18 @@ def _stored_trials(config: StudyConfig, folder: Path) -> list[optuna.trial.Froze
     try:
         with closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
             (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            lost = connection.execute("PRAGMA foreign_key_check").fetchone() if answer == "ok" else None
         if answer != "ok":
             raise sqlite3.DatabaseError(answer)
+        if lost:
+            raise sqlite3.DatabaseError(f"{lost[0]} refers to what is not in {lost[2]}")
         storage = open_storage(folder)
         if config.name not in optuna.get_all_study_names(storage):
             return []
-        return optuna.load_study(study_name=config.name, storage=storage).get_trials(deepcopy=False)
+        study = optuna.load_study(study_name=config.name, storage=storage)
+        if not study.directions:
+            raise ValueError("lacks the directions of its objectives")
+        return study.get_trials(deepcopy=False)
     except UNREADABLE as error:
         why = (str(error) or type(error).__name__).splitlines()[0]
         if _code(error) in CLOSED:

@@ -88,8 +88,8 @@ def noted_images(text: str) -> Mapping[str, Mapping[str, str]]:
         ValueError: where the text holds something else.
     """
     known = json_object(text)
-    of_each = known.values()
-    if not all(isinstance(each, dict) and all(isinstance(value, str) for value in each.values()) for each in of_each):
+    of_each = [each if isinstance(each, dict) else {} for each in known.values()]
+    if not all(isinstance(each.get(name), str) for each in of_each for name in ("digest", "path")):
         raise ValueError("holds no digests of images")
     return known
 

@@ -28,9 +28,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.reading import dump_study, read_study
+from cfamc_ray.config.reading import dump_study, read_resolved, read_resolved_tree
 from cfamc_ray.config.study import METRICS, StudyConfig
-from cfamc_ray.config.yaml12 import read_yaml
 from cfamc_ray.files import write_text
 from cfamc_ray.study.content import DamagedFile, content_of, damage_of, json_object
 from cfamc_ray.study.images import located, portable
@@ -185,8 +184,8 @@ def trial_folders(study: Path) -> Iterator[TrialFolder]:
 
 def _searched_keys(study: Path) -> Collection[str] | None:
     try:
-        space = read_yaml(study / STUDY)["space"]
-    except (InputError, KeyError, TypeError):
+        space = read_resolved_tree(StudyConfig, study / STUDY).get("space")
+    except InputError:
         return None
     return space if isinstance(space, dict) else None
 
@@ -199,16 +198,16 @@ def read_trials(study: Path) -> list[TrialRecord]:
 
 def damaged_records(study: Path) -> list[DamagedFile]:
     """The files of a study and its trials' records that cannot be read, and those that are missing beside others."""
-    folders = list(trial_folders(study))
-    of_trials = [found for folder in folders for found in folder.damaged()]
-    begun = of_trials or any(folder.trial_file.exists() for folder in folders)
+    folders, of_study = list(trial_folders(study)), []
     try:
-        if begun or (study / STUDY).exists():
-            read_config(study)
+        read_config(study)
     except InputError as error:
         why = str(error).removeprefix(f"{study / STUDY}: ").splitlines()[0]
-        return [DamagedFile(study / STUDY, why if (study / STUDY).exists() else "missing"), *of_trials]
-    return of_trials
+        of_study = [DamagedFile(study / STUDY, why if (study / STUDY).exists() else "missing")]
+        folders = [TrialFolder(study, folder.number) for folder in folders]  # of which space, it does not tell
+    of_trials = [found for folder in folders for found in folder.damaged()]
+    begun = of_trials or (study / STUDY).exists() or any(folder.trial_file.exists() for folder in folders)
+    return [*of_study, *of_trials] if begun else []
 
 
 def read_environment(study: Path) -> Mapping[str, Any]:
@@ -224,7 +223,7 @@ def read_config(study: Path) -> StudyConfig:
     """
     if not (study / STUDY).is_file():
         raise InputError(f"{study}: holds no study (there is no study.yaml in it)")
-    return located(read_study(study / STUDY), study)
+    return located(read_resolved(StudyConfig, study / STUDY), study)
 
 
 def write_config(study: Path, config: StudyConfig) -> None:
