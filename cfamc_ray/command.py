@@ -16,7 +16,7 @@ from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import Config
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
-from cfamc_ray.files import is_disk_full
+from cfamc_ray.files import is_disk_full, is_text
 from cfamc_ray.process import INTERRUPTED, command_process, exit_code_of_interruption
 from cfamc_ray.study.cells import damaged_cells
 from cfamc_ray.study.cost_model import CostModel, Work
@@ -110,6 +110,8 @@ def _folder(text: str) -> Path:
         raise argparse.ArgumentTypeError(
             f"{text}: a study needs a folder that all its machines mount; --mirror keeps a copy in a bucket"
         )
+    if not is_text(text):
+        raise argparse.ArgumentTypeError(f"{text!r}: its name is no text in UTF-8; name another folder")
     return Path(text)
 
 
@@ -151,7 +153,13 @@ def typed_again(module: str, words: Sequence[str], arguments: argparse.Namespace
     given = {"--costs": getattr(arguments, "costs", None), "--mirror": arguments.mirror, "--address": arguments.address}
     options = [word for name, value in given.items() if value for word in (name, str(value))]
     overrides = [word for override in arguments.overrides for word in ("--set", override)]
-    return shlex.join([program("python"), "-m", module, *words, *options, *detail_words(arguments.detail), *overrides])
+    typed: list[str] = []
+    for word in [*words, *options, *detail_words(arguments.detail), *overrides]:
+        if word.startswith("-") and not word.startswith("--"):  # a value that would be taken for an option
+            typed[-1] += f"={word}"
+        else:
+            typed.append(word)
+    return shlex.join([program("python"), "-m", module, *typed])
 
 
 def expected_cost(costs: CostModel, sample: Sequence[TrialConfig], *, trials: int, at_once: int) -> str:

@@ -62,6 +62,15 @@ def is_disk_full(error: BaseException) -> bool:
     return any(word in str(error) for word in words)
 
 
+def is_text(name: str) -> bool:
+    """Whether a name can be written down: a file system takes any bytes for one, text files and Ray take UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def set_aside(path: Path) -> Path:
     """Rename a damaged file or folder, so that nothing reads it and nothing of it is lost.
 

@@ -619,6 +619,9 @@ class TestConfirmation:
         assert [record.status for record in records] == ["finished"] * len(before)
 
 
+ACCURACIES = ("clean_accuracy", "robust_accuracy")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_real_study_is_finished_again_after_damage_and_nothing_else_is_trained(tmp_path: Path) -> None:
@@ -631,18 +634,29 @@ def test_a_real_study_is_finished_again_after_damage_and_nothing_else_is_trained
     assert code == 0, output
     study = tmp_path / "runs" / "small"
     before, records = files(study), read_trials(study)
-    damaged = ["trial_00000/trial.json", "trial_00001/epochs.jsonl", "optuna.db"]
+    damaged = ["trial_00000/trial.json", "trial_00001/epochs.jsonl"]
     for file in damaged:
         DAMAGES["zeros"](study / file)
     bad = files(study)
 
     code, refused = Command(space).wait()
     assert code == 2
-    assert f"(damaged or missing: {study / damaged[0]}, {study / damaged[1]}); type the command again" in refused
+    assert f"{study / damaged[0]}, {study / damaged[1]}); type the command again" in refused
     code, output = Command(space, "--resume").wait()
     assert code == 0, output
     after, again = files(study), read_trials(study)
     for file in damaged:
         assert f"{study / file}: " in output
         assert after[f"{file}.damaged"] == bad[file]
-    assert [record.status for record in again] == ["finished"] * 2, output
+    assert [(record.status, record.point, record.values(ACCURACIES)) for record in again] == [
+        (record.status, record.point, record.values(ACCURACIES)) for record in records
+    ]
+    kept = [name for name in before if name.startswith("trial_00002/") or name == "trial_00000/epochs.jsonl"]
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+
+    DAMAGES["zeros"](study / "optuna.db")
+    code, output = Command(space, "--resume", "--trials", "4").wait()
+    assert code == 0, output
+    assert f"{study / 'optuna.db'}: cannot be read" in output
+    assert [record.status for record in read_trials(study)] == ["finished"] * 4
+    assert read_trials(study)[:3] == again

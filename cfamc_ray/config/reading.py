@@ -136,6 +136,8 @@ def _key_and_value(override: str) -> tuple[str, Any]:
     key, equals, text = override.partition("=")
     if not equals:
         raise InputError(f"--set {override}: write key=value, as in --set budget.trials=20")
+    if key.endswith(".path") and not text.startswith(("'", '"')) and text not in ("", "null", "~"):
+        return key, text  # a file may be called what means something else in YAML
     try:
         return key, parse_yaml(text)
     except InputError as error:

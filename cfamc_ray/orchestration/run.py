@@ -52,6 +52,7 @@ REFRESH_SECONDS = 1.0
 FRONT_SECONDS = 10.0
 LONGEST_FOLDER = 107 - len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
 """Bytes of the path of Ray's folder, for its longest socket to have a valid path."""
+QUOTES = "'\"\\"
 
 
 class View(Protocol):
@@ -190,9 +191,13 @@ def _start_ray(address: str | None) -> None:
 
 
 def _ray_folder() -> str:
-    """Where Ray keeps its sockets and logs; a socket's path must not exceed 107 bytes, which a long TMPDIR does."""
+    """Where Ray keeps its sockets and logs: not every TMPDIR will do.
+
+    A socket's path must not exceed 107 bytes, and Ray takes no quotes and no letters beyond ASCII.
+    """
     wanted = str(Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp", "ray").absolute())  # noqa: S108
-    return wanted if len(os.fsencode(wanted)) <= LONGEST_FOLDER else f"/tmp/ray-{os.getuid()}"  # noqa: S108
+    fits = len(wanted) <= LONGEST_FOLDER and wanted.isascii() and not {*wanted} & {*QUOTES}
+    return wanted if fits else f"/tmp/ray-{os.getuid()}"  # noqa: S108
 
 
 def _tuner(config: StudyConfig, folder: Path, search: Search, watcher: "_Watcher") -> tune.Tuner:

@@ -12,7 +12,7 @@ from pathlib import Path
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import Config
 from cfamc_ray.config.trial import DataConfig
-from cfamc_ray.files import write_text
+from cfamc_ray.files import is_text, write_text
 from cfamc_ray.study.content import content_of, json_object
 
 NAME = "images.json"
@@ -44,10 +44,17 @@ def found_from(config: Config, folder: Path) -> Config:
         config: as a person wrote it.
         folder: of the space file, where a relative path is looked up after the working directory. What is in neither
             stays as it is: it may be in the folder that CFAMC_DATA names.
+
+    Raises:
+        InputError: where a path cannot be written down.
     """
     places = {key: (path.expanduser(), folder / path) for key, path in paths_of(config).items()}
     found = {key: next((path for path in both if path.exists()), None) for key, both in places.items()}
-    return with_paths(config, {key: path.resolve() for key, path in found.items() if path})
+    absolute = {key: path.resolve() for key, path in found.items() if path}
+    for key, path in absolute.items():
+        if not is_text(str(path)):
+            raise InputError(f"{key} {path}: its name is no text in UTF-8; rename it, or name a link to it")
+    return with_paths(config, absolute)
 
 
 def portable(config: Config, study: Path) -> Config:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.files import replacing
@@ -34,12 +35,21 @@ class Mirror:
         from pyarrow import fs  # noqa: PLC0415 (slow to import, and needed by few)
 
         self.folder = folder
+        parts = urlsplit(uri)
+        if parts.scheme and (parts.fragment or (parts.scheme == "file" and parts.query)):
+            raise InputError(
+                f"--mirror {uri}: the path of a URI ends before ? and #: write %3F and %23, or for a folder of this "
+                "machine its whole path, which is taken as it is"
+            )
         try:
             self._store, root = fs.FileSystem.from_uri(uri.rstrip("/"))
             self._root = f"{root}/{folder.name}"
             found = self._store.get_file_info(fs.FileSelector(self._root, recursive=True, allow_not_found=True))
         except (OSError, ValueError) as error:
-            raise InputError(f"--mirror {uri}: no object store can be reached there ({error})") from None
+            raise InputError(
+                f"--mirror {uri}: no object store can be reached there ({error}); write s3://BUCKET/FOLDER, or the "
+                "whole path of a folder"
+            ) from None
         there = [Path(file.path.removeprefix(f"{self._root}/")) for file in found if file.is_file]
         self._sent = dict.fromkeys(there, (0, 0))
         """Time of modification and size of what the copy has."""

@@ -218,6 +218,30 @@ class TestOverrides:
         assert dump_range(given[key]) == dump_range(written[key])
         assert given.keys() == {"crops.views", "pretraining.replays", key}
 
+    @pytest.mark.parametrize(
+        ("text", "path_read"),
+        [
+            ("a b.npz", "a b.npz"),
+            ("a #b: c.npz", "a #b: c.npz"),
+            ("[a]", "[a]"),
+            ("{a", "{a"),
+            ("123", "123"),
+            ("&a=b", "&a=b"),
+            ("%a", "%a"),
+            ("it's", "it's"),
+            ("'a #b'", "a #b"),
+            ('"a\\tb"', "a\tb"),
+        ],
+    )
+    def test_a_path_is_taken_as_it_is_unless_it_is_quoted(self, path: Path, text: str, path_read: str) -> None:
+        config = read(path, "name: a", "data.name=npz", f"data.path={text}")
+        assert config.trial.data.path == path_read
+
+    @pytest.mark.parametrize("text", ["null", "~", ""])
+    def test_a_path_can_be_taken_away(self, path: Path, text: str) -> None:
+        written = "name: a\ntrial: {data: {name: npz, path: a.npz}}"
+        assert read(path, written, "data.name=digits", f"data.path={text}").trial.data.path is None
+
     def test_values_are_yaml(self, path: Path) -> None:
         config = read(path, SPACE, "question=Is 1 + 1 = 2?", "optimizer.trust_coefficient=null", "crops.scale=[0.2, 1]")
         assert config.question == "Is 1 + 1 = 2?"

@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -78,10 +79,27 @@ def test_a_copy_of_more_is_not_overwritten(study: Path, uri: str, tmp_path: Path
     assert contents(tmp_path / "store" / "made") == contents(study)
 
 
-@pytest.mark.parametrize("bad", ["nonsense", "ftp://nowhere/x", "file:relative"])
+@pytest.mark.parametrize("bad", ["nonsense", "ftp://nowhere/x", "file:relative", "file:///a b", "file:///{a}", "", "/"])
 def test_what_is_no_store_is_refused(study: Path, bad: str) -> None:
     with pytest.raises(InputError, match="no object store can be reached there"):
         Mirror(study, bad)
+
+
+@pytest.mark.parametrize("name", ["a%20b", "a b", "50%", "a?b", "a#b", "{a}", "[a]*", "é日", "'a\"", "-a", "a:b", "~"])
+def test_a_path_is_taken_as_it_is_and_what_a_uri_quotes_as_what_it_stands_for(
+    study: Path, tmp_path: Path, name: str
+) -> None:
+    for number, uri in enumerate((f"{tmp_path}/0/{name}", f"file://{tmp_path}/1/{quote(name)}")):
+        Mirror(study, uri).send()
+        assert [path.name for path in (tmp_path / str(number)).iterdir()] == [name]
+        assert contents(tmp_path / str(number) / name / "made") == contents(study)
+
+
+@pytest.mark.parametrize("uri", ["file:///x/a?b", "file:///x/a#b", "s3://bucket/a#b", "gs://bucket/a%20b#c"])
+def test_a_uri_whose_path_would_be_cut_is_refused(study: Path, uri: str) -> None:
+    with pytest.raises(InputError) as refused:
+        Mirror(study, uri)
+    assert str(refused.value).startswith(f"--mirror {uri}: the path of a URI ends before ? and #: write %3F and %23")
 
 
 def test_a_last_copy_that_fails_is_said_and_costs_nothing(

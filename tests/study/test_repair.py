@@ -79,7 +79,8 @@ def owner(file: str) -> int:
 
 def test_a_whole_study_has_no_damage(folder: Path) -> None:
     before = files(folder)
-    assert damaged_files(folder) == damaged_records(folder) == repair(folder, nothing) == []
+    assert damaged_files(folder) == damaged_records(folder) == []
+    assert repair(folder, nothing) == []
     assert files(folder) == before
 
 
@@ -233,7 +234,8 @@ class TestRecords:
     def test_a_folder_where_no_trial_began_is_no_damage(self, folder: Path) -> None:
         (folder / "trial_00007").mkdir()
         (folder / "trial_00007" / "params.json").write_text("{}")
-        assert damaged_records(folder) == repair(folder, nothing) == []
+        assert damaged_records(folder) == []
+        assert repair(folder, nothing) == []
         assert (folder / "trial_00007").is_dir()
 
 
