@@ -622,15 +622,15 @@ class TestConfirmation:
 ACCURACIES = ("clean_accuracy", "robust_accuracy")
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_a_real_study_is_finished_again_after_damage_and_nothing_else_is_trained(tmp_path: Path) -> None:
     space = tmp_path / "small.yaml"
     quick = {
         "trial": {**STUDY.model_dump(mode="json")["trial"], "evaluation": {"attack_steps": 2, "attack_images": 20}}
     }
     space.write_text(dump_yaml({**STUDY.model_dump(mode="json"), **quick, "budget": {"trials": 3}}))
-    code, output = Command(space).wait()
+    code, output = Command(space).wait(seconds=500)
     assert code == 0, output
     study = tmp_path / "runs" / "small"
     before, records = files(study), read_trials(study)
@@ -639,10 +639,10 @@ def test_a_real_study_is_finished_again_after_damage_and_nothing_else_is_trained
         DAMAGES["zeros"](study / file)
     bad = files(study)
 
-    code, refused = Command(space).wait()
+    code, refused = Command(space).wait(seconds=500)
     assert code == 2
     assert f"{study / damaged[0]}, {study / damaged[1]}); type the command again" in refused
-    code, output = Command(space, "--resume").wait()
+    code, output = Command(space, "--resume").wait(seconds=500)
     assert code == 0, output
     after, again = files(study), read_trials(study)
     for file in damaged:
@@ -655,7 +655,7 @@ def test_a_real_study_is_finished_again_after_damage_and_nothing_else_is_trained
     assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
 
     DAMAGES["zeros"](study / "optuna.db")
-    code, output = Command(space, "--resume", "--trials", "4").wait()
+    code, output = Command(space, "--resume", "--trials", "4").wait(seconds=500)
     assert code == 0, output
     assert f"{study / 'optuna.db'}: cannot be read" in output
     assert [record.status for record in read_trials(study)] == ["finished"] * 4
