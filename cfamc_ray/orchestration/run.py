@@ -42,7 +42,15 @@ from cfamc_ray.search.storage import open_storage, repair_storage, stored_points
 from cfamc_ray.study.cost_model import CostModel
 from cfamc_ray.study.environment import environment
 from cfamc_ray.study.front import Progress, find_front, progress_of
-from cfamc_ray.study.records import ENVIRONMENT, TrialFolder, TrialRecord, read_trials, trial_name, write_config
+from cfamc_ray.study.records import (
+    ENVIRONMENT,
+    TrialFolder,
+    TrialRecord,
+    read_trials,
+    tabled_points,
+    trial_name,
+    write_config,
+)
 from cfamc_ray.study.repair import repair
 from cfamc_ray.tensorboard import StudyEvents
 from cfamc_ray.terminal import Detail
@@ -135,7 +143,7 @@ def running_ray(resources: ResourceConfig, folder: Path, address: str | None) ->
 
 def _repair(config: StudyConfig, folder: Path) -> None:
     """Set aside what is damaged, and say so."""
-    done = repair(folder, lambda: stored_points(config, folder))
+    done = repair(folder, lambda: {**tabled_points(config, folder), **stored_points(config, folder)})
     for line in done + repair_storage(config, folder, read_trials(folder)):
         print(line, file=sys.stderr, flush=True)
 
