@@ -1,7 +1,5 @@
 """A study in one file: what to run, what it costs, how sure that is, with every figure and table."""
 
-import csv
-import io
 import json
 import math
 import shlex
@@ -40,6 +38,7 @@ from cfamc_ray.study.growth import find_growth, find_spending
 from cfamc_ray.study.published import published_results
 from cfamc_ray.study.records import (
     TrialRecord,
+    csv_rows,
     read_config,
     read_environment,
     read_trials,
@@ -307,12 +306,9 @@ def _read_csv(path: Path, numbers: Collection[str], *, or_empty: Collection[str]
 
 
 def _rows_of(text: str, *, numbers: Collection[str], or_empty: Collection[str]) -> list[dict[str, Any]]:
-    try:
-        rows = list(csv.DictReader(io.StringIO(text), strict=True))
-    except csv.Error as error:
-        raise ValueError(str(error)) from None
-    if any(None in row or None in row.values() or not {*numbers, *or_empty} <= row.keys() for row in rows):
-        raise ValueError("lacks a cell")
+    rows = csv_rows(text)
+    if not all({*numbers, *or_empty} <= row.keys() for row in rows):
+        raise ValueError("lacks a column")
     found = [{key: _value(cell) for key, cell in row.items()} for row in rows]
     wanted = [row[name] for row in found for name in (*numbers, *or_empty) if name in numbers or row[name] is not None]
     if not all(isinstance(value, float) and math.isfinite(value) for value in wanted):

@@ -35,6 +35,7 @@ from cfamc_ray.study.images import found_from, note
 from cfamc_ray.study.mirror import mirrored
 from cfamc_ray.study.records import (
     STUDY,
+    TRIALS,
     TrialFolder,
     TrialRecord,
     csv_text,
@@ -192,7 +193,7 @@ def _finish(config: StudyConfig, folder: Path) -> int:
 
     records = read_trials(folder)
     front = find_front(config, records)
-    for name, rows in (("trials.csv", records), ("front.csv", front.members)):
+    for name, rows in ((TRIALS, records), ("front.csv", front.members)):
         write_text(folder / name, csv_text(trials_table(config, rows), columns=table_columns(config)))
     kept = {record.number for record in front.members}
     set_aside = [record for record in records if record.status == "finished" and record.number not in kept]

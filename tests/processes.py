@@ -9,6 +9,18 @@ from contextlib import suppress
 from pathlib import Path
 
 
+def kill_marked(mark: str, name: str = "") -> int:
+    """SIGKILL for every process that has a mark in its environment, or for those of a name; how many."""
+    killed = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            ours = mark.encode() in (process / "environ").read_bytes()
+            if ours and name.encode() in (process / "cmdline").read_bytes():
+                os.kill(int(process.name), signal.SIGKILL)
+                killed += 1
+    return killed
+
+
 class Command:
     """The tune command as a process, with all that Ray starts below it.
 
@@ -34,14 +46,7 @@ class Command:
 
     def kill(self, name: str = "") -> int:
         """SIGKILL for the driver and every process that inherited its environment, or for those of a name; how many."""
-        killed = 0
-        for process in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):
-                ours = self.mark.encode() in (process / "environ").read_bytes()
-                if ours and name.encode() in (process / "cmdline").read_bytes():
-                    os.kill(int(process.name), signal.SIGKILL)
-                    killed += 1
-        return killed
+        return kill_marked(self.mark, name)
 
     def running(self) -> bool:
         return self.process.poll() is None

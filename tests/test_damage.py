@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import optuna
 import pytest
 import torch
 from cells_by_hand import found_of
@@ -619,9 +620,6 @@ class TestConfirmation:
         assert [record.status for record in records] == ["finished"] * len(before)
 
 
-ACCURACIES = ("clean_accuracy", "robust_accuracy")
-
-
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_a_real_study_is_finished_again_after_damage_and_nothing_else_is_trained(tmp_path: Path) -> None:
@@ -633,30 +631,26 @@ def test_a_real_study_is_finished_again_after_damage_and_nothing_else_is_trained
     code, output = Command(space).wait(seconds=500)
     assert code == 0, output
     study = tmp_path / "runs" / "small"
-    before, records = files(study), read_trials(study)
-    damaged = ["trial_00000/trial.json", "trial_00001/epochs.jsonl"]
+    before = files(study)
+    damaged = ["trial_00000/trial.json", "trial_00001/epochs.jsonl", "optuna.db"]
     for file in damaged:
         DAMAGES["zeros"](study / file)
     bad = files(study)
 
     code, refused = Command(space).wait(seconds=500)
     assert code == 2
-    assert f"{study / damaged[0]}, {study / damaged[1]}); type the command again" in refused
+    assert f"(damaged or missing: {study / damaged[0]}, {study / damaged[1]}); type the command again" in refused
     code, output = Command(space, "--resume").wait(seconds=500)
     assert code == 0, output
-    after, again = files(study), read_trials(study)
+    after = files(study)
+    assert [record.status for record in read_trials(study)] == ["finished"] * 3
     for file in damaged:
         assert f"{study / file}: " in output
         assert after[f"{file}.damaged"] == bad[file]
-    assert [(record.status, record.point, record.values(ACCURACIES)) for record in again] == [
-        (record.status, record.point, record.values(ACCURACIES)) for record in records
-    ]
-    kept = [name for name in before if name.startswith("trial_00002/") or name == "trial_00000/epochs.jsonl"]
+    assert json.loads(after[damaged[0]]) == json.loads(before[damaged[0]])
+    kept = [name for name in before if name.startswith(("trial_00000/", "trial_00002/")) and name not in damaged]
     assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
-
-    DAMAGES["zeros"](study / "optuna.db")
-    code, output = Command(space, "--resume", "--trials", "4").wait(seconds=500)
-    assert code == 0, output
-    assert f"{study / 'optuna.db'}: cannot be read" in output
-    assert [record.status for record in read_trials(study)] == ["finished"] * 4
-    assert read_trials(study)[:3] == again
+    scores = [[json.loads(line)["loss"] for line in tree[damaged[1]].splitlines()] for tree in (before, after)]
+    assert scores[0] == scores[1], "the same point, seed and threads train the same"
+    stored = optuna.load_study(study_name="small", storage=open_storage(study)).trials
+    assert [trial.state.name for trial in stored] == ["COMPLETE"] * 3

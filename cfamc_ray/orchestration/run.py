@@ -43,7 +43,15 @@ from cfamc_ray.search.storage import open_storage, repair_storage, stored_points
 from cfamc_ray.study.cost_model import CostModel
 from cfamc_ray.study.environment import environment
 from cfamc_ray.study.front import Progress, find_front, progress_of
-from cfamc_ray.study.records import ENVIRONMENT, TrialFolder, TrialRecord, read_trials, trial_name, write_config
+from cfamc_ray.study.records import (
+    ENVIRONMENT,
+    TrialFolder,
+    TrialRecord,
+    read_trials,
+    tabled_points,
+    trial_name,
+    write_config,
+)
 from cfamc_ray.study.repair import repair
 from cfamc_ray.tensorboard import StudyEvents
 from cfamc_ray.terminal import Detail
@@ -138,7 +146,7 @@ def running_ray(resources: ResourceConfig, folder: Path, address: str | None) ->
 
 def _repair(config: StudyConfig, folder: Path) -> None:
     """Set aside what is damaged, and say so."""
-    done = repair(folder, lambda: stored_points(config, folder))
+    done = repair(folder, lambda: {**tabled_points(config, folder), **stored_points(config, folder)})
     for line in done + repair_storage(config, folder, read_trials(folder)):
         print(line, file=sys.stderr, flush=True)
 
@@ -182,7 +190,10 @@ def _start_ray(address: str | None) -> None:
         ray.shutdown()
         why = " ".join(str(error).split()) or type(error).__name__
         if address is not None:
-            raise InputError(f"--address {address}: no Ray cluster answers there ({why})") from None
+            raise InputError(
+                f"--address {address}: no Ray cluster answers there ({why}); where one asks for a token, "
+                "RAY_AUTH_MODE=token sends it"
+            ) from None
         raise InputError(
             f"Ray cannot start on this machine ({why}): it needs room in {_ray_folder()} (another folder: RAY_TMPDIR) "
             "and in /dev/shm, and a port to listen at"

@@ -30,6 +30,7 @@ from typing import Any, Literal
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import dump_study, read_resolved, read_resolved_tree
 from cfamc_ray.config.study import METRICS, StudyConfig
+from cfamc_ray.config.yaml12 import parse_yaml
 from cfamc_ray.files import write_text
 from cfamc_ray.study.content import DamagedFile, content_of, damage_of, json_object
 from cfamc_ray.study.images import located, portable
@@ -37,7 +38,7 @@ from cfamc_ray.study.images import located, portable
 Status = Literal["finished", "stopped", "failed", "infeasible", "running"]
 Row = Mapping[str, Any]
 
-STUDY, ENVIRONMENT = "study.yaml", "environment.json"
+STUDY, ENVIRONMENT, TRIALS = "study.yaml", "environment.json", "trials.csv"
 COSTS = ("crop_passes", "flops", "train_seconds", "eval_seconds", "peak_memory_bytes")
 """What stands beside the objectives in every table."""
 
@@ -271,6 +272,42 @@ def csv_text(table: Sequence[Mapping[str, Any]], *, columns: Sequence[str] = ())
     writer.writeheader()
     writer.writerows(table)
     return text.getvalue()
+
+
+def csv_rows(text: str) -> list[dict[str, str]]:
+    """The rows of a table as `csv_text` writes it; an empty cell is an empty text.
+
+    Raises:
+        ValueError: where the text is no whole table.
+    """
+    try:
+        rows = list(csv.DictReader(io.StringIO(text), strict=True))
+    except csv.Error as error:
+        raise ValueError(str(error)) from None
+    if not text.endswith("\n") or any(None in row or None in row.values() for row in rows):
+        raise ValueError("lacks a cell")
+    return rows
+
+
+def tabled_points(config: StudyConfig, study: Path) -> dict[int, dict[str, Any]]:
+    """Points by the number of their trial, as trials.csv has them from the last time that a command ended."""
+    rows = content_of(study / TRIALS, csv_rows) or []
+    named = {row.get("trial_id", ""): row for row in rows if row.keys() >= config.space.keys()}
+    points = {name: {key: _values(config, key, row[key]) for key in config.space} for name, row in named.items()}
+    return {
+        int(name.removeprefix("trial_")): {key: values[0] for key, values in point.items()}
+        for name, point in points.items()
+        if name.removeprefix("trial_").isdecimal() and all(point.values())
+    }
+
+
+def _values(config: StudyConfig, key: str, cell: str) -> list[Any]:
+    """What a cell may stand for among a key's values."""
+    try:
+        readings = [parse_yaml(cell), cell]
+    except InputError:
+        readings = [cell]
+    return [value for value in readings if config.space[key].contains(value)]
 
 
 def _rows(text: str) -> list[Row]:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from made_by_hand import row, study
 from safetensors.torch import save_file
 
+from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.study.advice import advise
 from cfamc_ray.study.effects import find_effects
 from cfamc_ray.study.front import find_front
@@ -21,12 +22,14 @@ from cfamc_ray.study.growth import find_growth, find_spending
 from cfamc_ray.study.images import check_same, note
 from cfamc_ray.study.records import (
     TrialFolder,
+    TrialRecord,
     csv_text,
     damaged_records,
     read_config,
     read_environment,
     read_trials,
     table_columns,
+    tabled_points,
     trials_table,
     write_config,
 )
@@ -365,6 +368,55 @@ class TestUntested:
         TrialFolder(folder, 0).encoder.unlink()
         DAMAGES["zeros"](TrialFolder(folder, 0).test_file)
         assert len(renew_untested(folder)) == 1
+
+
+class TestTabledPoints:
+    SPACE = {
+        "crops.views": {"int": [2, 40]},
+        "perturbation.epsilon": {"float": [0, 1]},
+        "encoder.norm": {"choice": ["batch", "group"]},
+        "perturbation.carry": {"choice": [True, False]},
+        "optimizer.trust_coefficient": {"choice": [None, 0.001]},
+        "pretraining.epochs": 3,
+    }
+    POINTS = [
+        {
+            "crops.views": views,
+            "perturbation.epsilon": views / 255,
+            "encoder.norm": "group",
+            "perturbation.carry": views == 3,
+            "optimizer.trust_coefficient": None if views == 4 else 0.001,
+            "pretraining.epochs": 3,
+        }
+        for views in (3, 4)
+    ]
+
+    @pytest.fixture
+    def config(self, tmp_path: Path) -> StudyConfig:
+        config = study(space=self.SPACE)
+        records = [TrialRecord(number, point) for number, point in enumerate(self.POINTS)]
+        (tmp_path / "trials.csv").write_text(csv_text(trials_table(config, records)))
+        return config
+
+    def test_they_are_read_as_they_were(self, config: StudyConfig, tmp_path: Path) -> None:
+        found = tabled_points(config, tmp_path)
+        assert found == dict(enumerate(self.POINTS))
+        assert [list(map(type, point.values())) for point in found.values()] == [
+            list(map(type, point.values())) for point in self.POINTS
+        ]
+
+    @pytest.mark.parametrize("kind", DAMAGES)
+    def test_a_damaged_table_tells_none_that_is_wrong(self, kind: str, config: StudyConfig, tmp_path: Path) -> None:
+        DAMAGES[kind](tmp_path / "trials.csv")
+        assert tabled_points(config, tmp_path).items() <= dict(enumerate(self.POINTS)).items()
+
+    def test_values_outside_of_the_space_are_none(self, config: StudyConfig, tmp_path: Path) -> None:
+        path = tmp_path / "trials.csv"
+        path.write_text(path.read_text().replace("group", "layer"))
+        assert tabled_points(config, tmp_path) == {}
+        assert tabled_points(study(), tmp_path) == {
+            n: {**point(n + 1), "perturbation.epsilon": (n + 3) / 255} for n in (0, 1)
+        }
 
 
 def test_a_copy_of_a_trial_under_another_number_is_not_read_as_that_one(folder: Path) -> None:
