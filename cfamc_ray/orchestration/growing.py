@@ -1,23 +1,21 @@
 """A cluster that lacks what a study needs: whether it will grow, and how long it is waited for."""
 
-import json
 import time
 from collections.abc import Mapping
-from typing import NamedTuple, TextIO
+from typing import TextIO
 
 import ray
-from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray.autoscaler.sdk import request_resources
-from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
-from ray.experimental.internal_kv import _internal_kv_get
+from ray.core.generated.autoscaler_pb2 import AutoscalingState, GetClusterStatusReply
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.study import ResourceConfig
 
 LOOK_SECONDS = 1.0
-SILENT_SECONDS = 20.0
-"""In which no machine is being started before a cluster counts as one that does not grow; its autoscaler, where there
-is one, looks every 5 seconds."""
+UNAWARE = 3
+"""Versions of the cluster's state after the request that an autoscaler may have looked at before it."""
+SILENT_SECONDS = 30.0
+"""Without a word of an autoscaler, which reports every 5 seconds, before a cluster counts as one that has none."""
 
 
 def require(resources: ResourceConfig, *, cluster: bool, person: TextIO) -> None:
@@ -29,8 +27,7 @@ def require(resources: ResourceConfig, *, cluster: bool, person: TextIO) -> None
         person: is told of the wait.
 
     Raises:
-        InputError: where there are too few: at once on this machine, within half a minute where no more are started,
-            else after `resources.wait_minutes`.
+        InputError: where there are too few: at once where no more can come, else after `resources.wait_minutes`.
     """
     if not (lacking := _lacking(resources)):
         return
@@ -38,58 +35,46 @@ def require(resources: ResourceConfig, *, cluster: bool, person: TextIO) -> None
         raise InputError(lacking)
     worker = {"CPU": float(resources.cpus_per_worker), "GPU": float(resources.gpus_per_worker)}
     bundle = {name: amount for name, amount in worker.items() if amount}
+    before = _autoscaling_state().last_seen_cluster_resource_state_version
     request_resources(bundles=[bundle] * (resources.trials_at_once * resources.workers_per_trial))
     try:
-        _wait(resources, person)
+        _wait(resources, bundle, before, person)
     finally:
         request_resources(bundles=[])  # from here on its trials ask for themselves
 
 
-def _wait(resources: ResourceConfig, person: TextIO) -> None:
-    started = growing = time.monotonic()
-    told, reports = False, set[float]()
+def _wait(resources: ResourceConfig, bundle: Mapping[str, float], before: int, person: TextIO) -> None:
+    started, told = time.monotonic(), False
     while lacking := _lacking(resources):
-        now, report = time.monotonic(), _last_report()
-        reports.add(report.version)
-        # The first is older than the request, and the second may have been begun before it.
-        answered = len(reports) > 2
-        if answered and report.growing:
-            growing = now
-            if not told:
-                told = True
-                limit = f"{resources.wait_minutes:g} minutes"
-                print(f"Waiting up to {limit} for the cluster to grow: {lacking}", file=person, flush=True)
-        if (answered and report.refused) or now - growing > SILENT_SECONDS:
-            raise InputError(f"{lacking}; the cluster starts no machines for them")
-        if now - started > 60 * resources.wait_minutes:
+        waited, state = time.monotonic() - started, _autoscaling_state()
+        # The state counts on each time it is asked for; a report may have been begun before the request.
+        answered = state.last_seen_cluster_resource_state_version > before + UNAWARE
+        if answered and _refused(state, bundle):
+            raise InputError(f"{lacking}; the cluster can start no machine for them")
+        if waited > SILENT_SECONDS and not answered:
+            raise InputError(f"{lacking}; the cluster does not start machines by itself")
+        if waited > 60 * resources.wait_minutes:
             raise InputError(f"{lacking}; waited for {resources.wait_minutes:g} minutes (resources.wait_minutes)")
+        if answered and not told:
+            told = True
+            print(f"Waiting up to {resources.wait_minutes:g} minutes for the cluster to grow.", file=person)
+            person.flush()
         time.sleep(LOOK_SECONDS)
 
 
-class _Report(NamedTuple):
-    """What the cluster's autoscaler said last."""
-
-    version: float = 0.0
-    """Another one for each report; 0 where there is no autoscaler."""
-    growing: bool = False
-    """Whether machines are being started, or will be."""
-    refused: bool = False
-    """Whether no machine that it can start would do."""
+def _refused(state: AutoscalingState, bundle: Mapping[str, float]) -> bool:
+    """Whether the autoscaler says of this request, and not of one before it, that no machine would do."""
+    constraints = state.infeasible_cluster_resource_constraints
+    requests = (request for constraint in constraints for request in constraint.resource_requests)
+    return any(dict(each.request.resources_bundle) == bundle for each in requests)
 
 
-def _last_report() -> _Report:
-    reply = GetClusterStatusReply()
+def _autoscaling_state() -> AutoscalingState:
+    """What the cluster's autoscaler last reported; empty where there is none."""
     address = ray.get_runtime_context().gcs_address
+    reply = GetClusterStatusReply()
     reply.ParseFromString(ray._raylet.GcsClient(address).get_cluster_status(timeout_s=10))
-    state = reply.autoscaling_state
-    if version := state.last_seen_cluster_resource_state_version:
-        refused = bool(state.infeasible_cluster_resource_constraints)
-        return _Report(version, growing=not refused, refused=refused)
-    of_v1 = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or "{}")
-    summary = of_v1.get("autoscaler_report") or {}
-    return _Report(
-        of_v1.get("time", 0.0), growing=bool(summary.get("pending_launches") or summary.get("pending_nodes"))
-    )
+    return reply.autoscaling_state
 
 
 def _lacking(resources: ResourceConfig) -> str:
