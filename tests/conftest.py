@@ -1,6 +1,7 @@
 """What all tests share: few threads, no network, and real data only where the environment names it."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from hypothesis import settings
 
 settings.register_profile("cfamc_ray", deadline=None)  # a loaded machine is not a failure
 settings.load_profile("cfamc_ray")
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a script that starts the tests in its background ignores it
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -2,18 +2,21 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
-
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from typing import TYPE_CHECKING, Any
 
 from cfamc_ray.config.space import Choice, Constant, FloatRange, IntRange, Range
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.study.records import TrialRecord
 
+if TYPE_CHECKING:  # commands of a single trial run where Optuna is absent
+    from optuna.distributions import BaseDistribution
 
-def distributions(space: Mapping[str, Range]) -> dict[str, BaseDistribution]:
+
+def distributions(space: Mapping[str, Range]) -> dict[str, "BaseDistribution"]:
     """Optuna's form of the ranges; constants are not searched."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution  # noqa: PLC0415
+
     found: dict[str, BaseDistribution] = {}
     for key, written in space.items():
         match written:
