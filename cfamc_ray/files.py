@@ -7,6 +7,9 @@ from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""A disk is full, or a user's quota."""
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -56,7 +59,7 @@ class DiskFullError(Exception):
 
 def is_disk_full(error: BaseException) -> bool:
     """Whether an error says that a disk, or a user's quota, is full; libraries say so in words of their own."""
-    if isinstance(error, DiskFullError) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, DiskFullError) or getattr(error, "errno", None) in FULL:
         return True
     words = (os.strerror(errno.ENOSPC), "disk is full", "PytorchStreamWriter failed writing", "unexpected pos")
     return any(word in str(error) for word in words)

@@ -12,12 +12,12 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TextIO
 
+from cfamc_ray.files import FULL
+
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 CLOSED = (errno.EPIPE, errno.EIO)
 """The reader of a pipe has gone, or the terminal has."""
-FULL = (errno.ENOSPC, errno.EDQUOT)
-"""A disk is full, or a user's quota."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POSTPONE_SECONDS = 0.1
 """After which a signal that came during an import is looked at again."""

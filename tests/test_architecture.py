@@ -15,7 +15,7 @@ ALLOWED = {
     "data": {"config"},
     "files": set(),
     "machine": set(),
-    "process": set(),
+    "process": {"files"},
     "method": {"config", "files"},
     "evaluation": {"config", "data", "method"},
     "trial": {"config", "data", "files", "method", "evaluation"},
