@@ -8,7 +8,7 @@ from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.data.splits import load_splits
 from cfamc_ray.trial import Trial, TrialMetrics
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long  # minutes where bfloat16 is emulated
 
 SEEDS = range(4)
 DIGITS = TrialConfig.model_validate(

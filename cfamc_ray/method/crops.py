@@ -236,8 +236,8 @@ def _turn_hue(crops_NCSS: Tensor, turn_N: Tensor) -> Tensor:
         torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
     )
     sixth = sixth + 6 * turn_N[:, None, None]
-    offsets_3 = torch.tensor([5.0, 3.0, 1.0], device=crops_NCSS.device)[:, None, None]
-    k_NCSS = torch.remainder(sixth[:, None] + offsets_3, 6)
+    offsets_311 = 5 - 2 * torch.arange(3, device=crops_NCSS.device)[:, None, None]  # made there: a copy would wait
+    k_NCSS = torch.remainder(sixth[:, None] + offsets_311, 6)
     turned_NCSS = value[:, None] - chroma[:, None] * torch.minimum(k_NCSS, 4 - k_NCSS).clamp_(0, 1)
     return torch.where(turn_N[:, None, None, None] == 0, crops_NCSS, turned_NCSS)
 
