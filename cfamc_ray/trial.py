@@ -11,30 +11,32 @@ import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.trial import EncoderConfig, TrialConfig
+from cfamc_ray.data.images import ImageSubset, to_device
 from cfamc_ray.data.splits import Splits
 from cfamc_ray.evaluation.cost import peak_memory_bytes, reset_peak_memory, training_flops
 from cfamc_ray.evaluation.protocols import Scores, search_scores
 from cfamc_ray.files import replacing
 from cfamc_ray.method.crops import draw_crop_parameters, make_crops
+from cfamc_ray.method.cuda_graph import GraphedUpdate, unchanged
 from cfamc_ray.method.encoder import InChunks, SelfSupervisedEncoder, save_encoder
 from cfamc_ray.method.loss import emp_ssl_loss, nt_xent_loss
-from cfamc_ray.method.optimizer import build_optimizer, build_scheduler
+from cfamc_ray.method.optimizer import Lars, build_optimizer, build_scheduler
 from cfamc_ray.method.parallel import data_parallel, gather_embeddings, gather_images
 from cfamc_ray.method.phases import phase
-from cfamc_ray.method.pretraining import free_replays, pgd_update
+from cfamc_ray.method.pretraining import Runner, eagerly, free_replays, pgd_update
 
 WEIGHTS, ORDER, CROPS, ATTACK = range(4)
 """What a generator is for; part of its seed."""
@@ -132,11 +134,12 @@ class Trial:
         self._idle_since = time.perf_counter()
         device, size = self.place.device, self.place.size
         self.weight_type, self.autocast = arithmetic(config.pretraining.precision, device)
+        self.speedups = speedups(config, self.place, autocast=self.autocast)
         self.encoder = self._build_encoder()
         B, V, S = config.pretraining.batch_images, config.crops.views, config.crops.size
         assert B % size == 0, "a minibatch is shared evenly"
         self.network = self._build_network(B // size)
-        self.replica = data_parallel(self.network) if size > 1 else self.network
+        self.replica = self._build_replica()
         self.optimizer, self.scheduler = self._build_optimizer()
         self.share = slice(self.place.rank * B // size, (self.place.rank + 1) * B // size)
         self.delta_VbCHW = torch.zeros(V, B // size, 3, S, S, dtype=self.weight_type, device=device)
@@ -145,13 +148,18 @@ class Trial:
         self.epsilon_V1111[:clean_views] = 0
         self.epsilon_V1111 = self.epsilon_V1111.to(device)
         self.splits = splits
-        self.images = splits.pretrain.to(device)
+        self.images = splits.pretrain.to(device) if _fits(splits.pretrain, device) else splits.pretrain
         self.rows: list[TrialMetrics] = []
-        self._terms: list[Tensor] = []
+        self._terms_2 = torch.zeros(2, dtype=torch.float64, device=device)
+        self._run: Runner | None = None
+        # What the host alone has to know of another worker must not wait for the GPU.
+        hosts = dist.new_group(backend="gloo") if size > 1 and device.type == "cuda" else None
+        self._hosts = cast(dist.ProcessGroup | None, hosts)
 
     def _build_encoder(self) -> SelfSupervisedEncoder:
         config, device = self.config.encoder, self.place.device
         encoder = initial_encoder(self.config, autocast=self.autocast)
+        encoder.split_stem = self.speedups.split_stem
         encoder = encoder.to(device, self.weight_type).to(memory_format=torch.channels_last)
         if self.place.size > 1 and device.type == "cuda" and config.synchronize_norm:
             encoder = nn.SyncBatchNorm.convert_sync_batchnorm(encoder)
@@ -161,13 +169,23 @@ class Trial:
         """The encoder as training calls it: compiled, and chunk by chunk, where the config says so."""
         config = self.config.pretraining
         network: nn.Module = self.encoder
-        if config.compile:
+        if self.speedups.compile:
             network = cast(nn.Module, torch.compile(network))
         if config.views_at_once is None:
             return network
         return InChunks(network, config.views_at_once * images, recompute=config.recompute)
 
-    def _build_optimizer(self) -> tuple[Optimizer, LRScheduler]:
+    def _build_replica(self) -> nn.Module:
+        """The network that updates train: with several workers, one that adds up their gradients."""
+        if self.place.size == 1:
+            return self.network
+        if self.speedups.compile and self.network is not self.encoder and not isinstance(self.network, InChunks):
+            # The wrapper is compiled, not what is in it: else all gradients come at the end of the backward pass, and
+            # their sum over the workers cannot begin before.
+            return cast(nn.Module, torch.compile(data_parallel(self.encoder)))
+        return data_parallel(self.network)
+
+    def _build_optimizer(self) -> tuple[Lars, LRScheduler]:
         config = self.config.optimizer
         optimizer = build_optimizer(
             self.encoder.parameters(),
@@ -175,6 +193,7 @@ class Trial:
             momentum=config.momentum,
             weight_decay=config.weight_decay,
             trust_coefficient=config.trust_coefficient,
+            compiled=self.speedups.compile,
         )
         updates = self.config.updates
         horizons = {"updates": updates, "minibatches": updates // self.config.pretraining.replays, "constant": None}
@@ -205,9 +224,11 @@ class Trial:
             TrialFailed: where the loss or the encoder's features are no longer finite.
         """
         reset_peak_memory(self.place.device)
-        started = time.perf_counter()
         # On GPUs: the fastest kernels for these shapes, and a stem that does not round its input to TF32.
         with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
+            if self._run is None:
+                self._rehearse()
+            started = time.perf_counter()
             losses = self._train_epoch(started)
         loss = losses.mean().item()  # waits for the device, so the time is the work's
         trained = time.perf_counter()
@@ -224,8 +245,8 @@ class Trial:
     ) -> TrialMetrics:
         config, epoch = self.config, self.epoch + 1
         before = self.rows[-1] if self.rows else None
-        invariance, rate = torch.stack(self._terms).mean(0).tolist()
-        clipped: Tensor | None = getattr(self.optimizer, "clipped_share", None)
+        invariance, rate = (self._terms_2 * (config.pretraining.epochs / config.updates)).tolist()
+        clipped = self.optimizer.clipped_share
         delta, border = self.delta_VbCHW.abs(), config.perturbation.epsilon * (1 - 1e-6)
         return TrialMetrics(
             epoch=epoch,
@@ -252,7 +273,7 @@ class Trial:
     def _train_epoch(self, started: float) -> Tensor:
         config = self.config
         self.encoder.train()
-        self._terms.clear()
+        self._terms_2.zero_()
         spent = self.rows[-1].train_seconds + self.rows[-1].eval_seconds if self.rows else 0.0
         order_n = self._order(self.epoch)
         losses = []
@@ -293,7 +314,8 @@ class Trial:
 
     def _order(self, epoch: int) -> Tensor:
         """Of the images, (n,)."""
-        return torch.randperm(len(self.images), generator=self._generator(ORDER, epoch)).to(self.place.device)
+        order_n = torch.randperm(len(self.images), generator=self._generator(ORDER, epoch))
+        return order_n.to(self.images.indices_n.device)
 
     def _crops(self, order_n: Tensor, epoch: int, step: int, share: slice) -> Tensor:
         config, B = self.config.crops, self.config.pretraining.batch_images
@@ -301,7 +323,8 @@ class Trial:
         parameters = draw_crop_parameters(
             config, images=B, height=H, width=W, generator=self._generator(CROPS, epoch, step)
         )
-        images_bCHW = self.images.batch(order_n[step * B : (step + 1) * B][share]).to(self.place.device)
+        images_bCHW = self.images.batch(order_n[step * B : (step + 1) * B][share])
+        images_bCHW = to_device(images_bCHW, self.place.device)
         return make_crops(images_bCHW, parameters.of_images(share), size=config.size)
 
     def _out_of_time(self, seconds: float) -> bool:
@@ -311,20 +334,41 @@ class Trial:
         """What the first worker found, on all of them: they have to stop together."""
         if self.place.size == 1:
             return truth
-        shared = torch.tensor(truth, device=self.place.device)
-        dist.broadcast(shared, src=0)
+        shared = torch.tensor(truth)
+        dist.broadcast(shared, src=0, group=self._hosts)
         return bool(shared)
+
+    def _rehearse(self) -> None:
+        """Do once what the first update does for all: choose kernels, compile, capture.
+
+        Nothing of the trial is changed, and the time is not counted as training.
+        """
+        self._run = eagerly
+        if self.place.device.type != "cuda" and not (self.speedups.compile or self.speedups.cuda_graph):
+            return
+        state = [*self.encoder.state_dict().values(), *self.optimizer.momenta(), self._terms_2]
+        graphed = GraphedUpdate(self.optimizer, state)
+        crops_VbCHW = self.crops(self._order(self.epoch), 0)
+        with unchanged(state):
+            self._train(crops_VbCHW, None, graphed.capture if self.speedups.cuda_graph else eagerly)
+        if self.speedups.cuda_graph:
+            self._run = graphed
 
     def _update(self, crops_VbCHW: Tensor) -> Tensor:
         """Train on one minibatch; the losses of its updates."""
-        perturbation = self.config.perturbation
-        if not perturbation.carry:
+        if not self.config.perturbation.carry:
             self.delta_VbCHW = torch.zeros_like(self.delta_VbCHW)
+        self.delta_VbCHW, losses = self._train(crops_VbCHW, self.scheduler, self._run or eagerly)
+        return losses
+
+    def _train(self, crops_VbCHW: Tensor, scheduler: LRScheduler | None, run: Runner) -> tuple[Tensor, Tensor]:
+        """The moved perturbation, and the losses of the updates."""
+        perturbation = self.config.perturbation
         if perturbation.attack == "pgd":
-            self.delta_VbCHW, losses = pgd_update(
+            return pgd_update(
                 self.replica,
                 self.optimizer,
-                self.scheduler,
+                scheduler,
                 crops_VbCHW,
                 self.delta_VbCHW,
                 loss_function=self._loss,
@@ -333,25 +377,25 @@ class Trial:
                 step_size=perturbation.step_size,
                 attack_encoder=self._attack_pass,
                 attack_crops_VBCHW=crops_VbCHW[[1, 1]] if perturbation.attack_positive == "self" else None,
+                attack_loss_function=partial(self._loss, observed=False),
                 keep_attack_gradients=perturbation.keep_attack_gradients,
+                run=run,
             )
-            del self._terms[-1 - perturbation.steps : -1]  # the attack's passes are no part of the update's loss
-        else:
-            self.delta_VbCHW, losses = free_replays(
-                self.replica,
-                self.optimizer,
-                self.scheduler,
-                crops_VbCHW,
-                self.delta_VbCHW,
-                loss_function=self._loss,
-                replays=self.config.pretraining.replays,
-                epsilon=self.epsilon_V1111,
-                step_size=perturbation.step_size,
-                project_first=perturbation.project_first,
-            )
-        return losses
+        return free_replays(
+            self.replica,
+            self.optimizer,
+            scheduler,
+            crops_VbCHW,
+            self.delta_VbCHW,
+            loss_function=self._loss,
+            replays=self.config.pretraining.replays,
+            epsilon=self.epsilon_V1111,
+            step_size=perturbation.step_size,
+            project_first=perturbation.project_first,
+            run=run,
+        )
 
-    def _loss(self, z_VbD: Tensor) -> Tensor:
+    def _loss(self, z_VbD: Tensor, *, observed: bool = True) -> Tensor:
         z_VBD = gather_embeddings(z_VbD) if self.place.size > 1 else z_VbD
         loss = self.config.loss
         emp_ssl = emp_ssl_loss(
@@ -359,16 +403,22 @@ class Trial:
             invariance_weight=loss.invariance_weight,
             rate_weight=loss.rate_weight,
             epsilon=loss.rate_epsilon,
-            observe=lambda invariance, rate: self._terms.append(torch.stack([invariance, rate])),
+            observe=self._observe if observed else None,
         )
         if loss.name == "nt_xent":  # its rows show the other's terms all the same
             return nt_xent_loss(z_VBD[0], z_VBD[1], temperature=loss.temperature)
         return emp_ssl
 
+    def _observe(self, *terms: Tensor) -> None:
+        self._terms_2 += torch.stack(terms)  # in place, so that a captured update does it too
+
     def _attack_pass(self, images_NCHW: Tensor) -> Tensor:
+        frozen = self.speedups.compile and not self.config.perturbation.keep_attack_gradients
         self.encoder.train(self.config.perturbation.attack_in_train_mode)
+        if frozen:  # else the compiled backward pass computes the weights' gradients, too
+            self.encoder.requires_grad_(False)
         z_ND: Tensor = self.network(images_NCHW)
-        self.encoder.train()
+        self.encoder.requires_grad_(True).train()
         return z_ND
 
     def _evaluate(self) -> Scores:
@@ -427,6 +477,7 @@ class Trial:
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
             self.delta_VbCHW = state["delta"][:, self.share].contiguous()
+            self._run = None  # a captured update knows the memory of the momenta before
         except (
             OSError,
             EOFError,
@@ -474,6 +525,54 @@ def _fast_bfloat16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return bool(capabilities.get("amx_bf16"))  # with AVX-512 alone float32 was faster (LOG.md, 2026-11-23)
+
+
+class Speedups(NamedTuple):
+    """Which of a config's ways to train faster a trial takes; they change its numbers no more than rounding does."""
+
+    compile: bool
+    cuda_graph: bool
+    split_stem: bool
+
+
+COMPILING_PAYS_FLOPS = 5e16
+"""Of a trial's training. At the paper's width an H100 takes about 5 minutes for so many, and one to compile."""
+LAUNCHES_DOMINATE_FLOPS = 2e12
+"""Of an update. To launch its 400 kernels takes 4 to 8 ms; at the paper's width an H100 computes 12 ms on so many."""
+
+
+def speedups(config: TrialConfig, place: Place, *, autocast: torch.dtype | None) -> Speedups:
+    """What `auto` stands for on a device.
+
+    Raises:
+        InputError: where the config asks for what the device or the precision cannot do.
+    """
+    chosen, gpu = config.pretraining, place.device.type == "cuda"
+    if chosen.cuda_graph is True and not (gpu and place.size == 1):
+        where = "one worker" if gpu else "a GPU"
+        raise InputError(f"pretraining.cuda_graph: true needs {where}; false or auto would be right here")
+    if chosen.split_stem is True and autocast is None:
+        raise InputError("pretraining.split_stem: true needs pretraining.precision: bfloat16; here it is another")
+    flops = training_flops(config)
+    defaults = Speedups(
+        compile=gpu and flops >= COMPILING_PAYS_FLOPS,
+        cuda_graph=gpu and place.size == 1 and flops / config.updates < LAUNCHES_DOMINATE_FLOPS,
+        split_stem=gpu and autocast is not None,
+    )
+    asked = (chosen.compile, chosen.cuda_graph, chosen.split_stem)
+    return Speedups(*(auto if one == "auto" else one for one, auto in zip(asked, defaults, strict=True)))
+
+
+IMAGES_SHARE = 0.25
+"""Of a GPU's free memory, that the images may take."""
+
+
+def _fits(images: ImageSubset, device: torch.device) -> bool:
+    """Whether the images stay on the device, where batches of them are gathered without the host."""
+    if device.type != "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    return len(images) * images.images_NCHW[0].numel() <= IMAGES_SHARE * free
 
 
 def device_name(device: torch.device) -> str:

@@ -1,5 +1,6 @@
 """Two worker processes on CPUs end where one worker does."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,21 @@ CASES: dict[str, dict[str, Any]] = {
     "free, no carry": {"pretraining.replays": 2, "perturbation.carry": False},
     "free, views one by one": {"pretraining.views_at_once": 1, **SGD},
     "free, views recomputed": {"pretraining.views_at_once": 1, "pretraining.recompute": True, **SGD},
+    "free, compiled": {"pretraining.compile": True, **SGD},
     "pgd": PGD,
+    "pgd, compiled": {"pretraining.compile": True, **PGD, **SGD},
     "pgd, kept gradients": {**PGD, **SGD, "perturbation.keep_attack_gradients": True},
     "pgd, attack in evaluation mode": {**PGD, "perturbation.attack_in_train_mode": False},
 }
+
+
+TRACED = partial(torch.compile, backend="aot_eager")
+"""torch.compile, but for the kernels that it would build."""
+
+
+@pytest.fixture(autouse=True)
+def _builds_no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", TRACED)
 
 
 def config_of(case: str) -> TrialConfig:
@@ -35,6 +47,7 @@ def config_of(case: str) -> TrialConfig:
 def work(rank: int, folder: Path) -> None:
     """What each of the two processes does: every case, with a checkpoint after both epochs."""
     torch.set_num_threads(1)
+    torch.compile = TRACED
     dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2)
     for case in CASES:
         trial = Trial(config_of(case), tiny_splits(), place=Place(rank=rank, size=2))

@@ -13,6 +13,8 @@ from pydantic import BaseModel, Field, model_validator
 
 from cfamc_ray.config.space import Pixels, Real, Strict
 
+Choice = bool | Literal["auto"]
+"""`auto`: as suits the hardware."""
 Share = Real
 """A probability or a fraction of a whole, from 0 to 1."""
 
@@ -204,8 +206,15 @@ class PretrainingConfig(Strict):
     recompute: bool = False
     """Whether activations of `views_at_once` views are computed again in the backward pass instead of kept: memory no
     longer grows with the views (but for crops and perturbation), for a third more work."""
-    compile: bool = False
-    """Whether torch.compile fuses the network: pays on long trials alone, and needs a C++ compiler on CPUs."""
+    compile: Choice = "auto"
+    """Whether torch.compile fuses the network and the optimizer's step; needs a C++ compiler. `auto`: on GPUs, for
+    trials long enough to pay for the minute that it takes."""
+    cuda_graph: Choice = "auto"
+    """Whether an update is captured as one CUDA graph, on a GPU and with one worker. `auto`: where kernels are so short
+    that launching them takes longer (small encoders)."""
+    split_stem: Choice = "auto"
+    """Whether the first layer, too, computes in bfloat16, on pixels split into two parts that keep 16 bits of them
+    together; only where the precision is bfloat16. `auto`: on GPUs."""
     precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
     """Arithmetic of the network; the first layer's input, norms of rows and log-determinants stay in float32 at least.
     `auto` is bfloat16 on GPUs that compute it and CPUs with AMX, else float32."""

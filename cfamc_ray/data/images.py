@@ -82,6 +82,13 @@ class ImageSubset:
         return ImageSubset(self.images_NCHW[self.indices_n].to(device), torch.arange(len(self), device=device))
 
 
+def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor on a device; the host does not wait for a GPU, since only from pinned memory a copy is asynchronous."""
+    if device.type == "cuda" and values.device.type == "cpu":
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
+
+
 def uniformity(images_NCHW: torch.Tensor) -> str | None:
     """What leaves nothing to learn from images: they are all alike, or each of them is of one colour.
 

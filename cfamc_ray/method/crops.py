@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cfamc_ray.config.trial import CropsConfig
+from cfamc_ray.data.images import to_device
 
 ATTEMPTS = 10
 """Boxes drawn before the central fallback, as in torchvision."""
@@ -49,10 +50,7 @@ class CropParameters:
 
     def to(self, device: torch.device) -> "CropParameters":
         """The same on another device; the host does not wait for a GPU."""
-        values = [getattr(self, field.name) for field in fields(self)]
-        if device.type == "cuda":  # only from pinned memory is a copy asynchronous
-            values = [value.pin_memory() if value.device.type == "cpu" else value for value in values]
-        return CropParameters(*(value.to(device, non_blocking=True) for value in values))
+        return CropParameters(*(to_device(getattr(self, field.name), device) for field in fields(self)))
 
 
 def draw_crop_parameters(

@@ -20,6 +20,7 @@ from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.trial import EncoderConfig
 from cfamc_ray.files import replacing
 from cfamc_ray.method.backbones import build_backbone
+from cfamc_ray.method.convolution import split_convolution
 
 
 class SelfSupervisedEncoder(nn.Module):
@@ -28,7 +29,12 @@ class SelfSupervisedEncoder(nn.Module):
     Args:
         config: architecture, widths and norm.
         autocast: type of the matrix products after the stem; None for the type of the weights.
+
+    Attributes:
+        split_stem: whether the stem computes in the type of `autocast` too (`split_convolution`).
     """
+
+    split_stem = False
 
     def __init__(self, config: EncoderConfig, *, autocast: torch.dtype | None = None) -> None:
         super().__init__()
@@ -51,9 +57,13 @@ class SelfSupervisedEncoder(nn.Module):
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Pixels in [0, 1] to z_ND, unit rows in float32 at least."""
         # The stem sees its input as it is: bfloat16 has a step of 1/256 near 1, in which a small perturbation vanishes.
-        x_NCHW = self.backbone.stem(images_NCHW.contiguous(memory_format=torch.channels_last))
-        if self.autocast is not None:
-            x_NCHW = x_NCHW.to(self.autocast)
+        x_NCHW = images_NCHW.contiguous(memory_format=torch.channels_last)
+        if self.autocast is None:
+            x_NCHW = self.backbone.stem(x_NCHW)
+        elif self.split_stem:
+            x_NCHW = split_convolution(self.backbone.stem, x_NCHW, self.autocast)
+        else:
+            x_NCHW = self.backbone.stem(x_NCHW).to(self.autocast)
         with torch.autocast(x_NCHW.device.type, dtype=self.autocast) if self.autocast else nullcontext():
             z_ND = self.projector(self.prefeature(self.backbone.after_stem(x_NCHW)))
         return F.normalize(z_ND.to(images_NCHW.dtype), dim=-1)
@@ -107,8 +117,9 @@ def _again(module: nn.Module, *, training: bool) -> Iterator[None]:
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     was_training = module.training
     module.train(training)
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
+    for norm in norms:  # a copy counts: SyncBatchNorm needs something to count with
+        assert norm.num_batches_tracked is not None
+        norm.momentum, norm.num_batches_tracked = 0.0, norm.num_batches_tracked.clone()
     try:
         yield
     finally:

@@ -1,7 +1,8 @@
 """SGD with Nesterov momentum and LARS as the published recipe has it, and its learning-rate schedule."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, overload
 
 import torch
@@ -19,9 +20,19 @@ class Lars(torch.optim.SGD):
     r = min(1, trust_coefficient |w| / (|g| + weight_decay |w| + 1e-8) / lr). Parameters of fewer axes (biases and
     norms) take plain momentum steps without decay; the groups say which. The work is done on lists of tensors and
     nothing is copied to the host. `clipped_share` holds the share of layers whose last step was limited by lr.
+
+    Args:
+        groups: of parameters, with their settings.
+        lr: learning rate.
+        momentum: of Nesterov's kind, where it is not 0.
+        compiled: whether torch.compile fuses a step: it then reads and writes every tensor once, after the norms.
     """
 
     clipped_share: Tensor | None = None
+
+    def __init__(self, groups: list[dict[str, Any]], *, lr: float, momentum: float, compiled: bool = False) -> None:
+        super().__init__(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=not compiled)
+        self._compiled_step = torch.compile(_nesterov_step) if compiled else None
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -31,26 +42,90 @@ class Lars(torch.optim.SGD):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Scale the gradients of the adapted groups in place, then take SGD's step."""
         for group in self.param_groups:
-            if group["trust_coefficient"] is not None:
-                self._adapt(group)
-        return super().step(closure)  # type: ignore[no-any-return]
+            weights: list[Tensor] = [weight for weight in group["params"] if weight.grad is not None]
+            gradients = [weight.grad for weight in weights if weight.grad is not None]
+            rate = _on_device(group["lr"], weights) if weights else None
+            if rate is None:
+                continue
+            adapt = {"decay": group["decay_before_trust"], "coefficient": group["trust_coefficient"]}
+            if self._compiled_step is not None:
+                momenta = [self._momentum(weight) for weight in weights] if group["momentum"] else []
+                sgd = {name: group[name] for name in ("momentum", "weight_decay")}
+                clipped = self._compiled_step(weights, gradients, momenta, rate, **adapt, **sgd)
+            else:
+                clipped = _adapt(weights, gradients, rate, **adapt)
+            self.clipped_share = self.clipped_share if clipped is None else clipped
+        return None if self._compiled_step is not None else super().step(closure)
 
-    def _adapt(self, group: dict[str, Any]) -> None:
-        weights = [weight for weight in group["params"] if weight.grad is not None]
-        if not weights:
-            return
-        gradients: list[Tensor] = [weight.grad for weight in weights]
-        weight_norms = torch.stack(torch._foreach_norm(weights))
-        gradient_norms = torch.stack(torch._foreach_norm(gradients))
-        decay = group["decay_before_trust"]
-        trust = group["trust_coefficient"] * weight_norms / (gradient_norms + decay * weight_norms + EPSILON)
-        # A layer of zeros, or without a gradient, takes the plain step; so does one at lr = 0, which does not move.
-        usable = (weight_norms > 0) & (gradient_norms > 0)
-        usable &= group["lr"] > 0
-        ratio = torch.where(usable, trust / max(group["lr"], torch.finfo(trust.dtype).tiny), 1.0)
-        self.clipped_share = (usable & (ratio >= 1)).float().mean()
-        torch._foreach_add_(gradients, weights, alpha=decay)
-        torch._foreach_mul_(gradients, list(ratio.clamp(max=1.0).unbind()))
+    def _momentum(self, weight: Tensor) -> Tensor:
+        buffer: Tensor | None = self.state[weight].get("momentum_buffer")
+        if buffer is None:
+            buffer = self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+        return buffer
+
+    def momenta(self) -> list[Tensor]:
+        """All momenta; zeros, from which a first step does as from none, where there was no step yet."""
+        groups = [group for group in self.param_groups if group["momentum"]]
+        return [self._momentum(weight) for group in groups for weight in group["params"]]
+
+    @contextmanager
+    def rate_from(self, rate: Tensor) -> Iterator[None]:
+        """Meanwhile steps read the learning rate from a tensor on the device, as one has to that is captured."""
+        rates = [group["lr"] for group in self.param_groups]
+        for group in self.param_groups:
+            group["lr"] = rate
+        try:
+            yield
+        finally:
+            for group, before in zip(self.param_groups, rates, strict=True):
+                group["lr"] = before
+
+
+def _on_device(rate: float | Tensor, weights: list[Tensor]) -> Tensor:
+    """A rate beside the weights; on a GPU a kernel writes it, so that the host does not wait."""
+    if isinstance(rate, Tensor):
+        return rate
+    return torch.full((), rate, dtype=weights[0].dtype, device=weights[0].device)
+
+
+def _adapt(
+    weights: list[Tensor], gradients: list[Tensor], rate: Tensor, *, decay: float, coefficient: float | None
+) -> Tensor | None:
+    """Add the decay to the gradients and scale them by r; the share of r that are 1; nothing without a coefficient."""
+    if coefficient is None:
+        return None
+    weight_norms = torch.stack(torch._foreach_norm(weights))
+    gradient_norms = torch.stack(torch._foreach_norm(gradients))
+    trust = coefficient * weight_norms / (gradient_norms + decay * weight_norms + EPSILON)
+    # A layer of zeros, or without a gradient, takes the plain step; so does one at lr = 0, which does not move.
+    usable = (weight_norms > 0) & (gradient_norms > 0) & (rate > 0)
+    ratio = torch.where(usable, trust / rate.clamp(min=torch.finfo(trust.dtype).tiny), 1.0)
+    torch._foreach_add_(gradients, weights, alpha=decay)
+    torch._foreach_mul_(gradients, list(ratio.clamp(max=1.0).unbind()))
+    return (usable & (ratio >= 1)).float().mean()
+
+
+def _nesterov_step(
+    weights: list[Tensor],
+    gradients: list[Tensor],
+    momenta: list[Tensor],
+    rate: Tensor,
+    *,
+    decay: float,
+    coefficient: float | None,
+    momentum: float,
+    weight_decay: float,
+) -> Tensor | None:
+    """`_adapt` and SGD's step as one function of tensors, so that they can be fused."""
+    clipped = _adapt(weights, gradients, rate, decay=decay, coefficient=coefficient)
+    if weight_decay:
+        torch._foreach_add_(gradients, weights, alpha=weight_decay)
+    if momentum:
+        torch._foreach_mul_(momenta, momentum)
+        torch._foreach_add_(momenta, gradients)
+        torch._foreach_add_(gradients, momenta, alpha=momentum)
+    torch._foreach_sub_(weights, torch._foreach_mul(gradients, rate))
+    return clipped
 
 
 def build_optimizer(
@@ -60,7 +135,8 @@ def build_optimizer(
     momentum: float = 0.9,
     weight_decay: float = 1e-4,
     trust_coefficient: float | None = 0.005,
-) -> torch.optim.Optimizer:
+    compiled: bool = False,
+) -> Lars:
     """The optimizer of the published recipe.
 
     Args:
@@ -69,6 +145,7 @@ def build_optimizer(
         momentum: of Nesterov's kind, where it is not 0.
         weight_decay: L2 strength for weights.
         trust_coefficient: of LARS; None for plain SGD.
+        compiled: whether torch.compile fuses a step.
     """
     parameters = list(parameters)
     adapts = trust_coefficient is not None
@@ -86,7 +163,7 @@ def build_optimizer(
         "weight_decay": 0.0,
     }
     groups = [group for group in (weights, vectors) if group["params"]]
-    return Lars(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=True)
+    return Lars(groups, lr=lr, momentum=momentum, compiled=compiled)
 
 
 def build_scheduler(optimizer: torch.optim.Optimizer, *, horizon: int | None) -> LambdaLR:

@@ -41,6 +41,11 @@ def timed_phases(device: torch.device) -> Iterator[Seconds]:
         _timed.pop()
 
 
+def timing() -> bool:
+    """Whether phases are timed at the moment."""
+    return bool(_timed)
+
+
 def now(device: torch.device) -> float:
     """Seconds of a clock, once the device has done all that it was given."""
     if device.type == "cuda":

@@ -4,6 +4,7 @@ Shapes: V views, B images, C/H/W channels/height/width, D embedding width, R rep
 """
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +18,20 @@ Encoder = Callable[[Tensor], Tensor]
 """(V*B, C, H, W) pixels to (V*B, D) unit rows."""
 LossFunction = Callable[[Tensor], Tensor]
 """z_VBD to a scalar."""
+Update = Callable[..., tuple[Tensor, Tensor]]
+"""Crops, perturbation and what else one update of the weights reads, to the moved perturbation and the loss."""
+
+
+class Runner(Protocol):
+    """How an update is run: eagerly, or as the CUDA graph that was captured of it (`cuda_graph.GraphedUpdate`)."""
+
+    def __call__(self, update: Update, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """The moved perturbation and the loss."""
+
+
+def eagerly(update: Update, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Call it."""
+    return update(*inputs)
 
 
 def free_replays(
@@ -31,6 +46,7 @@ def free_replays(
     epsilon: Radius,
     step_size: float,
     project_first: bool = True,
+    run: Runner = eagerly,
 ) -> tuple[Tensor, Tensor]:
     """Train on the same crops several times; each backward pass also moves the perturbation (CF-AMC-SSL, algorithm 1).
 
@@ -45,19 +61,26 @@ def free_replays(
         epsilon: radius of the l∞ ball, one for all or broadcast.
         step_size: of the ascent.
         project_first: whether delta is clipped to these crops before the first replay (published: no).
+        run: how each replay is run.
 
     Returns:
         the moved perturbation, and losses_R.
     """
+
+    def replay(crops_VBCHW: Tensor, delta_VBCHW: Tensor) -> tuple[Tensor, Tensor]:
+        optimizer.zero_grad()
+        loss, gradient_VBCHW = _backward(encoder, loss_function, crops_VBCHW, delta_VBCHW)
+        _step(optimizer)
+        return ascend(delta_VBCHW, gradient_VBCHW, crops_VBCHW, step_size=step_size, epsilon=epsilon), loss
+
     if project_first:
         delta_VBCHW = project(delta_VBCHW, crops_VBCHW, epsilon=epsilon)
     losses = []
     for _ in range(replays):
-        optimizer.zero_grad()
-        loss, gradient_VBCHW = _backward(encoder, loss_function, crops_VBCHW, delta_VBCHW)
-        _step(optimizer, scheduler)
-        delta_VBCHW = ascend(delta_VBCHW, gradient_VBCHW, crops_VBCHW, step_size=step_size, epsilon=epsilon)
+        delta_VBCHW, loss = run(replay, crops_VBCHW, delta_VBCHW)
         losses.append(loss)
+        if scheduler is not None:
+            scheduler.step()
     return delta_VBCHW, torch.stack(losses)
 
 
@@ -74,7 +97,9 @@ def pgd_update(
     step_size: float,
     attack_encoder: Encoder | None = None,
     attack_crops_VBCHW: Tensor | None = None,
+    attack_loss_function: LossFunction | None = None,
     keep_attack_gradients: bool = False,
+    run: Runner = eagerly,
 ) -> tuple[Tensor, Tensor]:
     """Ascend for several steps, then train once on the perturbed crops: the published PGD baselines.
 
@@ -92,26 +117,35 @@ def pgd_update(
             inside a data-parallel wrapper).
         attack_crops_VBCHW: what the attack passes perturb, where it is not the crops; alike in all views whose radius
             is above 0.
+        attack_loss_function: what the attack passes ascend, where it is not the loss.
         keep_attack_gradients: whether the attack passes' weight gradients add to the update's, as published.
+        run: how the attack and the update are run.
 
     Returns:
         the moved perturbation, and losses_1.
     """
-    attack_encoder = attack_encoder or encoder
+    attack_encoder, attack_loss_function = attack_encoder or encoder, attack_loss_function or loss_function
     attack_crops_VBCHW = crops_VBCHW if attack_crops_VBCHW is None else attack_crops_VBCHW
-    optimizer.zero_grad()
-    delta_VBCHW = project(delta_VBCHW, attack_crops_VBCHW, epsilon=epsilon)
-    for _ in range(steps):
-        if keep_attack_gradients:
-            _, gradient_VBCHW = _backward(attack_encoder, loss_function, attack_crops_VBCHW, delta_VBCHW)
-        else:
-            perturbed_VBCHW = (attack_crops_VBCHW + delta_VBCHW).requires_grad_()
-            loss = _loss_of(attack_encoder, loss_function, perturbed_VBCHW)
-            with phase("backward"):
-                (gradient_VBCHW,) = torch.autograd.grad(loss, perturbed_VBCHW)
-        delta_VBCHW = ascend(delta_VBCHW, gradient_VBCHW, attack_crops_VBCHW, step_size=step_size, epsilon=epsilon)
-    loss, _ = _backward(encoder, loss_function, crops_VBCHW, delta_VBCHW)
-    _step(optimizer, scheduler)
+
+    def update(crops_VBCHW: Tensor, delta_VBCHW: Tensor, attack_crops_VBCHW: Tensor) -> tuple[Tensor, Tensor]:
+        optimizer.zero_grad()
+        delta_VBCHW = project(delta_VBCHW, attack_crops_VBCHW, epsilon=epsilon)
+        for _ in range(steps):
+            if keep_attack_gradients:
+                _, gradient_VBCHW = _backward(attack_encoder, attack_loss_function, attack_crops_VBCHW, delta_VBCHW)
+            else:
+                perturbed_VBCHW = (attack_crops_VBCHW + delta_VBCHW).requires_grad_()
+                loss = _loss_of(attack_encoder, attack_loss_function, perturbed_VBCHW)
+                with phase("backward"):
+                    (gradient_VBCHW,) = torch.autograd.grad(loss, perturbed_VBCHW)
+            delta_VBCHW = ascend(delta_VBCHW, gradient_VBCHW, attack_crops_VBCHW, step_size=step_size, epsilon=epsilon)
+        loss, _ = _backward(encoder, loss_function, crops_VBCHW, delta_VBCHW)
+        _step(optimizer)
+        return delta_VBCHW, loss
+
+    delta_VBCHW, loss = run(update, crops_VBCHW, delta_VBCHW, attack_crops_VBCHW)
+    if scheduler is not None:
+        scheduler.step()
     return delta_VBCHW, loss[None]
 
 
@@ -135,8 +169,6 @@ def _loss_of(encoder: Encoder, loss_function: LossFunction, images_VBCHW: Tensor
         return loss_function(z_VBD)
 
 
-def _step(optimizer: Optimizer, scheduler: LRScheduler | None) -> None:
-    with phase("optimizer"):
-        optimizer.step()
-        if scheduler is not None:
-            scheduler.step()
+@phase("optimizer")
+def _step(optimizer: Optimizer) -> None:
+    optimizer.step()

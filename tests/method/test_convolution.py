@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cfamc_ray.method import convolution
-from cfamc_ray.method.convolution import CHANNEL_BLOCK, FEW_POSITIONS, MANY_WEIGHTS, Convolution
+from cfamc_ray.method.convolution import CHANNEL_BLOCK, FEW_POSITIONS, MANY_WEIGHTS, Convolution, split_convolution
 
 # inputs, outputs, side of the kernel, stride, height, width: whether the weight gradient is a matrix product
 SHAPES = {
@@ -129,3 +129,39 @@ def test_the_library_strides_1x1_convolutions_of_enough_channels_alone(
     with Strides() as strides, torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
         pass_through(layer, inputs(2, channels, height, height).float())
     assert strides.found == [stride, stride]
+
+
+class FirstChannels(nn.Conv2d):
+    """Adds up what it is handed in three channels' places: the parts of a split input, unrounded by any weight."""
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """In float64, so that nothing is rounded but the parts."""
+        return F.conv2d(x_NCHW.double(), self.weight.double())
+
+
+def test_a_split_input_keeps_a_perturbation_of_one_grey_level_to_2_to_the_minus_14() -> None:
+    layer = FirstChannels(3, 3, 1, bias=False)
+    layer.weight.data = torch.eye(3)[:, :, None, None]
+    x_NCHW = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 254 / 255
+    clean, moved = (split_convolution(layer, pixels, torch.bfloat16) for pixels in (x_NCHW, x_NCHW + 1 / 255))
+    assert (moved - clean - 1 / 255).abs().max() < 2**-14
+    assert (clean - x_NCHW).abs().max() <= 2**-17
+    rounded = (x_NCHW + 1 / 255).bfloat16().double() - x_NCHW.bfloat16().double()
+    assert (rounded - 1 / 255).abs().max() > 2**-10  # what bfloat16 alone leaves of it
+
+
+@pytest.mark.parametrize(("side", "stride", "bias"), [(3, 1, False), (7, 2, False), (4, 4, True)])
+def test_a_split_convolution_and_its_gradients_are_those_of_rounded_weights(side: int, stride: int, bias: bool) -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(3, 8, side, stride, side // 2 if side % 2 else 0, bias=bias)
+    exact = copy.deepcopy(layer).double()
+    exact.weight.data = layer.weight.data.bfloat16().double()
+    if layer.bias is not None:
+        exact.bias = nn.Parameter(layer.bias.bfloat16().double())
+    x_NCHW = torch.rand(2, 3, 16, 16).to(memory_format=torch.channels_last)
+    split = nn.Module()
+    split.forward = lambda x: split_convolution(layer, x, torch.bfloat16).double()
+    split.weight = layer.weight
+    for ours, theirs in zip(pass_through(split, x_NCHW), pass_through(exact, x_NCHW.double()), strict=True):
+        assert (ours - theirs).norm() < 2**-7 * theirs.norm()
+    assert layer.weight.shape == (8, 3, side, side)

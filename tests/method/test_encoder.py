@@ -206,3 +206,34 @@ def test_recomputing_gives_the_same_rows_gradients_and_statistics_in_the_mode_of
         gradients = [parameter.grad for parameter in network.parameters()]
         found.append([z_ND.detach(), crops_NCHW.grad, *gradients, *network.state_dict().values()])
     torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
+
+
+def test_recomputing_needs_no_count_that_a_synchronised_norm_lacks() -> None:
+    plain = InChunks(encoder(), 3, recompute=True)
+    shared = InChunks(nn.SyncBatchNorm.convert_sync_batchnorm(encoder()), 3, recompute=True)
+    for network in (plain, shared):  # in a single process the two norms are one
+        network(images(6)).square().sum().backward()
+    torch.testing.assert_close(shared.state_dict(), plain.state_dict(), rtol=0, atol=0)
+    assert {int(n) for name, n in shared.state_dict().items() if name.endswith("num_batches_tracked")} == {2}
+
+
+@pytest.mark.parametrize("config", [TINY, TINY_LARGE, TINY_VIT], ids=["small stem", "large stem", "patches"])
+def test_a_split_stem_changes_rows_and_gradients_no_more_than_bfloat16_does(config: EncoderConfig) -> None:
+    found = []
+    for autocast, split in ((None, False), (torch.bfloat16, False), (torch.bfloat16, True)):
+        network = encoder(config, autocast=autocast)
+        network.split_stem = split
+        pixels = images(6).requires_grad_()
+        z_ND = network(pixels)
+        (z_ND * torch.linspace(-1, 1, z_ND.numel()).view_as(z_ND)).sum().backward()
+        found.append([z_ND.detach(), pixels.grad, network.backbone.stem.weight.grad])
+    for exact, rounded, split in zip(*found, strict=True):
+        assert not torch.equal(split, rounded)
+        assert (split - exact).norm() < 3 * (rounded - exact).norm()
+
+
+def test_patches_that_do_not_tile_are_refused_by_a_split_stem_too() -> None:
+    network = encoder(TINY_VIT, autocast=torch.bfloat16)
+    network.split_stem = True
+    with pytest.raises(InputError, match="do not divide into the patches"):
+        network(images(2, side=18))

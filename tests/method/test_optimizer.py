@@ -28,8 +28,16 @@ def step(optimizer: torch.optim.Optimizer, *pairs: tuple[nn.Parameter, Tensor]) 
     optimizer.step()
 
 
+@pytest.fixture
+def _fused_by_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The function that torch.compile would fuse, run as it is."""
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+
+
+@pytest.mark.usefixtures("_fused_by_nothing")
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("file", GOLDEN_FILES, ids=lambda file: file.stem)
-def test_lars_steps_are_the_published_ones(file: Path) -> None:
+def test_lars_steps_are_the_published_ones(file: Path, compiled: bool) -> None:
     data = np.load(file)
     parameters = [nn.Parameter(torch.from_numpy(data[f"init_{k}"])) for k in range(4)]
     optimizer = build_optimizer(
@@ -38,11 +46,49 @@ def test_lars_steps_are_the_published_ones(file: Path) -> None:
         momentum=data["momentum"].item(),
         weight_decay=data["weight_decay"].item(),
         trust_coefficient=data["eta"].item(),
+        compiled=compiled,
     )
     for s in range(data["steps"].item()):
         step(optimizer, *((p, torch.from_numpy(data[f"grad_{s}_{k}"])) for k, p in enumerate(parameters)))
         for k, p in enumerate(parameters):
             np.testing.assert_allclose(p.detach(), data[f"after_{s}_{k}"], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.usefixtures("_fused_by_nothing")
+@pytest.mark.parametrize("trust_coefficient", [0.005, None])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_compiled_step_is_the_plain_one(trust_coefficient: float | None, momentum: float) -> None:
+    ends = []
+    for compiled in (False, True):
+        weights = parameter(5, 4), parameter(5)
+        optimizer = build_optimizer(
+            weights, lr=0.3, momentum=momentum, trust_coefficient=trust_coefficient, compiled=compiled
+        )
+        for seed in range(3):
+            step(optimizer, *((weight, parameter(*weight.shape, seed=seed).detach()) for weight in weights))
+        ends.append([*(weight.detach() for weight in weights), *optimizer.momenta()])
+    torch.testing.assert_close(ends[1], ends[0], rtol=1e-12, atol=0)
+
+
+def test_a_first_step_from_momenta_of_zeros_is_one_from_none() -> None:
+    without, zeros = parameter(5, 4), parameter(5, 4)
+    for weight in (without, zeros):
+        optimizer = lars(weight, momentum=0.9)
+        if weight is zeros:
+            assert not any(momentum.any() for momentum in optimizer.momenta())
+        step(optimizer, (weight, parameter(5, 4, seed=1).detach()))
+    assert torch.equal(without, zeros)
+
+
+def test_a_step_reads_its_rate_from_a_tensor() -> None:
+    by_number, by_tensor = parameter(5, 4), parameter(5, 4)
+    gradient = parameter(5, 4, seed=1).detach()
+    step(lars(by_number, lr=0.2), (by_number, gradient))
+    optimizer = lars(by_tensor, lr=7.0)
+    with optimizer.rate_from(torch.tensor(0.2, dtype=torch.float64)):
+        step(optimizer, (by_tensor, gradient))
+    torch.testing.assert_close(by_tensor, by_number, rtol=1e-12, atol=0)
+    assert optimizer.param_groups[0]["lr"] == 7.0
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e-3, 1.0, 1e6])
