@@ -332,7 +332,7 @@ class Trial:
                 epsilon=self.epsilon_V1111,
                 step_size=perturbation.step_size,
                 attack_encoder=self._attack_pass,
-                attack_crops_VBCHW=crops_VbCHW[[1, 1]] if perturbation.attack_positive == "self" else None,
+                attack_crops_VBCHW=crops_VbCHW[1:] if perturbation.attack_positive == "self" else None,
                 keep_attack_gradients=perturbation.keep_attack_gradients,
             )
             del self._terms[-1 - perturbation.steps : -1]  # the attack's passes are no part of the update's loss
