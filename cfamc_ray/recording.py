@@ -3,6 +3,7 @@
 Knows nothing of Ray; the study's trainables and the command that trains a single configuration both use it.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from cfamc_ray.allocator import keep_freed_memory, release_freed_memory
+from cfamc_ray.allocator import keep_freed_memory, release_freed_memory, use_device
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.data.splits import Splits, load_splits
@@ -23,6 +24,10 @@ from cfamc_ray.trial import CheckpointError, OutOfTime, Place, Trial, TrialFaile
 
 SHOWN = 4
 """Images whose crops TensorBoard shows."""
+_OUT_OF_MEMORY = re.compile("out of memory|_ALLOC_FAILED|can't allocate memory|not enough memory", re.IGNORECASE)
+"""In errors of CUDA, Triton and torch's allocators, and of libraries: CUBLAS_STATUS_ALLOC_FAILED."""
+_LOST = re.compile("CUDA|CUDNN|cuDNN|CUBLAS|CUSOLVER|cusolver|NCCL|gloo")
+"""In errors after which this process's GPU, or another worker, may no longer answer; not in one that names `cuda:0`."""
 
 Row = dict[str, Any]
 
@@ -45,6 +50,7 @@ def run_recorded(
         on_minibatch: as for `Trial`.
     """
     torch.set_num_threads(study.resources.cpus_per_worker)
+    use_device(place.device, study.resources.gpus_per_worker)
     keep_freed_memory()
     release_freed_memory()
     known = folder.read()
@@ -52,24 +58,8 @@ def run_recorded(
         yield {**(known.rows[-1] if known.rows else {}), "status": known.status, "done": True}
         return
     try:
-        if place.rank == 0:
-            folder.open(point)
-        config = study.trial_at(point)
-        minutes = study.resources.minutes_per_trial
-        with RecordedTrial(
-            folder,
-            config,
-            load_splits(config.data, judged_on=config.judged_on),
-            point=point,
-            place=place,
-            seconds=60 * minutes if minutes else None,
-            on_minibatch=on_minibatch,
-        ) as recorded:
-            while not recorded.trial.finished and not recorded.trial.first_says(folder.closed):
-                row = recorded.advance()
-                yield {**row, "status": "finished" if row["done"] else "running"}
-        if place.rank == 0:
-            folder.checkpoint.unlink(missing_ok=True)
+        yield from _epochs(study, folder, point, place, on_minibatch)
+        return
     except Exception as error:
         if is_disk_full(error):
             raise DiskFullError(f"{folder.path}: the disk is full") from None
@@ -82,7 +72,32 @@ def run_recorded(
             folder.close(status, reason)
         if not known_to_all:
             raise  # only this worker knows; the others are ended from outside, and all read the outcome on a new start
-        yield {"status": status, "reason": reason, "done": True}
+    release_freed_memory()  # not before the exception is gone, whose traceback holds the trial
+    yield {"status": status, "reason": reason, "done": True}
+
+
+def _epochs(
+    study: StudyConfig, folder: TrialFolder, point: Mapping[str, Any], place: Place, on_minibatch: Callable[[], None]
+) -> Iterator[Row]:
+    """Rows of a trial as it trains; it alone holds the trial."""
+    if place.rank == 0:
+        folder.open(point)
+    config = study.trial_at(point)
+    minutes = study.resources.minutes_per_trial
+    with RecordedTrial(
+        folder,
+        config,
+        load_splits(config.data, judged_on=config.judged_on),
+        point=point,
+        place=place,
+        seconds=60 * minutes if minutes else None,
+        on_minibatch=on_minibatch,
+    ) as recorded:
+        while not recorded.trial.finished and not recorded.trial.first_says(folder.closed):
+            row = recorded.advance()
+            yield {**row, "status": "finished" if row["done"] else "running"}
+    if place.rank == 0:
+        folder.checkpoint.unlink(missing_ok=True)
 
 
 class RecordedTrial:
@@ -113,15 +128,21 @@ class RecordedTrial:
         begin = partial(Trial, config, splits, place=place, seconds=seconds, on_minibatch=on_minibatch)
         self.trial = begin()
         self.writes = self.trial.place.rank == 0
-        if folder.checkpoint.exists():
-            try:
-                self.trial.load(folder.checkpoint)
-            except CheckpointError as error:
-                print(f"{error}; the trial begins anew", flush=True)
-                self.trial = begin()
-                if self.writes:
-                    set_aside(folder.checkpoint)
+        if folder.checkpoint.exists() and not self._goes_on():
+            del self.trial
+            release_freed_memory()  # a GPU may not hold two trials
+            self.trial = begin()
+            if self.writes:
+                set_aside(folder.checkpoint)
         self.events = TrialEvents(folder.path, point, first_epoch=self.trial.epoch + 1) if self.writes else None
+
+    def _goes_on(self) -> bool:
+        try:
+            self.trial.load(self.folder.checkpoint)
+        except CheckpointError as error:
+            print(f"{error}; the trial begins anew", flush=True)
+            return False
+        return True
 
     def __enter__(self) -> "RecordedTrial":
         return self
@@ -158,11 +179,18 @@ def ends_trial(error: Exception) -> tuple[Status, str] | None:
             return "stopped", str(error)
         case TrialFailed():
             return "failed", str(error)
-        case torch.OutOfMemoryError():
-            torch.cuda.empty_cache()
-            return "failed", f"out of memory: {str(error).splitlines()[0]}"
-        case dist.DistError():  # another worker was lost
+        case _ if reason := out_of_memory(error):
+            return "failed", reason
+        case dist.DistError() | torch.AcceleratorError():  # another worker, or this one's GPU, was lost
             return None
-        case RuntimeError() if "CUDA" in str(error) or "gloo" in str(error):
+        case RuntimeError() if _LOST.search(str(error)):
             return None
     return "failed", f"{type(error).__name__}: {error}"
+
+
+def out_of_memory(error: Exception) -> str:
+    """The reason that tables show where memory did not suffice, of a GPU or a CPU; empty for any other error."""
+    first_line = (str(error).splitlines() or [type(error).__name__])[0]
+    lacks = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    lacks = lacks or (isinstance(error, RuntimeError) and bool(_OUT_OF_MEMORY.search(str(error))))
+    return f"out of memory: {first_line}" if lacks else ""

@@ -32,7 +32,7 @@ from cfamc_ray.method.crops import draw_crop_parameters, make_crops
 from cfamc_ray.method.encoder import InChunks, SelfSupervisedEncoder, save_encoder
 from cfamc_ray.method.loss import emp_ssl_loss, nt_xent_loss
 from cfamc_ray.method.optimizer import build_optimizer, build_scheduler
-from cfamc_ray.method.parallel import data_parallel, gather_embeddings, gather_images
+from cfamc_ray.method.parallel import Workers, data_parallel, gather_embeddings, gather_images
 from cfamc_ray.method.phases import phase
 from cfamc_ray.method.pretraining import free_replays, pgd_update
 
@@ -41,7 +41,7 @@ WEIGHTS, ORDER, CROPS, ATTACK = range(4)
 
 
 NO_SCORES = Scores(math.nan, math.nan, math.nan, validation_images=0, attacked_images=0)
-"""Of an epoch, or of a worker, that does not evaluate."""
+"""Of an epoch that does not evaluate."""
 
 
 class TrialFailed(Exception):  # noqa: N818 (an outcome, not an error of the program)
@@ -100,7 +100,8 @@ class TrialMetrics:
     overhead_seconds: float
     """Neither of both: building, checkpoints, reports, waiting; not the process's start and the loading of images."""
     peak_memory_bytes: int
-    """Of the first worker: the GPU's allocator or, on CPUs, the process."""
+    """Of this worker: what the GPU's allocator reserves, which leaves out what CUDA itself takes, or, on CPUs, the
+    process."""
     crop_passes_per_second: float
     """Over the epoch's training, all workers together."""
     precision: str
@@ -198,7 +199,7 @@ class Trial:
     def run_epoch(self) -> TrialMetrics:
         """Train one epoch, and evaluate where that is due; else the accuracies are NaN.
 
-        With several workers all train, and the first one alone evaluates: the others' accuracies are NaN.
+        Several workers share the evaluation too, and all have its scores.
 
         Raises:
             OutOfTime: after the minibatch in which the first worker exceeds the time limit; on all workers.
@@ -372,22 +373,18 @@ class Trial:
         return z_ND
 
     def _evaluate(self) -> Scores:
-        scores, problem = NO_SCORES, ""
-        if self.place.rank == 0:
-            try:
-                scores = search_scores(
-                    self.encoder,
-                    self.splits.probe,
-                    self.splits.validation,
-                    classes=self.splits.classes,
-                    config=self.config.evaluation,
-                    generator=self._generator(ATTACK, self.epoch),
-                )
-            except FloatingPointError as error:
-                problem = str(error)
-        if self.first_says(bool(problem)):
-            raise TrialFailed(f"diverged: {problem or 'found by the first worker'} after epoch {self.epoch + 1}")
-        return scores
+        try:
+            return search_scores(
+                self.encoder,
+                self.splits.probe,
+                self.splits.validation,
+                classes=self.splits.classes,
+                config=self.config.evaluation,
+                generator=self._generator(ATTACK, self.epoch),
+                workers=Workers(self.place.rank, self.place.size),
+            )
+        except FloatingPointError as error:  # all workers have the same features
+            raise TrialFailed(f"diverged: {error} after epoch {self.epoch + 1}") from None
 
     def _generator(self, purpose: int, *place: int) -> torch.Generator:
         return torch.Generator().manual_seed(_seed(self.config.seed, purpose, *place))

@@ -40,6 +40,7 @@ def work(rank: int, folder: Path) -> None:
         trial = Trial(config_of(case), tiny_splits(), place=Place(rank=rank, size=2))
         for row in trial:
             trial.save(folder / f"{case} {row.epoch}.pt")
+        torch.save([(row.clean_accuracy, row.robust_accuracy) for row in trial.rows], folder / f"{case} {rank}.scores")
     dist.barrier()
     dist.destroy_process_group()
 
@@ -72,6 +73,9 @@ def test_two_workers_end_with_the_weights_perturbations_and_losses_of_one(folder
     alone = tiny_trial(config_of(case))
     list(alone)
     assert_close(resumed(case, folder, epoch=2), alone)
+    for rank in range(2):
+        scores = torch.load(folder / f"{case} {rank}.scores")
+        assert scores == [(row.clean_accuracy, row.robust_accuracy) for row in alone.rows]
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cfamc_ray.method.parallel import ALONE, Workers
 from cfamc_ray.method.perturbation import ascend, project
 
 Logits = Callable[[Tensor], Tensor]
@@ -43,6 +44,8 @@ def pgd(
     loss: Literal["cross_entropy", "margin"] = "cross_entropy",
     every_step: bool = False,
     at_once: int | None = None,
+    shrink: bool | None = None,
+    workers: Workers = ALONE,
 ) -> Tensor:
     """Adversarial images that maximise a loss in the l∞ ball (PGD, arXiv 1706.06083).
 
@@ -65,12 +68,18 @@ def pgd(
             stronger attack that costs less.
         at_once: images of one pass through the classifier, which decide the memory that the attack takes; None for all.
             The starts are drawn for all images together, so up to rounding the result does not depend on it.
+        shrink: whether the classifier sees an image no more once a step has broken it, instead of once the start is
+            over; up to rounding the result is the same. None: on CPUs alone. On a GPU the host would wait for the
+            number of images in each step, and cuDNN would plan anew for it.
+        workers: that share the images of each start; all of them call this with the same arguments and a generator in
+            the same state, and have the same result.
 
     Returns:
         images of the same shape; for each one the first that is misclassified, or else the last start's end.
     """
     adversarial = images.clone()
     open_indices = torch.arange(len(images), device=images.device)
+    shrink = images.device.type == "cpu" if shrink is None else shrink
     for _ in range(restarts):
         delta = torch.zeros_like(images)
         if start == "uniform":
@@ -78,9 +87,8 @@ def pgd(
             delta = project((2 * noise - 1) * epsilon, images, epsilon=epsilon)
         if len(open_indices) == 0:
             break
-        resisting = []
-        for indices in open_indices.split(at_once or len(images)):
-            adversarial[indices], resists = _one_start(
+        parts = [
+            _one_start(
                 logits_of,
                 images[indices],
                 labels[indices],
@@ -90,9 +98,13 @@ def pgd(
                 steps=steps,
                 step_size=step_size,
                 every_step=every_step,
+                shrink=shrink,
             )
-            resisting.append(indices[resists])
-        open_indices = torch.cat(resisting)
+            for indices in workers.part(open_indices).split(at_once or len(images))
+        ]
+        ends, resists = (workers.gather(torch.cat(part), len(open_indices)) for part in zip(*parts, strict=True))
+        adversarial[open_indices] = ends
+        open_indices = open_indices[resists]
     return adversarial
 
 
@@ -107,23 +119,29 @@ def _one_start(
     steps: int,
     step_size: float,
     every_step: bool,
+    shrink: bool,
 ) -> tuple[Tensor, Tensor]:
     """Adversarial images of one start, and which of them resist."""
-    adversarial, open_indices = x.clone(), torch.arange(len(x), device=x.device)
+    adversarial, indices = x.clone(), torch.arange(len(x), device=x.device)
     resisting = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    resists = ~resisting
     for _ in range(steps):
         perturbed = (x + delta).requires_grad_()
         with torch.enable_grad():
             logits = logits_of(perturbed)
             (gradient,) = torch.autograd.grad(loss_of(logits, y).sum(), perturbed)
         if every_step:
-            resists = logits.argmax(-1) == y
-            adversarial[open_indices[~resists]] = perturbed.detach()[~resists]
-            open_indices, x, y, delta, gradient = (each[resists] for each in (open_indices, x, y, delta, gradient))
-            if len(open_indices) == 0:
-                return adversarial, resisting
-        delta = ascend(delta, gradient, x, step_size=step_size, epsilon=epsilon)
-    adversarial[open_indices] = x + delta
+            resists = resists & (logits.argmax(-1) == y)
+            if shrink:
+                adversarial[indices] = perturbed.detach()
+                indices, x, y, delta, gradient, resists = (
+                    each[resists] for each in (indices, x, y, delta, gradient, resists)
+                )
+                if len(indices) == 0:
+                    return adversarial, resisting
+        ascended = ascend(delta, gradient, x, step_size=step_size, epsilon=epsilon)
+        delta = torch.where(resists.view(-1, *[1] * (x.dim() - 1)), ascended, delta)  # what is broken stays
+    adversarial[indices] = x + delta
     with torch.no_grad():
-        resisting[open_indices] = logits_of(x + delta).argmax(-1) == y
+        resisting[indices] = resists & (logits_of(x + delta).argmax(-1) == y)
     return adversarial, resisting

@@ -46,8 +46,8 @@ def autoattack(
     classes the targeted DLR loss is undefined and the untargeted one takes its place; with 2 neither is defined, and
     APGD runs on the cross-entropy alone, without a check for vanishing gradients.
 
-    Every batch draws the same random numbers, so the result depends on the seed and on `batch_images`; the process's
-    random state is left as it is.
+    Every batch draws the same random numbers, so the result depends on the seed and on `batch_images`; the random state
+    of the CPU and of the images' device is left as it is.
 
     Args:
         logits_of: the classifier, in evaluation mode; where weights require gradients, FAB adds to them.
@@ -72,8 +72,8 @@ def autoattack(
         return images_NCHW.clone()
     from pyautoattack import AutoAttack  # noqa: PLC0415 (only finalists are attacked so)
 
-    # AutoAttack seeds all devices.
-    devices = range(torch.cuda.device_count())
+    # Of this device alone: to ask another GPU for its state would open a context on it.
+    devices = [images_NCHW.device] if images_NCHW.device.type == "cuda" else []
     with torch.no_grad(), torch.random.fork_rng(devices=devices), _warnings_raised(len(images_NCHW)):
         attack = AutoAttack(logits_of, device=images_NCHW.device, eps=epsilon, seed=seed, version=version)
         _suit_classes(attack, logits_of(images_NCHW[:1]).shape[-1])

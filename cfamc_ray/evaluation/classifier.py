@@ -15,6 +15,7 @@ from cfamc_ray.data.images import LabelledImages
 from cfamc_ray.evaluation.cost import BATCH
 from cfamc_ray.method.crops import cut_boxes, draw_crop_parameters
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
+from cfamc_ray.method.parallel import ALONE, Workers
 
 Attack = Callable[[Tensor, Tensor], Tensor]
 """pixels_BCHW and labels_B to adversarial pixels_BCHW: `attacks.pgd` with classifier and settings bound."""
@@ -32,6 +33,10 @@ class Views:
     flip_V: Tensor
     size: int
     """Height and width in pixels to which each crop is resized (S)."""
+
+    def to(self, device: torch.device) -> "Views":
+        """The same crops, their numbers on a device."""
+        return Views(self.box_V4.to(device), self.flip_V.to(device), self.size)
 
 
 def draw_views(config: CropsConfig, *, height: int, width: int, generator: torch.Generator) -> Views:
@@ -53,7 +58,7 @@ class LinearClassifier(nn.Module):
     With views the head reads the mean of the crops' features, and an attack on the pixels goes through the crops.
 
     Args:
-        encoder: frozen and in evaluation mode.
+        encoder: frozen, in evaluation mode and on the device where it stays.
         head: from F features to K logits; may be changed later.
         features: which the head reads, ``prefeature`` or ``backbone``.
         views: None for the whole image.
@@ -68,7 +73,8 @@ class LinearClassifier(nn.Module):
         views: Views | None = None,
     ) -> None:
         super().__init__()
-        self.encoder, self.head, self.features, self.views = encoder, head, features, views
+        self.encoder, self.head, self.features = encoder, head, features
+        self.views = views and views.to(next(encoder.parameters()).device)
 
     def forward(self, pixels_NCHW: Tensor) -> Tensor:
         """logits_NK."""
@@ -83,7 +89,7 @@ class LinearClassifier(nn.Module):
     def crops_of(self, pixels_NCHW: Tensor) -> Tensor:
         """crops_NVCSS, differentiable in the pixels."""
         assert self.views is not None, "a classifier of whole images has no crops"
-        box_V14, flip_V1 = (values.to(pixels_NCHW.device)[:, None] for values in (self.views.box_V4, self.views.flip_V))
+        box_V14, flip_V1 = self.views.box_V4[:, None], self.views.flip_V[:, None]
         return cut_boxes(pixels_NCHW, box_V14, flip_V1, size=self.views.size).transpose(0, 1)
 
     def features_of_crops(self, crops_NVCSS: Tensor) -> Tensor:
@@ -123,19 +129,25 @@ class EachCrop(nn.Module):
 def as_pixels(images_NCHW: Tensor, encoder: nn.Module) -> Tensor:
     """uint8 images as pixels in [0, 1], in the type and on the device of the encoder's weights."""
     weight = next(encoder.parameters())
-    return images_NCHW.to(weight.device).to(weight.dtype) / 255
+    if weight.device.type == "cuda" and images_NCHW.device.type == "cpu":
+        images_NCHW = images_NCHW.pin_memory()  # else the host would wait for the copy and all work before it
+    return images_NCHW.to(weight.device, non_blocking=True).to(weight.dtype) / 255
 
 
 @torch.no_grad()
-def in_batches(function: Callable[[Tensor], Tensor], inputs_N: Tensor, *, at_once: int) -> Tensor:
+def in_batches(
+    function: Callable[[Tensor], Tensor], inputs_N: Tensor, *, at_once: int, workers: Workers = ALONE
+) -> Tensor:
     """What a function that treats each input by itself makes of many inputs, without gradients.
 
     Args:
         function: of a batch.
         inputs_N: all inputs.
         at_once: the largest batch.
+        workers: that share the inputs; all of them have the whole result.
     """
-    return torch.cat([function(batch) for batch in inputs_N.split(at_once)])
+    outputs_n = torch.cat([function(batch) for batch in workers.part(inputs_N).split(at_once)])
+    return workers.gather(outputs_n, len(inputs_N))
 
 
 def attacked_features(
@@ -150,11 +162,13 @@ def attacked_features(
         at_once: images that are encoded at once.
 
     Returns:
-        a function from indices_B of images to the features_BF of those images, attacked through the present head.
+        a function from indices_B of images, on any device, to the features_BF of those images, attacked through the
+        present head.
     """
 
     @torch.no_grad()
     def features_of(indices_B: Tensor) -> Tensor:
+        indices_B = indices_B.to(images.images_NCHW.device)
         pixels_BCHW = as_pixels(images.images_NCHW[indices_B], classifier)
         labels_B = images.labels_N[indices_B].to(pixels_BCHW.device)
         return in_batches(classifier.features_of, attack(pixels_BCHW, labels_B), at_once=at_once)

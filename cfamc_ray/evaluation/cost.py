@@ -38,7 +38,7 @@ def training_flops(config: TrialConfig) -> int:
 
 
 class TrainingWork(NamedTuple):
-    """What a trial's training comes to, all workers together, and its evaluation, by the first of them."""
+    """What a trial's training comes to, all workers together, and its evaluation."""
 
     flops: float
     """Of the matrix products."""
@@ -49,9 +49,9 @@ class TrainingWork(NamedTuple):
     parameters: int
     """Of the encoder."""
     evaluation_flops: float
-    """Of one measurement, at most."""
+    """Of one measurement, at most, all workers together."""
     evaluation_kept: float
-    """Numbers that a measurement holds at once, at most."""
+    """Numbers that a measurement holds at once on each worker, at most."""
 
 
 def training_work(config: TrialConfig) -> TrainingWork:
@@ -105,7 +105,7 @@ class EvaluationWork(NamedTuple):
 
 
 def evaluation_work(config: TrialConfig) -> EvaluationWork:
-    """Count the work of one measurement, by one worker."""
+    """Count the work of one measurement."""
     data, evaluation = config.judged_on, config.evaluation
     if not data.validation_images:
         return EvaluationWork(0.0, 0, 0.0)
@@ -316,9 +316,13 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Most memory in use at once since the reset: of the GPU's allocator, or the process's resident size."""
+    """Most memory held at once since the reset: what the GPU's allocator reserved, or the process's resident size.
+
+    What is reserved and not in use, no other process can use either. The half a gigabyte or so that CUDA itself takes
+    of a GPU is not counted.
+    """
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        return torch.cuda.max_memory_reserved(device)
     with suppress(OSError):
         status = Path("/proc/self/status").read_text()
         for line in status.splitlines():

@@ -99,8 +99,9 @@ def train_probe(
         features_NF: of the training images, what clean phases read.
         labels_N: classes from 0 to K - 1, on the features' device.
         generator: of the order of the images, on the CPU.
-        attacked_features: what adversarial phases read: indices_B of images, on the CPU, to the features_BF of those
-            images attacked through the head as it is at the moment (`classifier.attacked_features`).
+        attacked_features: what adversarial phases read: indices_B of images, on the device of the labels, to the
+            features_BF of those images attacked through the head as it is at the moment
+            (`classifier.attacked_features`).
     """
     head.requires_grad_(True)
     optimizer = _optimizer(head, config)
@@ -109,7 +110,8 @@ def train_probe(
         features_of = features_NF.__getitem__ if phase == "clean" else attacked_features
         assert features_of is not None, "an adversarial phase needs attacked_features"
         for _ in range(config.epochs):
-            for indices_B in torch.randperm(len(labels_N), generator=generator).split(config.batch_images):
+            order_N = torch.randperm(len(labels_N), generator=generator).to(labels_N.device)
+            for indices_B in order_N.split(config.batch_images):
                 features_BF = features_of(indices_B)
                 with torch.enable_grad():
                     loss = F.cross_entropy(head(features_BF), labels_N[indices_B])

@@ -31,6 +31,7 @@ from cfamc_ray.evaluation.classifier import (
 from cfamc_ray.evaluation.cost import BATCH, batch_images
 from cfamc_ray.evaluation.probe import default_head, fit_probe, train_probe
 from cfamc_ray.method.encoder import InChunks, SelfSupervisedEncoder
+from cfamc_ray.method.parallel import ALONE, Workers
 
 
 @dataclass(frozen=True)
@@ -53,22 +54,24 @@ def search_scores(
     classes: int,
     config: EvaluationConfig,
     generator: torch.Generator,
+    workers: Workers = ALONE,
 ) -> Scores:
     """Fit a linear probe on the frozen encoder; count what it gets right, and what PGD leaves right.
 
     Everything is computed in the type of the weights, without autocast.
 
     Args:
-        encoder: is left in the mode it was in.
+        encoder: is left in the mode it was in; of several workers all take over the first one's buffers.
         probe_images: labelled training images.
         validation_images: held out, in an order of which every prefix is a fair sample, as `load_splits` gives them;
             the first `attack_images` of them are attacked.
         classes: number of classes.
         config: probe and threat model.
         generator: of the attack's starts, on the CPU.
+        workers: that share the images; all of them call this with the same arguments, and have the same scores.
 
     Raises:
-        FloatingPointError: where the encoder's features are not finite.
+        FloatingPointError: where the encoder's features are not finite; on all workers.
     """
     head_config = HeadConfig(
         features=config.features,
@@ -78,12 +81,14 @@ def search_scores(
     )
     side = probe_images.images_NCHW.shape[-1]
     at_once = config.batch_images or _batch_images(encoder, side, features=config.features)
+    workers.as_first(encoder.buffers())  # each has batch norm's statistics from its own last minibatch
     with _frozen(encoder):
         classifier = LinearClassifier(encoder, nn.Identity(), features=config.features)
-        features_NF = encode(classifier, probe_images.images_NCHW, at_once=at_once)
+        features_NF = encode(classifier, probe_images.images_NCHW, at_once=at_once, workers=workers)
         labels_N = probe_images.labels_N.to(features_NF.device)
         classifier.head = _converged(features_NF, labels_N, classes, head_config)
-        right_N = predicted_right(classifier, validation_images, at_once=at_once)
+        workers.as_first(classifier.head.parameters())
+        right_N = predicted_right(classifier, validation_images, at_once=at_once, workers=workers)
         attacked = min(config.attack_images, len(validation_images))
         attack = partial(
             pgd,
@@ -95,8 +100,11 @@ def search_scores(
             generator=generator,
             every_step=True,
             at_once=at_once,
+            workers=workers,
         )
-        left_N = still_right(classifier, validation_images, right_N[:attacked], attack, at_once=at_once)
+        left_N = still_right(
+            classifier, validation_images, right_N[:attacked], attack, at_once=at_once, workers=workers
+        )
         return Scores(
             probe_accuracy=(classifier.head(features_NF).argmax(-1) == labels_N).double().mean().item(),
             clean_accuracy=right_N.double().mean().item(),
@@ -331,21 +339,28 @@ def _frozen(encoder: SelfSupervisedEncoder) -> Iterator[None]:
             parameter.requires_grad_(required)
 
 
-def encode(classifier: LinearClassifier, images_NCHW: Tensor, *, at_once: int = BATCH) -> Tensor:
+def encode(
+    classifier: LinearClassifier, images_NCHW: Tensor, *, at_once: int = BATCH, workers: Workers = ALONE
+) -> Tensor:
     """features_NF of uint8 images, which must be finite, on the encoder's device; so many images at once."""
     features_NF = in_batches(
-        lambda batch: classifier.features_of(as_pixels(batch, classifier)), images_NCHW, at_once=at_once
+        lambda batch: classifier.features_of(as_pixels(batch, classifier)),
+        images_NCHW,
+        at_once=at_once,
+        workers=workers,
     )
     if not features_NF.isfinite().all():
         raise FloatingPointError("the encoder's features are not finite")
     return features_NF
 
 
-def predicted_right(classifier: LinearClassifier, images: LabelledImages, *, at_once: int = BATCH) -> Tensor:
+def predicted_right(
+    classifier: LinearClassifier, images: LabelledImages, *, at_once: int = BATCH, workers: Workers = ALONE
+) -> Tensor:
     """right_N: which images the classifier gets right, on the CPU; all logits must be finite; so many at once."""
     logits_NK = in_batches(
-        lambda batch: classifier(as_pixels(batch, classifier)).cpu(), images.images_NCHW, at_once=at_once
-    )
+        lambda batch: classifier(as_pixels(batch, classifier)), images.images_NCHW, at_once=at_once, workers=workers
+    ).cpu()
     if not logits_NK.isfinite().all():
         raise FloatingPointError("the classifier's logits are not finite")
     return logits_NK.argmax(-1) == images.labels_N
@@ -359,6 +374,7 @@ def still_right(
     *,
     at_once: int = BATCH,
     group: int = BATCH,
+    workers: Workers = ALONE,
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Tensor:
     """Which of the first N images stay right under an attack; what is wrong without one needs none.
@@ -370,6 +386,7 @@ def still_right(
         attack: inputs of the target and labels of a batch to adversarial inputs.
         at_once: images that the target sees at once, once they are attacked.
         group: images that the attack is handed at once.
+        workers: that share what the target sees; the attack shares its work by itself.
         on_progress: is told before the first group and after each how many images are done, and of how many.
     """
     left_N = torch.zeros_like(right_N)
@@ -381,7 +398,7 @@ def still_right(
         pixels_bCHW = as_pixels(images.images_NCHW[positions_b], target)
         labels_b = images.labels_N[positions_b].to(pixels_bCHW.device)
         adversarial_b = attack(target.inputs(pixels_bCHW), labels_b)
-        logits_bK = in_batches(target, adversarial_b, at_once=at_once)
+        logits_bK = in_batches(target, adversarial_b, at_once=at_once, workers=workers)
         left_N[positions_b] = ((logits_bK.argmax(-1) == labels_b) & logits_bK.isfinite().all(-1)).cpu()
         done += len(positions_b)
         on_progress(done, total)

@@ -3,10 +3,11 @@
 The loss is that of the global batch on every worker. Its gradient with respect to a worker's own embeddings is then
 complete as it is, and the gradient of the weights is the sum, not the mean, of the workers'.
 
-Shapes: V views, b images of one worker, B images of all, D embedding width.
+Shapes: V views, b images of one worker, B images of all, D embedding width; N rows of anything, n of one worker.
 """
 
-from typing import Any, cast
+from collections.abc import Iterable
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.distributed as dist
@@ -35,6 +36,47 @@ def gather_images(values_Vb: Tensor) -> Tensor:
     parts = [torch.empty_like(values_Vb, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, values_Vb.contiguous())
     return torch.cat(parts, dim=1)
+
+
+class Workers(NamedTuple):
+    """Workers that each compute a part of the rows of a result, after which all of them have the same whole."""
+
+    rank: int = 0
+    size: int = 1
+
+    def part(self, rows_N: Tensor) -> Tensor:
+        """rows_n of this worker, N / size of them, rounded up; after the last row the first ones come again.
+
+        Args:
+            rows_N: at least one.
+        """
+        if self.size == 1:
+            return rows_N
+        n = -(-len(rows_N) // self.size)
+        return rows_N[torch.arange(self.rank * n, (self.rank + 1) * n, device=rows_N.device) % len(rows_N)]
+
+    def gather(self, rows_n: Tensor, count: int) -> Tensor:
+        """rows_N of all workers, from what each has made of its `part`.
+
+        Args:
+            rows_n: of this worker; of one shape on all of them.
+            count: N.
+        """
+        if self.size == 1:
+            return rows_n
+        rows_X = rows_n.new_empty(self.size * len(rows_n), *rows_n.shape[1:])
+        dist.all_gather_into_tensor(rows_X, rows_n.contiguous())
+        return rows_X[:count]
+
+    def as_first(self, tensors: Iterable[Tensor]) -> None:
+        """Set tensors to the values that they have on the first worker."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
+
+
+ALONE = Workers()
+"""One worker, which computes all rows."""
 
 
 def data_parallel(module: nn.Module) -> DistributedDataParallel:

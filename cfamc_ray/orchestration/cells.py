@@ -10,6 +10,7 @@ from ray.exceptions import RayError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from cfamc_ray.allocator import use_device
 from cfamc_ray.config.scaling import Cell, ScalingConfig, SystemConfig
 from cfamc_ray.config.study import ResourceConfig
 from cfamc_ray.orchestration.run import running_ray
@@ -35,6 +36,7 @@ class CellWorker:
         """What `measure_cell` finds; its arguments, and those of the process group."""
         torch.set_num_threads(resources.cpus_per_worker)
         device = torch.device("cuda" if resources.gpus_per_worker else "cpu")
+        use_device(device, resources.gpus_per_worker)
         if cell.workers > 1:
             backend = "nccl" if resources.gpus_per_worker else "gloo"
             dist.init_process_group(backend, init_method=meeting, rank=rank, world_size=cell.workers)

@@ -8,7 +8,7 @@ from typing import Any
 import ray
 import torch
 
-from cfamc_ray.allocator import keep_freed_memory
+from cfamc_ray.allocator import keep_freed_memory, use_device
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.data.splits import describe_test
 from cfamc_ray.evaluation.autoattack import AttackInvalid
@@ -16,6 +16,7 @@ from cfamc_ray.evaluation.protocols import measure_on
 from cfamc_ray.method.encoder import load_encoder
 from cfamc_ray.orchestration.images import SharedSources, share_sources, take_sources
 from cfamc_ray.orchestration.run import run_study, running_ray
+from cfamc_ray.recording import out_of_memory
 from cfamc_ray.study.finalists import confirming_study
 from cfamc_ray.study.records import TrialFolder, TrialRecord, read_trials
 from cfamc_ray.study.repair import renew_untested
@@ -81,6 +82,8 @@ def test_encoder(fresh: StudyConfig, folder: Path, number: int, sources: SharedS
     assert fresh.confirm is not None
     take_sources(sources)
     torch.set_num_threads(fresh.resources.cpus_per_worker)
+    device = torch.device("cuda" if fresh.resources.gpus_per_worker else "cpu")
+    use_device(device, fresh.resources.gpus_per_worker)
     keep_freed_memory()
     trial_folder = TrialFolder(folder, number)
     record = trial_folder.read()
@@ -94,10 +97,13 @@ def test_encoder(fresh: StudyConfig, folder: Path, number: int, sources: SharedS
             load_encoder(trial_folder.encoder),
             protocol=protocol,
             crops=trial.crops,
-            device=torch.device("cuda" if fresh.resources.gpus_per_worker else "cpu"),
+            device=device,
         ):
             values[found.attack] = found.accuracy
-    except (AttackInvalid, FloatingPointError) as error:
-        values["problem"] = str(error)
+    except Exception as error:
+        doubted = isinstance(error, AttackInvalid | FloatingPointError)
+        values["problem"] = str(error) if doubted else out_of_memory(error)
+        if not values["problem"]:
+            raise
     trial_folder.write_test(values)
     return f": {values['problem']}" if "problem" in values else ""

@@ -22,6 +22,7 @@ from ray import cloudpickle, tune
 from ray.exceptions import RayTaskError
 from ray.tune.experiment import Trial as TuneTrial
 
+from cfamc_ray.allocator import gpu_bytes
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.study import ResourceConfig, StudyConfig
 from cfamc_ray.evaluation.cost import training_work
@@ -166,7 +167,7 @@ def _memory_of_worker(config: StudyConfig, address: str | None) -> float:
         return resources.memory_gb_per_worker * 1e9
     if resources.gpus_per_worker:
         here = address is None and torch.cuda.is_available()
-        return torch.cuda.get_device_properties(0).total_memory * resources.gpus_per_worker if here else math.inf
+        return gpu_bytes(resources.gpus_per_worker) if here else math.inf
     if address is not None:
         return math.inf
     return memory_bytes() / (resources.trials_at_once * resources.workers_per_trial)

@@ -46,7 +46,7 @@ class Work(Protocol):
 
     @property
     def evaluation_flops(self) -> float:
-        """Of one measurement, by one worker, at most."""
+        """Of one measurement, at most."""
 
     @property
     def evaluation_kept(self) -> float:
@@ -62,7 +62,7 @@ class CostModel(NamedTuple):
 
     work_of: WorkOf
     workers: int
-    """Of a trial; they share its arithmetic and its activations, and each has all parameters."""
+    """Of a trial; they share its arithmetic, its measurements and its activations, and each has all parameters."""
     seconds_per: Coefficients | None
     bytes_per: Coefficients | None
 
@@ -145,12 +145,13 @@ def seconds_features(work: Work, trial: TrialConfig, *, workers: int = 1, epochs
         "update": trial.updates,
     }
     share = epochs / trial.pretraining.epochs
-    return {**{name: share * total for name, total in totals.items()}, EVALUATION: measured * work.evaluation_flops}
+    evaluation = measured * work.evaluation_flops / workers
+    return {**{name: share * total for name, total in totals.items()}, EVALUATION: evaluation}
 
 
 def bytes_features(work: Work, *, workers: int = 1) -> Amounts:
     """What memory grows with; the arguments are those of `seconds_features`."""
-    kept = max(work.kept / workers, work.evaluation_kept)  # the first worker alone evaluates
+    kept = max(work.kept / workers, work.evaluation_kept)  # each worker has all features and at most a whole batch
     return {"process": 1.0, "kept_activation": kept, "parameter": work.parameters}
 
 

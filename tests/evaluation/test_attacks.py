@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cfamc_ray.evaluation.attacks import pgd
 
@@ -160,6 +161,79 @@ def test_every_step_counts_over_all_restarts_and_spares_the_classifier_what_is_b
     assert sum(seen) < without
     assert right(every).sum() <= right(last).sum()
     assert seen == sorted(seen, reverse=True)
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    epsilon=st.sampled_from([0.02, 0.1, 0.3]),
+    steps=st.integers(1, 6),
+    restarts=st.integers(1, 4),
+    at_once=st.sampled_from([None, 1, 7, N]),
+    every_step=st.booleans(),
+)
+@pytest.mark.parametrize("loss", ["cross_entropy", "margin"])
+def test_the_result_does_not_depend_on_when_broken_images_leave_the_batch(
+    loss: Any, seed: int, **settings: Any
+) -> None:
+    network, images = classifier(seed % 1000).double(), IMAGES.double()
+    labels = network(images).argmax(-1)
+    shrunk, whole = (
+        pgd(
+            network,
+            images,
+            labels,
+            step_size=settings["epsilon"] / 3,
+            generator=torch.Generator().manual_seed(seed),
+            loss=loss,
+            shrink=shrink,
+            **settings,
+        )
+        for shrink in (True, False)
+    )
+    torch.testing.assert_close(whole, shrunk, rtol=0, atol=1e-12)
+
+
+class HostReads(TorchDispatchMode):
+    """Counts operations whose result's value or size the host of a GPU would wait for."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, indices = operation.overloadpacket.__name__, args[1] if len(args) > 1 else None
+        masks = isinstance(indices, list | tuple) and any(getattr(i, "dtype", None) == torch.bool for i in indices)
+        self.count += name in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero")
+        self.count += masks and name in ("index", "index_put", "index_put_", "_index_put_impl_")
+        return operation(*args, **(kwargs or {}))
+
+
+def host_reads(**settings: Any) -> int:
+    with HostReads() as mode:
+        attack(every_step=True, **settings)
+    return mode.count
+
+
+def test_on_a_gpu_no_step_waits_for_the_host_and_all_steps_of_a_start_have_one_shape() -> None:
+    assert host_reads(shrink=False, steps=2) == host_reads(shrink=False, steps=7) > 0
+    assert host_reads(shrink=True, steps=2) < host_reads(shrink=True, steps=7)
+    seen, on_meta = [], copy.deepcopy(NETWORK).to("meta")
+
+    def logits_of(x: Tensor) -> Tensor:
+        seen.append(len(x))
+        return torch.as_tensor((on_meta if x.is_meta else NETWORK)(x))
+
+    settings: Any = {"epsilon": 0.1, "steps": 4, "step_size": 0.04, "every_step": True}
+    pgd(logits_of, IMAGES, LABELS, **settings, restarts=2, shrink=False, generator=seeded())
+    assert seen[:5] == [N] * 5
+    assert len(set(seen[5:])) == 1
+    assert seen[5] < N, "what the first start has broken is not attacked again"
+    seen.clear()
+    with pytest.raises(
+        NotImplementedError, match="nonzero"
+    ):  # no CPU, and no values: the start's end cannot be counted
+        pgd(logits_of, IMAGES.to("meta"), LABELS.to("meta"), **settings, start="zero")
+    assert seen == [N] * 5
 
 
 @pytest.mark.parametrize("every_step", [False, True])

@@ -8,6 +8,7 @@ import pytest
 import torch
 from pyautoattack import AutoAttack, checks
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cfamc_ray.evaluation.attacks import Logits
 from cfamc_ray.evaluation.autoattack import AttackInvalid, _Raise, _warnings_raised, autoattack
@@ -96,6 +97,23 @@ def test_it_stays_in_the_ball_and_in_the_pixel_box_and_returns_what_it_did_not_b
     assert (adversarial - images).abs().max() <= 0.06 + 1e-6
     assert torch.equal((adversarial != images).flatten(1).any(1), broken)
     assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize(("device", "kept"), [("cpu", []), ("cuda:1", [torch.device("cuda:1")])])
+def test_of_all_gpus_that_of_the_images_alone_is_asked_for_its_random_state(
+    monkeypatch: pytest.MonkeyPatch, device: str, kept: list[torch.device]
+) -> None:
+    class Asked(Exception):  # noqa: N818 (no error)
+        pass
+
+    def fork_rng(devices: Any) -> None:
+        raise Asked(*devices)
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+    monkeypatch.setattr("torch.random.fork_rng", fork_rng)
+    with FakeTensorMode(), pytest.raises(Asked) as asked:
+        attack(images=torch.empty(N, *SHAPE, device=device), labels=torch.empty(N, device=device))
+    assert list(asked.value.args) == kept
 
 
 def test_images_that_are_wrong_already_are_left_and_count_as_wrong() -> None:

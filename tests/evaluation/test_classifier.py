@@ -1,11 +1,13 @@
 import copy
 from functools import partial
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 from sklearn.datasets import load_digits
-from torch import Tensor
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from cfamc_ray.config.protocol import HeadConfig
@@ -202,3 +204,48 @@ def test_an_adversarial_probe_resists_far_more_than_the_standard_probe_that_it_s
         return int((model(attacked_NCHW).argmax(-1) == labels_N).sum()) / len(labels_N)
 
     assert robust_accuracy(adversarial) > robust_accuracy(LinearClassifier(pixel_encoder, standard)) + 0.3
+
+
+def test_the_crops_numbers_move_to_the_encoders_device_once() -> None:
+    on_meta = LinearClassifier(encoder().to("meta"), nn.Identity(), views=views())
+    assert on_meta.views is not None
+    assert on_meta.views.box_V4.is_meta
+    assert on_meta.views.flip_V.is_meta
+    assert on_meta.views.size == CROPS.size
+    assert LinearClassifier(encoder().to("meta"), nn.Identity()).views is None
+
+
+def test_indices_on_another_device_pick_the_same_images_to_attack() -> None:
+    images = LabelledImages((255 * PIXELS).to(torch.uint8), LABELS)
+    features_of = attacked_features(classifier(None), images, lambda pixels, _: 1 - pixels)
+    indices_B = torch.tensor([4, 1])
+    on_gpu = cast(Tensor, SimpleNamespace(to=lambda device: {torch.device("cpu"): indices_B}[device]))
+    assert torch.equal(features_of(on_gpu), features_of(indices_B))
+
+
+@pytest.mark.parametrize(
+    ("device", "images_on", "pinned"), [("cuda", "cpu", 1), ("cuda", "cuda", 0), ("cpu", "cpu", 0)]
+)
+def test_images_on_their_way_to_a_gpu_are_pinned(
+    monkeypatch: pytest.MonkeyPatch, device: str, images_on: str, pinned: int
+) -> None:
+    """FakeTensorMode has devices without memory."""
+    calls: list[Any] = []
+    to = Tensor.to
+
+    def noted_to(tensor: Tensor, *args: Any, **settings: Any) -> Tensor:
+        calls.append(settings)
+        return to(tensor, *args, **settings)
+
+    def pin(tensor: Tensor) -> Tensor:
+        calls.append("pin")
+        return tensor
+
+    monkeypatch.setattr(Tensor, "pin_memory", pin)
+    monkeypatch.setattr(Tensor, "to", noted_to)
+    with FakeTensorMode():
+        weights = cast(nn.Module, SimpleNamespace(parameters=lambda: iter([torch.empty(1, device=device)])))
+        pixels = as_pixels(torch.empty(2, 3, 4, 4, dtype=torch.uint8, device=images_on), weights)
+    assert (pixels.device.type, pixels.dtype) == (device, torch.float32)
+    assert calls.count("pin") == pinned
+    assert calls[pinned] == {"non_blocking": True}

@@ -132,6 +132,15 @@ def test_counting_flops_takes_no_random_numbers_and_no_memory_for_weights() -> N
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_on_a_gpu_the_peak_is_what_its_allocator_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
+    device, reset = torch.device("cuda", 1), list[torch.device]()
+    monkeypatch.setattr("torch.cuda.max_memory_reserved", lambda of: {device: 7}[of])
+    monkeypatch.setattr("torch.cuda.max_memory_allocated", lambda _: 3)
+    monkeypatch.setattr("torch.cuda.reset_peak_memory_stats", reset.append)
+    reset_peak_memory(device)
+    assert (peak_memory_bytes(device), reset) == (7, [device])
+
+
 def test_peak_memory_notices_an_allocation() -> None:
     device = torch.device("cpu")
     release_freed_memory()  # what other tests left would be used again

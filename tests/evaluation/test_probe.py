@@ -7,6 +7,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cfamc_ray.config.protocol import HEADS, HeadConfig
 from cfamc_ray.evaluation.probe import default_head, fit_probe, train_probe
@@ -164,6 +165,38 @@ def test_the_first_update_of_the_published_heads_moves_every_weight_by_the_rate(
             moved.weight, start.weight - 3e-4 * (error_NK.T @ features_NF).sign(), rtol=0, atol=1e-8
         )
         torch.testing.assert_close(moved.bias, start.bias - 3e-4 * error_NK.sum(0).sign(), rtol=0, atol=1e-8)
+
+
+class Moves(TorchDispatchMode):
+    """Notes what is copied to the meta device, which stands for a GPU, and refuses indices that are not on it."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.copied: list[torch.Size] = []
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = operation(*args, **(kwargs or {}))
+        if operation is torch.ops.aten._to_copy.default and result.is_meta and not args[0].is_meta:
+            self.copied.append(result.shape)
+        if operation is torch.ops.aten.index.Tensor:
+            assert all(index.device == args[0].device for index in args[1])
+        return result
+
+
+@pytest.mark.parametrize("phase", ["clean", "adversarial"])
+def test_the_order_of_the_images_moves_to_the_features_device_once_an_epoch(phase: Any) -> None:
+    features_NF, labels_N = (values.to("meta") for values in features())
+    config = HeadConfig(fit="adam", phases=(phase,), epochs=3, batch_images=7)
+    with Moves() as moves:
+        train_probe(
+            nn.Linear(F, K, device="meta", dtype=torch.float64),
+            config,
+            features_NF,
+            labels_N,
+            generator=generator(),
+            attacked_features=features_NF.__getitem__,
+        )
+    assert moves.copied == [(N,)] * 3
 
 
 @pytest.mark.parametrize(

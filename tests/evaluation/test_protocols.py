@@ -535,6 +535,20 @@ def test_logits_that_are_no_numbers_never_count_as_right(encoder: SelfSupervised
     assert not protocols.still_right(blind, VALIDATION, everything, lambda inputs, _: inputs).any()
 
 
+def test_logits_leave_their_device_once_and_not_batch_by_batch(
+    encoder: SelfSupervisedEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved, cpu = [], Tensor.cpu
+
+    def noted_cpu(tensor: Tensor) -> Tensor:
+        moved.append(tensor.shape)
+        return cpu(tensor)
+
+    monkeypatch.setattr(Tensor, "cpu", noted_cpu)
+    protocols.predicted_right(LinearClassifier(encoder.eval(), nn.Identity()), VALIDATION, at_once=4)
+    assert moved == [(len(VALIDATION), ENCODER.prefeature_width)]
+
+
 @pytest.mark.parametrize(("right", "images"), [(0, 10), (1, 1), (7, 10), (500, 1000), (1000, 1000)])
 def test_the_interval_is_wilsons(right: int, images: int) -> None:
     found = Measurement("none", 0.0, images, right)

@@ -199,15 +199,15 @@ def test_where_training_alone_was_measured_an_evaluation_takes_time_at_its_rate(
     assert trial.measurements == 3  # after the epochs 4, 8 and 9
     of_training = {"flop": 1e-12, "activation": 1e-9, "update": 1e-3}
     for workers in (1, 2):
-        alone = (6e12 * 1e-12 + 4e9 * 1e-9) / workers + 1e-3 * trial.updates
+        training = (6e12 * 1e-12 + 4e9 * 1e-9) / workers + 1e-3 * trial.updates
         model = CostModel(work, workers, of_training, None)
-        assert model.seconds(trial) == pytest.approx(alone + 9e11 / 6e12 * 10)
+        assert model.seconds(trial) == pytest.approx(training + 9e11 / 6e12 * 10 / workers)
         fitted = CostModel(work, workers, {**of_training, EVALUATION: 1e-11}, None)
-        assert fitted.seconds(trial) == pytest.approx(alone + 9)
+        assert fitted.seconds(trial) == pytest.approx(training + 9 / workers)
 
 
 @pytest.mark.parametrize(("kept_by_evaluation", "bytes_of_activations"), [(4e8, 2e9), (6e8, 2.4e9)])
-def test_memory_is_that_of_training_or_of_the_evaluation_which_the_first_worker_does_by_itself(
+def test_memory_is_that_of_training_or_of_the_evaluation_of_which_each_worker_may_hold_a_whole_batch(
     kept_by_evaluation: float, bytes_of_activations: float
 ) -> None:
     def work(trial: TrialConfig) -> Work:

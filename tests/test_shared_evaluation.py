@@ -1,0 +1,143 @@
+"""Two processes that share an evaluation have the scores of one, and stop together."""
+
+from collections.abc import Callable
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from test_trial import tiny_config, tiny_splits
+from torch import Tensor
+from torch.multiprocessing.spawn import spawn
+
+from cfamc_ray.data.images import LabelledImages
+from cfamc_ray.evaluation.attacks import pgd
+from cfamc_ray.evaluation.protocols import search_scores
+from cfamc_ray.method.encoder import SelfSupervisedEncoder
+from cfamc_ray.method.parallel import ALONE, Workers
+from cfamc_ray.trial import Place, Trial, TrialFailed, initial_encoder
+
+pytestmark = pytest.mark.slow
+
+CASES: dict[str, dict[str, Any]] = {
+    "all attacked": {"attack_images": 13, "attack_steps": 3},
+    "an odd number attacked": {"attack_images": 5, "attack_restarts": 3},
+    "one attacked": {"attack_images": 1, "attack_restarts": 2},
+    "all broken in the first start": {"attack_images": 13, "attack_epsilon": 0.9, "attack_restarts": 3},
+    "image by image": {"attack_images": 13, "batch_images": 1},
+}
+
+
+def images(count: int, seed: int) -> LabelledImages:
+    """Noise with a class that a probe finds for most of them."""
+    generator = torch.Generator().manual_seed(seed)
+    images_NCHW = torch.randint(0, 180, (count, 3, 8, 8), dtype=torch.uint8, generator=generator)
+    labels_N = torch.arange(count) % 3
+    images_NCHW[torch.arange(count), labels_N] += 30
+    return LabelledImages(images_NCHW, labels_N)
+
+
+def encoder(rank: int = 0) -> SelfSupervisedEncoder:
+    """With the first worker's weights, and statistics of batch norm of this one's own."""
+    drawn = initial_encoder(tiny_config()).double()
+    with torch.no_grad():
+        drawn.train()(torch.rand(8, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(rank)))
+    return drawn
+
+
+def found(workers: Workers = ALONE) -> dict[str, Any]:
+    """Scores of each case with the attack's generator as it is left, and adversarial images."""
+    results: dict[str, Any] = {}
+    for case, changes in CASES.items():
+        config, generator = tiny_config().evaluation.model_copy(update=changes), torch.Generator().manual_seed(1)
+        scores = search_scores(
+            encoder(workers.rank),
+            images(31, 1),
+            images(13, 2),
+            classes=3,
+            config=config,
+            generator=generator,
+            workers=workers,
+        )
+        results[case] = astuple(scores), generator.get_state()
+    weight_FK = torch.randn(192, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    pixels, labels = images(13, 3).images_NCHW.double() / 255, torch.arange(13) % 3
+    results["adversarial"] = pgd(
+        lambda x: x.flatten(1) @ weight_FK,
+        pixels,
+        labels,
+        epsilon=0.05,
+        steps=2,
+        step_size=0.03,
+        restarts=3,
+        generator=torch.Generator().manual_seed(3),
+        workers=workers,
+    )
+    return results
+
+
+def blind(features: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda *args, **settings: features(*args, **settings) * torch.nan
+
+
+def reason_of_failure(rank: int) -> str:
+    """Of a trial whose second worker alone computes features that are no numbers."""
+    trial = Trial(tiny_config(), tiny_splits(), place=Place(rank=rank, size=2))
+    if rank == 1:
+        trial.encoder.features = blind(trial.encoder.features)  # type: ignore[method-assign]
+    try:
+        trial.run_epoch()
+    except TrialFailed as error:
+        return str(error)
+    return "it did not fail"
+
+
+def work(rank: int, folder: Path) -> None:
+    """What each of the two processes does."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2)
+    results = found(Workers(rank, 2))
+    results["reason"] = reason_of_failure(rank)
+    torch.save(results, folder / f"{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What both workers found."""
+    folder = tmp_path_factory.mktemp("workers")
+    spawn(work, (folder,), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+def test_all_workers_have_the_scores_of_one_and_leave_the_generator_where_it_does(shared: list[dict[str, Any]]) -> None:
+    alone = found()
+    for case in CASES:
+        scores, state = alone[case]
+        for results in shared:
+            assert results[case][0] == scores, case
+            assert torch.equal(results[case][1], state), case
+    assert {alone[case][0][2] for case in CASES} > {0.0}, "some cases break everything, others do not"
+
+
+def test_all_workers_have_the_adversarial_images_of_one(shared: list[dict[str, Any]]) -> None:
+    expected = found()["adversarial"]
+    for results in shared:
+        torch.testing.assert_close(results["adversarial"], expected, rtol=0, atol=1e-12)
+
+
+def test_features_that_are_no_numbers_on_one_worker_end_the_trial_on_all(shared: list[dict[str, Any]]) -> None:
+    assert {results["reason"] for results in shared} == {
+        "diverged: the encoder's features are not finite after epoch 1"
+    }
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 8, 9])
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+def test_the_parts_of_all_workers_are_of_one_size_and_begin_with_all_rows(count: int, size: int) -> None:
+    parts = [Workers(rank, size).part(torch.arange(count)) for rank in range(size)]
+    assert {len(part) for part in parts} == {-(-count // size)}
+    assert torch.cat(parts)[:count].tolist() == list(range(count))
