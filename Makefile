@@ -5,7 +5,7 @@ OUT ?= runs
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: setup study scaling test check lint types
+.PHONY: setup study scaling test check lint types gpu-check
 setup: .venv/ready
 
 .venv/ready: pyproject.toml requirements.txt
@@ -24,6 +24,9 @@ scaling: setup  ## how the machine's work and the learning grow, and how a budge
 
 test: setup
 	$(BIN)/python -m pytest $(ARGS)
+
+gpu-check: setup  ## whether trials and evaluations would fail, or wait for the host, on a GPU; without one
+	$(BIN)/python -m benchmarks.gpu_check $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -377,7 +377,7 @@ class Trial:
                 epsilon=self.epsilon_V1111,
                 step_size=perturbation.step_size,
                 attack_encoder=self._attack_pass,
-                attack_crops_VBCHW=crops_VbCHW[[1, 1]] if perturbation.attack_positive == "self" else None,
+                attack_crops_VBCHW=crops_VbCHW[1:] if perturbation.attack_positive == "self" else None,
                 attack_loss_function=partial(self._loss, observed=False),
                 keep_attack_gradients=perturbation.keep_attack_gradients,
                 run=run,
