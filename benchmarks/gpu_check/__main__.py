@@ -20,11 +20,11 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from benchmarks.gpu_check.cases import BYTES_PER_SECOND, FLOPS_PER_SECOND, Case, Found, all_cases, run
+from benchmarks.gpu_check.recorder import PHASES
 from cfamc_ray.command import exit_code, writing
-from cfamc_ray.method.phases import Phase
 from cfamc_ray.study.environment import environment
 
 HEADER = f"{'case':50} {'operations':>10} {'GB read':>8} {'written':>8} {'TFLOP':>7} {'ms':>7}"
@@ -73,8 +73,7 @@ def _as_json(cases: dict[str, Case], found: dict[str, Found]) -> dict[str, Any]:
                 "waits": each.waits(inside=False),
                 "pass": each.work(cases[name].passes)._asdict(),
                 "phases": {
-                    phase or "other": each.work(cases[name].passes, phase=phase)._asdict()
-                    for phase in (*get_args(Phase), "")
+                    phase or "other": each.work(cases[name].passes, phase=phase)._asdict() for phase in (*PHASES, "")
                 },
             }
             for name, each in found.items()

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -15,7 +15,9 @@ from torch.utils.flop_counter import flop_registry
 
 import cfamc_ray
 from benchmarks.gpu_check.backward import PythonEngine
+from cfamc_ray.method.phases import Phase
 
+PHASES = get_args(Phase)
 PACKAGE = str(Path(cfamc_ray.__file__).parent) + "/"
 
 aten = torch.ops.aten
@@ -216,7 +218,8 @@ class Recorder(TorchDispatchMode):
 
     def _operation(self, name: str, wait: str, **cost: Any) -> Operation:
         at, loop = _place()
-        return Operation(name, at, loop, wait, self._phases[-1] if self._phases else "", self.minibatch, **cost)
+        phase = next((each for each in reversed(self._phases) if each in PHASES), "")  # torch marks phases of its own
+        return Operation(name, at, loop, wait, phase, self.minibatch, **cost)
 
 
 def _on_gpu(tensor: Tensor) -> bool:
