@@ -3,8 +3,13 @@
 Shapes: N images, C/H/W channels/height/width, F features, T tokens of width D, A heads of width E, K frequencies.
 """
 
+import os
+import shutil
+import sysconfig
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -27,12 +32,77 @@ def build_backbone(config: EncoderConfig) -> "Backbone":
     """What a config's architecture, stem, width and norm say."""
     if config.architecture == "vit":
         return VisionTransformer(HEADS * config.width, config.patch)
-    norm = nn.BatchNorm2d if config.norm == "batch" else _group_norm
+    norm = BatchNorm if config.norm == "batch" else _group_norm
     return ResNet(config.architecture, config.width, norm, stem=config.stem)
 
 
 def _group_norm(channels: int) -> nn.Module:
     return nn.GroupNorm(channels // GROUP_CHANNELS, channels)
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm that `norm_relu` may compute together with the operations after it.
+
+    Attributes:
+        fused: `fused_norm.batch_norm_relu`, or None to compute one after the other.
+    """
+
+    fused: Callable[..., Tensor] | None = None
+
+
+def norm_relu(norm: nn.Module, x_NCHW: Tensor, residual_NCHW: Tensor | None = None) -> Tensor:
+    """``relu(norm(x) + residual)``; on a GPU, in training and in bfloat16, by fused kernels where the norm has them."""
+    if isinstance(norm, BatchNorm) and norm.fused and norm.training and _fits(norm, x_NCHW, residual_NCHW):
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.add_(1)
+        affine = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        return norm.fused(x_NCHW, residual_NCHW, *affine, momentum=norm.momentum, eps=norm.eps)
+    y_NCHW = norm(x_NCHW)
+    return F.relu(y_NCHW if residual_NCHW is None else y_NCHW + residual_NCHW, inplace=True)
+
+
+def _fits(norm: BatchNorm, *inputs: Tensor | None) -> bool:
+    """Whether the kernels are written for these; of a single position, torch says what is wrong."""
+    return norm.weight.dtype == torch.float32 and all(
+        x_NCHW.is_cuda
+        and x_NCHW.dtype == torch.bfloat16
+        and x_NCHW.is_contiguous(memory_format=torch.channels_last)
+        and x_NCHW.numel() > x_NCHW.shape[1]
+        for x_NCHW in inputs
+        if x_NCHW is not None
+    )
+
+
+def use_fused_norm(network: nn.Module, on: bool) -> None:
+    """Switch the fused kernels of a network's batch norms on or off; weights and their names stay as they are.
+
+    Raises:
+        InputError: where they are switched on and this machine cannot run them (`missing_for_triton`).
+    """
+    fused: Callable[..., Tensor] | None = None
+    if on:
+        if missing := missing_for_triton():
+            raise InputError(f"pretraining.fused_norm: true needs {missing}; auto and false do without")
+        from cfamc_ray.method.fused_norm import batch_norm_relu  # noqa: PLC0415 (Triton may be absent)
+
+        fused = batch_norm_relu
+    for module in network.modules():
+        if isinstance(module, BatchNorm):
+            module.fused = fused
+
+
+def missing_for_triton() -> str | None:
+    """What this machine lacks, beside a GPU, to run Triton's kernels, whose launchers are compiled at their first call.
+
+    Returns:
+        its name, as part of a sentence; None where all is there.
+    """
+    if find_spec("triton") is None:
+        return "the package triton, which torch brings along on Linux"
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "a C compiler for Triton (gcc or clang in PATH, or CC)"
+    headers = Path(sysconfig.get_path("include"))
+    return None if (headers / "Python.h").exists() else f"Python's headers for Triton ({headers}/Python.h)"
 
 
 class Backbone(nn.Module, ABC):
@@ -73,7 +143,9 @@ class BasicBlock(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Add the residual."""
-        return F.relu(self.residual(x_NCHW) + self.shortcut(x_NCHW), inplace=True)
+        first, norm, _, second, last_norm = self.residual
+        y_NCHW = second(norm_relu(norm, first(x_NCHW)))
+        return norm_relu(last_norm, y_NCHW, self.shortcut(x_NCHW))
 
 
 class Bottleneck(nn.Module):
@@ -98,7 +170,10 @@ class Bottleneck(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Add the residual."""
-        return F.relu(self.residual(x_NCHW) + self.shortcut(x_NCHW), inplace=True)
+        first, norm, _, second, second_norm, _, third, last_norm = self.residual
+        y_NCHW = second(norm_relu(norm, first(x_NCHW)))
+        y_NCHW = third(norm_relu(second_norm, y_NCHW))
+        return norm_relu(last_norm, y_NCHW, self.shortcut(x_NCHW))
 
 
 def _shortcut(inputs: int, outputs: int, stride: int, norm: Norm) -> nn.Module:
@@ -139,7 +214,11 @@ class ResNet(Backbone):
 
     def after_stem(self, x_NCHW: Tensor) -> Tensor:
         """The stages and the mean over the image."""
-        return self.stages(x_NCHW).mean((-2, -1))  # type: ignore[no-any-return]
+        norm, _, *stages = self.stages
+        x_NCHW = norm_relu(norm, x_NCHW)
+        for stage in stages:
+            x_NCHW = stage(x_NCHW)
+        return x_NCHW.mean((-2, -1))
 
 
 class Patches(nn.Conv2d):
