@@ -7,15 +7,17 @@ and ranges, those of each loop beside the measured rate of a large matrix produc
 shares of the phases of our step, measured in an epoch of their own, in which the host waits for the device after each.
 
     python -m benchmarks.training_step [--json FILE] [--repeats 5] [--minibatches N] [--workers N] [--set KEY=VALUE]
-                                       [--profile]
+                                       [--views 16] [--batch-images N] [--alone] [--profile]
 
-Takes about 7 minutes on 2 cores. `--set` changes our trial alone; `--profile` prints our costliest operations.
+Takes about 7 minutes on 2 cores. `--set` changes our trial alone; `--alone` leaves the published loop out; `--profile`
+prints our costliest operations.
 """
 
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -34,6 +36,7 @@ from cfamc_ray.throughput import in_turns, product_flops, random_splits, seconds
 from cfamc_ray.trial import Place, Trial
 
 MINIBATCHES = {"cpu": 2, "cuda": 30}
+KEEPING = "reference, memory kept"
 TOP = 15
 """Operations of a profile."""
 
@@ -62,6 +65,10 @@ class Ours:
         for _ in range(self.config.updates // self.config.pretraining.epochs):
             coding_rate(self.z_VBD).sum().backward()
 
+    def peak_memory(self) -> int:
+        """Bytes, of the last epoch."""
+        return self.trial.rows[-1].peak_memory_bytes
+
     def gemm(self) -> tuple[str, float]:
         """Arithmetic of the steps, and FLOP a second of a large matrix product in it."""
         dtype = self.trial.autocast or self.trial.weight_type
@@ -88,9 +95,12 @@ class Reference:
             keep_freed_memory()
         self.device = device
         self.minibatches = config.minibatches_per_epoch
+        images_NCHW = random_splits(config).pretrain.images_NCHW
+        if device.type == "cuda":  # one pass of the loader for all repeats: a GPU would mostly wait for its start
+            images_NCHW = images_NCHW.repeat(config.pretraining.epochs, 1, 1, 1)
         encoder = ReferenceEncoder().to(device).train()
         loader = crop_loader(
-            random_splits(config).pretrain.images_NCHW,
+            images_NCHW,
             views=config.crops.views,
             batch_images=config.pretraining.batch_images,
             workers=workers,
@@ -150,56 +160,65 @@ def _for_ever(loader: Any) -> Iterator[Any]:
 
 
 def measure(
-    device: torch.device, *, minibatches: int, repeats: int, workers: int, changes: Mapping[str, Any], profiled: bool
+    device: torch.device,
+    *,
+    views: int,
+    batch_images: int,
+    minibatches: int,
+    repeats: int,
+    workers: int,
+    changes: Mapping[str, Any],
+    alone: bool,
+    profiled: bool,
 ) -> dict[str, Any]:
-    """The loops in turns."""
-    batch = BATCH[device.type]
+    """The loops in turns; on a GPU, which does not use the C library's allocator, the published one once."""
     paper = read_recipe("cf-amc-ssl").trial()
     sizes = {
-        "data.pretrain_images": minibatches * batch,
+        "crops.views": views,
+        "data.pretrain_images": minibatches * batch_images,
         "data.validation_images": 0,
-        "pretraining.batch_images": batch,
+        "pretraining.batch_images": batch_images,
         "pretraining.epochs": repeats + 5,  # warm-ups, phases and profile
     }
     published = paper.with_values(sizes)
     config = published.with_values(dict(changes))
+    kept = {"reference": False} | ({} if device.type == "cuda" else {KEEPING: True})
     with ExitStack() as stack:
-        our, plain, keeping = (
-            stack.enter_context(Apart(kind, *arguments))
-            for kind, arguments in (
-                (Ours, (config, device)),
-                (Reference, (published, device, workers, False)),
-                (Reference, (published, device, workers, True)),
-            )
-        )
+        our = stack.enter_context(Apart(Ours, config, device))
+        references = {
+            name: stack.enter_context(Apart(Reference, published, device, workers, keeps_memory))
+            for name, keeps_memory in ({} if alone else kept).items()
+        }
         seconds = in_turns(
             {
                 "ours": lambda: our("epoch"),
-                "reference": lambda: plain("epoch"),
-                "reference, memory kept": lambda: keeping("epoch"),
+                **{name: partial(reference, "epoch") for name, reference in references.items()},
                 "crops": lambda: our("crops"),
                 "coding rate": lambda: our("coding_rates"),
             },
             repeats=repeats,
             device=device,
         )
-        phases = our("phases")
-        gemm = {"ours": our("gemm"), "reference": plain("gemm"), "reference, memory kept": keeping("gemm")}
+        peak_memory_bytes, phases = our("peak_memory"), our("phases")
+        gemm = {name: loop("gemm") for name, loop in {"ours": our, **references}.items()}
         if profiled:
             print(our("profile"))
-    trained = {"ours": config, "reference": published, "reference, memory kept": published}
+    trained = {"ours": config, **dict.fromkeys(references, published)}
     loops = {name: Speed(trial, seconds[name], *gemm[name]) for name, trial in trained.items()}
+    crops_per_s = {name: loop.crops_per_s for name, loop in loops.items()}
+    names = {"reference": "ratio", KEEPING: "ratio_to_reference_that_keeps_memory"}
     return {
         **{name: loop.described() for name, loop in loops.items()},
-        "ratio": ratios(loops["ours"].crops_per_s, loops["reference"].crops_per_s),
-        "ratio_to_reference_that_keeps_memory": ratios(
-            loops["ours"].crops_per_s, loops["reference, memory kept"].crops_per_s
+        **{names[name]: ratios(crops_per_s["ours"], crops_per_s[name]) for name in references},
+        "milliseconds_per_replay": summary(
+            [1000 * s / (minibatches * config.pretraining.replays) for s in seconds["ours"]]
         ),
+        "peak_memory_bytes": peak_memory_bytes,
         "augmentation_share": ratios(seconds["crops"], seconds["ours"])["median"],
         "coding_rate_share": ratios(seconds["coding rate"], seconds["ours"])["median"],
         "phase_shares": {phase: s / phases["epoch"] for phase, s in phases.items() if phase != "epoch"},
         "views": config.crops.views,
-        "batch_images": batch,
+        "batch_images": config.pretraining.batch_images,
         "replays": config.pretraining.replays,
         "minibatches": minibatches,
         "repeats": repeats,
@@ -215,15 +234,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--workers", type=int, default=min(8, max(1, cores - 1)), help="of the published loop's loader"
     )
     options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change our trial")
+    options.add_argument("--views", type=int, default=16, help="of both loops (16, the paper's)")
+    options.add_argument("--batch-images", type=int, help="images of a minibatch of both loops")
+    options.add_argument("--alone", action="store_true", help="leave the published loop out")
     options.add_argument("--profile", action="store_true", help="print our costliest operations")
     chosen = options.parse_args(arguments)
     device = torch.device(chosen.device)
     found = measure(
         device,
+        views=chosen.views,
+        batch_images=chosen.batch_images or BATCH[device.type],
         minibatches=chosen.minibatches or MINIBATCHES[device.type],
         repeats=chosen.repeats,
         workers=chosen.workers,
         changes={key: parse_yaml(value) for key, value in (change.split("=", 1) for change in chosen.set)},
+        alone=chosen.alone,
         profiled=chosen.profile,
     )
     report(found, device, chosen.json)

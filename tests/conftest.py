@@ -16,8 +16,17 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a script that starts
 GOLDEN = Path(__file__).parent / "golden"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests first, so that neither of the two processes is left with them at the end."""
+def pytest_report_header() -> list[str]:
+    """What of this machine decides which tests run."""
+    return [] if torch.cuda.is_available() else ["no GPU here: tests with the mark gpu are deselected"]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Those for a GPU only where there is one; slow ones first, so that no process is left with them at the end."""
+    if not torch.cuda.is_available():
+        needing = [item for item in items if item.get_closest_marker("gpu")]
+        items[:] = [item for item in items if not item.get_closest_marker("gpu")]
+        config.hook.pytest_deselected(items=needing)
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 

@@ -1,0 +1,156 @@
+"""Make a result of this repository from what `run` left, and show it in the README.
+
+    python -m benchmarks.on_gpu.read FOLDER [--results benchmarks/results] [--readme README.md] [--after "## Measured"]
+
+Writes gpu_CARD_PLAN.json into the results, and a table between the README's lines `gpu results: begin` and `end`, which
+are put under a heading where they are missing.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.on_gpu.run import PAPER_PASSES, SMALL, SPEEDS
+from cfamc_ray.command import exit_code
+from cfamc_ray.config.errors import InputError
+from cfamc_ray.files import write_text
+
+ROOT = Path(__file__).parents[2]
+BEGIN, END = "<!-- gpu results: begin -->", "<!-- gpu results: end -->"
+Entry = Mapping[str, Any]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="of results")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="where the file goes")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="where the table goes")
+    parser.add_argument("--after", default="## Measured", metavar="HEADING", help="where it goes the first time")
+    chosen = parser.parse_args(argv)
+    return exit_code(lambda: publish(chosen.folder, chosen.results, chosen.readme, chosen.after))
+
+
+def publish(folder: Path, results: Path, readme: Path, heading: str) -> int:
+    """Write the file and the table; 0.
+
+    Raises:
+        InputError: where the folder holds no measurement, or the README neither the lines nor the heading.
+    """
+    found = read_parts(folder)
+    name = re.sub(r"[^a-z0-9]+", "_", f"gpu {found['device']} {found['plan']}".lower()).strip("_")
+    file = results / f"{name}.json"
+    text = with_block(readme.read_text(encoding="utf-8"), block(found, file.name), heading)
+    write_text(file, json.dumps(found, indent=1) + "\n")
+    write_text(readme, text)
+    print(f"{file} and the table of {readme} are written")
+    return 0
+
+
+def read_parts(folder: Path) -> dict[str, Any]:
+    """What was found, with the card, versions and date of the first measurement.
+
+    Raises:
+        InputError: where the folder holds no measurement.
+    """
+    try:
+        entries = [json.loads(line) for line in (folder / "parts.jsonl").read_text(encoding="utf-8").splitlines()]
+        parts = {entry.pop("part"): entry for entry in entries}
+    except (OSError, ValueError, LookupError) as error:
+        raise InputError(f"{folder}: holds no results of benchmarks.on_gpu.run ({error})") from None
+    measured = [part["result"] for name, part in parts.items() if name in {**SPEEDS, **SMALL} and part.get("result")]
+    if not measured:
+        raise InputError(f"{folder}: no part measured the step; log.txt says why")
+    first = measured[0]
+    plan = parts.get("plan", {}).get("last_line", "")
+    return {"device": first["device"], "plan": plan, "environment": first["environment"], "parts": parts}
+
+
+def block(found: Mapping[str, Any], file: str) -> str:
+    """The README's lines about a card.
+
+    Args:
+        found: as `read_parts` gives it.
+        file: of the result.
+    """
+    versions, date = found["environment"]["versions"], found["environment"]["date"][:10]
+    parts: Mapping[str, Entry] = found["parts"]
+    reference = (parts.get("eager", {}).get("result") or {}).get("reference")
+    published = reference["crops_per_s"]["median"] if reference else None
+    rows = [
+        f"On one {found['device']} with torch {versions['torch']} ({date}; `benchmarks/on_gpu`, {found['plan']}; "
+        f"[`{file}`](benchmarks/results/{file})): the step of the paper's encoder, medians. "
+        + (f"The published loop in plain PyTorch: {published:,.0f} crop passes a second." if published else ""),
+        "",
+        "| step | ms a replay | crop passes/s | × published loop | minutes for 2.4e7 | memory, GB |",
+        "|---|---|---|---|---|---|",
+        *(step_row(name, parts[name], published if name in SPEEDS else None)
+          for name in {**SPEEDS, **SMALL} if name in parts),
+    ]  # fmt: skip
+    if training := trained(parts):
+        rows += ["", training]
+    return "\n".join([BEGIN, "", *rows, "", END])
+
+
+def step_row(name: str, part: Entry, published: float | None) -> str:
+    """A line of the table.
+
+    Args:
+        name: of the part.
+        part: what came of it.
+        published: crop passes a second of the published loop with the same encoder; None where it is not known.
+    """
+    label = f"{name} (width 16)" if name in SMALL else name
+    result = part.get("result")
+    if part["status"] != "done" or result is None:
+        return f"| {label} | {part['status'].partition(':')[0]} | – | – | – | – |"
+    speed = result["ours"]["crops_per_s"]["median"]
+    return (
+        f"| {label} | {result['milliseconds_per_replay']['median']:.1f} | {speed:,.0f} | "
+        f"{f'{speed / published:.2f}' if published else '–'} | {PAPER_PASSES / speed / 60:.1f} | "
+        f"{result['peak_memory_bytes'] / 1e9:.1f} |"
+    )
+
+
+def trained(parts: Mapping[str, Entry]) -> str:
+    """A sentence on the training run and its accuracies; empty without a finished one."""
+    training, evaluation = (parts.get(name, {}) for name in ("training", "evaluation"))
+    if training.get("status") != "done" or not evaluation.get("result"):
+        return ""
+    row, record = training["result"][-1], evaluation["result"]
+    data = record["trial"]["data"]
+    measured = [
+        f"{100 * each['accuracy']:.1f} % {'clean' if not each['epsilon'] else under(each)} (n={each['images']:,})"
+        for each in record["results"]
+    ]
+    return (
+        f"`cf-amc-ssl`, published, {row['epoch']} epochs of {data['pretrain_images']:,} images of CIFAR-10 "
+        f"({row['crop_passes']:,} crop passes, {row['train_seconds'] / 60:.1f} minutes): {', '.join(measured)}."
+    )
+
+
+def under(measured: Mapping[str, Any]) -> str:
+    """An attack and its radius."""
+    return f"under {measured['attack']} at {measured['epsilon'] * 255:g}/255"
+
+
+def with_block(text: str, lines: str, heading: str) -> str:
+    """A page with the lines in place of the old ones, or under the heading.
+
+    Raises:
+        InputError: where it has neither.
+    """
+    old = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+    if old.search(text):
+        return old.sub(lambda _: lines, text, count=1)
+    found = re.search(rf"^{re.escape(heading)}\n\n", text, re.MULTILINE)
+    if found is None:
+        raise InputError(f"--after {heading}: the page has no such heading; name one as it stands there")
+    return text[: found.end()] + lines + "\n\n" + text[found.end() :]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,317 @@
+"""The prepared command for a GPU machine: what is carried, how its parts run, what is read from them."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import requires
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from packaging.requirements import Requirement
+
+from benchmarks.on_gpu import prepare, run
+from benchmarks.on_gpu.read import BEGIN, END, with_block
+from benchmarks.on_gpu.read import main as read
+from benchmarks.on_gpu.run import FASTER, PLANS, SPEEDS, Session, fitting_keys, switched
+from benchmarks.on_gpu.sheets import unpack
+
+ROOT = Path(__file__).parents[2]
+LARGE = ("torch", "torchvision", "numpy", "pillow", "scipy", "matplotlib", "tensorboard")
+"""What the machine itself has to have."""
+OPTIONAL = ("charset-normalizer", "tqdm")
+"""What numpy and torch import where it is installed, and do without elsewhere."""
+IMPORTED = "cfamc_ray.train cfamc_ray.evaluate cfamc_ray.recording benchmarks.training_step"
+LISTED = f"""
+import importlib, json, sys
+from importlib.metadata import packages_distributions
+before = set(sys.modules)
+for name in "{IMPORTED}".split():
+    importlib.import_module(name)
+of_module = packages_distributions()
+print(json.dumps(sorted({{of_module[name.split(".")[0]][0] for name in set(sys.modules) - before
+                         if name.split(".")[0] in of_module}})))
+"""
+
+
+def normalised(package: str) -> str:
+    return re.sub("[-_.]+", "-", package).lower()
+
+
+def needed_by(packages: Sequence[str]) -> set[str]:
+    """Packages and all that they need."""
+    found, left = set(), list(packages)
+    while left:
+        package = left.pop()
+        if package in found:
+            continue
+        found.add(package)
+        listed = map(Requirement, requires(package) or [])
+        left += [normalised(each.name) for each in listed if not each.marker or each.marker.evaluate({"extra": ""})]
+    return found
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A small cifar10.npz, where CFAMC_DATA names it; no wheel is downloaded."""
+    generator = np.random.default_rng(0)
+    arrays: dict[str, Any] = {"classes": np.array([f"class {number}" for number in range(10)])}
+    for split, count in (("train", 1600), ("test", 1000)):
+        arrays[f"y_{split}"] = np.sort(generator.integers(0, 10, count)).astype(np.uint8)
+        noise = generator.integers(0, 16, (count, 32, 32, 3))
+        arrays[f"x_{split}"] = (noise + 20 * arrays[f"y_{split}"][:, None, None, None]).astype(np.uint8)
+    (tmp_path / "data").mkdir()
+    np.savez(tmp_path / "data" / "cifar10.npz", **arrays)
+    monkeypatch.setenv("CFAMC_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(prepare, "download", lambda *_: None)
+    return arrays
+
+
+def test_as_many_images_are_carried_as_fit_each_class_in_proportion(data: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "carried"
+    (folder / "old").mkdir(parents=True)
+    assert prepare.main(["--folder", str(folder), "--test-images", "700", "--mebibytes", "2.2"]) == 0
+    assert not (folder / "old").exists()
+    assert prepare.size_of(folder) <= 2.2 * 2**20
+    counts = unpack(folder, tmp_path / "unpacked" / "cifar10.npz")
+    assert counts == {"train": 500, "test": 700}
+    with np.load(tmp_path / "unpacked" / "cifar10.npz") as unpacked:
+        assert set(unpacked) == set(data)
+        for split in counts:
+            x, y = unpacked[f"x_{split}"], unpacked[f"y_{split}"]
+            known = dict(zip(map(bytes, data[f"x_{split}"]), data[f"y_{split}"], strict=True))
+            assert [known[bytes(image)] for image in x] == y.tolist()  # pixel by pixel
+            assert len(set(map(bytes, x))) == counts[split]
+            shares = np.bincount(data[f"y_{split}"]) * counts[split] / len(data[f"y_{split}"])
+            assert np.abs(np.bincount(y) - shares).max() < 2
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--mebibytes", "0.5"], "--mebibytes 0.5: leaves no room"),
+        (["--also", "no-such-package"], "--also no-such-package: requirements.txt does not name it"),
+    ],
+)
+def test_what_cannot_be_prepared_is_said(
+    words: list[str], problem: str, data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(prepare, "download", lambda _, packages: [prepare.requirement(name) for name in packages])
+    assert prepare.main(["--folder", str(tmp_path / "carried"), *words]) == 2
+    assert problem in capsys.readouterr().err
+
+
+def test_without_images_nothing_is_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CFAMC_DATA", str(tmp_path))
+    assert prepare.main(["--folder", str(tmp_path / "carried")]) == 2
+    assert "cifar10.npz: there is none" in capsys.readouterr().err
+
+
+def test_all_that_is_imported_without_ray_is_carried_or_on_the_machine() -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    listed = subprocess.run(
+        [sys.executable, "-c", LISTED], env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
+    )
+    imported = set(map(normalised, json.loads(listed.stdout))) - {"cfamc-ray"}
+    assert {"pydantic", "ruamel-yaml"} <= imported
+    assert imported <= {*prepare.WHEELS, *needed_by(LARGE), *OPTIONAL}
+    assert needed_by(prepare.WHEELS) <= {*prepare.WHEELS}
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Session:
+    return Session(PLANS["tiny"], tmp_path / "out", tmp_path / "work", "cpu")
+
+
+def entries(session: Session) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (session.out / "parts.jsonl").read_text().splitlines()]
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def test_a_part_that_fails_leaves_a_log_and_the_others(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+    result = session.out.parent / "result.json"
+    assert not session.part("one", python("print('before'); raise SystemExit(3)"), result=result)
+    assert session.part("two", python(f"print('all well'); open({str(result)!r}, 'w').write('[1]')"), result=result)
+    result.unlink()
+    assert not session.part("three", python("pass"), result=result)
+    assert [(each["part"], each["status"], each.get("result")) for each in entries(session)] == [
+        ("one", "failed: exit code 3", None),
+        ("two", "done", [1]),
+        ("three", "failed: left no result.json", None),
+    ]
+    assert "before\n" in (session.out / "log.txt").read_text()
+    assert "    before" in capsys.readouterr().out
+    assert list(session.found) == ["two"]
+
+
+def test_a_part_that_takes_too_long_is_ended_with_all_that_it_started(session: Session) -> None:
+    child = session.out.parent / "child"
+    code = (
+        "import pathlib, subprocess, sys, time; print('begun', flush=True); "
+        f"p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); "
+        f"pathlib.Path({str(child)!r}).write_text(str(p.pid)); time.sleep(600)"
+    )
+    assert not session.part("long", python(code), limit=5)
+    (entry,) = entries(session)
+    assert (entry["status"], entry["last_line"]) == ("failed: not done within 5 s", "begun")
+    stat = Path(f"/proc/{child.read_text()}/stat")
+    for _ in range(100):
+        if not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z":
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("what the part started is still running")
+
+
+def test_without_time_a_part_is_left_out(session: Session) -> None:
+    assert not session.part("late", python("pass"), limit=-3)
+    assert [each["status"] for each in entries(session)] == ["left out: no time"]
+
+
+def test_a_speed_that_this_version_lacks_is_left_out(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "FASTER", ("compile", "magic"))
+    run.measure_step(session, "magic", ("magic",))
+    assert [each["status"] for each in entries(session)] == ["left out: there is no pretraining.magic"]
+    assert switched(("compile",)) == ["--set", "pretraining.compile=true"]
+    assert switched(()) == ["--set", "pretraining.compile=false"]
+
+
+def speed(crops_per_s: float, **more: Any) -> dict[str, Any]:
+    """What a part finds that measures the step."""
+    return {
+        "ours": {"crops_per_s": {"median": crops_per_s}},
+        "milliseconds_per_replay": {"median": 1.6e6 / crops_per_s},
+        "peak_memory_bytes": 20e9,
+        "device": "NVIDIA H100 80GB HBM3",
+        "environment": {"date": "2026-11-27T10:00:00+00:00", "versions": {"torch": "2.11.0"}},
+        **more,
+    }
+
+
+@pytest.mark.parametrize(
+    ("seconds_left", "crops_per_s", "images", "epochs"),
+    [
+        (280, 60_000, 30_000, 7),  # 200 s of 60,000 at 0.85: 10.2 million passes, 1.44 million an epoch
+        (90, 10_000, 1_700, 1),  # 10 s: less than an epoch, so fewer images
+        (10_000, 60_000, 30_000, 16),  # never more than the paper's passes
+    ],
+)
+def test_a_run_is_as_long_as_the_time_that_is_left(
+    seconds_left: float, crops_per_s: float, images: int, epochs: int, tmp_path: Path
+) -> None:
+    session = Session(PLANS["lease"], tmp_path / "out", tmp_path, "cuda")
+    session.started = time.monotonic() - (PLANS["lease"].seconds - seconds_left)
+    session.found = {"eager": {"result": speed(crops_per_s / 2)}, "all": {"result": speed(crops_per_s)}}
+    assert run.fastest(session) == "all"
+    assert fitting_keys(session, 30_000) == [
+        f"data.pretrain_images={images}", f"data.probe_images={images}", f"pretraining.epochs={epochs}"
+    ]  # fmt: skip
+
+
+def write_parts(folder: Path) -> None:
+    results = [
+        {"epsilon": 0.0, "attack": "none", "accuracy": 0.7, "images": 2000},
+        {"epsilon": 8 / 255, "attack": "PGD-20", "accuracy": 0.305, "images": 1000},
+    ]
+    parts: dict[str, Any] = {
+        "plan": {"last_line": "lease"},
+        "eager": {"result": speed(50_000, reference={"crops_per_s": {"median": 10_000}})},
+        "compile": {"status": "failed: exit code 1"},
+        "cuda_graph": {"status": "left out: no time"},
+        "all": {"result": speed(80_000)},
+        "small eager": {"result": speed(400_000)},
+        "training": {"result": [{"epoch": 7, "crop_passes": 10_080_000, "train_seconds": 150.0}]},
+        "evaluation": {"result": {"trial": {"data": {"pretrain_images": 30_000}}, "results": results}},
+    }
+    lines = [json.dumps({"part": name, "status": "done", **part}) for name, part in parts.items()]
+    (folder / "parts.jsonl").write_text("\n".join(lines) + "\n")
+
+
+TABLE = """\
+| step | ms a replay | crop passes/s | × published loop | minutes for 2.4e7 | memory, GB |
+|---|---|---|---|---|---|
+| eager | 32.0 | 50,000 | 5.00 | 8.0 | 20.0 |
+| compile | failed | – | – | – | – |
+| cuda_graph | left out | – | – | – | – |
+| all | 20.0 | 80,000 | 8.00 | 5.0 | 20.0 |
+| small eager (width 16) | 4.0 | 400,000 | – | 1.0 | 20.0 |
+
+`cf-amc-ssl`, published, 7 epochs of 30,000 images of CIFAR-10 (10,080,000 crop passes, 2.5 minutes): 70.0 % clean \
+(n=2,000), 30.5 % under PGD-20 at 8/255 (n=1,000).
+"""
+
+
+def test_what_was_measured_is_a_file_and_a_table(tmp_path: Path) -> None:
+    write_parts(tmp_path)
+    readme = tmp_path / "README.md"
+    readme.write_text("# A\n\n## Measured\n\nSpeed.\n\n## Next\n")
+    for _ in range(2):  # the second time in the place of the first
+        assert read([str(tmp_path), "--results", str(tmp_path), "--readme", str(readme)]) == 0
+        text = readme.read_text()
+        assert text.startswith(f"# A\n\n## Measured\n\n{BEGIN}\n\nOn one NVIDIA H100 80GB HBM3 with torch 2.11.0")
+        assert text.endswith(f"{TABLE}\n{END}\n\nSpeed.\n\n## Next\n")
+        assert "10,000 crop passes a second" in text
+    found = json.loads((tmp_path / "gpu_nvidia_h100_80gb_hbm3_lease.json").read_text())
+    assert found["environment"]["date"] == "2026-11-27T10:00:00+00:00"
+    assert found["parts"]["compile"] == {"status": "failed: exit code 1"}
+
+
+def test_a_page_without_the_heading_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_parts(tmp_path)
+    (tmp_path / "README.md").write_text("# A\n")
+    assert read([str(tmp_path), "--results", str(tmp_path), "--readme", str(tmp_path / "README.md")]) == 2
+    assert "--after ## Measured: the page has no such heading" in capsys.readouterr().err
+    assert not list(tmp_path.glob("gpu_*.json"))
+
+
+def test_the_readme_has_the_heading() -> None:
+    assert BEGIN in with_block((ROOT / "README.md").read_text(encoding="utf-8"), f"{BEGIN}\n{END}", "## Measured")
+
+
+@pytest.mark.parametrize("content", [None, "no JSON", '{"part": "eager", "status": "failed: exit code 1"}\n'])
+def test_a_folder_without_measurements_is_refused(
+    content: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if content is not None:
+        (tmp_path / "parts.jsonl").write_text(content)
+    assert read([str(tmp_path)]) == 2
+    assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_the_keys_that_make_a_step_faster_are_all_measured_alone_and_together() -> None:
+    assert [on for on in SPEEDS.values() if len(on) == 1] == [(key,) for key in FASTER]
+    assert SPEEDS["all"] == FASTER
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_from_preparation_to_the_table(data: dict[str, Any], tmp_path: Path) -> None:
+    folder, out = tmp_path / "carried", tmp_path / "out"
+    assert prepare.main(["--folder", str(folder)]) == 0
+    words = ["tiny", "--device", "cpu", "--folder", str(folder), "--out", str(out)]
+    command = [sys.executable, "-m", "benchmarks.on_gpu.run", *words]
+    parts = ["tests", "eager", "small eager", "training", "evaluation"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, "--parts", *parts], cwd=ROOT, env=environment, check=False)
+    assert done.returncode == 0, (out / "log.txt").read_text()
+    assert sorted(path.name for path in out.iterdir()) == ["log.txt", "parts.jsonl"]
+    readme = tmp_path / "README.md"
+    readme.write_text((ROOT / "README.md").read_text(encoding="utf-8"), encoding="utf-8")
+    assert read([str(out), "--results", str(tmp_path), "--readme", str(readme)]) == 0
+    (file,) = tmp_path.glob("gpu_*_tiny.json")
+    found = json.loads(file.read_text())["parts"]
+    assert {name: each["status"] for name, each in found.items()} == dict.fromkeys(["plan", "images", *parts], "done")
+    assert found["eager"]["result"]["reference"]["crops_per_s"]["median"] > 0
+    assert len(found["evaluation"]["result"]["results"]) == 5
+    assert re.search(r"\| eager \| [\d.]+ \| [\d,]+ \|", readme.read_text(encoding="utf-8"))

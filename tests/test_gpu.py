@@ -1,0 +1,327 @@
+"""What a GPU computes is what the CPU computes; and what only a GPU can show (mark `gpu`).
+
+Without a GPU those with the mark are deselected, and the others compare the CPU with itself, so that the checks are
+known to work before there is a GPU. On a machine that has PyTorch and little else this file runs by itself:
+
+    PYTHONPATH=. python3 -m pytest -c /dev/null --noconftest -p no:cacheprovider tests/test_gpu.py
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from cfamc_ray.config.reading import resolve_study
+from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.config.trial import CropsConfig, PretrainingConfig, TrialConfig
+from cfamc_ray.data.images import ImageSubset, LabelledImages
+from cfamc_ray.data.splits import Splits
+from cfamc_ray.evaluate import main as evaluate
+from cfamc_ray.evaluation.attacks import pgd
+from cfamc_ray.evaluation.protocols import search_scores
+from cfamc_ray.method.crops import draw_crop_parameters, make_crops
+from cfamc_ray.method.encoder import load_encoder
+from cfamc_ray.recording import Row, run_recorded
+from cfamc_ray.study.records import TrialFolder
+from cfamc_ray.throughput import random_splits
+from cfamc_ray.train import main as train
+from cfamc_ray.trial import Place, Trial
+
+CPU = torch.device("cpu")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+ON_GPU = DEVICE.type == "cuda"
+pytestmark = [pytest.mark.gpu] if ON_GPU else []  # on a GPU, -m gpu selects all of this file
+ONLY_ON_GPU = pytest.mark.gpu
+ROOT = Path(__file__).parents[1]
+
+ATTACKS: dict[str, dict[str, Any]] = {
+    "free": {},
+    "pgd": {"perturbation.attack": "pgd", "perturbation.steps": 2, "pretraining.replays": 1},
+    "none": {"perturbation.attack": "none", "pretraining.replays": 1},
+}
+FASTER = ("compile", "cuda_graph", "split_stem", "fused_norm")
+"""Keys of `pretraining` that change how a step is computed, not what."""
+SIZES: dict[str, Any] = {
+    **{"data.pretrain_images": 60, "data.probe_images": 60, "data.validation_images": 40},
+    **{"crops.views": 4, "crops.size": 16, "crops.scale": [0.3, 1.0]},
+    **{"encoder.width": 4, "encoder.prefeature_width": 32, "encoder.hidden_width": 32, "encoder.embedding_width": 16},
+    **{"pretraining.batch_images": 20, "pretraining.epochs": 2, "pretraining.precision": "float64"},
+    **{"evaluation.attack_images": 20, "evaluation.attack_steps": 2},
+    **{f"pretraining.{key}": False for key in FASTER if key in PretrainingConfig.model_fields},
+}
+SMALL = TrialConfig().with_values(SIZES)
+
+
+def coloured(images: int, *, seed: int) -> tuple[Tensor, Tensor]:
+    """Noisy images_NCHW, uint8, of ten classes, each of a pattern of its own; labels_N."""
+    patterns = torch.randint(48, 208, (10, 3, 16, 16), generator=torch.Generator().manual_seed(0))
+    labels_N = torch.arange(images) % 10
+    noise = torch.randint(-48, 49, (images, 3, 16, 16), generator=torch.Generator().manual_seed(seed))
+    return (patterns[labels_N] + noise).to(torch.uint8), labels_N
+
+
+@pytest.fixture(scope="module")
+def splits() -> Splits:
+    images_NCHW, labels_N = coloured(160, seed=1)
+    labelled = LabelledImages(images_NCHW, labels_N)
+    return Splits(
+        pretrain=ImageSubset(images_NCHW, torch.arange(60)),
+        probe=labelled.take(torch.arange(60, 120)),
+        validation=labelled.take(torch.arange(120, 160)),
+        classes=10,
+    )
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An .npz file of a data set."""
+    path = tmp_path_factory.mktemp("data") / "coloured.npz"
+    arrays = {}
+    for split, count in (("train", 100), ("test", 40)):
+        images_NCHW, labels_N = coloured(count, seed=count)
+        arrays |= {f"x_{split}": images_NCHW.permute(0, 2, 3, 1).numpy(), f"y_{split}": labels_N.numpy()}
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+    return path
+
+
+def trial(splits: Splits, device: torch.device = DEVICE, changes: dict[str, Any] | None = None) -> Trial:
+    return Trial(SMALL.with_values(changes or {}), splits, place=Place(device=device))
+
+
+def recorded(folder: Path, images: Path, changes: dict[str, Any]) -> list[Row]:
+    """The rows of a trial that leaves a folder."""
+    keys = SIZES | {"data.name": "npz", "data.path": str(images)} | changes
+    tree: dict[str, Any] = {"name": "recorded", "question": "Does it run?", "budget": {"trials": 1}}
+    study: StudyConfig = resolve_study(
+        tree, [f"{key}={json.dumps(value)}" for key, value in keys.items()], source="a test"
+    )
+    return list(run_recorded(study, TrialFolder(folder, 0), {}, Place(device=DEVICE)))
+
+
+def test_crops_are_those_of_the_cpu() -> None:
+    images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(1)
+    parameters = draw_crop_parameters(CropsConfig(), images=8, height=32, width=32, generator=generator)
+    here, there = make_crops(images, parameters, size=32), make_crops(images.to(DEVICE), parameters, size=32).cpu()
+    # A pixel at the threshold of solarisation, or where the hue changes its sector, may fall on either side.
+    assert ((here - there).abs() > 1e-4).double().mean() < 1e-3
+
+
+@ONLY_ON_GPU
+def test_the_papers_step_fits_and_is_measured() -> None:
+    config = TrialConfig().with_values(
+        {"data.pretrain_images": 200, "data.validation_images": 0, "pretraining.epochs": 2}
+    )
+    row = list(Trial(config, random_splits(config), place=Place(device=DEVICE)))[-1]
+    assert row.precision == "bfloat16"
+    assert row.device == torch.cuda.get_device_name(DEVICE)
+    assert 2**30 < row.peak_memory_bytes < torch.cuda.get_device_properties(DEVICE).total_memory
+    assert row.crop_passes_per_second > 0
+
+
+@ONLY_ON_GPU
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_the_host_never_waits_in_the_loop_over_minibatches(splits: Splits, attack: str, precision: str) -> None:
+    finished = []
+
+    def after_minibatch() -> None:  # of the second epoch's three, the middle one is watched from end to end
+        finished.append(len(finished))
+        torch.cuda.set_sync_debug_mode("error" if len(finished) == 4 else "default")
+
+    config = SMALL.with_values({**ATTACKS[attack], "pretraining.precision": precision})
+    training = Trial(config, splits, place=Place(device=DEVICE), seconds=1e6, on_minibatch=after_minibatch)
+    try:
+        list(training)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(finished) == 6
+
+
+@ONLY_ON_GPU
+@pytest.mark.parametrize("loss", ["cross_entropy", "margin"])
+@pytest.mark.parametrize("every_step", [False, True])
+def test_the_host_never_waits_between_the_steps_of_an_attack(splits: Splits, loss: Any, every_step: bool) -> None:
+    encoder = trial(splits, DEVICE, {"pretraining.precision": "float32"}).encoder.eval()
+    pixels_NCHW, labels_N = (each.to(DEVICE) for each in (splits.probe.images_NCHW / 255, splits.probe.labels_N))
+    steps, passes = 4, []
+
+    def logits_of(images_NCHW: Tensor) -> Tensor:
+        passes.append(len(passes))
+        torch.cuda.set_sync_debug_mode("error" if len(passes) < steps else "default")
+        return encoder(images_NCHW)[:, :10]  # type: ignore[no-any-return]
+
+    attack = partial(pgd, logits_of, epsilon=8 / 255, steps=steps, step_size=2 / 255, loss=loss, every_step=every_step)
+    try:
+        attack(pixels_NCHW, labels_N)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(passes) > steps
+
+
+KINDS = ATTACKS | {
+    "group norm": {"encoder.norm": "group"},
+    "nt_xent": {"loss.name": "nt_xent", "crops.views": 2, "perturbation.clean_views": 1},
+    "recompute": {"pretraining.views_at_once": 2, "pretraining.recompute": True},
+}
+
+
+@pytest.mark.parametrize(
+    "changes", [pytest.param(KINDS[kind], id=kind, marks=[] if kind == "free" else ONLY_ON_GPU) for kind in KINDS]
+)
+def test_a_trial_is_that_of_the_cpu(splits: Splits, changes: dict[str, Any]) -> None:
+    here, there = trial(splits, CPU, changes), trial(splits, DEVICE, changes)
+    for one, other in zip(here, there, strict=True):
+        assert other.loss == pytest.approx(one.loss, rel=1e-3)  # the sign of a gradient near zero may differ
+        assert other.delta_mean == pytest.approx(one.delta_mean, rel=1e-2)
+        assert other.clean_accuracy == pytest.approx(one.clean_accuracy, abs=0.1)
+        assert other.robust_accuracy == pytest.approx(one.robust_accuracy, abs=0.1)
+
+
+def test_scores_are_those_of_the_cpu(splits: Splits) -> None:
+    encoder = trial(splits, CPU, {"pretraining.precision": "float32"}).encoder
+    found = [
+        search_scores(
+            encoder.to(device),
+            splits.probe,
+            splits.validation,
+            classes=10,
+            config=SMALL.evaluation,
+            generator=torch.Generator().manual_seed(0),
+        )
+        for device in (CPU, DEVICE)
+    ]
+    assert asdict(found[1]) == pytest.approx(asdict(found[0]), abs=0.05)
+    assert found[0].clean_accuracy > 0.2  # ten classes: above chance, so that equal scores say something
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-3), ("bfloat16", 0.02)])
+def test_less_precision_changes_little(splits: Splits, precision: str, tolerance: float) -> None:
+    exact = trial(splits, CPU).run_epoch()
+    rounded = trial(splits, DEVICE, {"pretraining.precision": precision}).run_epoch()
+    assert rounded.precision == precision
+    assert rounded.loss == pytest.approx(exact.loss, rel=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), sorted({(DEVICE, DEVICE), (CPU, DEVICE), (DEVICE, CPU)}, key=str), ids=str
+)
+def test_a_checkpoint_is_gone_on_from(
+    splits: Splits, tmp_path: Path, before: torch.device, after: torch.device
+) -> None:
+    whole = list(trial(splits, CPU))[-1]
+    begun, resumed = trial(splits, before), trial(splits, after)
+    begun.run_epoch()
+    begun.save(tmp_path / "checkpoint")
+    resumed.load(tmp_path / "checkpoint")
+    row = resumed.run_epoch()
+    assert row.loss == pytest.approx(whole.loss, rel=1e-3)
+    assert row.delta_mean == pytest.approx(whole.delta_mean, rel=1e-2)
+
+
+def test_an_encoder_is_read_on_the_cpu(splits: Splits, tmp_path: Path) -> None:
+    trained = trial(splits, DEVICE, {"pretraining.precision": "float32"})
+    trained.run_epoch()
+    trained.save_encoder(tmp_path / "encoder.safetensors")
+    pixels_NCHW = splits.validation.images_NCHW[:8] / 255
+    with torch.no_grad():
+        there_ND = trained.encoder.eval()(pixels_NCHW.to(DEVICE)).cpu()
+        here_ND = load_encoder(tmp_path / "encoder.safetensors").eval()(pixels_NCHW)
+    torch.testing.assert_close(here_ND, there_ND, rtol=1e-3, atol=1e-3)
+
+
+@contextmanager
+def out_of_memory() -> Iterator[None]:
+    """No memory for large trials; on a CPU for none."""
+    if not ON_GPU:
+        with mock.patch("cfamc_ray.trial.make_crops", side_effect=torch.OutOfMemoryError("CUDA out of memory.")):
+            yield
+        return
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(2**30 / torch.cuda.get_device_properties(DEVICE).total_memory)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def test_a_trial_that_runs_out_of_memory_ends_alone(images: Path, tmp_path: Path) -> None:
+    large = {"encoder.width": 64, "crops.views": 16, "crops.size": 64, "pretraining.batch_images": 60}
+    held = torch.cuda.memory_allocated() if ON_GPU else 0
+    with out_of_memory():
+        (row,) = recorded(tmp_path / "large", images, large)
+    assert row["status"] == "failed"
+    assert row["reason"].startswith("out of memory: CUDA out of memory")
+    if ON_GPU:
+        assert torch.cuda.memory_allocated() < held + 2**26, "the trial is still held"
+    rows = recorded(tmp_path / "small", images, {})
+    assert [row["status"] for row in rows] == ["running", "finished"]
+
+
+@pytest.mark.slow
+def test_a_run_is_trained_and_evaluated_by_the_commands(images: Path, tmp_path: Path) -> None:
+    keys = SIZES | {"data.name": "npz", "data.path": str(images), "pretraining.precision": "auto"}
+    words = [word for key, value in keys.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+    assert train(["--recipe", "cf-amc-ssl", "--name", "run", "--out", str(tmp_path), *words]) == 0
+    found = []
+    for device in (CPU, DEVICE):
+        record = tmp_path / f"{device}.json"
+        counts = ["--set", "attack.steps=3", "--set", "attack.restarts=1", "--set", "autoattack_images=0"]
+        counts += ["--set", "epsilons=[8/255]"]
+        options = ["--device", device.type, "--out", str(record), *counts]
+        assert evaluate([str(tmp_path / "run"), *options]) == 0
+        found.append([result["accuracy"] for result in json.loads(record.read_text())["results"]])
+    assert found[1] == pytest.approx(found[0], abs=0.1)
+    assert found[0][0] > 0.2
+
+
+SPEEDS = [
+    *(pytest.param(["cuda_graph"], attack, "float32", 1e-3, id=f"cuda_graph {attack}") for attack in ATTACKS),
+    pytest.param(["split_stem"], "free", "bfloat16", 0.02, id="split_stem"),
+    pytest.param(["fused_norm"], "free", "bfloat16", 0.02, id="fused_norm"),
+    pytest.param(["compile"], "free", "float32", 1e-3, id="compile"),
+    pytest.param([*FASTER], "free", "bfloat16", 0.02, id="all"),
+]
+
+
+@ONLY_ON_GPU
+@pytest.mark.parametrize(("keys", "attack", "precision", "tolerance"), SPEEDS)
+def test_a_faster_step_is_the_same_step(
+    splits: Splits, keys: list[str], attack: str, precision: str, tolerance: float
+) -> None:
+    missing = [key for key in keys if key not in PretrainingConfig.model_fields]
+    if missing:
+        pytest.skip(f"there is no key pretraining.{missing[0]}")
+    common = {**ATTACKS[attack], "encoder.width": 16, "pretraining.precision": precision}
+    plain = trial(splits, DEVICE, common)
+    faster = trial(splits, DEVICE, common | {f"pretraining.{key}": True for key in keys})
+    for one, other in zip(plain, faster, strict=True):
+        assert other.loss == pytest.approx(one.loss, rel=tolerance)
+        assert other.delta_mean == pytest.approx(one.delta_mean, rel=0.05)
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_device(images: Path, tmp_path: Path) -> None:
+    keys = SIZES | {"data.name": "npz", "data.path": str(images)}
+    keys |= {"resources.gpus_per_worker": 0.5} if ON_GPU else {"resources.cpus_per_worker": 1}
+    words = [word for key, value in keys.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+    names = ("one", "other")
+    command = [sys.executable, "-m", "cfamc_ray.train", "--recipe", "cf-amc-ssl", "--out", str(tmp_path), *words]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    running = [subprocess.Popen([*command, "--name", name], env=environment) for name in names]
+    assert [process.wait() for process in running] == [0, 0]
+    one, other = ((tmp_path / name / "trial_00000" / "epochs.jsonl").read_text().splitlines() for name in names)
+    assert len(one) == len(other) == 2
+    assert json.loads(other[-1])["loss"] == pytest.approx(json.loads(one[-1])["loss"], rel=1e-3)
