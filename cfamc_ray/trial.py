@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import NamedTuple, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -22,13 +22,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.trial import EncoderConfig, TrialConfig
 from cfamc_ray.data.images import ImageSubset, to_device
 from cfamc_ray.data.splits import Splits
 from cfamc_ray.evaluation.cost import peak_memory_bytes, reset_peak_memory, training_flops
 from cfamc_ray.evaluation.protocols import Scores, search_scores
 from cfamc_ray.files import replacing
+from cfamc_ray.method.backbones import use_fused_norm
 from cfamc_ray.method.crops import draw_crop_parameters, make_crops
 from cfamc_ray.method.cuda_graph import GraphedUpdate, unchanged
 from cfamc_ray.method.encoder import InChunks, SelfSupervisedEncoder, save_encoder
@@ -37,6 +37,7 @@ from cfamc_ray.method.optimizer import Lars, build_optimizer, build_scheduler
 from cfamc_ray.method.parallel import Workers, data_parallel, gather_embeddings, gather_images
 from cfamc_ray.method.phases import phase
 from cfamc_ray.method.pretraining import Runner, eagerly, free_replays, pgd_update
+from cfamc_ray.speedups import speedups
 
 WEIGHTS, ORDER, CROPS, ATTACK = range(4)
 """What a generator is for; part of its seed."""
@@ -135,7 +136,7 @@ class Trial:
         self._idle_since = time.perf_counter()
         device, size = self.place.device, self.place.size
         self.weight_type, self.autocast = arithmetic(config.pretraining.precision, device)
-        self.speedups = speedups(config, self.place, autocast=self.autocast)
+        self.speedups = speedups(config, device, workers=self.place.size, autocast=self.autocast)
         self.encoder = self._build_encoder()
         B, V, S = config.pretraining.batch_images, config.crops.views, config.crops.size
         assert B % size == 0, "a minibatch is shared evenly"
@@ -164,6 +165,7 @@ class Trial:
         encoder = encoder.to(device, self.weight_type).to(memory_format=torch.channels_last)
         if self.place.size > 1 and device.type == "cuda" and config.synchronize_norm:
             encoder = nn.SyncBatchNorm.convert_sync_batchnorm(encoder)
+        use_fused_norm(encoder, self.speedups.fused_norm)
         return encoder
 
     def _build_network(self, images: int) -> nn.Module:
@@ -522,42 +524,6 @@ def _fast_bfloat16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return bool(capabilities.get("amx_bf16"))  # with AVX-512 alone float32 was faster (LOG.md, 2026-11-23)
-
-
-class Speedups(NamedTuple):
-    """Which of a config's ways to train faster a trial takes; they change its numbers no more than rounding does."""
-
-    compile: bool
-    cuda_graph: bool
-    split_stem: bool
-
-
-COMPILING_PAYS_FLOPS = 5e16
-"""Of a trial's training. At the paper's width an H100 takes about 5 minutes for so many, and one to compile."""
-LAUNCHES_DOMINATE_FLOPS = 2e12
-"""Of an update. To launch its 400 kernels takes 4 to 8 ms; at the paper's width an H100 computes 12 ms on so many."""
-
-
-def speedups(config: TrialConfig, place: Place, *, autocast: torch.dtype | None) -> Speedups:
-    """What `auto` stands for on a device.
-
-    Raises:
-        InputError: where the config asks for what the device or the precision cannot do.
-    """
-    chosen, gpu = config.pretraining, place.device.type == "cuda"
-    if chosen.cuda_graph is True and not (gpu and place.size == 1):
-        where = "one worker" if gpu else "a GPU"
-        raise InputError(f"pretraining.cuda_graph: true needs {where}; false or auto would be right here")
-    if chosen.split_stem is True and autocast is None:
-        raise InputError("pretraining.split_stem: true needs pretraining.precision: bfloat16; here it is another")
-    flops = training_flops(config)
-    defaults = Speedups(
-        compile=gpu and flops >= COMPILING_PAYS_FLOPS,
-        cuda_graph=gpu and place.size == 1 and flops / config.updates < LAUNCHES_DOMINATE_FLOPS,
-        split_stem=gpu and autocast is not None,
-    )
-    asked = (chosen.compile, chosen.cuda_graph, chosen.split_stem)
-    return Speedups(*(auto if one == "auto" else one for one, auto in zip(asked, defaults, strict=True)))
 
 
 IMAGES_SHARE = 0.25

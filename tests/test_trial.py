@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from cfamc_ray import trial as trial_module
-from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.data.images import ImageSubset, LabelledImages
 from cfamc_ray.data.splits import Splits, load_splits
@@ -22,14 +21,11 @@ from cfamc_ray.method.loss import nt_xent_loss
 from cfamc_ray.trial import (
     CheckpointError,
     OutOfTime,
-    Place,
-    Speedups,
     Trial,
     TrialFailed,
     TrialMetrics,
     arithmetic,
     initial_encoder,
-    speedups,
 )
 
 MEASURED = ("train_seconds", "eval_seconds", "overhead_seconds", "peak_memory_bytes", "crop_passes_per_second")
@@ -226,45 +222,6 @@ def test_a_compiled_attack_asks_for_no_gradients_of_the_weights(keep: bool, monk
     # Two steps of the attack and the update, after a rehearsal of the same.
     assert asked == [keep, keep, True] * (1 + compiled.config.updates)
     torch.testing.assert_close(state(compiled), state(plain), rtol=1e-9, atol=1e-12)
-
-
-PAPER = TrialConfig()
-"""At full width."""
-SMALL = PAPER.with_values({"encoder.width": 8, "pretraining.epochs": 2})
-
-
-@pytest.mark.parametrize(
-    ("config", "device", "workers", "autocast", "expected"),
-    [
-        (PAPER, "cpu", 1, torch.bfloat16, Speedups(False, False, False)),
-        (PAPER, "cuda", 1, torch.bfloat16, Speedups(True, False, True)),
-        (PAPER, "cuda", 1, None, Speedups(True, False, False)),
-        (SMALL, "cuda", 1, torch.bfloat16, Speedups(False, True, True)),
-        (SMALL, "cuda", 2, torch.bfloat16, Speedups(False, False, True)),
-    ],
-)
-def test_auto_takes_what_pays_on_a_device(
-    config: TrialConfig, device: str, workers: int, autocast: torch.dtype | None, expected: Speedups
-) -> None:
-    place = Place(size=workers, device=torch.device(device))
-    assert speedups(config, place, autocast=autocast) == expected
-    for name in Speedups._fields:
-        changed = config.with_values({f"pretraining.{name}": False})
-        assert speedups(changed, place, autocast=autocast) == expected._replace(**{name: False})
-
-
-@pytest.mark.parametrize(
-    ("key", "device", "workers", "says"),
-    [
-        ("cuda_graph", "cpu", 1, "needs a GPU"),
-        ("cuda_graph", "cuda", 2, "needs one worker"),
-        ("split_stem", "cuda", 1, "needs pretraining.precision: bfloat16"),
-    ],
-)
-def test_what_a_device_cannot_do_is_refused(key: str, device: str, workers: int, says: str) -> None:
-    config = SMALL.with_values({f"pretraining.{key}": True})
-    with pytest.raises(InputError, match=f"pretraining.{key}.*{says}"):
-        speedups(config, Place(size=workers, device=torch.device(device)), autocast=None)
 
 
 @pytest.mark.parametrize(("free_bytes", "fit"), [(4 * 43 * 3 * 20 * 20, True), (4 * 43 * 3 * 20 * 20 - 1, False)])

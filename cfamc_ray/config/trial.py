@@ -215,6 +215,10 @@ class PretrainingConfig(Strict):
     split_stem: Choice = "auto"
     """Whether the first layer, too, computes in bfloat16, on pixels split into two parts that keep 16 bits of them
     together; only where the precision is bfloat16. `auto`: on GPUs."""
+    fused_norm: Choice = "auto"
+    """Whether batch norm, the residual's addition and ReLU of a ResNet are one kernel of our own, on a GPU in bfloat16;
+    needs a C compiler for Triton. `auto`: where that is so, and the kernel has been compared with torch's on this
+    GPU."""
     precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
     """Arithmetic of the network; the first layer's input, norms of rows and log-determinants stay in float32 at least.
     `auto` is bfloat16 on GPUs that compute it and CPUs with AMX, else float32."""

@@ -13,7 +13,8 @@ from test_trial import state, tiny_config, tiny_trial
 from cfamc_ray import trial as trial_module
 from cfamc_ray.method import cuda_graph
 from cfamc_ray.method.phases import timed_phases
-from cfamc_ray.trial import Speedups, Trial
+from cfamc_ray.speedups import Speedups
+from cfamc_ray.trial import Trial
 
 FREE = {"pretraining.replays": 3}
 PGD = {"perturbation.attack": "pgd", "perturbation.steps": 2, "pretraining.replays": 1}
@@ -43,7 +44,7 @@ def graphed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trial]:
     def build(case: str = "free", record: Any = record_on_tape) -> Trial:
         monkeypatch.setattr(cuda_graph, "record", record)
         with monkeypatch.context() as patches:
-            patches.setattr(trial_module, "speedups", lambda *_, **__: Speedups(False, True, False))
+            patches.setattr(trial_module, "speedups", lambda *_, **__: Speedups(False, True, False, False))
             return tiny_trial(config(case))
 
     return build
