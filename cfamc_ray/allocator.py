@@ -29,8 +29,9 @@ def keep_freed_memory() -> None:
 
 def release_freed_memory() -> None:
     """Hand what is free back to the kernel and the GPU: between two trials, so that each has a peak of its own."""
-    gc.collect()  # a trial's optimizer and its scheduler hold each other
-    torch.cuda.empty_cache()  # does nothing in a process that has used no GPU
+    if torch.cuda.is_initialized():
+        gc.collect()  # what holds itself, such as a compiled network, is not free before
+        torch.cuda.empty_cache()
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -26,7 +26,7 @@ SHOWN = 4
 """Images whose crops TensorBoard shows."""
 _OUT_OF_MEMORY = re.compile("out of memory|_ALLOC_FAILED|can't allocate memory|not enough memory", re.IGNORECASE)
 """In errors of CUDA, Triton and torch's allocators, and of libraries: CUBLAS_STATUS_ALLOC_FAILED."""
-_LOST = re.compile("CUDA|CUDNN|cuDNN|CUBLAS|CUSOLVER|cusolver|NCCL|gloo")
+_LOST = re.compile("CUDA|CUDNN|CUBLAS|CUSOLVER|NCCL|gloo")
 """In errors after which this process's GPU, or another worker, may no longer answer; not in one that names `cuda:0`."""
 
 Row = dict[str, Any]

@@ -91,16 +91,21 @@ def alive(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[str]]]:
     class Watched(Trial):
         def __init__(self, *args: Any, **settings: Any) -> None:
             super().__init__(*args, **settings)
+            self.itself = self  # as what is compiled may hold its trial
             parts = {
                 "trial": self,
-                "encoder": self.encoder,
+                "weights": next(self.encoder.parameters()),
+                "optimizer": self.optimizer,
                 "images": self.images.images_NCHW,
                 "delta": self.delta_VbCHW,
             }
             held.update({f"{name} {len(held)}": weakref.ref(part) for name, part in parts.items()})
 
     monkeypatch.setattr(recording, "Trial", Watched)
-    monkeypatch.setattr("torch.cuda.empty_cache", lambda: emptied.append([name for name, ref in held.items() if ref()]))
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
+    monkeypatch.setattr(
+        "torch.cuda.empty_cache", lambda: emptied.append([name for name, ref in held.items() if ref() is not None])
+    )
     yield emptied
     assert held, "a trial was built"
 
@@ -137,4 +142,4 @@ def test_a_checkpoint_that_cannot_be_read_costs_no_second_trial_in_memory(
     TrialFolder(tmp_path, 0).checkpoint.write_bytes(b"damaged")
     next(begin(0))
     assert "the trial begins anew" in capsys.readouterr().out
-    assert alive == [[], [], []]
+    assert alive == [[], [], ["images 5"]], "of the second trial the images alone, on which the third trains too"

@@ -198,7 +198,7 @@ class HostReads(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.count = 0
+        self.count: int = 0
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, indices = operation.overloadpacket.__name__, args[1] if len(args) > 1 else None
@@ -211,7 +211,7 @@ class HostReads(TorchDispatchMode):
 def host_reads(**settings: Any) -> int:
     with HostReads() as mode:
         attack(every_step=True, **settings)
-    return mode.count
+    return int(mode.count)
 
 
 def test_on_a_gpu_no_step_waits_for_the_host_and_all_steps_of_a_start_have_one_shape() -> None:
