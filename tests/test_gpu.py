@@ -88,11 +88,11 @@ def splits() -> Splits:
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An .npz file of a data set."""
     path = tmp_path_factory.mktemp("data") / "coloured.npz"
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for split, count in (("train", 100), ("test", 40)):
         images_NCHW, labels_N = coloured(count, seed=count)
         arrays |= {f"x_{split}": images_NCHW.permute(0, 2, 3, 1).numpy(), f"y_{split}": labels_N.numpy()}
-    np.savez(path, **arrays)  # type: ignore[arg-type]
+    np.savez(path, **arrays)
     return path
 
 
@@ -149,7 +149,7 @@ def test_the_papers_step_fits_and_is_measured() -> None:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_the_host_never_waits_in_the_loop_over_minibatches(splits: Splits, attack: str, precision: str) -> None:
-    finished = []
+    finished: list[int] = []
 
     def after_minibatch() -> None:  # of the second epoch's three, the middle one is watched from end to end
         finished.append(len(finished))
@@ -170,7 +170,8 @@ def test_the_host_never_waits_in_the_loop_over_minibatches(splits: Splits, attac
 def test_the_host_never_waits_between_the_steps_of_an_attack(splits: Splits, loss: Any, every_step: bool) -> None:
     encoder = trial(splits, DEVICE, {"pretraining.precision": "float32"}).encoder.eval()
     pixels_NCHW, labels_N = (each.to(DEVICE) for each in (splits.probe.images_NCHW / 255, splits.probe.labels_N))
-    steps, passes = 4, []
+    steps = 4
+    passes: list[int] = []
 
     def logits_of(images_NCHW: Tensor) -> Tensor:
         passes.append(len(passes))
