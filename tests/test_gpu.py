@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -37,7 +37,7 @@ from cfamc_ray.recording import Row, run_recorded
 from cfamc_ray.study.records import TrialFolder
 from cfamc_ray.throughput import random_splits
 from cfamc_ray.train import main as train
-from cfamc_ray.trial import Place, Trial
+from cfamc_ray.trial import Place, Trial, TrialMetrics
 
 CPU = torch.device("cpu")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -88,16 +88,30 @@ def splits() -> Splits:
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An .npz file of a data set."""
     path = tmp_path_factory.mktemp("data") / "coloured.npz"
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for split, count in (("train", 100), ("test", 40)):
         images_NCHW, labels_N = coloured(count, seed=count)
         arrays |= {f"x_{split}": images_NCHW.permute(0, 2, 3, 1).numpy(), f"y_{split}": labels_N.numpy()}
-    np.savez(path, **arrays)  # type: ignore[arg-type]
+    np.savez(path, **arrays)
     return path
 
 
 def trial(splits: Splits, device: torch.device = DEVICE, changes: dict[str, Any] | None = None) -> Trial:
     return Trial(SMALL.with_values(changes or {}), splits, place=Place(device=device))
+
+
+def assert_alike(rows: Iterable[TrialMetrics], others: Iterable[TrialMetrics], *, tolerance: float = 1e-6) -> None:
+    """That two trials trained alike.
+
+    The loss itself soon equals its optimum; how far the views are apart tells one trial from another. In float64
+    rounding moves it by 1e-11, another step size or schedule by 0.1.
+    """
+    for row, other in zip(rows, others, strict=True):
+        assert other.loss == pytest.approx(row.loss, rel=tolerance)
+        assert other.coding_rate == pytest.approx(row.coding_rate, rel=tolerance)
+        assert 1 - other.invariance == pytest.approx(1 - row.invariance, rel=100 * tolerance)
+        assert other.delta_mean == pytest.approx(row.delta_mean, rel=100 * tolerance)
+        assert other.learning_rate == pytest.approx(row.learning_rate)
 
 
 def recorded(folder: Path, images: Path, changes: dict[str, Any]) -> list[Row]:
@@ -135,7 +149,7 @@ def test_the_papers_step_fits_and_is_measured() -> None:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_the_host_never_waits_in_the_loop_over_minibatches(splits: Splits, attack: str, precision: str) -> None:
-    finished = []
+    finished: list[int] = []
 
     def after_minibatch() -> None:  # of the second epoch's three, the middle one is watched from end to end
         finished.append(len(finished))
@@ -156,7 +170,8 @@ def test_the_host_never_waits_in_the_loop_over_minibatches(splits: Splits, attac
 def test_the_host_never_waits_between_the_steps_of_an_attack(splits: Splits, loss: Any, every_step: bool) -> None:
     encoder = trial(splits, DEVICE, {"pretraining.precision": "float32"}).encoder.eval()
     pixels_NCHW, labels_N = (each.to(DEVICE) for each in (splits.probe.images_NCHW / 255, splits.probe.labels_N))
-    steps, passes = 4, []
+    steps = 4
+    passes: list[int] = []
 
     def logits_of(images_NCHW: Tensor) -> Tensor:
         passes.append(len(passes))
@@ -182,11 +197,10 @@ KINDS = ATTACKS | {
     "changes", [pytest.param(KINDS[kind], id=kind, marks=[] if kind == "free" else ONLY_ON_GPU) for kind in KINDS]
 )
 def test_a_trial_is_that_of_the_cpu(splits: Splits, changes: dict[str, Any]) -> None:
-    here, there = trial(splits, CPU, changes), trial(splits, DEVICE, changes)
+    here, there = list(trial(splits, CPU, changes)), list(trial(splits, DEVICE, changes))
+    assert_alike(here, there)
     for one, other in zip(here, there, strict=True):
-        assert other.loss == pytest.approx(one.loss, rel=1e-3)  # the sign of a gradient near zero may differ
-        assert other.delta_mean == pytest.approx(one.delta_mean, rel=1e-2)
-        assert other.clean_accuracy == pytest.approx(one.clean_accuracy, abs=0.1)
+        assert other.clean_accuracy == pytest.approx(one.clean_accuracy, abs=0.05)
         assert other.robust_accuracy == pytest.approx(one.robust_accuracy, abs=0.1)
 
 
@@ -207,12 +221,13 @@ def test_scores_are_those_of_the_cpu(splits: Splits) -> None:
     assert found[0].clean_accuracy > 0.2  # ten classes: above chance, so that equal scores say something
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-3), ("bfloat16", 0.02)])
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 2e-3), ("bfloat16", 1e-2)])
 def test_less_precision_changes_little(splits: Splits, precision: str, tolerance: float) -> None:
     exact = trial(splits, CPU).run_epoch()
     rounded = trial(splits, DEVICE, {"pretraining.precision": precision}).run_epoch()
     assert rounded.precision == precision
-    assert rounded.loss == pytest.approx(exact.loss, rel=tolerance)
+    assert rounded.coding_rate == pytest.approx(exact.coding_rate, rel=tolerance)
+    assert 1 - rounded.invariance == pytest.approx(1 - exact.invariance, rel=10 * tolerance)
 
 
 @pytest.mark.parametrize(
@@ -226,9 +241,7 @@ def test_a_checkpoint_is_gone_on_from(
     begun.run_epoch()
     begun.save(tmp_path / "checkpoint")
     resumed.load(tmp_path / "checkpoint")
-    row = resumed.run_epoch()
-    assert row.loss == pytest.approx(whole.loss, rel=1e-3)
-    assert row.delta_mean == pytest.approx(whole.delta_mean, rel=1e-2)
+    assert_alike([whole], resumed)
 
 
 def test_an_encoder_is_read_on_the_cpu(splits: Splits, tmp_path: Path) -> None:
@@ -287,29 +300,59 @@ def test_a_run_is_trained_and_evaluated_by_the_commands(images: Path, tmp_path: 
     assert found[0][0] > 0.2
 
 
+def skip_without(keys: Sequence[str]) -> None:
+    missing = [key for key in keys if key not in PretrainingConfig.model_fields]
+    if missing:
+        pytest.skip(f"there is no key pretraining.{missing[0]}")
+
+
 SPEEDS = [
-    *(pytest.param(["cuda_graph"], attack, "float32", 1e-3, id=f"cuda_graph {attack}") for attack in ATTACKS),
-    pytest.param(["split_stem"], "free", "bfloat16", 0.02, id="split_stem"),
-    pytest.param(["fused_norm"], "free", "bfloat16", 0.02, id="fused_norm"),
-    pytest.param(["compile"], "free", "float32", 1e-3, id="compile"),
-    pytest.param([*FASTER], "free", "bfloat16", 0.02, id="all"),
+    *(pytest.param(["cuda_graph"], attack, id=f"cuda_graph {attack}") for attack in ATTACKS),
+    pytest.param(["compile"], "free", id="compile"),
 ]
 
 
 @ONLY_ON_GPU
-@pytest.mark.parametrize(("keys", "attack", "precision", "tolerance"), SPEEDS)
-def test_a_faster_step_is_the_same_step(
-    splits: Splits, keys: list[str], attack: str, precision: str, tolerance: float
-) -> None:
-    missing = [key for key in keys if key not in PretrainingConfig.model_fields]
-    if missing:
-        pytest.skip(f"there is no key pretraining.{missing[0]}")
-    common = {**ATTACKS[attack], "encoder.width": 16, "pretraining.precision": precision}
-    plain = trial(splits, DEVICE, common)
-    faster = trial(splits, DEVICE, common | {f"pretraining.{key}": True for key in keys})
-    for one, other in zip(plain, faster, strict=True):
-        assert other.loss == pytest.approx(one.loss, rel=tolerance)
-        assert other.delta_mean == pytest.approx(one.delta_mean, rel=0.05)
+@pytest.mark.parametrize(("keys", "attack"), SPEEDS)
+def test_a_faster_trial_is_the_same_trial(splits: Splits, keys: list[str], attack: str) -> None:
+    skip_without(keys)
+    plain = trial(splits, DEVICE, ATTACKS[attack])
+    faster = trial(splits, DEVICE, ATTACKS[attack] | {f"pretraining.{key}": True for key in keys})
+    assert_alike(plain, faster)
+
+
+def pass_through(splits: Splits, changes: dict[str, Any]) -> list[Tensor]:
+    """Embeddings of some images by a trial's network, and the gradients for the images and the first weights."""
+    network = trial(splits, DEVICE, {"encoder.width": 16, **changes}).network.train()
+    dtype = next(network.parameters()).dtype
+    pixels_NCHW = (splits.probe.images_NCHW.to(DEVICE, dtype) / 255).requires_grad_()
+    z_ND = network(pixels_NCHW)
+    direction_ND = torch.randn(z_ND.shape, generator=torch.Generator().manual_seed(0)).to(z_ND)
+    (z_ND * direction_ND).sum().backward()
+    gradients = [pixels_NCHW.grad, next(network.parameters()).grad]
+    return [z_ND.detach().double(), *(gradient.double() for gradient in gradients if gradient is not None)]
+
+
+@ONLY_ON_GPU
+@pytest.mark.parametrize("keys", [["split_stem"], ["fused_norm"], ["split_stem", "fused_norm"], ["compile"]], ids=str)
+def test_a_faster_pass_rounds_no_more_than_bfloat16_does(splits: Splits, keys: list[str]) -> None:
+    skip_without(keys)
+    low = {"pretraining.precision": "bfloat16"}
+    exact, plain = pass_through(splits, {}), pass_through(splits, low)
+    faster = pass_through(splits, low | {f"pretraining.{key}": True for key in keys})
+    for right, one, other in zip(exact, plain, faster, strict=True):
+        assert 0 < (one - right).norm() < right.norm()
+        assert (other - right).norm() < 1.5 * (one - right).norm()
+
+
+@ONLY_ON_GPU
+def test_all_that_makes_a_trial_faster_goes_together(splits: Splits) -> None:
+    skip_without(FASTER)
+    common = {"encoder.width": 16, "pretraining.precision": "bfloat16"}
+    plain = trial(splits, DEVICE, common).run_epoch()
+    faster = trial(splits, DEVICE, common | {f"pretraining.{key}": True for key in FASTER}).run_epoch()
+    assert faster.coding_rate == pytest.approx(plain.coding_rate, rel=1e-2)
+    assert 1 - faster.invariance == pytest.approx(1 - plain.invariance, rel=0.1)
 
 
 @pytest.mark.slow
@@ -324,4 +367,4 @@ def test_two_processes_share_the_device(images: Path, tmp_path: Path) -> None:
     assert [process.wait() for process in running] == [0, 0]
     one, other = ((tmp_path / name / "trial_00000" / "epochs.jsonl").read_text().splitlines() for name in names)
     assert len(one) == len(other) == 2
-    assert json.loads(other[-1])["loss"] == pytest.approx(json.loads(one[-1])["loss"], rel=1e-3)
+    assert json.loads(other[-1])["coding_rate"] == pytest.approx(json.loads(one[-1])["coding_rate"], rel=1e-6)

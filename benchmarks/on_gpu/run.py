@@ -84,7 +84,10 @@ PLANS = {
         evaluation=120,
         passes_of_image=2,
         passes=800,
-        sizes=("--repeats", "1", "--minibatches", "1", "--views", "2", "--batch-images", "2"),
+        sizes=(
+            *("--repeats", "1", "--minibatches", "1", "--views", "2", "--batch-images", "2"),
+            *(word for key in TOY for word in ("--set", key)),
+        ),
         keys=(*TOY, "crops.views=2", "pretraining.batch_images=10", "pretraining.replays=1"),
         protocol=(
             *("images=20", "attacked_images=10", "attack.steps=1", "attack.restarts=1"),
