@@ -1,4 +1,4 @@
-"""What makes training faster on a GPU, and where it pays; none of it changes a trial's numbers more than rounding does."""
+"""What makes training faster on a GPU, and where it pays; a trial's numbers change no more than by rounding."""
 
 import warnings
 from functools import lru_cache

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from cfamc_ray.config.trial import EncoderConfig, TrialConfig
-from cfamc_ray.data.images import ImageSubset, to_device
+from cfamc_ray.data.images import ImageSubset
 from cfamc_ray.data.splits import Splits
 from cfamc_ray.evaluation.cost import peak_memory_bytes, reset_peak_memory, training_flops
 from cfamc_ray.evaluation.protocols import Scores, search_scores
@@ -37,6 +37,7 @@ from cfamc_ray.method.optimizer import Lars, build_optimizer, build_scheduler
 from cfamc_ray.method.parallel import Workers, data_parallel, gather_embeddings, gather_images
 from cfamc_ray.method.phases import phase
 from cfamc_ray.method.pretraining import Runner, eagerly, free_replays, pgd_update
+from cfamc_ray.method.transfer import to_device
 from cfamc_ray.speedups import speedups
 
 WEIGHTS, ORDER, CROPS, ATTACK = range(4)

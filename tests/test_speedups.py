@@ -35,7 +35,7 @@ def _with_triton(monkeypatch: pytest.MonkeyPatch) -> None:
         (PAPER, GPU, 1, BF16, Speedups(compile=True, cuda_graph=False, split_stem=True, fused_norm=True)),
         (PAPER, GPU, 1, None, Speedups(compile=True, cuda_graph=False, split_stem=False, fused_norm=False)),
         (GROUP, GPU, 1, BF16, Speedups(compile=True, cuda_graph=False, split_stem=True, fused_norm=False)),
-        (VIT, GPU, 1, BF16, Speedups(compile=True, cuda_graph=False, split_stem=True, fused_norm=False)),
+        (VIT, GPU, 1, BF16, Speedups(compile=False, cuda_graph=False, split_stem=True, fused_norm=False)),
         (SMALL, GPU, 1, BF16, Speedups(compile=False, cuda_graph=True, split_stem=True, fused_norm=True)),
         (SMALL, GPU, 2, BF16, Speedups(compile=False, cuda_graph=False, split_stem=True, fused_norm=True)),
     ],
@@ -77,11 +77,11 @@ def test_what_cannot_be_done_is_refused(
 
 @pytest.fixture
 def fused(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """What stands in for the kernels, on the CPU; the last of the list is called."""
+    """What stands in for the kernels, on the CPU: the last of the list."""
     chosen: list[Any] = []
 
     def use(network: Any, on: bool) -> None:
-        network.fused = (lambda *arguments, **settings: chosen[-1](*arguments, **settings)) if on else None
+        network.fused = chosen[-1] if on else None
 
     monkeypatch.setattr(module, "use_fused_norm", use)
     monkeypatch.setattr(backbones, "_fits", lambda *_: True)
@@ -90,21 +90,21 @@ def fused(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     fused_norm_problem.cache_clear()
 
 
-def right(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, **how: float) -> Tensor:
-    y = F.batch_norm(x, mean, var, weight, bias, training=True, momentum=how["momentum"], eps=how["eps"])
-    return F.relu(y + residual)
+def right(x: Tensor, residual: Tensor, *affine: Tensor, momentum: float, eps: float) -> Tensor:
+    weight, bias, mean, var = affine
+    return F.relu(F.batch_norm(x, mean, var, weight, bias, training=True, momentum=momentum, eps=eps) + residual)
 
 
 def without_the_residual(x: Tensor, residual: Tensor, *affine: Tensor, **how: float) -> Tensor:
-    return right(x, residual * 0, *affine, **how)
+    return right(x, residual * 0, *affine, momentum=how["momentum"], eps=how["eps"])
 
 
 def with_stale_statistics(x: Tensor, residual: Tensor, *affine: Tensor, **how: float) -> Tensor:
-    return right(x, residual, *affine, **{**how, "momentum": 0.0})
+    return right(x, residual, *affine, momentum=0.0, eps=how["eps"])
 
 
 def with_a_wrong_gradient(x: Tensor, residual: Tensor, *affine: Tensor, **how: float) -> Tensor:
-    return right(x, residual.detach() + 0 * residual, *affine, **how)
+    return right(x, residual.detach() + 0 * residual, *affine, momentum=how["momentum"], eps=how["eps"])
 
 
 def refused(*_: Tensor, **__: float) -> Tensor:

@@ -77,16 +77,10 @@ class ImageSubset:
 
     def to(self, device: torch.device) -> "ImageSubset":
         """The selected images alone, copied to a device; the subset itself where the larger set is there already."""
-        if device == self.images_NCHW.device:
+        there = self.images_NCHW.device
+        if device.type == there.type and device.index in (None, there.index):
             return self
         return ImageSubset(self.images_NCHW[self.indices_n].to(device), torch.arange(len(self), device=device))
-
-
-def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A tensor on a device; the host does not wait for a GPU, since only from pinned memory a copy is asynchronous."""
-    if device.type == "cuda" and values.device.type == "cpu":
-        values = values.pin_memory()
-    return values.to(device, non_blocking=True)
 
 
 def uniformity(images_NCHW: torch.Tensor) -> str | None:

@@ -16,6 +16,7 @@ from cfamc_ray.evaluation.cost import BATCH
 from cfamc_ray.method.crops import cut_boxes, draw_crop_parameters
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
 from cfamc_ray.method.parallel import ALONE, Workers
+from cfamc_ray.method.transfer import to_device
 
 Attack = Callable[[Tensor, Tensor], Tensor]
 """pixels_BCHW and labels_B to adversarial pixels_BCHW: `attacks.pgd` with classifier and settings bound."""
@@ -129,9 +130,7 @@ class EachCrop(nn.Module):
 def as_pixels(images_NCHW: Tensor, encoder: nn.Module) -> Tensor:
     """uint8 images as pixels in [0, 1], in the type and on the device of the encoder's weights."""
     weight = next(encoder.parameters())
-    if weight.device.type == "cuda" and images_NCHW.device.type == "cpu":
-        images_NCHW = images_NCHW.pin_memory()  # else the host would wait for the copy and all work before it
-    return images_NCHW.to(weight.device, non_blocking=True).to(weight.dtype) / 255
+    return to_device(images_NCHW, weight.device).to(weight.dtype) / 255
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cfamc_ray.config.trial import CropsConfig
-from cfamc_ray.data.images import to_device
+from cfamc_ray.method.transfer import to_device
 
 ATTEMPTS = 10
 """Boxes drawn before the central fallback, as in torchvision."""

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from cfamc_ray.data.images import UNLABELLED, ImageSubset, LabelledImages, to_device, uniformity
+from cfamc_ray.data.images import UNLABELLED, ImageSubset, LabelledImages, uniformity
 
 
 @pytest.fixture
@@ -57,23 +57,3 @@ def test_batches_are_equal_on_a_gpu(images_NCHW: torch.Tensor) -> None:
     moved = subset.to(torch.device("cuda"))
     assert torch.equal(moved.batch(positions).cpu(), subset.batch(positions))
     assert torch.equal(moved.batch(positions.cuda()).cpu(), subset.batch(positions))
-
-
-def test_a_copy_to_a_gpu_is_pinned_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[str, object]] = []
-
-    def pin(tensor: torch.Tensor) -> torch.Tensor:
-        calls.append(("pin", None))
-        return tensor
-
-    def move(tensor: torch.Tensor, device: torch.device, **how: object) -> torch.Tensor:
-        calls.append((device.type, how))
-        return tensor
-
-    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
-    monkeypatch.setattr(torch.Tensor, "to", move)
-    to_device(torch.zeros(2), torch.device("cuda"))
-    assert calls == [("pin", None), ("cuda", {"non_blocking": True})]
-    calls.clear()
-    to_device(torch.zeros(2), torch.device("cpu"))
-    assert [name for name, _ in calls] == ["cpu"]

@@ -187,7 +187,7 @@ def test_on_a_gpu_every_norm_before_a_relu_is_fused(
     monkeypatch: pytest.MonkeyPatch, architecture: str, fused: int, plain: int
 ) -> None:
     # What torch says where there is a GPU; the backend decides the layout of a convolution's output.
-    monkeypatch.setattr("torch._C._select_conv_backend", lambda *_, **__: torch._C._ConvBackend.Cudnn)
+    monkeypatch.setattr("torch._C._select_conv_backend", lambda *_, **__: torch._C._ConvBackend.Cudnn)  # type: ignore[attr-defined]
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: True)
     config = EncoderConfig.model_validate({"architecture": architecture, "width": 4})
