@@ -69,6 +69,11 @@ def speedups(config: TrialConfig, device: torch.device, *, workers: int, autocas
     return found
 
 
+def is_of_compiler(error: Exception) -> bool:
+    """Whether torch.compile failed, and not what it compiled."""
+    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor", "triton"))
+
+
 @lru_cache
 def fused_norm_problem(device: torch.device) -> str:
     """What the fused kernels do otherwise than torch's on a device, on a small batch; empty where they agree."""

@@ -8,6 +8,7 @@ Shapes: V views, B images of a minibatch, b of one worker, C/H/W channels/height
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
@@ -38,7 +39,7 @@ from cfamc_ray.method.parallel import Workers, data_parallel, gather_embeddings,
 from cfamc_ray.method.phases import phase
 from cfamc_ray.method.pretraining import Runner, eagerly, free_replays, pgd_update
 from cfamc_ray.method.transfer import to_device
-from cfamc_ray.speedups import speedups
+from cfamc_ray.speedups import is_of_compiler, speedups
 
 WEIGHTS, ORDER, CROPS, ATTACK = range(4)
 """What a generator is for; part of its seed."""
@@ -353,10 +354,23 @@ class Trial:
         state = [*self.encoder.state_dict().values(), *self.optimizer.momenta(), self._terms_2]
         graphed = GraphedUpdate(self.optimizer, state)
         crops_VbCHW = self.crops(self._order(self.epoch), 0)
-        with unchanged(state):
-            self._train(crops_VbCHW, None, graphed.capture if self.speedups.cuda_graph else eagerly)
-        if self.speedups.cuda_graph:
-            self._run = graphed
+        try:
+            with unchanged(state):
+                self._train(crops_VbCHW, None, graphed.capture if self.speedups.cuda_graph else eagerly)
+        except Exception as error:
+            if self.config.pretraining.compile != "auto" or not is_of_compiler(error):
+                raise
+            warnings.warn(f"pretraining.compile: {type(error).__name__}; training is not compiled", stacklevel=2)
+            self._uncompile()
+            self._rehearse()
+        else:
+            self._run = graphed if self.speedups.cuda_graph else eagerly
+
+    def _uncompile(self) -> None:
+        self.speedups = self.speedups._replace(compile=False)
+        self.network = self._build_network(self.delta_VbCHW.shape[1])
+        self.replica = self._build_replica()
+        self.optimizer.uncompiled()
 
     def _update(self, crops_VbCHW: Tensor) -> Tensor:
         """Train on one minibatch; the losses of its updates."""

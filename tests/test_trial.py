@@ -4,12 +4,13 @@ import math
 import shutil
 import time
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._dynamo.exc import InternalTorchDynamoError
 
 from cfamc_ray import trial as trial_module
 from cfamc_ray.config.trial import TrialConfig
@@ -18,9 +19,11 @@ from cfamc_ray.data.splits import Splits, load_splits
 from cfamc_ray.evaluation.cost import training_flops
 from cfamc_ray.method.encoder import load_encoder
 from cfamc_ray.method.loss import nt_xent_loss
+from cfamc_ray.speedups import Speedups
 from cfamc_ray.trial import (
     CheckpointError,
     OutOfTime,
+    Place,
     Trial,
     TrialFailed,
     TrialMetrics,
@@ -222,6 +225,65 @@ def test_a_compiled_attack_asks_for_no_gradients_of_the_weights(keep: bool, monk
     # Two steps of the attack and the update, after a rehearsal of the same.
     assert asked == [keep, keep, True] * (1 + compiled.config.updates)
     torch.testing.assert_close(state(compiled), state(plain), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("compile", ["auto", True])
+def test_where_auto_cannot_compile_a_trial_is_the_plain_one(
+    compile: bool | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise InternalTorchDynamoError("no compiler")
+
+    config = tiny_config(**{"pretraining.compile": compile})
+    plain = tiny_trial(config)
+    monkeypatch.setattr(torch, "compile", lambda work: fails)
+    monkeypatch.setattr(trial_module, "speedups", lambda *_, **__: Speedups(True, False, False, False))
+    compiled = tiny_trial(config)
+    if compile is True:
+        with pytest.raises(InternalTorchDynamoError):
+            compiled.run_epoch()
+        return
+    with pytest.warns(UserWarning, match="pretraining.compile: InternalTorchDynamoError; training is not compiled"):
+        list(compiled)
+    list(plain)
+    assert_same(compiled, plain)
+
+
+def test_of_several_compiled_workers_the_wrapper_is_compiled_that_adds_up_gradients(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done: list[tuple[str, str]] = []
+
+    def noting(name: str) -> Any:
+        def wrap(module: nn.Module) -> nn.Module:
+            done.append((name, type(module).__name__))
+            return nn.Sequential(module)
+
+        return wrap
+
+    monkeypatch.setattr(torch, "compile", lambda work: noting("compile")(work) if isinstance(work, nn.Module) else work)
+    monkeypatch.setattr(trial_module, "data_parallel", noting("data_parallel"))
+    tiny_trial(tiny_config(**{"pretraining.compile": True}), place=Place(size=2))
+    # The encoder by itself is what attacks see.
+    assert done == [
+        ("compile", "SelfSupervisedEncoder"),
+        ("data_parallel", "SelfSupervisedEncoder"),
+        ("compile", "Sequential"),
+    ]
+
+
+def test_what_the_first_worker_says_does_not_wait_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = tiny_trial()
+    trial.place, trial._hosts = Place(rank=1, size=2, device=torch.device("cuda")), cast(Any, "over the hosts")
+    sent: list[tuple[torch.device, object]] = []
+
+    def broadcast(tensor: Tensor, *, src: int, group: object) -> None:
+        sent.append((tensor.device, group))
+        tensor.fill_(True)
+
+    monkeypatch.setattr(torch.distributed, "broadcast", broadcast)
+    assert trial.first_says(False)
+    assert sent == [(torch.device("cpu"), "over the hosts")]
 
 
 @pytest.mark.parametrize(("free_bytes", "fit"), [(4 * 43 * 3 * 20 * 20, True), (4 * 43 * 3 * 20 * 20 - 1, False)])

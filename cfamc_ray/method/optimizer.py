@@ -57,6 +57,12 @@ class Lars(torch.optim.SGD):
             self.clipped_share = self.clipped_share if clipped is None else clipped
         return None if self._compiled_step is not None else super().step(closure)
 
+    def uncompiled(self) -> None:
+        """Take SGD's own steps from now on."""
+        self._compiled_step = None
+        for group in self.param_groups:
+            group["fused"] = True
+
     def _momentum(self, weight: Tensor) -> Tensor:
         buffer: Tensor | None = self.state[weight].get("momentum_buffer")
         if buffer is None:

@@ -23,6 +23,7 @@ from cfamc_ray.method.encoder import SelfSupervisedEncoder
 
 NEEDS_TRITON = pytest.mark.skipif(missing_for_triton() is not None, reason=f"needs {missing_for_triton()}")
 ROOT = Path(__file__).parents[2]
+CUDNN = torch._C._ConvBackend.Cudnn  # type: ignore[attr-defined]
 CASES = Path(__file__).with_name("fused_norm_cases.py")
 
 
@@ -187,7 +188,7 @@ def test_on_a_gpu_every_norm_before_a_relu_is_fused(
     monkeypatch: pytest.MonkeyPatch, architecture: str, fused: int, plain: int
 ) -> None:
     # What torch says where there is a GPU; the backend decides the layout of a convolution's output.
-    monkeypatch.setattr("torch._C._select_conv_backend", lambda *_, **__: torch._C._ConvBackend.Cudnn)  # type: ignore[attr-defined]
+    monkeypatch.setattr("torch._C._select_conv_backend", lambda *_, **__: CUDNN)
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: True)
     config = EncoderConfig.model_validate({"architecture": architecture, "width": 4})
