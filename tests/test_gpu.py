@@ -10,7 +10,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from cfamc_ray.config.reading import resolve_study
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.config.trial import CropsConfig, PretrainingConfig, TrialConfig
+from cfamc_ray.config.trial import CropsConfig, TrialConfig
 from cfamc_ray.data.images import ImageSubset, LabelledImages
 from cfamc_ray.data.splits import Splits
 from cfamc_ray.evaluate import main as evaluate
@@ -34,6 +35,7 @@ from cfamc_ray.evaluation.protocols import search_scores
 from cfamc_ray.method.crops import draw_crop_parameters, make_crops
 from cfamc_ray.method.encoder import load_encoder
 from cfamc_ray.recording import Row, run_recorded
+from cfamc_ray.speedups import fused_norm_problem
 from cfamc_ray.study.records import TrialFolder
 from cfamc_ray.throughput import random_splits
 from cfamc_ray.train import main as train
@@ -59,7 +61,7 @@ SIZES: dict[str, Any] = {
     **{"encoder.width": 4, "encoder.prefeature_width": 32, "encoder.hidden_width": 32, "encoder.embedding_width": 16},
     **{"pretraining.batch_images": 20, "pretraining.epochs": 2, "pretraining.precision": "float64"},
     **{"evaluation.attack_images": 20, "evaluation.attack_steps": 2},
-    **{f"pretraining.{key}": False for key in FASTER if key in PretrainingConfig.model_fields},
+    **{f"pretraining.{key}": False for key in FASTER},
 }
 SMALL = TrialConfig().with_values(SIZES)
 
@@ -300,10 +302,12 @@ def test_a_run_is_trained_and_evaluated_by_the_commands(images: Path, tmp_path: 
     assert found[0][0] > 0.2
 
 
-def skip_without(keys: Sequence[str]) -> None:
-    missing = [key for key in keys if key not in PretrainingConfig.model_fields]
-    if missing:
-        pytest.skip(f"there is no key pretraining.{missing[0]}")
+@pytest.fixture
+def _nothing_falls_back() -> Iterator[None]:
+    """What cannot be built, or differs, is told by a warning: here it fails."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        yield
 
 
 SPEEDS = [
@@ -312,10 +316,10 @@ SPEEDS = [
 ]
 
 
+@pytest.mark.usefixtures("_nothing_falls_back")
 @ONLY_ON_GPU
 @pytest.mark.parametrize(("keys", "attack"), SPEEDS)
 def test_a_faster_trial_is_the_same_trial(splits: Splits, keys: list[str], attack: str) -> None:
-    skip_without(keys)
     plain = trial(splits, DEVICE, ATTACKS[attack])
     faster = trial(splits, DEVICE, ATTACKS[attack] | {f"pretraining.{key}": True for key in keys})
     assert_alike(plain, faster)
@@ -336,7 +340,6 @@ def pass_through(splits: Splits, changes: dict[str, Any]) -> list[Tensor]:
 @ONLY_ON_GPU
 @pytest.mark.parametrize("keys", [["split_stem"], ["fused_norm"], ["split_stem", "fused_norm"], ["compile"]], ids=str)
 def test_a_faster_pass_rounds_no_more_than_bfloat16_does(splits: Splits, keys: list[str]) -> None:
-    skip_without(keys)
     low = {"pretraining.precision": "bfloat16"}
     exact, plain = pass_through(splits, {}), pass_through(splits, low)
     faster = pass_through(splits, low | {f"pretraining.{key}": True for key in keys})
@@ -346,8 +349,13 @@ def test_a_faster_pass_rounds_no_more_than_bfloat16_does(splits: Splits, keys: l
 
 
 @ONLY_ON_GPU
+def test_fused_kernels_agree_with_those_of_torch_on_this_gpu() -> None:
+    assert fused_norm_problem(DEVICE) == ""
+
+
+@ONLY_ON_GPU
+@pytest.mark.usefixtures("_nothing_falls_back")
 def test_all_that_makes_a_trial_faster_goes_together(splits: Splits) -> None:
-    skip_without(FASTER)
     common = {"encoder.width": 16, "pretraining.precision": "bfloat16"}
     plain = trial(splits, DEVICE, common).run_epoch()
     faster = trial(splits, DEVICE, common | {f"pretraining.{key}": True for key in FASTER}).run_epoch()

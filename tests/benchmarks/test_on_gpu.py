@@ -20,6 +20,7 @@ from benchmarks.on_gpu.read import BEGIN, END, with_block
 from benchmarks.on_gpu.read import main as read
 from benchmarks.on_gpu.run import FASTER, PLANS, SPEEDS, Session, fitting_keys, switched
 from benchmarks.on_gpu.sheets import unpack
+from cfamc_ray.speedups import Speedups
 
 ROOT = Path(__file__).parents[2]
 LARGE = ("torch", "torchvision", "numpy", "pillow", "scipy", "matplotlib", "tensorboard")
@@ -179,12 +180,16 @@ def test_without_time_a_part_is_left_out(session: Session) -> None:
     assert [each["status"] for each in entries(session)] == ["left out: no time"]
 
 
-def test_a_speed_that_this_version_lacks_is_left_out(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "FASTER", ("compile", "magic"))
-    run.measure_step(session, "magic", ("magic",))
-    assert [each["status"] for each in entries(session)] == ["left out: there is no pretraining.magic"]
-    assert switched(("compile",)) == ["--set", "pretraining.compile=true"]
-    assert switched(()) == ["--set", "pretraining.compile=false"]
+@pytest.mark.parametrize("name", ["cuda_graph", "fused_norm", "all"])
+def test_what_no_cpu_can_is_left_out_on_one(session: Session, name: str) -> None:
+    run.measure_step(session, name, SPEEDS[name])
+    assert [each["status"] for each in entries(session)] == ["left out: needs a GPU"]
+
+
+def test_every_key_is_switched_on_or_off() -> None:
+    words = dict(word.split("=") for word in switched(("compile", "fused_norm"))[1::2])
+    assert words == {f"pretraining.{key}": "true" if key in ("compile", "fused_norm") else "false" for key in FASTER}
+    assert set(FASTER) == set(Speedups._fields)
 
 
 def speed(crops_per_s: float, **more: Any) -> dict[str, Any]:
