@@ -28,7 +28,7 @@ CASES = Path(__file__).with_name("fused_norm_cases.py")
 
 
 @NEEDS_TRITON
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     "interpret",
