@@ -148,7 +148,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(params=DAMAGES)
+@pytest.fixture(
+    params=[
+        kind if kind in ("truncated", "missing") else pytest.param(kind, marks=pytest.mark.long) for kind in DAMAGES
+    ]
+)
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

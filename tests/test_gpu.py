@@ -285,7 +285,7 @@ def test_a_trial_that_runs_out_of_memory_ends_alone(images: Path, tmp_path: Path
     assert [row["status"] for row in rows] == ["running", "finished"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_is_trained_and_evaluated_by_the_commands(images: Path, tmp_path: Path) -> None:
     keys = SIZES | {"data.name": "npz", "data.path": str(images), "pretraining.precision": "auto"}
     words = [word for key, value in keys.items() for word in ("--set", f"{key}={json.dumps(value)}")]
@@ -322,7 +322,7 @@ SPEEDS = [
 def test_a_faster_trial_is_the_same_trial(splits: Splits, keys: list[str], attack: str) -> None:
     plain = trial(splits, DEVICE, ATTACKS[attack])
     faster = trial(splits, DEVICE, ATTACKS[attack] | {f"pretraining.{key}": True for key in keys})
-    assert_alike(plain, faster)
+    assert_alike(plain, faster, tolerance=1e-5)  # a captured update has its learning rate in float32
 
 
 def pass_through(splits: Splits, changes: dict[str, Any]) -> list[Tensor]:
@@ -363,7 +363,7 @@ def test_all_that_makes_a_trial_faster_goes_together(splits: Splits) -> None:
     assert 1 - faster.invariance == pytest.approx(1 - plain.invariance, rel=0.1)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_share_the_device(images: Path, tmp_path: Path) -> None:
     keys = SIZES | {"data.name": "npz", "data.path": str(images)}
     keys |= {"resources.gpus_per_worker": 0.5} if ON_GPU else {"resources.cpus_per_worker": 1}

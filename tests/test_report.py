@@ -250,8 +250,15 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("recorded", ["", "quickstart", "cifar_small"])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (1280, "light"),
+        (400, "dark"),
+        pytest.param(1280, "dark", marks=pytest.mark.long),
+        pytest.param(400, "light", marks=pytest.mark.long),
+    ],
+)
 def test_in_a_browser_every_figure_is_drawn_and_nothing_is_fetched(
     browser: Any, study: Path, recorded: str, width: int, scheme: str, tmp_path: Path
 ) -> None:

@@ -144,6 +144,7 @@ def test_it_writes_table_fits_and_figures_and_says_what_they_show(
         assert f'id="{name}-0"' in page
 
 
+@pytest.mark.long
 def test_an_interrupted_run_says_how_to_go_on_and_goes_on(space: Path, tmp_path: Path, trained: list[int]) -> None:
     words = ["--space", str(space), "--out", str(tmp_path / "runs"), "--quiet", "--set", "question=Why, oh why?"]
     trained[0] = 5
@@ -159,6 +160,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on(space: Path, tmp_path:
     assert "12 of 12 trials" in finished.out
 
 
+@pytest.mark.long
 def test_either_part_runs_alone_and_the_system_part_goes_on(
     space: Path, tmp_path: Path, trained: list[int], measured: list[int]
 ) -> None:

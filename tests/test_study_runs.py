@@ -150,6 +150,7 @@ def test_a_killed_worker_is_started_again_and_goes_on(space: Path) -> None:
     assert after.rows[0]["train_seconds"] == before.rows[0]["train_seconds"], "the first epoch was trained again"
 
 
+@pytest.mark.long
 def test_optuna_dashboard_and_tensorboard_show_a_study_while_it_runs(space: Path) -> None:
     command = Command(space, "--set", "pretraining.epochs=200")
     study = space.parent / "runs" / "tiny"
@@ -286,6 +287,7 @@ def test_the_front_is_confirmed_with_fresh_seeds_on_test_images(space: Path) -> 
     assert again.splitlines()[-4:] == output.splitlines()[-4:]
 
 
+@pytest.mark.long
 def test_a_cause_that_ends_every_trial_ends_the_study(space: Path) -> None:
     diverging = ("--set", "optimizer.lr=1.0e+30", "--set", "optimizer.trust_coefficient=null")
     code, output = run(space, *diverging, "--trials", "9", "--set", "resources.trials_at_once=1")
@@ -307,6 +309,7 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_resume(space: Path) -> None:
     assert "FAIL" not in [trial.state.name for trial in stored.trials], "an interrupted trial did not fail"
 
 
+@pytest.mark.long
 def test_a_trial_that_diverges_fails_alone_with_its_reason(space: Path) -> None:
     rates = "space.optimizer.lr={choice: [0.05, 1.0e+30]}"
     code, output = run(space, "--set", rates, "--set", "optimizer.trust_coefficient=null", "--trials", "6")

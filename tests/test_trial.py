@@ -200,7 +200,7 @@ def test_recomputed_activations_change_nothing(attack: dict[str, Any], norm: str
     assert again.rows[-1].flops > kept.rows[-1].flops
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_network_trains_as_the_plain_one() -> None:
     plain = tiny_trial(tiny_config(**{"pretraining.precision": "float64", "pretraining.epochs": 1}))

@@ -62,7 +62,9 @@ class GraphedUpdate:
         if self._buffers is not None:
             return inputs[1], inputs[1].new_zeros(())  # another replay of what is captured
         self._buffers = [value.clone() for value in inputs]
-        self._rate = inputs[0].new_empty(())
+        # On a GPU fused SGD reads a rate in float32, whatever the weights are in.
+        rate_type = torch.float32 if inputs[0].device.type == "cuda" else inputs[0].dtype
+        self._rate = inputs[0].new_empty((), dtype=rate_type)
         with unchanged(self.state) as before:
             for _ in range(WARM_UPS):
                 put(self.state, before)

@@ -47,6 +47,7 @@ SMALL = eager(
             "encoder.embedding_width": 8,
             "pretraining.batch_images": B,
             "pretraining.replays": 1,
+            "pretraining.split_stem": False,
         }
     )
 )
@@ -205,7 +206,7 @@ def test_parameters_of_crops_that_are_not_pinned_are_found(monkeypatch: pytest.M
 
 
 def test_views_that_a_list_selects_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    (place,) = plant(monkeypatch, Trial, "_update", ("crops_VbCHW[1:]", "crops_VbCHW[[1, 1]]"))
+    (place,) = plant(monkeypatch, Trial, "_train", ("crops_VbCHW[1:]", "crops_VbCHW[[1, 1]]"))
     recipe = read_recipe("simclr-crops-pgd").trial("published").with_values({"pretraining.batch_images": B})
     config = recipe.with_values({"data.pretrain_images": B, "encoder": SMALL.encoder.model_dump()})
     (failure,) = run(Case(eager(config))).failures

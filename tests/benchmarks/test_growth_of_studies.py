@@ -40,7 +40,7 @@ def test_the_largest_study_is_compared_with_the_smallest() -> None:
     assert found["grown"] == {"seconds": 2.5, "processor_seconds": 3.0}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_run_measures_every_kind_at_every_size() -> None:
     found = measure([5, 3], repeats=1)

@@ -27,6 +27,8 @@ def other_value(key: str) -> Any:
     model = type(getattr(TrialConfig(), section)) if section else TrialConfig
     value, choices = TrialConfig().value_of(key), get_args(model.model_fields[leaf].annotation)
     match value:
+        case "auto" if bool in choices:
+            return False
         case str():
             return next(choice for choice in choices if choice not in (value, "pgd"))
         case bool():

@@ -342,7 +342,12 @@ def test_what_a_search_measures_does_not_depend_on_the_batch(
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"crops": 3}, {"crops": 3, "attack_each_crop": True}, {"head": {"phases": ["adversarial"], "epochs": 2}}],
+    [
+        {},
+        {"crops": 3},
+        pytest.param({"crops": 3, "attack_each_crop": True}, marks=pytest.mark.long),
+        pytest.param({"head": {"phases": ["adversarial"], "epochs": 2}}, marks=pytest.mark.long),
+    ],
     ids=str,
 )
 def test_what_a_protocol_measures_does_not_depend_on_the_batch(
@@ -365,9 +370,9 @@ def test_what_a_protocol_measures_does_not_depend_on_the_batch(
     ("batch_images", "changes", "most"),
     [
         (5, {}, 5),
-        (5, {"head": {"phases": ["adversarial"]}}, 5),
+        pytest.param(5, {"head": {"phases": ["adversarial"]}}, 5, marks=pytest.mark.long),
         (5, {"autoattack_images": 30, "autoattack_epsilons": (SMALL,)}, 5),
-        (2, {"crops": 3}, 6),
+        pytest.param(2, {"crops": 3}, 6, marks=pytest.mark.long),
         (2, {"crops": 3, "attack_each_crop": True}, 6),
         (None, {}, 60),
     ],

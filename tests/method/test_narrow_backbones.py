@@ -74,7 +74,7 @@ def test_gradients_of_every_width_agree_with_float64(width: int) -> None:
     assert largest_error(("resnet18", "small", "batch", width, 16), 1) < LARGEST_ERROR
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("instructions", ["DEFAULT", "AVX2"])
 def test_gradients_of_all_backbones_agree_with_float64_with_these_instructions(instructions: str) -> None:
