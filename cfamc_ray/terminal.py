@@ -38,6 +38,11 @@ def detail_words(detail: Detail) -> list[str]:
     return [] if detail == "normal" else [f"--{detail}"]
 
 
+def console_on(stream: TextIO, detail: Detail) -> Console:
+    """What writes on a stream, as on a terminal or a file: in a notebook too there are lines alone."""
+    return Console(file=stream, highlight=False, quiet=detail == "quiet", force_jupyter=False)
+
+
 class ProgressView:
     """Lines and a bar; without a terminal, or on one that cannot move its cursor, lines alone, without escape codes.
 
@@ -49,7 +54,7 @@ class ProgressView:
     """
 
     def __init__(self, what: str, total: int, stream: TextIO, *, detail: Detail = "normal") -> None:
-        self.console = Console(file=stream, highlight=False, quiet=detail == "quiet")
+        self.console = console_on(stream, detail)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())  # 40 columns hold them
         self._bar = Progress(
             *columns,

@@ -15,16 +15,8 @@ from typing import Any, TextIO
 
 from rich.table import Table
 
-from cfamc_ray.command import (
-    add_run_options,
-    check_data,
-    check_folder,
-    driving,
-    exit_code,
-    program,
-    typed_again,
-    whole_table,
-)
+from cfamc_ray.checks import check_data, check_folder, driving
+from cfamc_ray.command import add_run_options, exit_code, program, typed_again, whole_table
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import dump_study, resolve_study
 from cfamc_ray.config.recipes import DIALECTS, Dialect, PublishedRow, read_recipe, recipe_names

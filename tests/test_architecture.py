@@ -32,18 +32,20 @@ ALLOWED = {
     },
     "figures": {"study"},
     "report": {"config", "figures", "files", "study"},
-    "command": {"config", "data", "evaluation", "files", "process", "study", "terminal"},
-    "terminal": {"config", "study"},
-    "tune": {
-        *("command", "config", "evaluation", "files", "orchestration"),
+    "checks": {"config", "data", "evaluation", "files", "study"},
+    "api": {
+        *("checks", "config", "figures", "files", "orchestration"),
         *("process", "report", "search", "study", "terminal"),
     },
+    "command": {"checks", "config", "files", "process", "study", "terminal"},
+    "terminal": {"config", "study"},
+    "tune": {"api", "command", "config", "evaluation", "process", "study"},
     "scale": {
-        *("command", "config", "evaluation", "figures", "files"),
+        *("checks", "command", "config", "evaluation", "figures", "files"),
         *("orchestration", "process", "report", "study", "terminal"),
     },
     "train": {
-        *("command", "config", "evaluation", "files", "machine", "orchestration"),
+        *("checks", "command", "config", "evaluation", "files", "machine", "orchestration"),
         *("process", "recording", "study", "terminal", "trial"),
     },
     "evaluate": {
@@ -51,8 +53,8 @@ ALLOWED = {
         *("files", "method", "study", "terminal", "trial"),
     },
 }
-WITHOUT_RAY = [name for name in ALLOWED if name not in ("orchestration", "tune")]
-WITHOUT_TORCH = ["config", "study", "search", "figures", "report"]
+WITHOUT_RAY = [name for name in ALLOWED if name != "orchestration"]
+WITHOUT_TORCH = ["api", "checks", "config", "study", "search", "figures", "report"]
 # Found before all others; None in sys.modules would do for our own imports, but SciPy looks there for torch.
 BLOCK = """
 import sys
