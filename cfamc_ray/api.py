@@ -8,46 +8,61 @@ import base64
 import copy
 import html
 import io
+import json
+import logging
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cfamc_ray.checks import check_data, check_folder, driving, runs_folder, training_work, warn_of_damage
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.reading import find_space, read_study, resolve_study
+from cfamc_ray.config.reading import find_space, read_tree, resolve_study
+from cfamc_ray.config.recipes import DIALECTS, Dialect, read_recipe, recipe_names
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.files import write_text
+from cfamc_ray.machine import cores
 from cfamc_ray.process import before_end
 from cfamc_ray.search.budget import Budget
 from cfamc_ray.study.confirmation import Confirmed, confirmation_table
 from cfamc_ray.study.cost_model import CostModel
+from cfamc_ray.study.environment import environment
 from cfamc_ray.study.finalists import confirmed_front, write_confirmation
 from cfamc_ray.study.front import Front, find_front
 from cfamc_ray.study.images import found_from, note
 from cfamc_ray.study.mirror import mirrored
 from cfamc_ray.study.records import (
+    ENVIRONMENT,
     TRIALS,
     TrialFolder,
     TrialRecord,
     csv_text,
+    damaged_records,
     read_config,
     read_trials,
     table_columns,
+    trial_name,
     trials_table,
     write_config,
 )
+from cfamc_ray.study.repair import repair
 from cfamc_ray.study.system import read_costs
 from cfamc_ray.study.takeover import take_over
-from cfamc_ray.terminal import Detail, say
+from cfamc_ray.terminal import Detail, TrainingView, say
 
 if TYPE_CHECKING:
     import pandas as pd
 
+logger = logging.getLogger(__name__)
+
 Space = str | os.PathLike[str] | Mapping[str, Any]
 """A path, the bare name of a given space, or its keys."""
+Device = Literal["auto", "cpu", "cuda"]
+"""Where something is computed; auto is a GPU where there is one."""
 FIGURE_PIXELS = 640
 """Width of the front's figure in a notebook."""
 
@@ -115,9 +130,13 @@ class Study:
             KeyboardInterrupt: as for `run_study`.
         """
         study = self._with(overrides)
+        narrator = _narrator(verbose)
         with mirrored(study.folder, mirror):
-            models = None if costs is None else read_costs(Path(costs), study.config, training_work)
-            search(study, resume=True, costs=models, address=address, narrator=_narrator(verbose))
+            if not study.config.space and study.config.budget.trials == 1:
+                train_planned(study, resume=True, address=address, detail=narrator.detail)
+            else:
+                models = None if costs is None else read_costs(Path(costs), study.config, training_work)
+                search(study, resume=True, costs=models, address=address, narrator=narrator)
         return study
 
     def confirm(
@@ -223,15 +242,245 @@ def open_study(folder: Path | str) -> Study:
 
 def planned(space: Space, *, out: Path | str = "runs", overrides: Sequence[str] = ()) -> Study:
     """A study as it would run; nothing is written. Arguments and errors as for `run_study`."""
-    if isinstance(space, Mapping):
-        config, place = resolve_study(copy.deepcopy(dict(space)), _listed(overrides), source="the space"), Path()
-    elif isinstance(space, str | os.PathLike):
-        path = find_space(os.fspath(space))
-        config, place = read_study(path, _listed(overrides)), path.parent
-    else:
-        raise InputError(f"{space!r}: a space is a path, a name or a mapping")
-    config = found_from(config, place)
+    tree, said, place = _read_space(space)
+    config = found_from(resolve_study(tree, _listed(overrides), source=said), place)
     return Study((runs_folder(out) / config.name).resolve(), config)
+
+
+def _read_space(space: Space) -> tuple[dict[str, Any], str, Path]:
+    """Keys of a space, what errors call it, and where relative paths are looked up after the working directory."""
+    if isinstance(space, Mapping):
+        return copy.deepcopy(dict(space)), "the space", Path()
+    if not isinstance(space, str | os.PathLike):
+        raise InputError(f"{space!r}: a space is a path, a name or a mapping")
+    path = find_space(os.fspath(space))
+    return read_tree(path), str(path), path.parent
+
+
+def train(
+    recipe_or_space: Space,
+    *,
+    name: str | None = None,
+    dialect: Dialect = DIALECTS[0],
+    out: Path | str = "runs",
+    overrides: Sequence[str] = (),
+    workers: int = 1,
+    device: Device = "auto",
+    resume: bool = False,
+    mirror: str | None = None,
+    address: str | None = None,
+    verbose: bool = False,
+) -> Study:
+    """Train one configuration and keep it as a study of one trial; ``python -m cfamc_ray.train`` does this.
+
+    Args:
+        recipe_or_space: name of a published recipe, folder of a trial that a study has tried, or a space whose searched
+            keys, if it has any, are all fixed by the overrides.
+        name: of the run and its folder; the recipe's, the trial's or the space's unless given.
+        dialect: of a recipe, ``sane`` or ``published``.
+        out: folder that runs lie in.
+        overrides: ``key=value`` as after ``--set``, such as ``pretraining.epochs=2``.
+        workers: data-parallel workers; one trains in this process, more need Ray.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        resume: whether an unfinished run is to go on.
+        mirror: as for `run_study`.
+        address: likewise, for several workers.
+        verbose: whether progress is printed.
+
+    Returns:
+        the study, whose only trial has finished, or has failed for the reason that its row names.
+
+    Raises:
+        InputError: for whatever is wrong with what was given, the folder or the images.
+        KeyboardInterrupt: where it was interrupted; every finished epoch is kept, and ``resume=True`` goes on.
+    """
+    source = source_of(recipe_or_space, dialect)
+    study = planned_run(
+        source, name=name, out=out, overrides=overrides, workers=workers, device=device, address=address
+    )
+    with mirrored(study.folder, mirror):
+        like = source.studies(overrides)
+        train_planned(study, resume=resume, like=like, address=address, detail=_narrator(verbose).detail)
+    return study
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a run is made from."""
+
+    keys: Mapping[str, Any]
+    """Of a study: its name, and what the run's trial is."""
+    said: str
+    """What errors call it."""
+    place: Path = Path()
+    """Where relative paths are looked up after the working directory."""
+    trial: Path | None = None
+    """Folder of the trial, where it is one of a study."""
+
+    def studies(self, overrides: Sequence[str]) -> list[Path]:
+        """Folders of studies that are about the images of the run, unless an override names others."""
+        others = any(text.startswith(("data.", "evaluation.transfer")) for text in overrides)
+        return [self.trial.resolve().parent] if self.trial and not others else []
+
+
+def source_of(recipe_or_space: Space, dialect: Dialect) -> Source:
+    """What `train` is given, whatever it is; errors as for `train`."""
+    if isinstance(recipe_or_space, str) and recipe_or_space in recipe_names():
+        return recipe_source(recipe_or_space, dialect)
+    if isinstance(recipe_or_space, str | os.PathLike) and Path(recipe_or_space).is_dir():
+        return trial_source(Path(recipe_or_space), dialect)
+    if dialect != DIALECTS[0]:
+        raise InputError("dialect: a space names its own; leave it out")
+    if isinstance(recipe_or_space, str | os.PathLike):
+        try:
+            find_space(os.fspath(recipe_or_space))
+        except InputError as error:
+            raise InputError(f"{error}. Recipes: {', '.join(recipe_names())}") from None
+    tree, said, place = _read_space(recipe_or_space)
+    of_search = ("search", "start_from", "confirm", "reference")
+    return Source({key: value for key, value in tree.items() if key not in of_search}, said, place)
+
+
+def recipe_source(name: str, dialect: Dialect) -> Source:
+    """A published system; errors as for `train`."""
+    recipe = read_recipe(name)
+    suffix = "" if dialect == DIALECTS[0] else f"-{dialect}"
+    known = {"base": recipe.name, "dialect": dialect, "question": recipe.summary}
+    return Source({"name": recipe.name + suffix, **known}, f"recipe {name}")
+
+
+def trial_source(folder: Path, dialect: Dialect) -> Source:
+    """What a trial was, whatever recipe and dialect it came from; errors as for `train`."""
+    path = folder.resolve()
+    config = read_config(path.parent)
+    record = next((record for record in read_trials(path.parent) if record.trial_id == path.name), None)
+    if record is None:
+        damaged = [
+            f" ({found.path.name}: {found.why})" for found in damaged_records(path.parent) if path in found.path.parents
+        ]
+        remedy = f"name one such as {path.parent / trial_name(0)}"
+        raise InputError(f"--trial {folder}: holds no trial{''.join(damaged)}; {remedy}")
+    if dialect != DIALECTS[0]:
+        raise InputError("--dialect: a trial has that of its study; leave it out")
+    keys = {
+        "name": f"{config.name}-{record.trial_id}",
+        "question": f"{record.trial_id} of {config.name}",
+        "trial": config.trial_at(record.point).model_dump(mode="json"),
+    }
+    return Source(keys, str(folder), trial=folder)
+
+
+def planned_run(
+    source: Source,
+    *,
+    name: str | None = None,
+    out: Path | str = "runs",
+    overrides: Sequence[str] = (),
+    workers: int = 1,
+    device: Device = "auto",
+    address: str | None = None,
+) -> Study:
+    """A run as it would be trained; nothing is written. Arguments and errors as for `train`."""
+    import torch  # noqa: PLC0415 (slow to import)
+
+    if workers < 1:
+        raise InputError(f"--workers {workers}: must be at least 1")
+    gpu_is_here = torch.cuda.is_available()
+    on_gpu = gpu_is_here if device == "auto" else device == "cuda"
+    if on_gpu and not gpu_is_here:
+        raise InputError("--device cuda: torch finds no GPU here; leave it out to train on the CPU")
+    tree = {
+        **copy.deepcopy(dict(source.keys)),
+        **({"name": name} if name else {}),
+        "budget": {"trials": 1},
+        "resources": {
+            "workers_per_trial": workers,
+            "cpus_per_worker": max(1, cores() // workers),
+            "gpus_per_worker": 1.0 if on_gpu else 0.0,
+        },
+    }
+    config = resolve_study(tree, _listed(overrides), source=source.said)
+    if (config.base, config.dialect) != (source.keys.get("base"), source.keys.get("dialect", DIALECTS[0])):
+        raise InputError("--set base, --set dialect: name them with --recipe and --dialect")
+    if config.space:
+        raise InputError("--set space: a run has no space to search; python -m cfamc_ray.tune has")
+    if config.budget.trials != 1:
+        raise InputError("--set budget.trials: a run is one trial; python -m cfamc_ray.tune trains several")
+    if config.resources.workers_per_trial == 1:
+        if address:
+            raise InputError("--address: one worker needs no cluster; add --workers N")
+        if config.resources.gpus_per_worker and not gpu_is_here:
+            raise InputError("--set resources.gpus_per_worker: torch finds no GPU here; leave it out")
+    config = found_from(config, source.place)
+    return Study((runs_folder(out) / config.name).resolve(), config)
+
+
+def train_planned(
+    study: Study, *, resume: bool = False, like: Sequence[Path] = (), address: str | None = None, detail: Detail
+) -> TrialRecord:
+    """Begin a run or go on with it until it has ended.
+
+    Args:
+        study: of one trial.
+        resume: as for `train`, and so is `address`.
+        like: folders of studies that are about the same images.
+        address: likewise.
+        detail: how much is said meanwhile.
+
+    Raises:
+        InputError: as for `train`.
+        KeyboardInterrupt: likewise.
+    """
+    config, folder = study.config, study.folder
+    if not check_folder(config, folder, resume=resume):
+        digests = check_data(config, [config.trial], folder, *like)
+        with driving(folder):
+            _open(study)
+            note(folder, digests, config=config)
+            say(f"{config.name} → {folder}", detail)
+            if config.resources.workers_per_trial == 1:
+                _train_here(study, detail)
+            else:
+                _train_with_ray(study, address, detail)
+    record = TrialFolder(folder, 0).read()
+    assert record is not None
+    return record
+
+
+def _open(study: Study) -> None:
+    folder = study.folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_config(folder, study.config)
+        write_text(folder / ENVIRONMENT, json.dumps(environment(), indent=1) + "\n")
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror}); name another folder with --out") from None
+
+
+def _train_here(study: Study, detail: Detail) -> None:
+    import torch  # noqa: PLC0415 (slow to import)
+
+    from cfamc_ray.recording import run_recorded  # noqa: PLC0415
+    from cfamc_ray.trial import Place  # noqa: PLC0415
+
+    for line in repair(study.folder, lambda: {0: {}}):
+        logger.warning(line)
+    place = Place(device=torch.device("cuda" if study.config.resources.gpus_per_worker else "cpu"))
+    trial_folder, threads = TrialFolder(study.folder, 0), torch.get_num_threads()
+    try:
+        with TrainingView(trial_folder, study.config, sys.stdout, detail=detail) as view:
+            for _ in run_recorded(study.config, trial_folder, {}, place, on_minibatch=view.advance):
+                view.show()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _train_with_ray(study: Study, address: str | None, detail: Detail) -> None:
+    from cfamc_ray.orchestration.run import run_study  # noqa: PLC0415 (needs Ray)
+
+    view_on = partial(TrainingView, TrialFolder(study.folder, 0))
+    if not run_study(study.config, study.folder, address=address, detail=detail, view_on=view_on):
+        raise KeyboardInterrupt
 
 
 @dataclass(frozen=True)

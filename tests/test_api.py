@@ -19,13 +19,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import ray
+import torch
 
 import cfamc_ray
-from cfamc_ray import InputError, Study, open_study, run_study
+from cfamc_ray import InputError, Study, open_study, run_study, train
 from cfamc_ray.config.reading import dump_study, resolve_study
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.study.lock import only_driver
 from cfamc_ray.study.records import TrialFolder, write_config
+from cfamc_ray.terminal import TrainingView
+from cfamc_ray.train import main as train_command
 from cfamc_ray.tune import main as tune
 
 ROOT = Path(__file__).parent.parent
@@ -313,6 +316,108 @@ class TestConfirm:
     def test_without_a_word_how_it_is_refused(self, tmp_path: Path, runs: Runs) -> None:
         with pytest.raises(InputError, match=re.escape("give overrides=['confirm={seeds: 5}']")):
             run_study(SPACE, out=tmp_path).confirm()
+
+
+TINY = [
+    *("data.name=digits", "data.pretrain_images=60", "data.probe_images=60", "data.validation_images=20"),
+    *("crops.views=2", "encoder.width=4", "encoder.prefeature_width=4", "encoder.hidden_width=4"),
+    *("encoder.embedding_width=4", "pretraining.batch_images=20", "pretraining.epochs=2"),
+    *("evaluation.attack_images=10", "evaluation.attack_steps=1", "resources.cpus_per_worker=1"),
+]
+
+
+class TestTrain:
+    def test_it_is_a_study_of_one_trial_as_the_command_keeps_it(self, trained: Study, tmp_path: Path) -> None:
+        assert trained.trials["status"].tolist() == ["finished"]
+        assert trained.trials["epochs"].tolist() == [2]
+        settings = [word for key in TINY for word in ("--set", key)]
+        assert train_command(["--recipe", "cf-amc-ssl", "--out", str(tmp_path), "--device", "cpu", *settings]) == 0
+        mine, its = trained.folder, tmp_path / "cf-amc-ssl"
+        assert encoder_of(mine) == encoder_of(its)
+        assert (mine / "study.yaml").read_bytes() == (its / "study.yaml").read_bytes()
+        steady = [name for name in trained.trials if "seconds" not in name and "bytes" not in name]
+        pd.testing.assert_frame_equal(trained.trials[steady], open_study(its).trials[steady])
+
+    def test_its_encoder_is_a_module(self, trained: Study) -> None:
+        encoder = cfamc_ray.load_encoder(TrialFolder(trained.folder, 0).encoder)
+        assert isinstance(encoder, torch.nn.Module)
+
+    def test_the_function_stays_one_after_the_command_was_imported(self) -> None:
+        assert sys.modules["cfamc_ray.train"].main is train_command
+        assert cfamc_ray.train is train
+
+    @pytest.mark.parametrize("verbose", [False, True])
+    def test_a_space_and_a_trial_are_trained_and_the_process_is_left_as_it_was(
+        self, verbose: bool, trained: Study, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        torch.set_num_threads(2)
+        given: dict[str, Any] = {"out": tmp_path, "device": "cpu", "verbose": verbose}
+        given["overrides"] = ["resources.cpus_per_worker=1"]
+        space = {key: value for key, value in SPACE.items() if key != "space"}
+        before = handlers()
+        assert train({**space, "start_from": ["cf-amc-ssl"]}, **given).trials["status"].tolist() == ["finished"]
+        again = train(trained.folder / "trial_00000", name="again", **given)
+        assert again.folder == tmp_path / "again"
+        assert encoder_of(again.folder) == encoder_of(trained.folder)
+        said = capfd.readouterr()
+        assert (bool(said.out), said.err) == (verbose, "")
+        assert (handlers(), torch.get_num_threads()) == (before, 2)
+        torch.set_num_threads(1)
+
+    @pytest.mark.parametrize("by_name", [False, True], ids=["Study.resume", "resume=True"])
+    def test_an_interrupted_run_goes_on_to_the_same_encoder(
+        self, by_name: bool, trained: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = TrialFolder(tmp_path / "cf-amc-ssl", 0)
+
+        def interrupt(_: TrainingView, count: int = 1) -> None:
+            if folder.epochs_file.exists():
+                raise KeyboardInterrupt
+
+        def go_on(**given: Any) -> Study:
+            return train("cf-amc-ssl", out=tmp_path, overrides=TINY, device="cpu", **given)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(TrainingView, "advance", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                go_on()
+        assert open_study(tmp_path / "cf-amc-ssl").trials["epochs"].tolist() == [1]
+        with pytest.raises(InputError, match="0 of 1 trials ended"):
+            go_on()
+        study = go_on(resume=True) if by_name else open_study(tmp_path / "cf-amc-ssl").resume()
+        assert study.trials["epochs"].tolist() == [2]
+        assert encoder_of(study.folder) == encoder_of(trained.folder)
+
+    @pytest.mark.parametrize(
+        ("what", "given", "message"),
+        [
+            ("cf-amc", {}, "cf-amc: no such file, and no space of this name.*Recipes: .*cf-amc-ssl"),
+            (SPACE, {}, "a run has no space to search"),
+            (SPACE, {"dialect": "published"}, "dialect: a space names its own"),
+            ("cf-amc-ssl", {"workers": 0}, "--workers 0: must be at least 1"),
+            ("cf-amc-ssl", {"resume": True}, "there is nothing to resume"),
+            ("cf-amc-ssl", {"overrides": ["crops.veiws=2"]}, r"unknown key trial\.crops\.veiws"),
+            ({"budget": {"trials": 1}}, {}, "the space: the key name is missing"),
+            (3, {}, "3: a space is a path, a name or a mapping"),
+        ],
+        ids=str,
+    )
+    def test_bad_input_is_refused_and_nothing_is_written(
+        self, what: Any, given: dict[str, Any], message: str, tmp_path: Path
+    ) -> None:
+        with pytest.raises(InputError, match=message):
+            train(what, out=tmp_path / "runs", **given)
+        assert [*tmp_path.iterdir()] == []
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """A run of a recipe, which tests only read."""
+    return train("cf-amc-ssl", out=tmp_path_factory.mktemp("runs"), overrides=TINY, device="cpu")
+
+
+def encoder_of(run: Path) -> bytes:
+    return TrialFolder(run, 0).encoder.read_bytes()
 
 
 @pytest.fixture

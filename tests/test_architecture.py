@@ -34,8 +34,8 @@ ALLOWED = {
     "report": {"config", "figures", "files", "study"},
     "checks": {"config", "data", "evaluation", "files", "study"},
     "api": {
-        *("checks", "config", "figures", "files", "orchestration"),
-        *("process", "report", "search", "study", "terminal"),
+        *("checks", "config", "figures", "files", "machine", "orchestration"),
+        *("process", "recording", "report", "search", "study", "terminal", "trial"),
     },
     "command": {"checks", "config", "files", "process", "study", "terminal"},
     "terminal": {"config", "study"},
@@ -44,10 +44,7 @@ ALLOWED = {
         *("checks", "command", "config", "evaluation", "figures", "files"),
         *("orchestration", "process", "report", "study", "terminal"),
     },
-    "train": {
-        *("checks", "command", "config", "evaluation", "files", "machine", "orchestration"),
-        *("process", "recording", "study", "terminal", "trial"),
-    },
+    "train": {"api", "command", "config", "evaluation", "process", "study"},
     "evaluate": {
         *("allocator", "command", "config", "data", "evaluation"),
         *("files", "method", "study", "terminal", "trial"),
