@@ -17,16 +17,18 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from cfamc_ray.checks import check_data, check_folder, driving, runs_folder, training_work, warn_of_damage
 from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.protocol import HEADS, PROTOCOLS
 from cfamc_ray.config.reading import find_space, read_tree, resolve_study
 from cfamc_ray.config.recipes import DIALECTS, Dialect, read_recipe, recipe_names
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.files import write_text
 from cfamc_ray.machine import cores
 from cfamc_ray.process import before_end
+from cfamc_ray.run_evaluation import Device, Evaluation, evaluate_run, planned_evaluations
 from cfamc_ray.search.budget import Budget
 from cfamc_ray.study.confirmation import Confirmed, confirmation_table
 from cfamc_ray.study.cost_model import CostModel
@@ -61,8 +63,6 @@ logger = logging.getLogger(__name__)
 
 Space = str | os.PathLike[str] | Mapping[str, Any]
 """A path, the bare name of a given space, or its keys."""
-Device = Literal["auto", "cpu", "cuda"]
-"""Where something is computed; auto is a GPU where there is one."""
 FIGURE_PIXELS = 640
 """Width of the front's figure in a notebook."""
 
@@ -368,6 +368,61 @@ def trial_source(folder: Path, dialect: Dialect) -> Source:
         "trial": config.trial_at(record.point).model_dump(mode="json"),
     }
     return Source(keys, str(folder), trial=folder)
+
+
+def evaluate(
+    run: Path | str | Study,
+    *,
+    protocol: str = "standard",
+    head: str | None = None,
+    overrides: Sequence[str] = (),
+    transfer: str | None = None,
+    untrained: bool = False,
+    device: Device = "auto",
+    out: Path | str | None = None,
+    verbose: bool = False,
+) -> Evaluation:
+    """Fit a head on a frozen encoder and attack both, on the test split; ``python -m cfamc_ray.evaluate`` does this.
+
+    Args:
+        run: folder of a run or of a trial, or what `train` returned; with `untrained` also a recipe.
+        protocol: ``standard``, ``published-emp`` or ``published-simclr``.
+        head: another head than the protocol's, such as ``adversarial``.
+        overrides: ``key=value`` of the protocol, such as ``images=500``; or ``data.path=PATH``, where the images are.
+        transfer: other images to probe and test on: cifar10, cifar100, digits, npz:PATH or imagefolder:PATH.
+        untrained: evaluate the initial weights, the floor of a table.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        out: file of the record; evaluations/… in the trial's folder unless given.
+        verbose: whether progress is printed.
+
+    Returns:
+        what was measured; its record is written. Where its `problem` is not empty, it is not to be trusted.
+
+    Raises:
+        InputError: for whatever is wrong with what was given, or where the record cannot be written.
+    """
+    for kind, name, known in (("protocol", protocol, PROTOCOLS), ("head", head, HEADS)):
+        if name is not None and name not in known:
+            raise InputError(f"{kind}: there is no {name!r}; there are {', '.join(known)}")
+    (plan,) = planned_evaluations(
+        str(run.folder if isinstance(run, Study) else run),
+        [protocol],
+        head=head,
+        overrides=_listed(overrides),
+        transfer=transfer,
+        untrained=untrained,
+        device=device,
+    )
+    path = None if out is None else Path(out)
+    found = evaluate_run(*plan, out=path, detail=_narrator(verbose).detail)
+    try:
+        found.write()
+    except InputError as error:
+        error.add_note(json.dumps(found.record))  # what was computed is not lost
+        raise
+    if found.problem:
+        logger.warning("%s: the result is not to be trusted. %s", found.run.name, found.problem)
+    return found
 
 
 def planned_run(

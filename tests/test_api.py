@@ -1,6 +1,7 @@
 """The life of a study from Python: as the commands lead it, in a process that stays the caller's."""
 
 import base64
+import json
 import logging
 import os
 import re
@@ -22,9 +23,10 @@ import ray
 import torch
 
 import cfamc_ray
-from cfamc_ray import InputError, Study, open_study, run_study, train
+from cfamc_ray import InputError, Study, evaluate, open_study, run_study, train
 from cfamc_ray.config.reading import dump_study, resolve_study
 from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.evaluate import main as evaluate_command
 from cfamc_ray.study.lock import only_driver
 from cfamc_ray.study.records import TrialFolder, write_config
 from cfamc_ray.terminal import TrainingView
@@ -418,6 +420,59 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 def encoder_of(run: Path) -> bytes:
     return TrialFolder(run, 0).encoder.read_bytes()
+
+
+class TestEvaluate:
+    QUICK = (
+        *("images=20", "attack.steps=1", "attack.restarts=1", "epsilons=[4/255]"),
+        *("autoattack_images=0", "autoattack_epsilons=[]"),
+    )
+
+    @pytest.fixture
+    def run(self, trained: Study, tmp_path: Path) -> Path:
+        return shutil.copytree(trained.folder, tmp_path / "run")
+
+    def test_it_measures_and_records_what_the_command_does(self, run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        found = evaluate(open_study(run), overrides=self.QUICK, device="cpu")
+        assert capfd.readouterr() == ("", "")
+        mine = json.loads(found.path.read_text())
+        settings = [word for key in self.QUICK for word in ("--set", key)]
+        assert evaluate_command([str(run), "--device", "cpu", *settings]) == 0
+        its = json.loads(found.path.read_text())
+        assert {**mine, "seconds": 0} == {**its, "seconds": 0}
+        assert found.results["accuracy"].tolist() == [each["accuracy"] for each in its["results"]]
+        assert found.results["attack"].tolist()[:2] == ["none", "PGD-1"]
+        assert found.results["epsilon"].tolist()[:2] == [0, 4 / 255]
+        assert (found.results["low"] <= found.results["accuracy"]).all()
+        assert all(attack in found._repr_html_() for attack in found.results["attack"])
+
+    def test_initial_weights_a_head_and_a_file_of_one_s_own(self, run: Path, tmp_path: Path) -> None:
+        path = tmp_path / "mine" / "floor.json"
+        found = evaluate(run, untrained=True, head="published-crops", overrides=self.QUICK, out=path)
+        assert json.loads(path.read_text())["encoder"] == "untrained"
+        assert found.path == path
+
+    def test_what_was_computed_is_not_lost_where_it_cannot_be_written(self, run: Path, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(InputError, match="cannot be written") as caught:
+            evaluate(run, overrides=self.QUICK, out=tmp_path / "file" / "record.json")
+        (noted,) = caught.value.__notes__
+        assert json.loads(noted)["results"][0]["attack"] == "none"
+
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            ({"protocol": "all"}, "protocol: there is no 'all'; there are standard, published-emp, published-simclr"),
+            ({"head": "none"}, "head: there is no 'none'; there are "),
+            ({"overrides": "images=20"}, r"overrides: write a list, \['images=20'\]"),
+            ({"overrides": ["imges=20"]}, "unknown key imges; did you mean images?"),
+            ({"run": "nothing"}, "nothing: no such folder"),
+        ],
+        ids=str,
+    )
+    def test_bad_input_is_refused(self, run: Path, given: dict[str, Any], message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            evaluate(**{"run": run, **given})
 
 
 @pytest.fixture

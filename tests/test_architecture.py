@@ -33,9 +33,12 @@ ALLOWED = {
     "figures": {"study"},
     "report": {"config", "figures", "files", "study"},
     "checks": {"config", "data", "evaluation", "files", "study"},
+    "run_evaluation": {
+        *("allocator", "config", "data", "evaluation", "files", "method", "study", "terminal", "trial"),
+    },
     "api": {
         *("checks", "config", "figures", "files", "machine", "orchestration"),
-        *("process", "recording", "report", "search", "study", "terminal", "trial"),
+        *("process", "recording", "report", "run_evaluation", "search", "study", "terminal", "trial"),
     },
     "command": {"checks", "config", "files", "process", "study", "terminal"},
     "terminal": {"config", "study"},
@@ -45,13 +48,10 @@ ALLOWED = {
         *("orchestration", "process", "report", "study", "terminal"),
     },
     "train": {"api", "command", "config", "evaluation", "process", "study"},
-    "evaluate": {
-        *("allocator", "command", "config", "data", "evaluation"),
-        *("files", "method", "study", "terminal", "trial"),
-    },
+    "evaluate": {"command", "config", "evaluation", "run_evaluation", "study", "terminal"},
 }
 WITHOUT_RAY = [name for name in ALLOWED if name != "orchestration"]
-WITHOUT_TORCH = ["api", "checks", "config", "study", "search", "figures", "report"]
+WITHOUT_TORCH = ["api", "checks", "run_evaluation", "config", "study", "search", "figures", "report"]
 # Found before all others; None in sys.modules would do for our own imports, but SciPy looks there for torch.
 BLOCK = """
 import sys
