@@ -1,14 +1,17 @@
 """Evaluate a trained encoder by a protocol: python -m cfamc_ray.evaluate runs/cf-amc-ssl --protocol standard."""
 
 import argparse
+import inspect
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from cfamc_ray.api import evaluate
 from cfamc_ray.command import exit_code, whole_table
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.protocol import HEADS, PROTOCOLS
@@ -98,6 +101,15 @@ def _print_table(run: Run, data: DataConfig, measured: Sequence["Measurement"]) 
         table.add_row(found.attack, show_radius(found.epsilon) if found.epsilon else "–", *cells, *beside)
     print("\n" + whole_table(table))
 
+
+class _Callable(ModuleType):
+    """This module, which is `cfamc_ray.evaluate` and can be called as the API's function of that name."""
+
+    __call__ = staticmethod(evaluate)
+    __signature__ = inspect.signature(evaluate)
+
+
+sys.modules[__name__].__class__ = _Callable
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -4,15 +4,17 @@ A training run is a study of one trial, so its folder is a study's; with one wor
 """
 
 import argparse
+import inspect
 import math
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 from rich.table import Table
 
-from cfamc_ray.api import Study, planned_run, recipe_source, train_planned, trial_source
+from cfamc_ray.api import Study, planned_run, recipe_source, train, train_planned, trial_source
 from cfamc_ray.command import add_run_options, exit_code, program, typed_again, whole_table
 from cfamc_ray.config.reading import dump_study
 from cfamc_ray.config.recipes import DIALECTS, Dialect, PublishedRow, read_recipe, recipe_names
@@ -153,6 +155,15 @@ def _resume_command(arguments: argparse.Namespace, folder: Path) -> str:
     words += ["--device", arguments.device] if arguments.device != "auto" else []
     return typed_again("cfamc_ray.train", words, arguments)
 
+
+class _Callable(ModuleType):
+    """This module, which is `cfamc_ray.train` and can be called as the API's function of that name."""
+
+    __call__ = staticmethod(train)
+    __signature__ = inspect.signature(train)
+
+
+sys.modules[__name__].__class__ = _Callable
 
 if __name__ == "__main__":
     sys.exit(main())

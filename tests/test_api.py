@@ -1,6 +1,7 @@
 """The life of a study from Python: as the commands lead it, in a process that stays the caller's."""
 
 import base64
+import inspect
 import json
 import logging
 import os
@@ -22,7 +23,7 @@ import pytest
 import ray
 import torch
 
-import cfamc_ray
+import cfamc_ray.api
 from cfamc_ray import InputError, Study, evaluate, open_study, run_study, train
 from cfamc_ray.config.reading import dump_study, resolve_study
 from cfamc_ray.config.study import StudyConfig
@@ -344,9 +345,13 @@ class TestTrain:
         encoder = cfamc_ray.load_encoder(TrialFolder(trained.folder, 0).encoder)
         assert isinstance(encoder, torch.nn.Module)
 
-    def test_the_function_stays_one_after_the_command_was_imported(self) -> None:
-        assert sys.modules["cfamc_ray.train"].main is train_command
-        assert cfamc_ray.train is train
+    @pytest.mark.parametrize("name", ["train", "evaluate"])
+    @pytest.mark.parametrize("before", ["", "cfamc_ray.api", "command"], ids=["", "api", "command"])
+    def test_the_name_is_that_of_a_command_s_module_and_can_be_called(self, name: str, before: str) -> None:
+        first = f"import cfamc_ray, inspect, {before.replace('command', f'cfamc_ray.{name}') or 'sys'}"
+        program = f"{first}\nassert cfamc_ray.{name}.main\nprint(*inspect.signature(cfamc_ray.{name}).parameters)"
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        assert done.stdout.split() == [*inspect.signature(getattr(cfamc_ray.api, name)).parameters]
 
     @pytest.mark.parametrize("verbose", [False, True])
     def test_a_space_and_a_trial_are_trained_and_the_process_is_left_as_it_was(

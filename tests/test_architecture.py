@@ -48,7 +48,7 @@ ALLOWED = {
         *("orchestration", "process", "report", "study", "terminal"),
     },
     "train": {"api", "command", "config", "evaluation", "process", "study"},
-    "evaluate": {"command", "config", "evaluation", "run_evaluation", "study", "terminal"},
+    "evaluate": {"api", "command", "config", "evaluation", "run_evaluation", "study", "terminal"},
 }
 WITHOUT_RAY = [name for name in ALLOWED if name != "orchestration"]
 WITHOUT_TORCH = ["api", "checks", "run_evaluation", "config", "study", "search", "figures", "report"]

@@ -163,7 +163,8 @@ class TestStandard:
         self, run: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         row = PublishedRow(75.88, 55.97, 33.34)
-        monkeypatch.setattr(sys.modules["cfamc_ray.evaluate"], "published_row", lambda *_: row)
+        for module in ("evaluate", "run_evaluation"):
+            monkeypatch.setattr(f"cfamc_ray.{module}.published_row", lambda *_: row)
         monkeypatch.setenv("COLUMNS", "40")
         said = said_by(main, str(run), *QUICK, *NO_AUTOATTACK, "--set", "epsilons=[1/255, 4/255, 8/255]")
         table = said.out.split("\n\n")[1].splitlines()
