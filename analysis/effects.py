@@ -5,7 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cfamc_ray.command import exit_code, warn_of_damage, writing
+from cfamc_ray.checks import warn_of_damage
+from cfamc_ray.command import exit_code, writing
 from cfamc_ray.figures.charts import importance_chart, slices_chart
 from cfamc_ray.figures.static import draw, save_figure
 from cfamc_ray.study.effects import effects_table, find_effects

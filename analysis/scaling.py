@@ -5,7 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cfamc_ray.command import exit_code, warn_of_damage, writing
+from cfamc_ray.checks import warn_of_damage
+from cfamc_ray.command import exit_code, writing
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import read_resolved
 from cfamc_ray.config.scaling import ScalingConfig

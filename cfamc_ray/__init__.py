@@ -1,21 +1,29 @@
 """Hyperparameter and scaling studies of adversarially robust self-supervised learning, on Ray."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load_encoder"]
+__all__ = ["InputError", "Study", "__version__", "evaluate", "load_encoder", "open_study", "run_study", "train"]
 
 if TYPE_CHECKING:
+    from cfamc_ray.api import Study, evaluate, open_study, run_study, train
+    from cfamc_ray.config.errors import InputError
     from cfamc_ray.method.encoder import load_encoder
 else:
+    _HOMES = {
+        **dict.fromkeys(("Study", "open_study", "run_study"), "cfamc_ray.api"),
+        "InputError": "cfamc_ray.config.errors",
+        "load_encoder": "cfamc_ray.method.encoder",
+    }
 
     def __getattr__(name: str) -> object:
-        """Import what needs torch when it is first asked for (PEP 562)."""
-        if name != "load_encoder":
+        """Import what is slow to import when it is first asked for (PEP 562)."""
+        if name in ("evaluate", "train"):  # the commands' modules, which can be called
+            return import_module(f"{__name__}.{name}")
+        if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from cfamc_ray.method.encoder import load_encoder  # noqa: PLC0415 (torch is slow to import)
-
-        return load_encoder
+        return getattr(import_module(_HOMES[name]), name)
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})

@@ -1,29 +1,23 @@
-"""What the commands have in common: bad input, the folder that they go on in, and what to type next."""
+"""What the commands have in common: their options, bad input, and what to type next."""
 
 import argparse
 import errno
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from cfamc_ray.checks import runs_folder, training_work
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.reading import Config
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
-from cfamc_ray.files import is_disk_full, is_text
+from cfamc_ray.files import is_disk_full
 from cfamc_ray.process import INTERRUPTED, command_process, exit_code_of_interruption
-from cfamc_ray.study.cells import damaged_cells
-from cfamc_ray.study.cost_model import CostModel, Work
-from cfamc_ray.study.images import Digests, check_same, data_of
-from cfamc_ray.study.lock import only_driver
-from cfamc_ray.study.records import STUDY, TrialRecord, damaged_records, read_config, read_trials
-from cfamc_ray.study.repair import set_damaged_aside
+from cfamc_ray.study.cost_model import CostModel
 from cfamc_ray.study.system import read_costs
 from cfamc_ray.study.wording import show_count, show_seconds
 from cfamc_ray.terminal import add_detail_options, detail_words
@@ -106,13 +100,10 @@ def add_run_options(parser: argparse.ArgumentParser, *, run: str, source: str, v
 
 
 def _folder(text: str) -> Path:
-    if "://" in text:
-        raise argparse.ArgumentTypeError(
-            f"{text}: a study needs a folder that all its machines mount; --mirror keeps a copy in a bucket"
-        )
-    if not is_text(text):
-        raise argparse.ArgumentTypeError(f"{text!r}: its name is no text in UTF-8; name another folder")
-    return Path(text)
+    try:
+        return runs_folder(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def add_costs_option(parser: argparse.ArgumentParser) -> None:
@@ -133,13 +124,6 @@ def costs_of(arguments: argparse.Namespace, study: StudyConfig) -> CostModel | N
         InputError: where it holds none for such trials.
     """
     return None if arguments.costs is None else read_costs(arguments.costs, study, training_work)
-
-
-def training_work(trial: TrialConfig) -> Work:
-    """What a trial's training and evaluation come to; PyTorch, which counts it, is slow to import."""
-    from cfamc_ray.evaluation import cost  # noqa: PLC0415
-
-    return cost.training_work(trial)
 
 
 def typed_again(module: str, words: Sequence[str], arguments: argparse.Namespace) -> str:
@@ -183,36 +167,6 @@ def expected_cost(costs: CostModel, sample: Sequence[TrialConfig], *, trials: in
     )
 
 
-def check_data(config: Config, trials: Iterable[TrialConfig], *folders: Path) -> Digests:
-    """Refuse bad data, and have it downloaded once, before any trial trains; warn of sizes that do not fit together.
-
-    Args:
-        config: of the study.
-        trials: whose images are looked at.
-        folders: of studies that are about the same images.
-
-    Returns:
-        digests of the images that all trials share, to be noted beside the study.
-
-    Raises:
-        InputError: where a trial's images are missing, too few, not what they should be, or others than a folder's.
-    """
-    from cfamc_ray.data.content import content_digest  # noqa: PLC0415 (torch is slow to import, and not needed above)
-    from cfamc_ray.data.splits import load_splits  # noqa: PLC0415
-    from cfamc_ray.evaluation.cost import scale_remark  # noqa: PLC0415
-
-    found = list(trials)
-    for data, judged_on in dict.fromkeys((trial.data, trial.judged_on) for trial in found):
-        load_splits(data, judged_on=judged_on)
-    for remark in dict.fromkeys(scale_remark(trial.crops.size, trial.judged_on) for trial in found):
-        if remark:
-            print(f"warning: {remark}", file=sys.stderr)
-    digests = {key: content_digest(data) for key, data in data_of(config).items()}
-    for folder in folders:
-        check_same(folder, digests, config=config)
-    return digests
-
-
 def program(name: str) -> str:
     """A program of this Python's environment as it can be typed here, whether the environment is active or not."""
     path = Path(sys.executable).with_name(name)
@@ -227,88 +181,3 @@ def whole_table(table: Table) -> str:
     with console.capture() as capture:
         console.print(table)
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
-
-
-def check_folder(
-    config: StudyConfig, folder: Path, *, resume: bool, over: Callable[[Sequence[TrialRecord]], str] | None = None
-) -> bool:
-    """Whether a study is finished; one that is not may begin, or go on, in its folder.
-
-    Args:
-        config: of the study.
-        folder: of the study.
-        resume: whether an unfinished one is to go on.
-        over: why no further trial is to start; unless given, once `budget.trials` have begun.
-
-    Raises:
-        InputError: where it holds another study, or an unfinished one without `resume`, or none to resume.
-    """
-    records, damaged = read_trials(folder), damaged_records(folder)
-    if not records and not damaged and not (folder / STUDY).exists():
-        if resume:
-            raise InputError(f"{folder}: there is nothing to resume; leave out --resume to begin")
-        return False
-    different = _different(config, folder, records)
-    if different:
-        raise InputError(
-            f"{folder}: belongs to a study of another space (different: {', '.join(different)}); "
-            "name another folder with --out, or another study with --set name=NAME"
-        )
-    ended = sum(record.ended for record in records)
-    spent = over(records) if over else len(records) >= config.budget.trials
-    finished = not damaged and ended == len(records) and bool(spent)
-    if (records or damaged) and not finished and not resume:
-        remark = f" (damaged or missing: {', '.join(str(found.path) for found in damaged)})" if damaged else ""
-        raise InputError(
-            f"{folder}: holds this study with {ended} of {config.budget.trials} trials ended{remark}; "
-            "type the command again with --resume to go on, or name another folder with --out"
-        )
-    return finished
-
-
-@contextmanager
-def driving(folder: Path) -> Iterator[None]:
-    """Hold a study's folder as its only driver, and set aside first what is damaged in it.
-
-    Args:
-        folder: of the study, or of a scaling study's cells; made if missing.
-
-    Raises:
-        InputError: as `only_driver` does.
-    """
-    with only_driver(folder):
-        for line in set_damaged_aside(folder):
-            print(line, file=sys.stderr, flush=True)
-        yield
-
-
-def warn_of_damage(study: Path) -> None:
-    """Say which files of its trials or cells a reader does without; the next driver sets them aside.
-
-    Args:
-        study: its folder, or that of a scaling study's cells.
-    """
-    for found in [*damaged_records(study), *damaged_cells(study)]:
-        if found.path.name == STUDY:  # without it nothing is read
-            continue
-        print(f"warning: {found.path}: damaged or missing ({found.why}), and left out", file=sys.stderr)
-
-
-def _different(config: StudyConfig, folder: Path, records: Sequence[TrialRecord]) -> list[str]:
-    """Keys in which a folder's study is another one; where its study.yaml is lost, its trials tell the space."""
-    try:
-        known = read_config(folder).identity()
-    except InputError:
-        return [] if all(config.contains(record.point) for record in records) else ["space"]
-    return sorted(_differences(known, config.identity()))
-
-
-def _differences(one: Any, other: Any, key: str = "") -> list[str]:
-    if isinstance(one, dict) and isinstance(other, dict) and key != "space":
-        names = dict.fromkeys([*one, *other])
-        return [
-            found
-            for name in names
-            for found in _differences(one.get(name), other.get(name), f"{key}.{name}" if key else name)
-        ]
-    return [] if one == other else [key]

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import logging
 import os
 import signal
 import sys
@@ -23,6 +24,8 @@ POSTPONE_SECONDS = 0.1
 """After which a signal that came during an import is looked at again."""
 MOST_POSTPONEMENTS = 200
 """In a row: a command may itself run during the import of somebody's module."""
+_command = threading.Event()
+"""Set while a command runs."""
 _postponed: list[int] = []
 _codes: list[int] = []
 """Exit codes of the signals that have interrupted the command."""
@@ -32,14 +35,23 @@ _lost: set[int] = set()
 """Descriptors of streams that a full disk had no room for."""
 
 
+def is_command() -> bool:
+    """Whether this process is a command's, which handles its signals, redirects its output and may end it.
+
+    A program or notebook that calls the package keeps all of that to itself.
+    """
+    return _command.is_set()
+
+
 def exit_code_of_interruption() -> int:
     """130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
     return _codes[0] if _codes else INTERRUPTED
 
 
 def before_end(action: Callable[[], object]) -> None:
-    """Have something done also where `end_now` ends the process; of several actions the last one is done first."""
-    _actions.append(action)
+    """Have something done also where `end_now` ends a command; of several actions the last one is done first."""
+    if is_command():
+        _actions.append(action)
 
 
 def end_now(code: int) -> NoReturn:
@@ -55,12 +67,12 @@ def end_now(code: int) -> NoReturn:
 
 
 def heed_signals() -> None:
-    """Take SIGTERM and SIGHUP for Ctrl-C from now on; Ray, which sets handlers of its own, undoes it when it starts.
+    """Have a command take SIGTERM and SIGHUP for Ctrl-C from now on; Ray's own handlers undo it when it starts.
 
     During an import all three wait for its end, because a module that is half imported may swallow the interruption, or
     fail when Python ends.
     """
-    if threading.current_thread() is threading.main_thread():
+    if is_command() and threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
             # nohup has SIGHUP ignored, and a shell that starts a command in the background SIGINT
             if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
@@ -90,16 +102,64 @@ def _imports(frame: FrameType | None) -> bool:
 
 
 @contextmanager
+def signals_restored() -> Iterator[None]:
+    """Give the signals that end a program, and those that Tune listens for, their handlers back at the end."""
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            if handler is not None:  # one that is not Python's
+                signal.signal(number, handler)
+
+
+@contextmanager
+def logging_to(handler: logging.Handler, *, name: str) -> Iterator[None]:
+    """Send what a logger is told to one handler alone.
+
+    Args:
+        handler: closed at the end.
+        name: of the logger.
+    """
+    logger = logging.getLogger(name)
+    known = logger.handlers, logger.propagate
+    logger.handlers, logger.propagate = [handler], False
+    try:
+        yield
+    finally:
+        logger.handlers, logger.propagate = known
+        handler.close()
+
+
+class _Stderr(logging.Handler):
+    """Says the message alone, on what stderr is then."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(record.getMessage(), file=sys.stderr, flush=True)
+
+
+@contextmanager
 def command_process() -> Iterator[None]:
     """Around a command: its signals are heeded, and what it says is never what ends it."""
     _codes.clear()
     _actions.clear()
     _lost.clear()
     _postponed.clear()
-    streams, handlers = (sys.stdout, sys.stderr), {}
-    if threading.current_thread() is threading.main_thread():
-        handlers = {number: signal.getsignal(number) for number in SIGNALS}
-    heed_signals()
+    with signals_restored(), logging_to(_Stderr(), name="cfamc_ray"):
+        _command.set()
+        try:
+            heed_signals()
+            with _lasting_streams():
+                yield
+        finally:
+            _command.clear()
+
+
+@contextmanager
+def _lasting_streams() -> Iterator[None]:
+    streams = sys.stdout, sys.stderr
     while (free := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass  # a standard stream that was closed stays taken: the next file to be opened must not get its place
     os.close(free)
@@ -112,8 +172,6 @@ def command_process() -> Iterator[None]:
             print("Some of the output is lost: there was no room for it on its disk", file=sys.stderr)
         sys.stderr.flush()
         sys.stdout, sys.stderr = streams
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 def _lasting(stream: TextIO | None) -> TextIO:

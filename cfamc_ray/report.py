@@ -210,7 +210,7 @@ def make_report(folder: Path, *, budget: float | None = None, scaling: ScalingRu
     ]
     return Report(
         config=config,
-        status=_status(config, records),
+        status=counts(config, records),
         sentences=answer(config, records, advice=advice, effects=effects, growth=growth, confirmed=confirmed),
         recommended=_recommended(config, advice),
         commands=[(f"{one.role} (trial {one.record.number})", _command(folder, one)) for one in advice],
@@ -261,12 +261,13 @@ def _scaling_section(found: ScalingRun | None) -> list[Section]:
     ]
 
 
-def _status(config: StudyConfig, records: Sequence[TrialRecord]) -> str:
-    counts = {
+def counts(config: StudyConfig, records: Sequence[TrialRecord]) -> str:
+    """How many trials of a study ended how, in words."""
+    by_status = {
         status: sum(record.status == status for record in records)
         for status in ("finished", "running", "stopped", "failed", "infeasible")
     }
-    words = [f"{number} {status}" for status, number in counts.items() if number]
+    words = [f"{number} {status}" for status, number in by_status.items() if number]
     return f"{', '.join(words) or 'no trial yet'} of {config.budget.trials} trials"
 
 

@@ -6,17 +6,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cfamc_ray.command import (
-    add_costs_option,
-    add_run_options,
-    check_data,
-    check_folder,
-    costs_of,
-    driving,
-    exit_code,
-    expected_cost,
-    typed_again,
-)
+from cfamc_ray.checks import check_data, check_folder, driving
+from cfamc_ray.command import add_costs_option, add_run_options, costs_of, exit_code, expected_cost, typed_again
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import dump_study, find_space, read_scaling
 from cfamc_ray.config.scaling import ScalingConfig

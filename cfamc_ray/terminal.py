@@ -7,7 +7,9 @@ from typing import Any, Literal, Self, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.study.records import TrialFolder
 from cfamc_ray.study.wording import show_radius, show_value
 
 Detail = Literal["quiet", "normal", "verbose"]
@@ -38,6 +40,11 @@ def detail_words(detail: Detail) -> list[str]:
     return [] if detail == "normal" else [f"--{detail}"]
 
 
+def console_on(stream: TextIO, detail: Detail) -> Console:
+    """What writes on a stream, as on a terminal or a file: in a notebook too there are lines alone."""
+    return Console(file=stream, highlight=False, quiet=detail == "quiet", force_jupyter=False)
+
+
 class ProgressView:
     """Lines and a bar; without a terminal, or on one that cannot move its cursor, lines alone, without escape codes.
 
@@ -49,7 +56,7 @@ class ProgressView:
     """
 
     def __init__(self, what: str, total: int, stream: TextIO, *, detail: Detail = "normal") -> None:
-        self.console = Console(file=stream, highlight=False, quiet=detail == "quiet")
+        self.console = console_on(stream, detail)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())  # 40 columns hold them
         self._bar = Progress(
             *columns,
@@ -79,6 +86,34 @@ class ProgressView:
     def move_to(self, completed: int, *, what: str | None = None, total: int | None = None) -> None:
         """Set the count and, where it is another now, what is counted and of how many."""
         self._bar.update(self._task, completed=completed, description=what, total=total)
+
+
+class TrainingView(ProgressView):
+    """A run as it goes: its minibatches, and a line each `evaluation.every_epochs`.
+
+    Args:
+        folder: of the trial, whose rows are shown.
+        study: of one trial.
+        stream: what reaches the person.
+        detail: a line each epoch where it is verbose.
+    """
+
+    def __init__(self, folder: TrialFolder, study: StudyConfig, stream: TextIO, *, detail: Detail = "normal") -> None:
+        self.trial, self.folder, self.detail = study.trial, folder, detail
+        record = folder.read()
+        self.shown = len(record.rows) if record else 0
+        total = self.trial.pretraining.epochs * self.trial.minibatches_per_epoch
+        super().__init__("minibatches", total, stream, detail=detail)
+        self.show()
+
+    def show(self, *_: object) -> None:
+        """Print the epochs that were written since the last call."""
+        record = self.folder.read()
+        for row in record.rows[self.shown :] if record else ():
+            self.shown += 1
+            if row["done"] or row["epoch"] % self.trial.evaluation.every_epochs == 0 or self.detail == "verbose":
+                self.say(epoch_line(self.trial, row, detail=self.detail))
+        self.move_to(self.shown * self.trial.minibatches_per_epoch)
 
 
 def is_live(console: Console) -> bool:

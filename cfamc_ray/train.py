@@ -4,49 +4,25 @@ A training run is a study of one trial, so its folder is a study's; with one wor
 """
 
 import argparse
-import json
+import inspect
 import math
 import shlex
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from types import ModuleType
 
 from rich.table import Table
 
-from cfamc_ray.command import (
-    add_run_options,
-    check_data,
-    check_folder,
-    driving,
-    exit_code,
-    program,
-    typed_again,
-    whole_table,
-)
-from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.reading import dump_study, resolve_study
+from cfamc_ray.api import Study, planned_run, recipe_source, train, train_planned, trial_source
+from cfamc_ray.command import add_run_options, exit_code, program, typed_again, whole_table
+from cfamc_ray.config.reading import dump_study
 from cfamc_ray.config.recipes import DIALECTS, Dialect, PublishedRow, read_recipe, recipe_names
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.files import write_text
-from cfamc_ray.machine import cores
 from cfamc_ray.process import INTERRUPTED
-from cfamc_ray.study.environment import environment
-from cfamc_ray.study.images import found_from, note
 from cfamc_ray.study.mirror import mirrored
-from cfamc_ray.study.records import (
-    STUDY,
-    TrialFolder,
-    damaged_records,
-    read_config,
-    read_trials,
-    trial_name,
-    write_config,
-)
-from cfamc_ray.study.repair import repair
+from cfamc_ray.study.records import STUDY, TrialFolder, TrialRecord
 from cfamc_ray.study.wording import show_value
-from cfamc_ray.terminal import Detail, ProgressView, epoch_line, say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -101,162 +77,40 @@ def _list_recipes(dialect: Dialect) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    study = _study_of(arguments)
-    folder = (arguments.out / study.name).resolve()
+    source = (
+        trial_source(arguments.trial, arguments.dialect)
+        if arguments.trial
+        else recipe_source(arguments.recipe, arguments.dialect)
+    )
+    study = planned_run(
+        source,
+        name=arguments.name,
+        out=arguments.out,
+        overrides=arguments.overrides,
+        workers=arguments.workers,
+        device=arguments.device,
+        address=arguments.address,
+    )
     if arguments.dry_run:
-        _print_plan(study)
+        _print_plan(study.config)
         return 0
     try:
-        with mirrored(folder, arguments.mirror):
-            return _train_study(study, folder, arguments)
+        with mirrored(study.folder, arguments.mirror):
+            record = train_planned(
+                study,
+                resume=arguments.resume,
+                like=source.studies(arguments.overrides),
+                address=arguments.address,
+                detail=arguments.detail,
+            )
+            return _print_result(study, record)
     except KeyboardInterrupt:
-        print(f"\nInterrupted; every finished epoch is kept. Go on with\n  {_resume_command(arguments, folder)}")
+        print(f"\nInterrupted; every finished epoch is kept. Go on with\n  {_resume_command(arguments, study.folder)}")
         return INTERRUPTED
 
 
-def _train_study(study: StudyConfig, folder: Path, arguments: argparse.Namespace) -> int:
-    """Begin or go on."""
-    if not check_folder(study, folder, resume=arguments.resume):
-        others = any(text.startswith(("data.", "evaluation.transfer")) for text in arguments.overrides)
-        of_trial = [arguments.trial.resolve().parent] if arguments.trial and not others else []
-        digests = check_data(study, [study.trial], folder, *of_trial)
-        with driving(folder):
-            _open(folder, study)
-            note(folder, digests, config=study)
-            say(f"{study.name} → {folder}", arguments.detail)
-            if not _run(study, folder, arguments):
-                raise KeyboardInterrupt
-    return _finish(study, folder)
-
-
-def _study_of(arguments: argparse.Namespace) -> StudyConfig:
-    """The run as a study of one trial."""
-    import torch  # noqa: PLC0415 (slow to import, and not needed for the list)
-
-    if arguments.workers < 1:
-        raise InputError(f"--workers {arguments.workers}: must be at least 1")
-    gpu_is_here = torch.cuda.is_available()
-    on_gpu = gpu_is_here if arguments.device == "auto" else arguments.device == "cuda"
-    if on_gpu and not gpu_is_here:
-        raise InputError("--device cuda: torch finds no GPU here; leave it out to train on the CPU")
-    written = _trial_of_study(arguments) if arguments.trial else _recipe(arguments)
-    tree = written | {
-        "name": arguments.name or written["name"],
-        "budget": {"trials": 1},
-        "resources": {
-            "workers_per_trial": arguments.workers,
-            "cpus_per_worker": max(1, cores() // arguments.workers),
-            "gpus_per_worker": 1.0 if on_gpu else 0.0,
-        },
-    }
-    study = resolve_study(tree, arguments.overrides, source=str(arguments.trial or f"recipe {arguments.recipe}"))
-    if (study.base, study.dialect) != (arguments.recipe, arguments.dialect):
-        raise InputError("--set base, --set dialect: name them with --recipe and --dialect")
-    if study.space:
-        raise InputError("--set space: a run has no space to search; python -m cfamc_ray.tune has")
-    if study.budget.trials != 1:
-        raise InputError("--set budget.trials: a run is one trial; python -m cfamc_ray.tune trains several")
-    if study.resources.workers_per_trial == 1:
-        if arguments.address:
-            raise InputError("--address: one worker needs no cluster; add --workers N")
-        if study.resources.gpus_per_worker and not gpu_is_here:
-            raise InputError("--set resources.gpus_per_worker: torch finds no GPU here; leave it out")
-    return found_from(study, Path())
-
-
-def _recipe(arguments: argparse.Namespace) -> dict[str, Any]:
-    recipe = read_recipe(arguments.recipe)
-    suffix = "" if arguments.dialect == DIALECTS[0] else f"-{arguments.dialect}"
-    known = {"base": recipe.name, "dialect": arguments.dialect, "question": recipe.summary}
-    return {"name": recipe.name + suffix, **known}
-
-
-def _trial_of_study(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What a trial was, whatever recipe and dialect it came from."""
-    path = arguments.trial.resolve()
-    config = read_config(path.parent)
-    record = next((record for record in read_trials(path.parent) if record.trial_id == path.name), None)
-    if record is None:
-        damaged = [
-            f" ({found.path.name}: {found.why})" for found in damaged_records(path.parent) if path in found.path.parents
-        ]
-        remedy = f"name one such as {path.parent / trial_name(0)}"
-        raise InputError(f"--trial {arguments.trial}: holds no trial{''.join(damaged)}; {remedy}")
-    if arguments.dialect != DIALECTS[0]:
-        raise InputError("--dialect: a trial has that of its study; leave it out")
-    question = f"{record.trial_id} of {config.name}"
-    trial = config.trial_at(record.point).model_dump(mode="json")
-    return {"name": f"{config.name}-{record.trial_id}", "question": question, "trial": trial}
-
-
-def _open(folder: Path, study: StudyConfig) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_config(folder, study)
-        write_text(folder / "environment.json", json.dumps(environment(), indent=1) + "\n")
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror}); name another folder with --out") from None
-
-
-def _run(study: StudyConfig, folder: Path, arguments: argparse.Namespace) -> bool:
-    """Train to the end; False after an interruption."""
-    if study.resources.workers_per_trial > 1:
-        from cfamc_ray.orchestration.run import run_study  # noqa: PLC0415 (needs Ray)
-
-        over = run_study(
-            study,
-            folder,
-            address=arguments.address,
-            detail=arguments.detail,
-            view_on=partial(TrainingView, TrialFolder(folder, 0)),
-        )
-        return bool(over)
-    import torch  # noqa: PLC0415
-
-    from cfamc_ray.recording import run_recorded  # noqa: PLC0415
-    from cfamc_ray.trial import Place  # noqa: PLC0415
-
-    for line in repair(folder, lambda: {0: {}}):
-        print(line, file=sys.stderr)
-    place = Place(device=torch.device("cuda" if study.resources.gpus_per_worker else "cpu"))
-    trial_folder = TrialFolder(folder, 0)
-    with TrainingView(trial_folder, study, sys.stdout, detail=arguments.detail) as view:
-        for _ in run_recorded(study, trial_folder, {}, place, on_minibatch=view.advance):
-            view.show()
-    return True
-
-
-class TrainingView(ProgressView):
-    """A run as it goes: its minibatches, and a line each `evaluation.every_epochs`.
-
-    Args:
-        folder: of the trial, whose rows are shown.
-        study: of one trial.
-        stream: what reaches the person.
-        detail: a line each epoch where it is verbose.
-    """
-
-    def __init__(self, folder: TrialFolder, study: StudyConfig, stream: TextIO, *, detail: Detail = "normal") -> None:
-        self.trial, self.folder, self.detail = study.trial, folder, detail
-        record = folder.read()
-        self.shown = len(record.rows) if record else 0
-        total = self.trial.pretraining.epochs * self.trial.minibatches_per_epoch
-        super().__init__("minibatches", total, stream, detail=detail)
-        self.show()
-
-    def show(self, *_: object) -> None:
-        """Print the epochs that were written since the last call."""
-        record = self.folder.read()
-        for row in record.rows[self.shown :] if record else ():
-            self.shown += 1
-            if row["done"] or row["epoch"] % self.trial.evaluation.every_epochs == 0 or self.detail == "verbose":
-                self.say(epoch_line(self.trial, row, detail=self.detail))
-        self.move_to(self.shown * self.trial.minibatches_per_epoch)
-
-
-def _finish(study: StudyConfig, folder: Path) -> int:
-    record = TrialFolder(folder, 0).read()
-    assert record is not None
+def _print_result(run: Study, record: TrialRecord) -> int:
+    study, folder = run.config, run.folder
     if record.status != "finished":
         print(f"{study.name} {record.status}: {record.reason}", file=sys.stderr)
         print(f"To begin anew, name another run with --name, or remove {folder}", file=sys.stderr)
@@ -301,6 +155,15 @@ def _resume_command(arguments: argparse.Namespace, folder: Path) -> str:
     words += ["--device", arguments.device] if arguments.device != "auto" else []
     return typed_again("cfamc_ray.train", words, arguments)
 
+
+class _Callable(ModuleType):
+    """This module, which is `cfamc_ray.train` and can be called as the API's function of that name."""
+
+    __call__ = staticmethod(train)
+    __signature__ = inspect.signature(train)
+
+
+sys.modules[__name__].__class__ = _Callable
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,46 +8,25 @@ from pathlib import Path
 
 from rich.table import Table
 
+from cfamc_ray.api import Found, Narrator, Study, planned, search
 from cfamc_ray.command import (
     add_costs_option,
     add_run_options,
-    check_data,
-    check_folder,
     costs_of,
-    driving,
     exit_code,
     expected_cost,
     program,
-    training_work,
     typed_again,
     whole_table,
 )
-from cfamc_ray.config.reading import dump_study, find_space, read_study
+from cfamc_ray.config.reading import dump_study
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.files import write_text
-from cfamc_ray.process import INTERRUPTED, before_end
-from cfamc_ray.search.budget import Budget
+from cfamc_ray.process import INTERRUPTED
 from cfamc_ray.study.confirmation import Confirmed
 from cfamc_ray.study.cost_model import CostModel
-from cfamc_ray.study.finalists import confirmed_front, write_confirmation
-from cfamc_ray.study.front import find_front
-from cfamc_ray.study.images import found_from, note
 from cfamc_ray.study.mirror import mirrored
-from cfamc_ray.study.records import (
-    STUDY,
-    TRIALS,
-    TrialFolder,
-    TrialRecord,
-    csv_text,
-    read_trials,
-    table_columns,
-    trials_table,
-    with_cost,
-    write_config,
-)
-from cfamc_ray.study.takeover import take_over
+from cfamc_ray.study.records import STUDY, TrialRecord, with_cost
 from cfamc_ray.study.wording import short_names, show_seconds, show_setting, show_value
-from cfamc_ray.terminal import say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,85 +61,45 @@ def _parser() -> argparse.ArgumentParser:
 
 def _tune(arguments: argparse.Namespace) -> int:
     trials = [] if arguments.trials is None else [f"budget.trials={arguments.trials}"]
-    space = find_space(arguments.space)
-    config = found_from(read_study(space, [*arguments.overrides, *trials]), space.parent)
-    folder = (arguments.out / config.name).resolve()
-    costs = costs_of(arguments, config)
+    study = planned(arguments.space, out=arguments.out, overrides=[*arguments.overrides, *trials])
+    costs = costs_of(arguments, study.config)
     if arguments.dry_run:
-        _print_plan(config, costs)
+        _print_plan(study.config, costs)
         return 0
     try:
-        with mirrored(folder, arguments.mirror):
-            return _search(config, folder, arguments, costs)
+        with mirrored(study.folder, arguments.mirror):
+            found = search(
+                study,
+                resume=arguments.resume,
+                imports=arguments.imports,
+                costs=costs,
+                address=arguments.address,
+                narrator=Printer(arguments.detail),
+            )
     except KeyboardInterrupt:
-        print(f"\nInterrupted; nothing is lost. Go on with\n  {_resume_command(arguments, folder)}")
+        print(f"\nInterrupted; nothing is lost. Go on with\n  {_resume_command(arguments, study.folder)}")
         return INTERRUPTED
+    return int(found.failed)
 
 
-def _search(config: StudyConfig, folder: Path, arguments: argparse.Namespace, costs: CostModel | None) -> int:
-    """Begin or go on, and confirm the front where the study says so."""
-    budget = Budget(config, work_of=training_work, costs=costs)
-    if check_folder(config, folder, resume=arguments.resume, over=budget.over) and not arguments.imports:
-        return _finish(config, folder) or _confirm(config, folder, arguments)
-    digests = check_data(config, [config.trial_at(next(config.points()))], folder)
-    with driving(folder):
-        write_config(folder, config)
-        note(folder, digests, config=config)
-        for source in arguments.imports:
-            say(f"{take_over(config, folder, source)} trials taken over from {source}", arguments.detail)
-        code = _run(config, folder, arguments, costs)
-    return code or _confirm(config, folder, arguments)
+class Printer(Narrator):
+    """Prints the front, what confirming it showed, and where everything lies."""
 
+    def found(self, study: Study, found: Found) -> None:
+        """Print the front and why the study is over."""
+        _print_front(study.config, found.front.members, found.records)
+        print(f"\nReport     {found.report}")
+        print(f"Tables     {study.folder / 'front.csv'}, {study.folder / 'trials.csv'}")
+        print(f"Live view  {shlex.join([program('tensorboard'), '--logdir', str(study.folder)])}")
+        if found.over:
+            print(f"\nThe study is over: {found.over}")
 
-def _run(config: StudyConfig, folder: Path, arguments: argparse.Namespace, costs: CostModel | None) -> int:
-    """Run the study until it is over.
-
-    Raises:
-        KeyboardInterrupt: where it was interrupted; the front so far is printed.
-    """
-    from cfamc_ray.orchestration.run import run_study  # noqa: PLC0415
-
-    at_once = f"{config.budget.trials} trials, {config.resources.trials_at_once} at once"
-    say(f"{config.name}: {at_once} → {folder}", arguments.detail)
-    say(f"Ray is starting; what it says goes to {folder / 'ray.log'}", arguments.detail)
-    before_end(lambda: _finish(config, folder))
-    try:
-        over = run_study(config, folder, address=arguments.address, detail=arguments.detail, costs=costs)
-    except KeyboardInterrupt:  # before Tune listens for it, or a second time
-        over = ""
-    code = _finish(config, folder)
-    if over:
-        print(f"\nThe study is over: {over}")
-        return max(code, int("failed alike" in over))
-    raise KeyboardInterrupt
-
-
-def _confirm(config: StudyConfig, folder: Path, arguments: argparse.Namespace) -> int:
-    """Train and test the front anew where the study says so, and print what that shows."""
-    if config.confirm is None:
-        return 0
-    from cfamc_ray.orchestration.confirmation import run_confirmation  # noqa: PLC0415 (Ray is slow to import)
-    from cfamc_ray.report import write_report  # noqa: PLC0415
-
-    known = confirmed_front(config, folder)
-    if not known or any(found.seeds < config.confirm.seeds for found in known):
-        check_data(config, [config.trial_at(next(config.points()))], folder)
-    say(f"\nThe front is confirmed with {config.confirm.seeds} fresh seeds → {folder / 'confirm'}", arguments.detail)
-    with driving(folder):
-        write_config(folder, config)
-        try:
-            complete = run_confirmation(config, folder, address=arguments.address, detail=arguments.detail)
-        except KeyboardInterrupt:
-            complete = False
-        confirmed = confirmed_front(config, folder)
-        write_confirmation(config, folder, confirmed)
-    if not complete:
-        raise KeyboardInterrupt
-    if confirmed:
-        _print_confirmed(config, confirmed)
-    print(f"\nReport     {write_report(folder)}")
-    print(f"Tables     {folder / 'confirm.csv'}, {folder / 'attainment.csv'}")
-    return 0
+    def confirmed(self, study: Study, confirmed: Sequence[Confirmed], report: Path) -> None:
+        """Print what fresh seeds and the strongest attack leave of the front."""
+        if confirmed:
+            _print_confirmed(study.config, confirmed)
+        print(f"\nReport     {report}")
+        print(f"Tables     {study.folder / 'confirm.csv'}, {study.folder / 'attainment.csv'}")
 
 
 def _print_confirmed(config: StudyConfig, confirmed: Sequence[Confirmed]) -> None:
@@ -185,26 +124,6 @@ def _print_confirmed(config: StudyConfig, confirmed: Sequence[Confirmed]) -> Non
             ]
         table.add_row(*cells)
     print("\n" + whole_table(table))
-
-
-def _finish(config: StudyConfig, folder: Path) -> int:
-    """Write the derived files, keep the encoders that are asked for, print the front."""
-    from cfamc_ray.report import write_report  # noqa: PLC0415 (matplotlib and Plotly are slow to import)
-
-    records = read_trials(folder)
-    front = find_front(config, records)
-    for name, rows in ((TRIALS, records), ("front.csv", front.members)):
-        write_text(folder / name, csv_text(trials_table(config, rows), columns=table_columns(config)))
-    kept = {record.number for record in front.members}
-    set_aside = [record for record in records if record.status == "finished" and record.number not in kept]
-    if config.keep_encoders == "front":
-        for record in set_aside:
-            TrialFolder(folder, record.number).encoder.unlink(missing_ok=True)
-    _print_front(config, front.members, records)
-    print(f"\nReport     {write_report(folder)}")
-    print(f"Tables     {folder / 'front.csv'}, {folder / 'trials.csv'}")
-    print(f"Live view  {shlex.join([program('tensorboard'), '--logdir', str(folder)])}")
-    return 0 if front.members else 1
 
 
 def _print_front(config: StudyConfig, members: Sequence[TrialRecord], records: Sequence[TrialRecord]) -> None:

@@ -32,27 +32,26 @@ ALLOWED = {
     },
     "figures": {"study"},
     "report": {"config", "figures", "files", "study"},
-    "command": {"config", "data", "evaluation", "files", "process", "study", "terminal"},
-    "terminal": {"config", "study"},
-    "tune": {
-        *("command", "config", "evaluation", "files", "orchestration"),
-        *("process", "report", "search", "study", "terminal"),
+    "checks": {"config", "data", "evaluation", "files", "study"},
+    "run_evaluation": {
+        *("allocator", "config", "data", "evaluation", "files", "method", "study", "terminal", "trial"),
     },
+    "api": {
+        *("checks", "config", "figures", "files", "machine", "orchestration"),
+        *("process", "recording", "report", "run_evaluation", "search", "study", "terminal", "trial"),
+    },
+    "command": {"checks", "config", "files", "process", "study", "terminal"},
+    "terminal": {"config", "study"},
+    "tune": {"api", "command", "config", "evaluation", "process", "study"},
     "scale": {
-        *("command", "config", "evaluation", "figures", "files"),
+        *("checks", "command", "config", "evaluation", "figures", "files"),
         *("orchestration", "process", "report", "study", "terminal"),
     },
-    "train": {
-        *("command", "config", "evaluation", "files", "machine", "orchestration"),
-        *("process", "recording", "study", "terminal", "trial"),
-    },
-    "evaluate": {
-        *("allocator", "command", "config", "data", "evaluation"),
-        *("files", "method", "study", "terminal", "trial"),
-    },
+    "train": {"api", "command", "config", "evaluation", "process", "study"},
+    "evaluate": {"api", "command", "config", "evaluation", "run_evaluation", "study", "terminal"},
 }
-WITHOUT_RAY = [name for name in ALLOWED if name not in ("orchestration", "tune")]
-WITHOUT_TORCH = ["config", "study", "search", "figures", "report"]
+WITHOUT_RAY = [name for name in ALLOWED if name != "orchestration"]
+WITHOUT_TORCH = ["api", "checks", "run_evaluation", "config", "study", "search", "figures", "report"]
 # Found before all others; None in sys.modules would do for our own imports, but SciPy looks there for torch.
 BLOCK = """
 import sys

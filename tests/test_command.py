@@ -12,7 +12,8 @@ from typing import NoReturn
 import pytest
 from rich.table import Table
 
-from cfamc_ray.command import check_data, check_folder, exit_code, program, whole_table
+from cfamc_ray.checks import check_data, check_folder
+from cfamc_ray.command import exit_code, program, whole_table
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
@@ -134,15 +135,12 @@ class TestExitCode:
 
 
 class TestCheckData:
-    def test_crops_of_another_scale_than_the_images_are_warned_of_once(
-        self, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_crops_of_another_scale_than_the_images_are_warned_of_once(self, caplog: pytest.LogCaptureFixture) -> None:
         data = {"name": "digits", "image_size": 40, "pretrain_images": 200, "probe_images": 50, "validation_images": 50}
         trials = [TrialConfig.model_validate({"data": data, "crops": {"size": size}}) for size in (16, 16, 20, 32)]
         check_data(study(trial=trials[0]), iter(trials))
-        said = capsys.readouterr()
-        assert (said.out, said.err.count("\n")) == ("", 1)
-        assert said.err.startswith("warning: The encoder trains on crops of 16 pixels a side (crops.size) but ")
+        (line,) = caplog.messages
+        assert line.startswith("warning: The encoder trains on crops of 16 pixels a side (crops.size) but ")
 
 
 class TestProgram:

@@ -1,16 +1,22 @@
 """What the pages in docs show a person works as it stands."""
 
+import inspect
 import json
 import re
 import shlex
+import shutil
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
 import ray
 import torch
 
+import cfamc_ray
+from cfamc_ray.api import planned
 from cfamc_ray.config.reading import read_study
 from cfamc_ray.config.yaml12 import parse_yaml, read_yaml
 from cfamc_ray.data.splits import load_splits, load_test
@@ -45,6 +51,46 @@ def test_own_images_as_the_page_makes_them_are_read_by_the_space_that_it_shows(
     assert len(load_test(data)) == 297
     assert tune(["--space", "mine.yaml", "--dry-run"]) == 0
     assert "8 trials of" in capsys.readouterr().out
+
+
+def test_the_page_s_program_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a study that was recorded in place of Ray's, and smaller keys for the run."""
+    recorded = shutil.copytree(DOCS.parent / "benchmarks" / "results" / "studies" / "quickstart", tmp_path / "recorded")
+    wanted: list[dict[str, Any]] = []
+
+    def run_study(space: str, *, overrides: list[str]) -> cfamc_ray.Study:
+        wanted.append(planned(space, overrides=overrides).config.model_dump())
+        return cfamc_ray.open_study(recorded)
+
+    def smaller(call: Callable[..., Any], *keys: str) -> Callable[..., Any]:
+        return lambda what, *, overrides: call(what, overrides=[*overrides, *keys], device="cpu")
+
+    monkeypatch.chdir(tmp_path)
+    sizes = ("data.pretrain_images=40", "data.probe_images=40", "data.validation_images=20", "crops.views=2")
+    widths = ("encoder.width=4", "encoder.prefeature_width=4", "encoder.hidden_width=4", "encoder.embedding_width=4")
+    attack = ("images=20", "attack.steps=1", "attack.restarts=1", "autoattack_images=0", "autoattack_epsilons=[]")
+    small = ("pretraining.batch_images=20", "evaluation.attack_images=10", "resources.cpus_per_worker=1")
+    monkeypatch.setattr(cfamc_ray, "run_study", run_study)
+    monkeypatch.setattr(cfamc_ray, "train", smaller(cfamc_ray.train, *sizes, *widths, *small))
+    monkeypatch.setattr(cfamc_ray, "evaluate", smaller(cfamc_ray.evaluate, *attack))
+    (code,) = blocks("api.md", "python")
+    names: dict[str, Any] = {}
+    exec(code, names)  # noqa: S102 (our own page)
+    assert wanted[0]["budget"]["trials"] == 4
+    assert isinstance(names["encoder"], torch.nn.Module)
+    assert len(names["found"].results) > 1
+
+
+def test_the_page_names_what_there_is() -> None:
+    text = (DOCS / "api.md").read_text(encoding="utf-8")
+    called = set(re.findall(r"^\| `(\w+)\(", text, re.MULTILINE)) | set(re.findall(r"cfamc_ray\.(\w+)\(", text))
+    of_study = {"resume", "confirm", "report"}
+    assert {name for name in cfamc_ray.__all__ if name[0].islower()} == called - of_study
+    assert of_study <= {*dir(cfamc_ray.Study)}
+    for call in re.findall(r"^\| `(\w+\(.*?\))`", text, re.MULTILINE):
+        name, given = call.split("(", 1)
+        known = inspect.signature(getattr(cfamc_ray.Study if name in of_study else cfamc_ray, name)).parameters
+        assert {word.split("=")[0].strip(" )") for word in given.split(",") if word.strip(" )…")} <= {*known}, call
 
 
 def test_there_are_commands_to_type() -> None:

@@ -21,10 +21,11 @@ from cfamc_ray.config.recipes import PublishedRow, read_recipe
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import DataConfig, TrialConfig
 from cfamc_ray.data.splits import describe_test
-from cfamc_ray.evaluate import Run, _find_run, _published, _published_row, main
+from cfamc_ray.evaluate import main
 from cfamc_ray.evaluation.autoattack import AttackInvalid
 from cfamc_ray.evaluation.protocols import Measurement
 from cfamc_ray.method.encoder import save_encoder
+from cfamc_ray.run_evaluation import Run, find_run, published, published_row
 from cfamc_ray.study.records import TrialFolder, write_config
 from cfamc_ray.trial import initial_encoder
 
@@ -162,7 +163,8 @@ class TestStandard:
         self, run: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         row = PublishedRow(75.88, 55.97, 33.34)
-        monkeypatch.setattr("cfamc_ray.evaluate._published_row", lambda *_: row)
+        for module in ("evaluate", "run_evaluation"):
+            monkeypatch.setattr(f"cfamc_ray.{module}.published_row", lambda *_: row)
         monkeypatch.setenv("COLUMNS", "40")
         said = said_by(main, str(run), *QUICK, *NO_AUTOATTACK, "--set", "epsilons=[1/255, 4/255, 8/255]")
         table = said.out.split("\n\n")[1].splitlines()
@@ -363,7 +365,7 @@ class TestUntrained:
     def test_a_recipe_needs_no_run(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
         expected = read_recipe("simclr-crops").trial()
-        found = _find_run("simclr-crops", untrained=True)
+        found = find_run("simclr-crops", untrained=True)
         assert found == Run(
             "simclr-crops, untrained", Path("runs/simclr-crops-untrained"), expected, "simclr-crops", None
         )
@@ -378,7 +380,7 @@ class TestUntrained:
 class TestRunIsFound:
     def test_by_its_folder_its_trials_and_the_one_around_it(self, run: Path) -> None:
         for folder in (run, run / "trial_00000", run.parent):
-            found = _find_run(str(folder), untrained=False)
+            found = find_run(str(folder), untrained=False)
             assert (found.name, found.folder, found.recipe) == ("cf-amc-ssl", run / "trial_00000", "cf-amc-ssl")
             assert found.encoder == run / "trial_00000" / "encoder.safetensors"
 
@@ -388,18 +390,18 @@ class TestRunIsFound:
         study = StudyConfig.model_validate({"name": "bases", "trial": tiny, "space": {"base": {"choice": bases}}})
         folder = make_study(tmp_path / "bases", study, *({"base": base} for base in bases))
         for number, base in enumerate(bases):
-            found = _find_run(str(folder / f"trial_0000{number}"), untrained=False)
+            found = find_run(str(folder / f"trial_0000{number}"), untrained=False)
             assert (found.name, found.recipe) == (f"bases/trial_0000{number}", base)
             assert found.trial.perturbation == read_recipe(base).trial().perturbation
             assert found.trial.encoder.width == 4
-            assert _published_row(found, found.trial.data) == read_recipe(base).published.cifar10  # type: ignore[union-attr]
+            assert published_row(found, found.trial.data) == read_recipe(base).published.cifar10  # type: ignore[union-attr]
 
     def test_a_trial_of_a_study_without_recipes_has_none(self, tmp_path: Path) -> None:
         given = {"encoder": {"width": 4, "prefeature_width": 4, "hidden_width": 4}}
         study = StudyConfig.model_validate({"name": "views", "trial": given, "space": {"crops.views": {"int": [2, 9]}}})
-        found = _find_run(str(make_study(tmp_path / "views", study, {"crops.views": 7})), untrained=False)
+        found = find_run(str(make_study(tmp_path / "views", study, {"crops.views": 7})), untrained=False)
         assert (found.name, found.recipe, found.trial.crops.views) == ("views", None, 7)
-        assert _published(found, found.trial.data) is None
+        assert published(found, found.trial.data) is None
 
 
 class TestPublishedRow:
@@ -423,18 +425,18 @@ class TestPublishedRow:
         self, recipe: str | None, data: str, row: tuple[float, ...] | None
     ) -> None:
         run = self.run_of(recipe, data)
-        assert _published_row(run, run.trial.data) == row
+        assert published_row(run, run.trial.data) == row
         expected = (
             None if row is None else dict(zip(("recipe", "clean", "4/255", "8/255"), (recipe, *row), strict=True))
         )
-        assert _published(run, run.trial.data) == expected
+        assert published(run, run.trial.data) == expected
 
     def test_there_is_none_for_a_transfer(self) -> None:
-        assert _published_row(self.run_of("cf-amc-ssl", "cifar10"), DataConfig(name="cifar100")) is None
+        assert published_row(self.run_of("cf-amc-ssl", "cifar10"), DataConfig(name="cifar100")) is None
 
     def test_there_is_none_for_initial_weights(self) -> None:
         run = self.run_of("cf-amc-ssl", "cifar10", encoder=None)
-        assert _published_row(run, run.trial.data) is None
+        assert published_row(run, run.trial.data) is None
 
 
 class TestBadInput:
@@ -548,7 +550,7 @@ class TestNotToBeTrusted:
             if protocol.name == "standard":
                 raise AttackInvalid("it masks.")
 
-        monkeypatch.setattr("cfamc_ray.evaluate._measure", measure)
+        monkeypatch.setattr("cfamc_ray.run_evaluation.measure", measure)
         said = said_by(main, str(run), "--protocol", "all")
         assert (said.code, said.err.count("\n")) == (1, 1)
         problems = {record["protocol"]["name"]: record["problem"] for record in records_of(run).values()}

@@ -12,11 +12,12 @@ import pytest
 from PIL import Image
 from test_train_command import Said, said_by
 
-from cfamc_ray import scale, train, tune
+from cfamc_ray import scale, tune
 from cfamc_ray.config.reading import read_study
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.yaml12 import dump_yaml
 from cfamc_ray.study.records import TrialFolder, read_trials, write_config
+from cfamc_ray.train import main as train
 
 SPACE: dict[str, Any] = {
     "name": "mine",
@@ -199,7 +200,7 @@ def test_trials_on_other_images_are_not_taken_over(project: Project, begun: list
 def train_trial(project: Project, out: Path, *words: str) -> Said:
     trial = str(project.study / "trial_00000")
     settings = ("--set", "resources.cpus_per_worker=1", "--device", "cpu")
-    return said_by(train.main, "--trial", trial, "--out", str(out), *settings, *words)
+    return said_by(train, "--trial", trial, "--out", str(out), *settings, *words)
 
 
 def test_a_trial_of_a_moved_study_is_trained_anew_on_its_images_alone(

@@ -13,11 +13,13 @@ from processes import Command
 from test_moved_studies import SPACE, write_npz
 from test_train_command import Said, said_by
 
-from cfamc_ray import evaluate, train, tune
+from cfamc_ray import tune
 from cfamc_ray.config.reading import read_study
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.yaml12 import dump_yaml
+from cfamc_ray.evaluate import main as evaluate
 from cfamc_ray.study.records import TrialFolder, read_trials, write_config
+from cfamc_ray.train import main as train
 
 NASTY = "100% %20 ?#{a} 'b' \"c\" [d] é日 &;$HOME\\ ~ #x: y"
 LONG = "y" * 300
@@ -105,16 +107,16 @@ def test_so_may_a_trial_that_is_trained_anew_its_encoder_and_other_images_that_i
     write_space(tmp_path / name)
     assert said_by(tune.main, f"--space={name}/space.yaml", f"--out={name}/runs", "--trials", "1").code == 130
     words = (f"--trial={name}/runs/mine/trial_00000", f"--out={name}/trained", "--set", "resources.cpus_per_worker=1")
-    said = said_by(train.main, *words)
+    said = said_by(train, *words)
     assert (said.code, said.err) == (0, "")
     run = f"{name}/trained/mine-trial_00000"
     typed = shlex.split(next(line for line in said.out.splitlines() if line.startswith("Evaluate")))
     assert typed[-1] == str(tmp_path / run)
-    said = said_by(evaluate.main, *PROTOCOL, "--", run)
+    said = said_by(evaluate, *PROTOCOL, "--", run)
     assert (said.code, said.err) == (0, "")
     assert len(list((tmp_path / run / "trial_00000" / "evaluations").iterdir())) == 1
     transfer = (f"--transfer=npz:{name}/images.npz", f"--out={name}/record.json")
-    said = said_by(evaluate.main, *PROTOCOL, *transfer, "--", run)
+    said = said_by(evaluate, *PROTOCOL, *transfer, "--", run)
     assert (said.code, said.err) == (0, "")
     assert (tmp_path / name / "record.json").is_file()
 
@@ -144,13 +146,13 @@ def test_a_name_that_is_too_long_is_refused_in_one_line(
 
 
 def test_so_it_is_by_the_other_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert_one_line(said_by(train.main, "--trial", f"{LONG}/trial_00000"), LONG, "name a shorter one")
-    assert_one_line(said_by(evaluate.main, LONG), LONG, "name a shorter one")
+    assert_one_line(said_by(train, "--trial", f"{LONG}/trial_00000"), LONG, "name a shorter one")
+    assert_one_line(said_by(evaluate, LONG), LONG, "name a shorter one")
     own = ("cf-amc-ssl", "--untrained", "--transfer")
-    assert_one_line(said_by(evaluate.main, *own, f"npz:{LONG}"), LONG, "name a shorter one")
-    assert_one_line(said_by(evaluate.main, *own, f"imagefolder:{LONG}"), LONG, "name a shorter one")
+    assert_one_line(said_by(evaluate, *own, f"npz:{LONG}"), LONG, "name a shorter one")
+    assert_one_line(said_by(evaluate, *own, f"imagefolder:{LONG}"), LONG, "name a shorter one")
     monkeypatch.setenv("CFAMC_DATA", LONG)
-    assert_one_line(said_by(evaluate.main, *own, "npz:images.npz"), LONG, "name a shorter one")
+    assert_one_line(said_by(evaluate, *own, "npz:images.npz"), LONG, "name a shorter one")
 
 
 class TestNoText:

@@ -259,3 +259,22 @@ def test_a_signal_waits_for_the_end_of_an_import(
         assert sys.modules.pop(module).whole
         assert exit_code_of_interruption() == code
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+LENT = """
+import signal
+before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+from cfamc_ray.process import heed_signals, is_command
+heed_signals()
+before_end(lambda: print("not ours to end", flush=True))
+assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
+with command_process():
+    assert is_command()
+assert not is_command()
+before_end(lambda: print("nor later", flush=True))
+end_now(5)
+"""
+
+
+def test_a_process_that_runs_no_command_is_left_alone() -> None:
+    assert end(start(LENT)) == (5, "", "")

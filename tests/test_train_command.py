@@ -28,7 +28,8 @@ from cfamc_ray.evaluation.cost import study_cost
 from cfamc_ray.method.encoder import load_encoder
 from cfamc_ray.study.lock import only_driver
 from cfamc_ray.study.records import TrialFolder, read_config, read_trials, write_config
-from cfamc_ray.train import TrainingView, main
+from cfamc_ray.terminal import TrainingView
+from cfamc_ray.train import main
 from cfamc_ray.trial import Trial
 
 KEYS = [
@@ -227,7 +228,7 @@ class TestDryRun:
     def test_the_cores_that_there_are_are_shared_by_the_workers(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: int, workers: int, each: int
     ) -> None:
-        monkeypatch.setattr("cfamc_ray.train.cores", lambda: there)
+        monkeypatch.setattr("cfamc_ray.api.cores", lambda: there)
         said = said_by(main, "--recipe", "cf-amc-ssl", "--workers", str(workers), "--dry-run")
         (tmp_path / "printed.yaml").write_text(said.out, encoding="utf-8")
         assert read_study(tmp_path / "printed.yaml").resources.cpus_per_worker == each
@@ -415,7 +416,7 @@ class TestInterrupted:
         def interrupted(*_: object) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("cfamc_ray.train.check_data", interrupted)
+        monkeypatch.setattr("cfamc_ray.api.check_data", interrupted)
         said = train()
         assert (said.code, said.err) == (130, "")
         assert "Go on with\n" in said.out

@@ -459,7 +459,7 @@ class TestRun:
 
         if resume:
             tune("--trials", "3")
-        monkeypatch.setattr("cfamc_ray.tune.check_data", interrupted)
+        monkeypatch.setattr("cfamc_ray.api.check_data", interrupted)
         said = tune("--trials", "4", *resume)
         assert (said.code, said.err) == (130, "")
         *_, line, command = said.out.splitlines()

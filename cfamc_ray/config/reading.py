@@ -50,12 +50,12 @@ def read_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     Raises:
         InputError: for everything that is wrong with the file or an override.
     """
-    return resolve_study(_read_tree(path), overrides, source=str(path))
+    return resolve_study(read_tree(path), overrides, source=str(path))
 
 
 def read_scaling(path: Path, overrides: Sequence[str] = ()) -> ScalingConfig:
     """Read and validate the file of a scaling study; arguments and errors as for `read_study`."""
-    return _resolve(ScalingConfig, _read_tree(path), overrides, source=str(path))
+    return _resolve(ScalingConfig, read_tree(path), overrides, source=str(path))
 
 
 def read_resolved(model: type[Config], path: Path) -> Config:
@@ -73,7 +73,7 @@ def read_resolved(model: type[Config], path: Path) -> Config:
 
 def read_resolved_tree(model: type[Config], path: Path) -> dict[str, Any]:
     """The keys of such a file, whose values have not been looked at; arguments and errors as for `read_resolved`."""
-    tree, last = _read_tree(path), list(model.model_fields)[-1]
+    tree, last = read_tree(path), list(model.model_fields)[-1]
     if last not in tree or not path.read_bytes().endswith(b"\n"):
         raise InputError(f"{path}: its end is missing (the last key is {last})")
     return tree
@@ -125,7 +125,12 @@ def dump_study(config: StudyConfig | ScalingConfig) -> str:
     return dump_yaml(config.model_dump(mode="json"))
 
 
-def _read_tree(path: Path) -> dict[str, Any]:
+def read_tree(path: Path) -> dict[str, Any]:
+    """The keys of a study as its file has them; none of them has been looked at.
+
+    Raises:
+        InputError: where it is no YAML, or has no keys.
+    """
     tree = read_yaml(path)
     if not isinstance(tree, dict):
         raise InputError(f"{path}: must hold keys of a study ({', '.join(StudyConfig.model_fields)}), not {tree!r}")

@@ -1,6 +1,6 @@
 """The front trained anew with fresh seeds, as a study of its own, and tested in earnest; both go on after a kill."""
 
-import sys
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from cfamc_ray.study.finalists import confirming_study
 from cfamc_ray.study.records import TrialFolder, TrialRecord, read_trials
 from cfamc_ray.study.repair import renew_untested
 from cfamc_ray.terminal import Detail, ProgressView
+
+logger = logging.getLogger(__name__)
 
 
 def run_confirmation(
@@ -43,7 +45,7 @@ def run_confirmation(
     if fresh is None:
         return True
     for line in renew_untested(inner):
-        print(line, file=sys.stderr, flush=True)
+        logger.warning(line)
     if not run_study(fresh, inner, address=address, detail=detail):
         return False
     untested = [

@@ -1,6 +1,8 @@
 """The run of a study: Ray is started, trials are trained, and what they say is written down."""
 
+import io
 import json
+import logging
 import math
 import os
 import signal
@@ -38,7 +40,7 @@ from cfamc_ray.orchestration.searcher import StudyScheduler, StudySearcher
 from cfamc_ray.orchestration.trainables import OneWorkerTrial, several_workers
 from cfamc_ray.orchestration.view import StudyView, output_to
 from cfamc_ray.orchestration.watch import check_reachable, watched_ray
-from cfamc_ray.process import heed_signals
+from cfamc_ray.process import heed_signals, is_command, logging_to, signals_restored
 from cfamc_ray.search.search import Search
 from cfamc_ray.search.storage import open_storage, repair_storage, stored_points
 from cfamc_ray.study.cost_model import CostModel
@@ -56,6 +58,8 @@ from cfamc_ray.study.records import (
 from cfamc_ray.study.repair import repair
 from cfamc_ray.tensorboard import StudyEvents
 from cfamc_ray.terminal import Detail
+
+logger = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 1.0
 FRONT_SECONDS = 10.0
@@ -87,7 +91,8 @@ def run_study(
     Args:
         config: of the study.
         folder: of the study; made if missing.
-        address: of a running Ray cluster, ``auto`` or ``HOST:PORT``; None for one of this machine's own.
+        address: of a running Ray cluster, ``auto`` or ``HOST:PORT``; None for the one that this process is connected
+            to, or else one of this machine's own.
         detail: how much is said meanwhile.
         costs: what was measured elsewhere, for what the study's trials do not tell yet.
         view_on: what is shown of a config, on a stream that reaches the person, in a detail.
@@ -126,7 +131,10 @@ def run_study(
 
 @contextmanager
 def running_ray(resources: ResourceConfig, folder: Path, address: str | None) -> Iterator[TextIO]:
-    """Ray, with what it prints in the folder's ray.log; yields a stream that still reaches the person.
+    """Ray, with what it says in the folder's ray.log; yields a stream that reaches the person.
+
+    A command has the whole process's output there, and is told where Ray is lost. Any other process keeps its streams
+    and its signals' handlers, and a Ray that it has started goes on after the end.
 
     Args:
         resources: that have to be there.
@@ -134,22 +142,51 @@ def running_ray(resources: ResourceConfig, folder: Path, address: str | None) ->
         address: as for `run_study`.
 
     Raises:
-        InputError: where the cluster cannot be reached or is too small.
+        InputError: where the cluster cannot be reached or is too small, or the process is connected to another.
     """
     log = folder / "ray.log"
-    with output_to(log) as person, last_words(person, log):
-        _start_ray(address)
-        with watched_ray(address, person):
-            require(resources, cluster=address is not None, person=person)
-            write_text(folder / ENVIRONMENT, json.dumps(environment() | _cluster(address), indent=1) + "\n")
-            yield person
+    if is_command():
+        with output_to(log) as person, last_words(person, log):
+            _start_ray(address)
+            with watched_ray(address, person):
+                _prepare(resources, folder, address, cluster=address is not None, person=person)
+                yield person
+        return
+    lent = ray.is_initialized()
+    with signals_restored(), logging_to(logging.FileHandler(log, encoding="utf-8"), name="ray"):
+        if lent:
+            _check_lent(address)
+        else:
+            _start_ray(address)
+        try:
+            cluster = lent or address is not None
+            _prepare(resources, folder, address, cluster=cluster, person=io.StringIO())
+            yield sys.stdout
+        finally:
+            if not lent:
+                ray.shutdown()
+
+
+def _prepare(resources: ResourceConfig, folder: Path, address: str | None, *, cluster: bool, person: TextIO) -> None:
+    require(resources, cluster=cluster, person=person)
+    write_text(folder / ENVIRONMENT, json.dumps(environment() | _cluster(address), indent=1) + "\n")
+
+
+def _check_lent(address: str | None) -> None:
+    """Refuse another cluster than the one that this process is connected to."""
+    connected = ray.get_runtime_context().gcs_address
+    if address not in (None, "auto", connected):
+        raise InputError(
+            f"address {address}: this process is connected to Ray at {connected}; leave the address out to use that, "
+            "or call ray.shutdown() first"
+        )
 
 
 def _repair(config: StudyConfig, folder: Path) -> None:
     """Set aside what is damaged, and say so."""
     done = repair(folder, lambda: {**tabled_points(config, folder), **stored_points(config, folder)})
     for line in done + repair_storage(config, folder, read_trials(folder)):
-        print(line, file=sys.stderr, flush=True)
+        logger.warning(line)
 
 
 def _note_refusal(folder: Path, record: TrialRecord) -> None:

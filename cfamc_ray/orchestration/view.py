@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -18,7 +18,7 @@ from cfamc_ray.process import lasting_stream
 from cfamc_ray.study.front import Progress
 from cfamc_ray.study.records import TrialRecord
 from cfamc_ray.study.wording import show_point, show_seconds, show_value
-from cfamc_ray.terminal import Detail, epoch_line, is_live
+from cfamc_ray.terminal import Detail, console_on, epoch_line, is_live
 
 
 @contextmanager
@@ -56,7 +56,7 @@ class StudyView:
 
     def __init__(self, config: StudyConfig, stream: TextIO, *, detail: Detail = "normal") -> None:
         self.config, self.detail = config, detail
-        self.console = Console(file=stream, highlight=False, quiet=detail == "quiet")
+        self.console = console_on(stream, detail)
         self._live = Live(console=self.console, auto_refresh=False, transient=True)
         self._ended = -1
         self._told: dict[int, int] | None = None

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import moocore
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import t
@@ -182,6 +181,8 @@ def attainment(
     Raises:
         ValueError: for another number of objectives, or a level out of range.
     """
+    import moocore  # noqa: PLC0415 (a machine that only trains need not have it)
+
     if len(objectives) not in (2, 3):
         raise ValueError(f"attainment surfaces are computed for 2 or 3 objectives, not {len(objectives)}")
     if not all(0 < level <= 1 for level in levels):

@@ -1,6 +1,6 @@
 """A copy of a study folder in an object store, kept while a command works on it: machines go, the study stays."""
 
-import sys
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.files import replacing
 from cfamc_ray.process import before_end
+
+logger = logging.getLogger(__name__)
 
 SECONDS = 60.0
 """Between two copies."""
@@ -144,4 +146,4 @@ def mirrored(folder: Path, uri: str | None) -> Iterator[None]:
         try:
             mirror.send()
         except OSError as error:
-            print(f"--mirror {uri}: the last copy failed ({error}); all is in {folder}", file=sys.stderr)
+            logger.warning("--mirror %s: the last copy failed (%s); all is in %s", uri, error, folder)

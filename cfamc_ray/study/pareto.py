@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 
-import moocore
 import numpy as np
 import numpy.typing as npt
 
@@ -23,6 +22,8 @@ def pareto_front(values: Values, directions: Sequence[str]) -> npt.NDArray[np.bo
     Returns:
         a mask of n truth values.
     """
+    import moocore  # noqa: PLC0415 (a machine that only trains need not have it)
+
     costs = _as_costs(values, directions)
     mask: npt.NDArray[np.bool_] = np.asarray(np.isfinite(costs).all(axis=1))
     if mask.any():
@@ -40,6 +41,8 @@ def best_first(values: Values, directions: Sequence[str]) -> list[int]:
         values: (n, k).
         directions: ``maximize`` or ``minimize`` for each objective.
     """
+    import moocore  # noqa: PLC0415 (a machine that only trains need not have it)
+
     costs = _as_costs(values, directions)
     known = np.isfinite(costs).all(axis=1)
     order: list[int] = []
@@ -88,6 +91,8 @@ def hypervolume(values: Values, reference: Sequence[float], directions: Sequence
     Returns:
         the volume, in the product of the objectives' units; 0 without points.
     """
+    import moocore  # noqa: PLC0415 (a machine that only trains need not have it)
+
     costs = _as_costs(values, directions)
     worst = _as_costs([reference], directions)[0]
     counted = costs[np.isfinite(costs).all(axis=1) & (costs < worst).all(axis=1)]

@@ -103,10 +103,10 @@ def test_a_uri_whose_path_would_be_cut_is_refused(study: Path, uri: str) -> None
 
 
 def test_a_last_copy_that_fails_is_said_and_costs_nothing(
-    study: Path, uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    study: Path, uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with mirrored(study, uri):
         (tmp_path / "store").mkdir(exist_ok=True)
         (tmp_path / "store" / "made").write_text("in the way")
-    assert "the last copy failed" in capsys.readouterr().err
+    assert "the last copy failed" in caplog.text
     assert (study / "study.yaml").exists()
