@@ -608,7 +608,7 @@ class TestConfirmation:
         study: tuple[StudyConfig, Path],
         trained: list[int],
         tested: list[int],
-        capsys: pytest.CaptureFixture[str],
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
         config, folder = study
         inner = folder / "confirm"
@@ -616,7 +616,7 @@ class TestConfirmation:
         DAMAGES[kind](inner / file)
         assert confirmation.run_confirmation(config, folder)
         if kind == "other" and file.endswith("encoder.safetensors"):
-            assert f"{inner / file}: damaged" in capsys.readouterr().err
+            assert f"{inner / file}: damaged" in caplog.text
         assert trained == trained_again
         assert tested == tested_again
         records = read_trials(inner)
