@@ -486,7 +486,7 @@ def stopped_ray() -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("stopped_ray")
 class TestWithRay:
     def test_an_interrupted_study_goes_on_and_the_process_stays_the_caller_s(

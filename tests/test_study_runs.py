@@ -296,6 +296,7 @@ def test_a_cause_that_ends_every_trial_ends_the_study(space: Path) -> None:
     assert len(read_trials(space.parent / "runs" / "tiny")) == 3
 
 
+@pytest.mark.long
 def test_ctrl_c_ends_cleanly_and_says_how_to_resume(space: Path) -> None:
     study = space.parent / "runs" / "tiny"
     command = Command(space, "--set", "pretraining.epochs=40")

@@ -44,12 +44,12 @@ def config_of(case: str) -> TrialConfig:
     return tiny_config(**{"encoder.norm": "group", "pretraining.precision": "float64", **CASES[case]})
 
 
-def work(rank: int, folder: Path) -> None:
+def work(rank: int, folder: Path, cases: list[str]) -> None:
     """What each of the two processes does: every case, with a checkpoint after both epochs."""
     torch.set_num_threads(1)
     torch.compile = TRACED
     dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2)
-    for case in CASES:
+    for case in cases:
         trial = Trial(config_of(case), tiny_splits(), place=Place(rank=rank, size=2))
         for row in trial:
             trial.save(folder / f"{case} {row.epoch}.pt")
@@ -59,11 +59,24 @@ def work(rank: int, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folders() -> dict[bool, Path]:
+    """What two workers wrote, once they have; compiled or not."""
+    return {}
+
+
+@pytest.fixture
+def folder(case: str, folders: dict[bool, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoints that two workers wrote."""
-    folder = tmp_path_factory.mktemp("workers")
-    spawn(work, (folder,), nprocs=2)
-    return folder
+    compiled = "compiled" in case
+    if compiled not in folders:
+        folders[compiled] = tmp_path_factory.mktemp("workers")
+        spawn(work, (folders[compiled], [each for each in CASES if ("compiled" in each) == compiled]), nprocs=2)
+    return folders[compiled]
+
+
+of_every_case = pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.long) if "compiled" in case else case for case in CASES]
+)
 
 
 def resumed(case: str, folder: Path, *, epoch: int) -> Trial:
@@ -81,7 +94,7 @@ def assert_close(actual: Trial, expected: Trial) -> None:
         assert (ours.crop_passes, ours.flops) == (theirs.crop_passes, theirs.flops)
 
 
-@pytest.mark.parametrize("case", CASES)
+@of_every_case
 def test_two_workers_end_with_the_weights_perturbations_and_losses_of_one(folder: Path, case: str) -> None:
     alone = tiny_trial(config_of(case))
     list(alone)
@@ -91,7 +104,7 @@ def test_two_workers_end_with_the_weights_perturbations_and_losses_of_one(folder
         assert scores == [(row.clean_accuracy, row.robust_accuracy) for row in alone.rows]
 
 
-@pytest.mark.parametrize("case", CASES)
+@of_every_case
 def test_one_worker_goes_on_from_a_checkpoint_of_two(folder: Path, case: str) -> None:
     trial = resumed(case, folder, epoch=1)
     trial.run_epoch()
