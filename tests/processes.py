@@ -40,7 +40,7 @@ class Command:
             text=True,
         )
 
-    def wait(self, *, seconds: float = 240) -> tuple[int, str]:
+    def wait(self, *, seconds: float = 900) -> tuple[int, str]:
         output, _ = self.process.communicate(timeout=seconds)
         return self.process.returncode, output
 

@@ -181,7 +181,7 @@ class TestNoText:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_real_study_runs_in_such_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = tmp_path / NASTY
     monkeypatch.setenv("CFAMC_DATA", str(place / "cache"))

@@ -281,7 +281,7 @@ def test_either_command_refuses_what_is_the_other_s(space: Path, tmp_path: Path)
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_real_cells_are_measured_and_real_trials_trained(space: Path, tmp_path: Path) -> None:
     words = ["--out", str(tmp_path / "runs"), "--set", "learning.seeds=[1]", "--set", "learning.crop_passes=[200, 400]"]
     command = [sys.executable, "-m", "cfamc_ray.scale", "--space", str(space), *words]

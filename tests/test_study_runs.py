@@ -28,7 +28,7 @@ from cfamc_ray.search.storage import open_storage
 from cfamc_ray.study.records import TrialFolder, TrialRecord, read_trials
 from cfamc_ray.trial import Trial
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 SPACE = {
     "name": "tiny",
@@ -110,7 +110,7 @@ def test_a_killed_study_goes_on_where_it_was(space: Path) -> None:
     command = Command(space)
     wait_until(lambda: bool(finished(read_trials(study))) and any(study.glob("trial_*/checkpoint.pt")))
     command.kill()
-    command.process.wait(timeout=30)
+    command.process.wait(timeout=120)
     before = read_trials(study)
     assert len(finished(before)) < 4, "killed too late to say anything"
 
@@ -243,7 +243,7 @@ def test_trials_that_fall_behind_are_stopped_and_told_as_pruned(space: Path) -> 
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_several_workers_that_fall_behind_stop_together_and_make_room(space: Path) -> None:
     workers = ("--set", "resources={trials_at_once: 1, cpus_per_worker: 1, workers_per_trial: 2}")
     halving = ("--set", "search.halving={rungs: [0.3, 0.6], keep: 0.4}")
@@ -258,7 +258,7 @@ def test_several_workers_that_fall_behind_stop_together_and_make_room(space: Pat
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_the_front_is_confirmed_with_fresh_seeds_on_test_images(space: Path) -> None:
     confirm = "confirm={seeds: 2, images: 100, attacked_images: 20, tolerance: 0}"
     code, output = run(space, "--set", confirm, "--trials", "2")

@@ -493,7 +493,7 @@ class TestInterrupted:
             assert process.poll() is None, process.communicate()
             time.sleep(0.02)
         process.terminate()
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=900)
         assert (process.returncode, err) == (143, "")
         (before,) = read_trials(tmp_path / "cf-amc-ssl")
         again = subprocess.run(shlex.split(out.splitlines()[-1]), capture_output=True, text=True, check=False)
@@ -590,7 +590,7 @@ def test_both_commands_work_with_ray_and_optuna_absent(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_two_workers_train_through_ray(tmp_path: Path) -> None:
     words = ["--recipe", "cf-amc-ssl", "--out", str(tmp_path), *SETTINGS, "--set", "encoder.norm=group"]
     words += ["--workers", "2", "--device", "cpu"]

@@ -41,7 +41,7 @@ def test_the_largest_study_is_compared_with_the_smallest() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_run_measures_every_kind_at_every_size() -> None:
     found = measure([5, 3], repeats=1)
     for kind in ("rebuild", "reprint", "proposal"):

@@ -9,7 +9,7 @@ from statistics import median
 
 import pytest
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 
 def test_a_trials_overhead_is_read_from_a_real_study_and_a_plain_function(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_gradients_of_every_width_agree_with_float64(width: int) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("instructions", ["DEFAULT", "AVX2"])
 def test_gradients_of_all_backbones_agree_with_float64_with_these_instructions(instructions: str) -> None:
     """AVX2 is what processors without AVX-512 have. In another process, since one with wrong sums may crash or hang."""
