@@ -184,7 +184,7 @@ class Trial:
         """The network that updates train: with several workers, one that adds up their gradients."""
         if self.place.size == 1:
             return self.network
-        if self.speedups.compile and self.network is not self.encoder and not isinstance(self.network, InChunks):
+        if self.speedups.compile and not isinstance(self.network, InChunks):
             # The wrapper is compiled, not what is in it: else all gradients come at the end of the backward pass, and
             # their sum over the workers cannot begin before.
             return cast(nn.Module, torch.compile(data_parallel(self.encoder)))
@@ -436,7 +436,9 @@ class Trial:
         if frozen:  # else the compiled backward pass computes the weights' gradients, too
             self.encoder.requires_grad_(False)
         z_ND: Tensor = self.network(images_NCHW)
-        self.encoder.requires_grad_(True).train()
+        self.encoder.train()
+        if frozen:
+            self.encoder.requires_grad_(True)
         return z_ND
 
     def _evaluate(self) -> Scores:

@@ -43,10 +43,10 @@ class Lars(torch.optim.SGD):
         """Scale the gradients of the adapted groups in place, then take SGD's step."""
         for group in self.param_groups:
             weights: list[Tensor] = [weight for weight in group["params"] if weight.grad is not None]
+            if not weights or (self._compiled_step is None and group["trust_coefficient"] is None):
+                continue  # nothing to scale: SGD's step is all
             gradients = [weight.grad for weight in weights if weight.grad is not None]
-            rate = _on_device(group["lr"], weights) if weights else None
-            if rate is None:
-                continue
+            rate = _on_device(group["lr"], weights)
             adapt = {"decay": group["decay_before_trust"], "coefficient": group["trust_coefficient"]}
             if self._compiled_step is not None:
                 momenta = [self._momentum(weight) for weight in weights] if group["momentum"] else []
