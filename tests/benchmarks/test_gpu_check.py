@@ -26,7 +26,7 @@ from benchmarks.gpu_check.cases import (
     seconds,
 )
 from benchmarks.gpu_check.fake import DEVICE, eager, fake_cuda
-from benchmarks.gpu_check.recorder import Operation
+from benchmarks.gpu_check.recorder import PACKAGE, Operation
 from cfamc_ray.config.recipes import DIALECTS, read_recipe, recipe_names
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.evaluation import probe
@@ -70,7 +70,7 @@ def plant(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, *edits: tuple
     for old, new in edits:
         (number,) = [number for number, line in enumerate(lines) if old in line]
         changed[number] = lines[number].replace(old, new)
-        places.append(f"{file.split('/cfamc_ray/')[-1]}:{first + number}")
+        places.append(f"{file.removeprefix(PACKAGE)}:{first + number}")
     namespace = dict(vars(inspect.getmodule(original)))
     exec(compile("\n" * (first - 1) + textwrap.dedent("".join(changed)), file, "exec"), namespace)  # noqa: S102
     holders = [module, *(each for key, each in sys.modules.items() if key.startswith("cfamc_ray"))]
