@@ -5,12 +5,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cfamc_ray.checks import warn_of_damage
-from cfamc_ray.command import exit_code, writing
+from cfamc_ray.cli.command import exit_code, writing
 from cfamc_ray.figures.charts import front_chart
 from cfamc_ray.figures.static import draw, save_figure
-from cfamc_ray.study.front import find_front
-from cfamc_ray.study.records import read_config, read_trials
+from cfamc_ray.front.front import find_front
+from cfamc_ray.lifecycle.checks import warn_of_damage
+from cfamc_ray.store.records import read_config, read_trials
 
 
 def main(argv: Sequence[str] | None = None) -> int:

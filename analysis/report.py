@@ -5,9 +5,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cfamc_ray.checks import warn_of_damage
-from cfamc_ray.command import exit_code, writing
-from cfamc_ray.report import write_report
+from cfamc_ray.cli.command import exit_code, writing
+from cfamc_ray.lifecycle.checks import warn_of_damage
+from cfamc_ray.report.page import write_report
 
 
 def main(argv: Sequence[str] | None = None) -> int:

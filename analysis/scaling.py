@@ -5,13 +5,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cfamc_ray.checks import warn_of_damage
-from cfamc_ray.command import exit_code, writing
+from cfamc_ray.cli.command import exit_code, writing
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import read_resolved
 from cfamc_ray.config.scaling import ScalingConfig
+from cfamc_ray.lifecycle.checks import warn_of_damage
 from cfamc_ray.scale import write_fits
-from cfamc_ray.study.scaling import CONFIG, LEARNING, SYSTEM
+from cfamc_ray.scaling.study import CONFIG, LEARNING, SYSTEM
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -26,14 +26,14 @@ from torchvision.transforms import v2
 
 from benchmarks.reference_loop import crop_loader
 from benchmarks.timing import BATCH, parser, ratios, report, summary
-from cfamc_ray import trial
 from cfamc_ray.config.recipes import read_recipe
 from cfamc_ray.config.trial import CropsConfig, TrialConfig
 from cfamc_ray.data.splits import Splits
 from cfamc_ray.method import crops
 from cfamc_ray.method.phases import now
-from cfamc_ray.throughput import in_turns, random_splits, seconds_of
-from cfamc_ray.trial import Place, Trial
+from cfamc_ray.training import trial
+from cfamc_ray.training.throughput import in_turns, random_splits, seconds_of
+from cfamc_ray.training.trial import Place, Trial
 
 MINIBATCHES = {"cpu": 8, "cuda": 2}
 PARTS = {

@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cfamc_ray.study.environment import environment
-from cfamc_ray.study.records import read_trials
+from cfamc_ray.store.environment import environment
+from cfamc_ray.store.records import read_trials
 
 SPACE = Path(__file__).with_suffix(".yaml")
 

@@ -33,11 +33,11 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
 from benchmarks.timing import BATCH, parser, ratios, report, summary
-from cfamc_ray.allocator import keep_freed_memory
 from cfamc_ray.config.recipes import read_recipe
 from cfamc_ray.config.trial import TrialConfig
-from cfamc_ray.throughput import epoch_of, in_turns, random_splits
-from cfamc_ray.trial import Place, Trial
+from cfamc_ray.training.allocator import keep_freed_memory
+from cfamc_ray.training.throughput import epoch_of, in_turns, random_splits
+from cfamc_ray.training.trial import Place, Trial
 
 VIEWS = 8
 MINIBATCHES = {"cpu": 1, "cuda": 10}

@@ -17,7 +17,6 @@ import torch
 from torch import nn
 
 from benchmarks.timing import parser, ratios, report, summary
-from cfamc_ray.allocator import keep_freed_memory
 from cfamc_ray.config.reading import find_space, read_study
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.data.splits import load_splits
@@ -25,9 +24,10 @@ from cfamc_ray.evaluation.attacks import pgd
 from cfamc_ray.evaluation.classifier import LinearClassifier
 from cfamc_ray.evaluation.probe import fit_probe
 from cfamc_ray.evaluation.protocols import encode, predicted_right, still_right
-from cfamc_ray.study.records import read_trials
-from cfamc_ray.throughput import in_turns
-from cfamc_ray.trial import Place, Trial
+from cfamc_ray.store.records import read_trials
+from cfamc_ray.training.allocator import keep_freed_memory
+from cfamc_ray.training.throughput import in_turns
+from cfamc_ray.training.trial import Place, Trial
 
 
 def measure(study: StudyConfig, device: torch.device, *, repeats: int) -> dict[str, Any]:

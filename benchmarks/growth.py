@@ -37,10 +37,10 @@ from benchmarks.timing import parser, report, summary
 from cfamc_ray import tune
 from cfamc_ray.config.reading import find_space, read_study
 from cfamc_ray.config.study import Point, StudyConfig, draw
-from cfamc_ray.evaluation.cost import training_work
+from cfamc_ray.cost.work import training_work
 from cfamc_ray.search.search import Search
 from cfamc_ray.search.storage import open_storage
-from cfamc_ray.study.records import Row, TrialFolder, read_trials, write_config
+from cfamc_ray.store.records import Row, TrialFolder, read_trials, write_config
 
 SPACE = "pareto.yaml"
 SETTINGS = ("budget.plateau=null", "start_from=[]")

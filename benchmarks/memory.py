@@ -24,11 +24,11 @@ from typing import Any
 import torch
 
 from benchmarks.timing import BATCH, Apart, parser, ratios, report, summary
-from cfamc_ray.allocator import keep_freed_memory
 from cfamc_ray.config.recipes import read_recipe
 from cfamc_ray.config.trial import TrialConfig
-from cfamc_ray.throughput import in_turns, random_splits
-from cfamc_ray.trial import Place, Trial
+from cfamc_ray.training.allocator import keep_freed_memory
+from cfamc_ray.training.throughput import in_turns, random_splits
+from cfamc_ray.training.trial import Place, Trial
 
 CHUNK = 4
 MODES: dict[str, dict[str, Any]] = {

@@ -28,11 +28,11 @@ from scipy.stats import t
 from cfamc_ray.config.protocol import PROTOCOLS, AttackConfig
 from cfamc_ray.config.recipes import Dialect, lay, read_recipe
 from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.cost.work import training_flops
 from cfamc_ray.data.splits import load_splits, load_test
-from cfamc_ray.evaluation.cost import training_flops
 from cfamc_ray.evaluation.protocols import run_protocol
-from cfamc_ray.study.environment import environment
-from cfamc_ray.trial import Trial, TrialFailed
+from cfamc_ray.store.environment import environment
+from cfamc_ray.training.trial import Trial, TrialFailed
 
 RESULTS = Path(__file__).parent / "results" / "published_systems.jsonl"
 SMALL: dict[str, Any] = {

@@ -22,10 +22,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cfamc_ray.allocator import keep_freed_memory
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.data.splits import Splits, load_splits, load_test
-from cfamc_ray.trial import Trial
+from cfamc_ray.training.allocator import keep_freed_memory
+from cfamc_ray.training.trial import Trial
 
 BASE = TrialConfig.model_validate(
     {

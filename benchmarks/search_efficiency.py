@@ -36,12 +36,12 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from benchmarks.search_table import SEEDS, Curve, point_key, read_table, table_study
 from benchmarks.timing import report
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.evaluation.cost import training_work
+from cfamc_ray.cost.work import training_work
+from cfamc_ray.front.dominance import hypervolume, pareto_front
 from cfamc_ray.search.gaussian_process import LENGTHS
 from cfamc_ray.search.search import Search
-from cfamc_ray.study.pareto import hypervolume, pareto_front
-from cfamc_ray.study.points import encode
-from cfamc_ray.study.records import TrialRecord
+from cfamc_ray.space.encoding import encode
+from cfamc_ray.store.records import TrialRecord
 
 Array = npt.NDArray[np.float64]
 TARGET = 0.95

@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 
-from cfamc_ray.allocator import keep_freed_memory
 from cfamc_ray.config.reading import read_study
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.data.splits import load_splits
-from cfamc_ray.trial import Trial, TrialMetrics
+from cfamc_ray.training.allocator import keep_freed_memory
+from cfamc_ray.training.trial import Trial, TrialMetrics
 
 HERE = Path(__file__).parent
 TABLE = HERE / "search_table.jsonl.gz"

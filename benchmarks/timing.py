@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from cfamc_ray.study.environment import environment
-from cfamc_ray.trial import device_name
+from cfamc_ray.store.environment import environment
+from cfamc_ray.training.trial import device_name
 
 BATCH = {"cpu": 16, "cuda": 100}
 """Images of a minibatch."""

@@ -25,15 +25,15 @@ from torch.profiler import profile
 
 from benchmarks.reference_loop import ReferenceEncoder, ReferenceLars, crop_loader, reference_training
 from benchmarks.timing import BATCH, Apart, parser, ratios, report, summary
-from cfamc_ray.allocator import keep_freed_memory
 from cfamc_ray.config.recipes import read_recipe
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.config.yaml12 import parse_yaml
-from cfamc_ray.evaluation.cost import crop_pass_flops
-from cfamc_ray.method.loss import coding_rate
+from cfamc_ray.cost.work import crop_pass_flops
+from cfamc_ray.method.losses import coding_rate
 from cfamc_ray.method.phases import timed_phases
-from cfamc_ray.throughput import in_turns, product_flops, random_splits, seconds_of
-from cfamc_ray.trial import Place, Trial
+from cfamc_ray.training.allocator import keep_freed_memory
+from cfamc_ray.training.throughput import in_turns, product_flops, random_splits, seconds_of
+from cfamc_ray.training.trial import Place, Trial
 
 MINIBATCHES = {"cpu": 2, "cuda": 30}
 KEEPING = "reference, memory kept"

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks.timing import report, summary
-from cfamc_ray.study.records import TrialRecord, read_trials
+from cfamc_ray.store.records import TrialRecord, read_trials
 
 NAME = "trial_overhead"
 SETTINGS = (

@@ -19,25 +19,26 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cfamc_ray.checks import check_data, check_folder, driving, runs_folder, training_work, warn_of_damage
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.protocol import HEADS, PROTOCOLS
 from cfamc_ray.config.reading import find_space, read_tree, resolve_study
 from cfamc_ray.config.recipes import DIALECTS, Dialect, read_recipe, recipe_names
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.files import write_text
-from cfamc_ray.machine import cores
-from cfamc_ray.process import before_end
-from cfamc_ray.run_evaluation import Device, Evaluation, evaluate_run, planned_evaluations
+from cfamc_ray.cost.model import CostModel
+from cfamc_ray.front.confirmation import Confirmed, confirmation_table
+from cfamc_ray.front.finalists import confirmed_front, write_confirmation
+from cfamc_ray.front.front import Front, find_front
+from cfamc_ray.host.files import write_text
+from cfamc_ray.host.machine import cores
+from cfamc_ray.host.process import before_end
+from cfamc_ray.lifecycle.checks import check_data, check_folder, driving, runs_folder, training_work, warn_of_damage
+from cfamc_ray.lifecycle.evaluation import Device, Evaluation, evaluate_run, planned_evaluations
+from cfamc_ray.scaling.system import read_costs
 from cfamc_ray.search.budget import Budget
-from cfamc_ray.study.confirmation import Confirmed, confirmation_table
-from cfamc_ray.study.cost_model import CostModel
-from cfamc_ray.study.environment import environment
-from cfamc_ray.study.finalists import confirmed_front, write_confirmation
-from cfamc_ray.study.front import Front, find_front
-from cfamc_ray.study.images import found_from, note
-from cfamc_ray.study.mirror import mirrored
-from cfamc_ray.study.records import (
+from cfamc_ray.store.environment import environment
+from cfamc_ray.store.images import found_from, note
+from cfamc_ray.store.mirror import mirrored
+from cfamc_ray.store.records import (
     ENVIRONMENT,
     TRIALS,
     TrialFolder,
@@ -51,9 +52,8 @@ from cfamc_ray.study.records import (
     trials_table,
     write_config,
 )
-from cfamc_ray.study.repair import repair
-from cfamc_ray.study.system import read_costs
-from cfamc_ray.study.takeover import take_over
+from cfamc_ray.store.repair import repair
+from cfamc_ray.store.warm_start import take_over
 from cfamc_ray.terminal import Detail, TrainingView, say
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Study:
         Returns:
             path of the page.
         """
-        from cfamc_ray.report import write_report  # noqa: PLC0415 (matplotlib and Plotly are slow to import)
+        from cfamc_ray.report.page import write_report  # noqa: PLC0415 (matplotlib and Plotly are slow to import)
 
         return write_report(self.folder, budget=budget)
 
@@ -173,7 +173,7 @@ class Study:
         """What a notebook shows: name, counts, the front as a figure and as a table."""
         from cfamc_ray.figures.charts import front_chart  # noqa: PLC0415 (matplotlib is slow to import)
         from cfamc_ray.figures.static import draw  # noqa: PLC0415
-        from cfamc_ray.report import counts  # noqa: PLC0415
+        from cfamc_ray.report.page import counts  # noqa: PLC0415
 
         image = io.BytesIO()
         draw(front_chart(self._front, title=self.config.question or self.config.name)).savefig(image, format="png")
@@ -515,8 +515,8 @@ def _open(study: Study) -> None:
 def _train_here(study: Study, detail: Detail) -> None:
     import torch  # noqa: PLC0415 (slow to import)
 
-    from cfamc_ray.recording import run_recorded  # noqa: PLC0415
-    from cfamc_ray.trial import Place  # noqa: PLC0415
+    from cfamc_ray.training.recording import run_recorded  # noqa: PLC0415
+    from cfamc_ray.training.trial import Place  # noqa: PLC0415
 
     for line in repair(study.folder, lambda: {0: {}}):
         logger.warning(line)
@@ -633,7 +633,7 @@ def _run(study: Study, costs: CostModel | None, address: str | None, narrator: N
 
 def _finish(study: Study, narrator: Narrator, *, over: str = "") -> Found:
     """Write the derived files, keep the encoders that are asked for, and tell the front."""
-    from cfamc_ray.report import write_report  # noqa: PLC0415 (matplotlib and Plotly are slow to import)
+    from cfamc_ray.report.page import write_report  # noqa: PLC0415 (matplotlib and Plotly are slow to import)
 
     config, folder, records = study.config, study.folder, read_trials(study.folder)
     front = find_front(config, records)
@@ -665,7 +665,7 @@ def confirm(study: Study, *, address: str | None = None, narrator: Narrator) -> 
         KeyboardInterrupt: where it was interrupted; what is confirmed so far is written by then.
     """
     from cfamc_ray.orchestration.confirmation import run_confirmation  # noqa: PLC0415 (Ray is slow to import)
-    from cfamc_ray.report import write_report  # noqa: PLC0415
+    from cfamc_ray.report.page import write_report  # noqa: PLC0415
 
     config, folder = study.config, study.folder
     assert config.confirm is not None

@@ -6,21 +6,21 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cfamc_ray.checks import check_data, check_folder, driving
-from cfamc_ray.command import add_costs_option, add_run_options, costs_of, exit_code, expected_cost, typed_again
+from cfamc_ray.cli.command import add_costs_option, add_run_options, costs_of, exit_code, expected_cost, typed_again
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import dump_study, find_space, read_scaling
 from cfamc_ray.config.scaling import ScalingConfig
-from cfamc_ray.files import write_text
-from cfamc_ray.process import INTERRUPTED
-from cfamc_ray.study.cells import CellFolder, system_columns, system_table
-from cfamc_ray.study.cost_model import CostModel
-from cfamc_ray.study.images import Digests, found_from, note, portable
-from cfamc_ray.study.learned import learning_columns, learning_table
-from cfamc_ray.study.mirror import mirrored
-from cfamc_ray.study.records import STUDY, csv_text, damaged_records
-from cfamc_ray.study.scaling import CONFIG, LEARNING, SYSTEM, conclusions, read_run
-from cfamc_ray.study.system import system_conclusions
+from cfamc_ray.cost.model import CostModel
+from cfamc_ray.host.files import write_text
+from cfamc_ray.host.process import INTERRUPTED
+from cfamc_ray.lifecycle.checks import check_data, check_folder, driving
+from cfamc_ray.scaling.learned import learning_columns, learning_table
+from cfamc_ray.scaling.study import CONFIG, LEARNING, SYSTEM, conclusions, read_run
+from cfamc_ray.scaling.system import system_conclusions
+from cfamc_ray.store.cells import CellFolder, system_columns, system_table
+from cfamc_ray.store.images import Digests, found_from, note, portable
+from cfamc_ray.store.mirror import mirrored
+from cfamc_ray.store.records import STUDY, csv_text, damaged_records
 from cfamc_ray.terminal import say
 
 Part = Callable[[ScalingConfig, Path, argparse.Namespace, CostModel | None], bool]
@@ -155,7 +155,7 @@ def write_fits(config: ScalingConfig, folder: Path) -> int:
     """
     from cfamc_ray.figures.scaling import scaling_charts  # noqa: PLC0415 (matplotlib is slow to import)
     from cfamc_ray.figures.static import save_chart  # noqa: PLC0415
-    from cfamc_ray.report import write_report  # noqa: PLC0415
+    from cfamc_ray.report.page import write_report  # noqa: PLC0415
 
     run = read_run(config, folder)
     charts = scaling_charts(run)
@@ -183,7 +183,7 @@ def write_fits(config: ScalingConfig, folder: Path) -> int:
 
 
 def _print_plan(config: ScalingConfig, costs: CostModel | None) -> None:
-    from cfamc_ray.evaluation.cost import study_cost  # noqa: PLC0415 (torch is slow to import)
+    from cfamc_ray.cost.work import study_cost  # noqa: PLC0415 (torch is slow to import)
 
     print(dump_study(config))
     if config.cells:

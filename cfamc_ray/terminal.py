@@ -9,8 +9,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
-from cfamc_ray.study.records import TrialFolder
-from cfamc_ray.study.wording import show_radius, show_value
+from cfamc_ray.formatting import show_radius, show_value
+from cfamc_ray.store.records import TrialFolder
 
 Detail = Literal["quiet", "normal", "verbose"]
 """How much is said on the way; the result and what went wrong are always said."""

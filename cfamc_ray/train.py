@@ -15,14 +15,14 @@ from types import ModuleType
 from rich.table import Table
 
 from cfamc_ray.api import Study, planned_run, recipe_source, train, train_planned, trial_source
-from cfamc_ray.command import add_run_options, exit_code, program, typed_again, whole_table
+from cfamc_ray.cli.command import add_run_options, exit_code, program, typed_again, whole_table
 from cfamc_ray.config.reading import dump_study
 from cfamc_ray.config.recipes import DIALECTS, Dialect, PublishedRow, read_recipe, recipe_names
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.process import INTERRUPTED
-from cfamc_ray.study.mirror import mirrored
-from cfamc_ray.study.records import STUDY, TrialFolder, TrialRecord
-from cfamc_ray.study.wording import show_value
+from cfamc_ray.formatting import show_value
+from cfamc_ray.host.process import INTERRUPTED
+from cfamc_ray.store.mirror import mirrored
+from cfamc_ray.store.records import STUDY, TrialFolder, TrialRecord
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _list_recipes(dialect: Dialect) -> int:
-    from cfamc_ray.evaluation.cost import training_flops  # noqa: PLC0415 (torch is slow to import)
+    from cfamc_ray.cost.work import training_flops  # noqa: PLC0415 (torch is slow to import)
 
     table = Table(box=None, pad_edge=False)
     table.add_column("recipe", no_wrap=True)
@@ -132,7 +132,7 @@ def _print_result(run: Study, record: TrialRecord) -> int:
 
 
 def _print_plan(study: StudyConfig) -> None:
-    from cfamc_ray.evaluation.cost import study_cost  # noqa: PLC0415
+    from cfamc_ray.cost.work import study_cost  # noqa: PLC0415
 
     print(dump_study(study))
     cost = study_cost([study.trial])

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.table import Table
 
 from cfamc_ray.api import Found, Narrator, Study, planned, search
-from cfamc_ray.command import (
+from cfamc_ray.cli.command import (
     add_costs_option,
     add_run_options,
     costs_of,
@@ -21,12 +21,12 @@ from cfamc_ray.command import (
 )
 from cfamc_ray.config.reading import dump_study
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.process import INTERRUPTED
-from cfamc_ray.study.confirmation import Confirmed
-from cfamc_ray.study.cost_model import CostModel
-from cfamc_ray.study.mirror import mirrored
-from cfamc_ray.study.records import STUDY, TrialRecord, with_cost
-from cfamc_ray.study.wording import short_names, show_seconds, show_setting, show_value
+from cfamc_ray.cost.model import CostModel
+from cfamc_ray.formatting import short_names, show_seconds, show_setting, show_value
+from cfamc_ray.front.confirmation import Confirmed
+from cfamc_ray.host.process import INTERRUPTED
+from cfamc_ray.store.mirror import mirrored
+from cfamc_ray.store.records import STUDY, TrialRecord, with_cost
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -147,7 +147,7 @@ def _print_front(config: StudyConfig, members: Sequence[TrialRecord], records: S
 
 
 def _print_plan(config: StudyConfig, costs: CostModel | None) -> None:
-    from cfamc_ray.evaluation.cost import sample_trials, study_cost  # noqa: PLC0415
+    from cfamc_ray.cost.work import sample_trials, study_cost  # noqa: PLC0415
 
     print(dump_study(config))
     sample = sample_trials(config)

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from cfamc_ray.config.scaling import Cell, ScalingConfig
-from cfamc_ray.evaluation.cost import training_work
-from cfamc_ray.study.cells import Measured
+from cfamc_ray.cost.work import training_work
+from cfamc_ray.store.cells import Measured
 
 FLOP, ACTIVATION, UPDATED, UPDATE = 8e-13, 3e-9, 5e-9, 0.01
 PROCESS, KEPT, PARAMETER = 5e8, 3.0, 16.0

@@ -28,8 +28,8 @@ from cfamc_ray import InputError, Study, evaluate, open_study, run_study, train
 from cfamc_ray.config.reading import dump_study, resolve_study
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.evaluate import main as evaluate_command
-from cfamc_ray.study.lock import only_driver
-from cfamc_ray.study.records import TrialFolder, write_config
+from cfamc_ray.store.lock import only_driver
+from cfamc_ray.store.records import TrialFolder, write_config
 from cfamc_ray.terminal import TrainingView
 from cfamc_ray.train import main as train_command
 from cfamc_ray.tune import main as tune
@@ -282,7 +282,7 @@ class TestStudy:
         (folder / "trial_00000" / "trial.json").write_text("")
         assert len(open_study(folder).trials) == 1
         (record,) = caplog.record_tuples
-        assert record[:2] == ("cfamc_ray.checks", logging.WARNING)
+        assert record[:2] == ("cfamc_ray.lifecycle.checks", logging.WARNING)
         assert str(folder / "trial_00000" / "trial.json") in record[2]
         assert capfd.readouterr() == ("", "")
 

@@ -12,7 +12,7 @@ from processes import Command
 from ray.cluster_utils import Cluster
 
 from cfamc_ray.config.yaml12 import dump_yaml
-from cfamc_ray.study.records import read_trials
+from cfamc_ray.store.records import read_trials
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 

@@ -33,19 +33,19 @@ from cfamc_ray.config.yaml12 import dump_yaml
 from cfamc_ray.data.content import content_digest
 from cfamc_ray.data.splits import load_splits
 from cfamc_ray.evaluate import main as evaluate
+from cfamc_ray.front.finalists import confirming_study
 from cfamc_ray.method.encoder import save_encoder
 from cfamc_ray.orchestration import confirmation
-from cfamc_ray.recording import RecordedTrial
 from cfamc_ray.scale import main as scale
 from cfamc_ray.search.bookkeeping import open_study, reconcile
 from cfamc_ray.search.search import Search
 from cfamc_ray.search.storage import open_storage
-from cfamc_ray.study.cells import CellFolder
-from cfamc_ray.study.finalists import confirming_study
-from cfamc_ray.study.images import note
-from cfamc_ray.study.records import Row, Status, TrialFolder, TrialRecord, read_trials, write_config
+from cfamc_ray.store.cells import CellFolder
+from cfamc_ray.store.images import note
+from cfamc_ray.store.records import Row, Status, TrialFolder, TrialRecord, read_trials, write_config
 from cfamc_ray.train import main as train
-from cfamc_ray.trial import Trial, initial_encoder
+from cfamc_ray.training.recording import RecordedTrial
+from cfamc_ray.training.trial import Trial, initial_encoder
 from cfamc_ray.tune import main as tune
 
 WIDTHS = {"width": 8, "prefeature_width": 8, "hidden_width": 8, "embedding_width": 8}
@@ -175,7 +175,7 @@ def _nothing_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("front", "effects", "compare"):
         monkeypatch.setattr(f"analysis.{module}.draw", lambda chart: None)
         monkeypatch.setattr(f"analysis.{module}.save_figure", lambda figure, path: None)
-    monkeypatch.setattr("cfamc_ray.report.save_chart", lambda chart, folder: None)
+    monkeypatch.setattr("cfamc_ray.report.page.save_chart", lambda chart, folder: None)
     monkeypatch.setattr("cfamc_ray.figures.static.save_chart", lambda chart, folder: None)
     monkeypatch.setattr("cfamc_ray.figures.interactive.embed", lambda chart: [])
     monkeypatch.setattr("cfamc_ray.figures.interactive.script", lambda: "")
@@ -184,7 +184,7 @@ def _nothing_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Numbers of the trials that Ray would have trained: all of `run_study` is real but Ray. No report is made."""
-    monkeypatch.setattr("cfamc_ray.report.write_report", lambda *_, **__: Path("report"))
+    monkeypatch.setattr("cfamc_ray.report.page.write_report", lambda *_, **__: Path("report"))
     numbers: list[int] = []
 
     @contextmanager
@@ -396,7 +396,7 @@ class TestTrain:
                 trial.epochs_file.write_bytes(rows)
             yield {}
 
-        monkeypatch.setattr("cfamc_ray.recording.run_recorded", run_recorded)
+        monkeypatch.setattr("cfamc_ray.training.recording.run_recorded", run_recorded)
         DAMAGES[kind](folder / file)
         words = ("--set", "encoder.width=8")
         first, resumed = train_into(folder.parent, *words), train_into(folder.parent, *words, "--resume")
@@ -459,9 +459,9 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
         CellFolder(out / "grown" / "system").write(cell, found_of(cell))
     write_trials(SCALING.learning_study, out / "grown" / "learning", trials=12)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cfamc_ray.report.write_report", lambda *_, **__: Path("report"))
+        patch.setattr("cfamc_ray.report.page.write_report", lambda *_, **__: Path("report"))
         patch.setattr("cfamc_ray.figures.scaling.scaling_charts", lambda _: [])
-        patch.setattr("cfamc_ray.study.scaling.fit_learning", lambda *_: [])
+        patch.setattr("cfamc_ray.scaling.study.fit_learning", lambda *_: [])
         assert said_by(scale, "--space", str(out / "grown.yaml"), "--out", str(out)).code == 0
     return out
 
@@ -486,9 +486,9 @@ class TestScale:
 
         monkeypatch.setitem(sys.modules, "cfamc_ray.orchestration.cells", SimpleNamespace(run_cells=run_cells))
         monkeypatch.setattr(orchestration, "run_study", run_study)
-        monkeypatch.setattr("cfamc_ray.report.write_report", lambda *_, **__: Path("report"))
+        monkeypatch.setattr("cfamc_ray.report.page.write_report", lambda *_, **__: Path("report"))
         monkeypatch.setattr("cfamc_ray.figures.scaling.scaling_charts", lambda _: [])
-        monkeypatch.setattr("cfamc_ray.study.scaling.fit_learning", lambda *_: [])  # takes seconds
+        monkeypatch.setattr("cfamc_ray.scaling.study.fit_learning", lambda *_: [])  # takes seconds
         return names
 
     CELL = f"system/{SCALING.cells[-1].name}.json"

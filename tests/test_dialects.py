@@ -12,8 +12,8 @@ from torch.optim import Optimizer
 from cfamc_ray.config.recipes import DIALECTS, Dialect, read_recipe
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.data.splits import load_splits
-from cfamc_ray.method.loss import emp_ssl_loss
-from cfamc_ray.trial import Trial
+from cfamc_ray.method.losses import emp_ssl_loss
+from cfamc_ray.training.trial import Trial
 
 EPSILON, STEP = 8 / 255, 0.01
 IN_BOTH_DIALECTS = pytest.mark.parametrize("dialect", DIALECTS)

@@ -24,10 +24,10 @@ from cfamc_ray.data.splits import describe_test
 from cfamc_ray.evaluate import main
 from cfamc_ray.evaluation.autoattack import AttackInvalid
 from cfamc_ray.evaluation.protocols import Measurement
+from cfamc_ray.lifecycle.evaluation import Run, find_run, published, published_row
 from cfamc_ray.method.encoder import save_encoder
-from cfamc_ray.run_evaluation import Run, find_run, published, published_row
-from cfamc_ray.study.records import TrialFolder, write_config
-from cfamc_ray.trial import initial_encoder
+from cfamc_ray.store.records import TrialFolder, write_config
+from cfamc_ray.training.trial import initial_encoder
 
 FEW = ["--set", "images=60", "--set", "attacked_images=20"]
 QUICK = [*FEW, "--set", "attack.steps=2", "--set", "attack.restarts=1", "--set", "epsilons=[1/255, 4/255]"]
@@ -550,7 +550,7 @@ class TestNotToBeTrusted:
             if protocol.name == "standard":
                 raise AttackInvalid("it masks.")
 
-        monkeypatch.setattr("cfamc_ray.run_evaluation.measure", measure)
+        monkeypatch.setattr("cfamc_ray.lifecycle.evaluation.measure", measure)
         said = said_by(main, str(run), "--protocol", "all")
         assert (said.code, said.err.count("\n")) == (1, 1)
         problems = {record["protocol"]["name"]: record["problem"] for record in records_of(run).values()}

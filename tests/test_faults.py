@@ -12,7 +12,7 @@ from processes import Command
 
 from cfamc_ray.config.yaml12 import dump_yaml
 from cfamc_ray.search.storage import open_storage
-from cfamc_ray.study.records import TrialRecord, read_trials
+from cfamc_ray.store.records import TrialRecord, read_trials
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 

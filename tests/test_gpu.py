@@ -34,12 +34,12 @@ from cfamc_ray.evaluation.attacks import pgd
 from cfamc_ray.evaluation.protocols import search_scores
 from cfamc_ray.method.crops import draw_crop_parameters, make_crops
 from cfamc_ray.method.encoder import load_encoder
-from cfamc_ray.recording import Row, run_recorded
-from cfamc_ray.speedups import fused_norm_problem
-from cfamc_ray.study.records import TrialFolder
-from cfamc_ray.throughput import random_splits
+from cfamc_ray.store.records import TrialFolder
 from cfamc_ray.train import main as train
-from cfamc_ray.trial import Place, Trial, TrialMetrics
+from cfamc_ray.training.recording import Row, run_recorded
+from cfamc_ray.training.speedups import fused_norm_problem
+from cfamc_ray.training.throughput import random_splits
+from cfamc_ray.training.trial import Place, Trial, TrialMetrics
 
 CPU = torch.device("cpu")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -261,7 +261,9 @@ def test_an_encoder_is_read_on_the_cpu(splits: Splits, tmp_path: Path) -> None:
 def out_of_memory() -> Iterator[None]:
     """No memory for large trials; on a CPU for none."""
     if not ON_GPU:
-        with mock.patch("cfamc_ray.trial.make_crops", side_effect=torch.OutOfMemoryError("CUDA out of memory.")):
+        with mock.patch(
+            "cfamc_ray.training.trial.make_crops", side_effect=torch.OutOfMemoryError("CUDA out of memory.")
+        ):
             yield
         return
     torch.cuda.empty_cache()

@@ -16,7 +16,7 @@ from cfamc_ray import scale, tune
 from cfamc_ray.config.reading import read_study
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.yaml12 import dump_yaml
-from cfamc_ray.study.records import TrialFolder, read_trials, write_config
+from cfamc_ray.store.records import TrialFolder, read_trials, write_config
 from cfamc_ray.train import main as train
 
 SPACE: dict[str, Any] = {
@@ -116,7 +116,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[StudyConfig]:
         return "budget.trials reached"
 
     monkeypatch.setitem(sys.modules, "cfamc_ray.orchestration.run", SimpleNamespace(run_study=run_study))
-    monkeypatch.setattr("cfamc_ray.report.write_report", lambda folder, **_: folder / "report")
+    monkeypatch.setattr("cfamc_ray.report.page.write_report", lambda folder, **_: folder / "report")
     return studies
 
 

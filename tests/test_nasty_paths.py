@@ -18,7 +18,7 @@ from cfamc_ray.config.reading import read_study
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.yaml12 import dump_yaml
 from cfamc_ray.evaluate import main as evaluate
-from cfamc_ray.study.records import TrialFolder, read_trials, write_config
+from cfamc_ray.store.records import TrialFolder, read_trials, write_config
 from cfamc_ray.train import main as train
 
 NASTY = "100% %20 ?#{a} 'b' \"c\" [d] é日 &;$HOME\\ ~ #x: y"
@@ -50,7 +50,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[StudyConfig]:
         return "budget.trials reached" if len(studies) > 1 else ""
 
     monkeypatch.setitem(sys.modules, "cfamc_ray.orchestration.run", SimpleNamespace(run_study=run_study))
-    monkeypatch.setattr("cfamc_ray.report.write_report", lambda folder, **_: folder / "report")
+    monkeypatch.setattr("cfamc_ray.report.page.write_report", lambda folder, **_: folder / "report")
     return studies
 
 

@@ -21,8 +21,8 @@ from cfamc_ray.config.scaling import ScalingConfig
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.yaml12 import parse_yaml
 from cfamc_ray.scale import main
-from cfamc_ray.study.cells import CellFolder
-from cfamc_ray.study.records import TrialFolder, read_trials, write_config
+from cfamc_ray.store.cells import CellFolder
+from cfamc_ray.store.records import TrialFolder, read_trials, write_config
 from cfamc_ray.tune import main as tune
 
 CONFIG = ScalingConfig.model_validate(

@@ -17,7 +17,7 @@ from cfamc_ray.evaluation.attacks import pgd
 from cfamc_ray.evaluation.protocols import search_scores
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
 from cfamc_ray.method.parallel import ALONE, Workers
-from cfamc_ray.trial import Place, Trial, TrialFailed, initial_encoder
+from cfamc_ray.training.trial import Place, Trial, TrialFailed, initial_encoder
 
 pytestmark = pytest.mark.slow
 

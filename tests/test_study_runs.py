@@ -25,8 +25,8 @@ from cfamc_ray.data.splits import load_splits
 from cfamc_ray.method.encoder import load_encoder
 from cfamc_ray.orchestration.watch import check_reachable
 from cfamc_ray.search.storage import open_storage
-from cfamc_ray.study.records import TrialFolder, TrialRecord, read_trials
-from cfamc_ray.trial import Trial
+from cfamc_ray.store.records import TrialFolder, TrialRecord, read_trials
+from cfamc_ray.training.trial import Trial
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

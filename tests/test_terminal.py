@@ -9,9 +9,9 @@ from test_train_command import Terminal
 
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.front.front import progress_of
 from cfamc_ray.orchestration.view import StudyView
-from cfamc_ray.study.front import progress_of
-from cfamc_ray.study.records import TrialRecord
+from cfamc_ray.store.records import TrialRecord
 from cfamc_ray.terminal import Detail, ProgressView, add_detail_options, detail_words, epoch_line
 
 STUDY = StudyConfig.model_validate(

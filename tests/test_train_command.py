@@ -23,14 +23,14 @@ from analysis.front import main as draw_front
 from cfamc_ray.config.reading import read_study, resolve_study
 from cfamc_ray.config.recipes import Dialect, read_recipe, recipe_names
 from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.cost.work import study_cost
 from cfamc_ray.data.splits import load_splits
-from cfamc_ray.evaluation.cost import study_cost
 from cfamc_ray.method.encoder import load_encoder
-from cfamc_ray.study.lock import only_driver
-from cfamc_ray.study.records import TrialFolder, read_config, read_trials, write_config
+from cfamc_ray.store.lock import only_driver
+from cfamc_ray.store.records import TrialFolder, read_config, read_trials, write_config
 from cfamc_ray.terminal import TrainingView
 from cfamc_ray.train import main
-from cfamc_ray.trial import Trial
+from cfamc_ray.training.trial import Trial
 
 KEYS = [
     "data.name=digits",
@@ -103,7 +103,7 @@ def train(tmp_path: Path) -> Train:
 
 @pytest.fixture
 def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cfamc_ray.recording.run_recorded", lambda *_, **__: pytest.fail("it was trained"))
+    monkeypatch.setattr("cfamc_ray.training.recording.run_recorded", lambda *_, **__: pytest.fail("it was trained"))
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, *, after: int, by: signal.Signals = signal.SIGINT) -> None:
@@ -328,7 +328,7 @@ class TestRun:
         outcome, remedy = said.err.splitlines()
         assert outcome == f"cf-amc-ssl failed: {record.reason}"
         assert "--name" in remedy
-        monkeypatch.setattr("cfamc_ray.recording.run_recorded", lambda *_, **__: pytest.fail("it was trained"))
+        monkeypatch.setattr("cfamc_ray.training.recording.run_recorded", lambda *_, **__: pytest.fail("it was trained"))
         assert train(*words) == (1, "", said.err)
 
     def test_a_relative_data_path_is_noted_as_an_absolute_one(

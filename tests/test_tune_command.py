@@ -18,10 +18,10 @@ import pytest
 from cfamc_ray.config.reading import dump_study, read_study
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.yaml12 import parse_yaml
+from cfamc_ray.front.front import Progress
 from cfamc_ray.orchestration.view import StudyView
-from cfamc_ray.study.front import Progress
-from cfamc_ray.study.lock import only_driver
-from cfamc_ray.study.records import Status, TrialFolder, read_trials, write_config
+from cfamc_ray.store.lock import only_driver
+from cfamc_ray.store.records import Status, TrialFolder, read_trials, write_config
 from cfamc_ray.tune import main
 
 DIGITS = {"name": "digits", "pretrain_images": 100, "probe_images": 100, "validation_images": 50}

@@ -11,7 +11,7 @@ from test_trial import state, tiny_config, tiny_splits, tiny_trial
 from torch.multiprocessing.spawn import spawn
 
 from cfamc_ray.config.trial import TrialConfig
-from cfamc_ray.trial import Place, Trial
+from cfamc_ray.training.trial import Place, Trial
 
 pytestmark = pytest.mark.slow
 

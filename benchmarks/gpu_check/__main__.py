@@ -24,8 +24,8 @@ from typing import Any
 
 from benchmarks.gpu_check.cases import BYTES_PER_SECOND, FLOPS_PER_SECOND, Case, Found, all_cases, run
 from benchmarks.gpu_check.recorder import PHASES
-from cfamc_ray.command import exit_code, writing
-from cfamc_ray.study.environment import environment
+from cfamc_ray.cli.command import exit_code, writing
+from cfamc_ray.store.environment import environment
 
 HEADER = f"{'case':50} {'operations':>10} {'GB read':>8} {'written':>8} {'TFLOP':>7} {'ms':>7}"
 

@@ -15,11 +15,11 @@ from cfamc_ray.config.protocol import HEADS
 from cfamc_ray.config.reading import resolve_protocol, resolve_study
 from cfamc_ray.config.recipes import DIALECTS, Dialect, read_recipe, recipe_names
 from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.cost.work import training_flops
 from cfamc_ray.data.images import LabelledImages
-from cfamc_ray.evaluation.cost import training_flops
 from cfamc_ray.evaluation.protocols import run_protocol, search_scores
-from cfamc_ray.throughput import random_splits
-from cfamc_ray.trial import Place, Trial
+from cfamc_ray.training.throughput import random_splits
+from cfamc_ray.training.trial import Place, Trial
 
 PAPER = "cf-amc-ssl"
 MINIBATCHES = 2

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from benchmarks.on_gpu.sheets import IMAGES, LABELS, write_sheet
-from cfamc_ray.command import exit_code
+from cfamc_ray.cli.command import exit_code
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.data.sources import data_folder
 from cfamc_ray.data.stratification import stratified_order

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.on_gpu.run import PAPER_PASSES, SMALL, SPEEDS
-from cfamc_ray.command import exit_code
+from cfamc_ray.cli.command import exit_code
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.files import write_text
+from cfamc_ray.host.files import write_text
 
 ROOT = Path(__file__).parents[2]
 BEGIN, END = "<!-- gpu results: begin -->", "<!-- gpu results: end -->"

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from cfamc_ray.config.trial import CropsConfig
+from cfamc_ray.cost.work import BATCH
 from cfamc_ray.data.images import LabelledImages
-from cfamc_ray.evaluation.cost import BATCH
 from cfamc_ray.method.crops import cut_boxes, draw_crop_parameters
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
 from cfamc_ray.method.parallel import ALONE, Workers

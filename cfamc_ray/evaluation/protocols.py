@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from cfamc_ray.config.protocol import AttackConfig, HeadConfig, ProtocolConfig
 from cfamc_ray.config.trial import CropsConfig, DataConfig, EvaluationConfig
+from cfamc_ray.cost.work import BATCH, batch_images
 from cfamc_ray.data.images import LabelledImages
 from cfamc_ray.data.splits import load_splits, load_test
 from cfamc_ray.evaluation.attacks import Logits, pgd
@@ -28,7 +29,6 @@ from cfamc_ray.evaluation.classifier import (
     draw_views,
     in_batches,
 )
-from cfamc_ray.evaluation.cost import BATCH, batch_images
 from cfamc_ray.evaluation.probe import default_head, fit_probe, train_probe
 from cfamc_ray.method.encoder import InChunks, SelfSupervisedEncoder
 from cfamc_ray.method.parallel import ALONE, Workers

@@ -5,13 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 from cfamc_ray.figures.chart import Area, Axis, Bars, Chart, Line, Panel, Points
-from cfamc_ray.study.comparison import Comparison
-from cfamc_ray.study.effects import Effect
-from cfamc_ray.study.front import Front
-from cfamc_ray.study.growth import Growth, Spent
-from cfamc_ray.study.published import PublishedResult
-from cfamc_ray.study.records import TrialRecord, with_cost
-from cfamc_ray.study.wording import show_change, show_interval, show_setting, show_value
+from cfamc_ray.formatting import show_change, show_interval, show_setting, show_value
+from cfamc_ray.front.comparison import Comparison
+from cfamc_ray.front.effects import Effect
+from cfamc_ray.front.front import Front
+from cfamc_ray.front.growth import Growth, Spent
+from cfamc_ray.front.published import PublishedResult
+from cfamc_ray.store.records import TrialRecord, with_cost
 
 COST = "crop_passes"
 """Shown as colour."""

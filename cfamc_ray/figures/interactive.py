@@ -11,7 +11,7 @@ from plotly.offline import get_plotlyjs
 
 from cfamc_ray.figures.chart import Area, Axis, Bars, Chart, Line, Panel, Points
 from cfamc_ray.figures.labels import Side, label_sides
-from cfamc_ray.study.wording import show_count, show_seconds
+from cfamc_ray.formatting import show_count, show_seconds
 
 HEIGHTS = (460, 320)
 """Pixels of a panel that is alone, and of one among others."""

@@ -7,13 +7,13 @@ import numpy as np
 
 from cfamc_ray.figures.chart import Area, Axis, Bars, Chart, Line, Panel, Points
 from cfamc_ray.figures.charts import metric_axis
-from cfamc_ray.study.cells import Measured
-from cfamc_ray.study.laws import TOTAL
-from cfamc_ray.study.learned import PASSES, VIEWS, Learned
-from cfamc_ray.study.scaling import Fits, ScalingRun
-from cfamc_ray.study.splits import SplitCurves
-from cfamc_ray.study.system import SystemFits, predicted
-from cfamc_ray.study.wording import show_count, show_point
+from cfamc_ray.formatting import show_count, show_point
+from cfamc_ray.scaling.allocation import SplitCurves
+from cfamc_ray.scaling.laws import TOTAL
+from cfamc_ray.scaling.learned import PASSES, VIEWS, Learned
+from cfamc_ray.scaling.study import Fits, ScalingRun
+from cfamc_ray.scaling.system import SystemFits, predicted
+from cfamc_ray.store.cells import Measured
 
 NOTHING = "too few trials have finished"
 DRAWN = 60

@@ -17,7 +17,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from cfamc_ray.figures.chart import Area, Axis, Bars, Chart, Line, Panel, Points
 from cfamc_ray.figures.labels import Side, label_sides
-from cfamc_ray.study.wording import show_seconds
+from cfamc_ray.formatting import show_seconds
 
 PANEL_INCHES = ((7.2, 5.0), (4.0, 3.0))
 """Width and height of a panel that is alone, and of one among others."""

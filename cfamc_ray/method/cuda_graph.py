@@ -11,9 +11,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from cfamc_ray.method.inner_maximization import Update
 from cfamc_ray.method.optimizer import Lars
 from cfamc_ray.method.phases import timing
-from cfamc_ray.method.pretraining import Update
 
 WARM_UPS = 3
 """Updates before the capture, which choose kernels and allocate workspaces: torch's own number."""

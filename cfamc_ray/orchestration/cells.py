@@ -10,15 +10,15 @@ from ray.exceptions import RayError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from cfamc_ray.allocator import use_device
 from cfamc_ray.config.scaling import Cell, ScalingConfig, SystemConfig
 from cfamc_ray.config.study import ResourceConfig
 from cfamc_ray.orchestration.run import running_ray
-from cfamc_ray.study.cells import CellFolder, cell_line
-from cfamc_ray.study.environment import environment
+from cfamc_ray.store.cells import CellFolder, cell_line
+from cfamc_ray.store.environment import environment
 from cfamc_ray.terminal import Detail, ProgressView
-from cfamc_ray.throughput import measure_cell
-from cfamc_ray.trial import Place
+from cfamc_ray.training.allocator import use_device
+from cfamc_ray.training.throughput import measure_cell
+from cfamc_ray.training.trial import Place
 
 
 class CellWorker:

@@ -8,19 +8,19 @@ from typing import Any
 import ray
 import torch
 
-from cfamc_ray.allocator import keep_freed_memory, use_device
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.data.splits import describe_test
 from cfamc_ray.evaluation.autoattack import AttackInvalid
 from cfamc_ray.evaluation.protocols import measure_on
+from cfamc_ray.front.finalists import confirming_study
 from cfamc_ray.method.encoder import load_encoder
 from cfamc_ray.orchestration.images import SharedSources, share_sources, take_sources
 from cfamc_ray.orchestration.run import run_study, running_ray
-from cfamc_ray.recording import out_of_memory
-from cfamc_ray.study.finalists import confirming_study
-from cfamc_ray.study.records import TrialFolder, TrialRecord, read_trials
-from cfamc_ray.study.repair import renew_untested
+from cfamc_ray.store.records import TrialFolder, TrialRecord, read_trials
+from cfamc_ray.store.repair import renew_untested
 from cfamc_ray.terminal import Detail, ProgressView
+from cfamc_ray.training.allocator import keep_freed_memory, use_device
+from cfamc_ray.training.recording import out_of_memory
 
 logger = logging.getLogger(__name__)
 

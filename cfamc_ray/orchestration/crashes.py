@@ -4,7 +4,7 @@ import faulthandler
 import re
 from pathlib import Path
 
-from cfamc_ray.study.records import TrialFolder
+from cfamc_ray.store.records import TrialFolder
 
 CAUSE = re.compile(r"^Fatal Python error: (.+)$", re.MULTILINE)
 FRAME = re.compile(r'^  File "(.+)", line (\d+) in (\S+)$', re.MULTILINE)

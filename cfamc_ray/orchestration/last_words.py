@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-from cfamc_ray.process import before_end
+from cfamc_ray.host.process import before_end
 
 WAIT = "import sys; sys.stdin.buffer.read(1) or print(sys.argv[1], flush=True)"
 """Reads a byte from this process, or finds that it is gone."""

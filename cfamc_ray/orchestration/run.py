@@ -24,14 +24,16 @@ from ray import cloudpickle, tune
 from ray.exceptions import RayTaskError
 from ray.tune.experiment import Trial as TuneTrial
 
-from cfamc_ray.allocator import gpu_bytes
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.study import ResourceConfig, StudyConfig
-from cfamc_ray.evaluation.cost import training_work
+from cfamc_ray.cost.model import CostModel
+from cfamc_ray.cost.work import training_work
 from cfamc_ray.figures.charts import front_chart
 from cfamc_ray.figures.static import draw
-from cfamc_ray.files import DiskFullError, write_text
-from cfamc_ray.machine import cores, memory_bytes
+from cfamc_ray.front.front import Progress, find_front, progress_of
+from cfamc_ray.host.files import DiskFullError, write_text
+from cfamc_ray.host.machine import cores, memory_bytes
+from cfamc_ray.host.process import heed_signals, is_command, logging_to, signals_restored
 from cfamc_ray.orchestration.crashes import crash_reason
 from cfamc_ray.orchestration.growing import require
 from cfamc_ray.orchestration.images import share_sources
@@ -40,13 +42,10 @@ from cfamc_ray.orchestration.searcher import StudyScheduler, StudySearcher
 from cfamc_ray.orchestration.trainables import OneWorkerTrial, several_workers
 from cfamc_ray.orchestration.view import StudyView, output_to
 from cfamc_ray.orchestration.watch import check_reachable, watched_ray
-from cfamc_ray.process import heed_signals, is_command, logging_to, signals_restored
 from cfamc_ray.search.search import Search
 from cfamc_ray.search.storage import open_storage, repair_storage, stored_points
-from cfamc_ray.study.cost_model import CostModel
-from cfamc_ray.study.environment import environment
-from cfamc_ray.study.front import Progress, find_front, progress_of
-from cfamc_ray.study.records import (
+from cfamc_ray.store.environment import environment
+from cfamc_ray.store.records import (
     ENVIRONMENT,
     TrialFolder,
     TrialRecord,
@@ -55,9 +54,10 @@ from cfamc_ray.study.records import (
     trial_name,
     write_config,
 )
-from cfamc_ray.study.repair import repair
-from cfamc_ray.tensorboard import StudyEvents
+from cfamc_ray.store.repair import repair
 from cfamc_ray.terminal import Detail
+from cfamc_ray.training.allocator import gpu_bytes
+from cfamc_ray.training.tensorboard import StudyEvents
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from cfamc_ray.search.search import Search
-from cfamc_ray.study.records import TrialFolder
+from cfamc_ray.store.records import TrialFolder
 
 
 class StudySearcher(Searcher):

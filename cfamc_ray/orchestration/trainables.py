@@ -17,9 +17,9 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.orchestration.crashes import CrashReport
 from cfamc_ray.orchestration.images import SharedSources, take_sources
-from cfamc_ray.recording import Row, run_recorded
-from cfamc_ray.study.records import TrialFolder
-from cfamc_ray.trial import Place
+from cfamc_ray.store.records import TrialFolder
+from cfamc_ray.training.recording import Row, run_recorded
+from cfamc_ray.training.trial import Place
 
 Point = dict[str, Any]
 """A Tune config: ``number`` of the trial and ``point``, the searched keys and their values."""

@@ -14,10 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.process import lasting_stream
-from cfamc_ray.study.front import Progress
-from cfamc_ray.study.records import TrialRecord
-from cfamc_ray.study.wording import show_point, show_seconds, show_value
+from cfamc_ray.formatting import show_point, show_seconds, show_value
+from cfamc_ray.front.front import Progress
+from cfamc_ray.host.process import lasting_stream
+from cfamc_ray.store.records import TrialRecord
 from cfamc_ray.terminal import Detail, console_on, epoch_line, is_live
 
 

@@ -9,7 +9,7 @@ from typing import TextIO
 import ray
 
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.process import end_now
+from cfamc_ray.host.process import end_now
 
 REACH_SECONDS = 5.0
 """Until an address counts as silent."""

@@ -18,8 +18,8 @@ from sqlalchemy.orm import Session
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.search.sampler import FeasibleSampler
-from cfamc_ray.study.points import distributions
-from cfamc_ray.study.records import TrialRecord
+from cfamc_ray.space.encoding import distributions
+from cfamc_ray.store.records import TrialRecord
 
 
 def open_study(config: StudyConfig, storage: BaseStorage, sampler: BaseSampler | None = None) -> optuna.Study:

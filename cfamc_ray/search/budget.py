@@ -8,10 +8,10 @@ from typing import Any
 
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
-from cfamc_ray.study.cost_model import CostModel, WorkOf, fit_costs
-from cfamc_ray.study.front import find_front
-from cfamc_ray.study.points import trials_of
-from cfamc_ray.study.records import TrialRecord
+from cfamc_ray.cost.model import CostModel, WorkOf, fit_costs
+from cfamc_ray.front.front import find_front
+from cfamc_ray.space.encoding import trials_of
+from cfamc_ray.store.records import TrialRecord
 
 SECONDS_PER_HOUR = 3600
 SAMPLE = 256

@@ -28,12 +28,12 @@ from threadpoolctl import threadpool_limits
 
 from cfamc_ray.config.study import PLANNED_COSTS, Point, StudyConfig, draw
 from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.cost.model import FlopsOf
+from cfamc_ray.front.dominance import best_first, farthest_first
+from cfamc_ray.front.front import find_front
 from cfamc_ray.search.gaussian_process import LENGTHS, fit_kernel, posterior
-from cfamc_ray.study.cost_model import FlopsOf
-from cfamc_ray.study.front import find_front
-from cfamc_ray.study.pareto import best_first, farthest_first
-from cfamc_ray.study.points import encode
-from cfamc_ray.study.records import TrialRecord
+from cfamc_ray.space.encoding import encode
+from cfamc_ray.store.records import TrialRecord
 
 Array = npt.NDArray[np.float64]
 

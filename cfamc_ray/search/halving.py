@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from cfamc_ray.config.study import PLANNED_COSTS, StudyConfig
 from cfamc_ray.config.trial import TrialConfig
-from cfamc_ray.study.pareto import best_first
-from cfamc_ray.study.points import trials_of
-from cfamc_ray.study.records import TrialRecord
+from cfamc_ray.front.dominance import best_first
+from cfamc_ray.space.encoding import trials_of
+from cfamc_ray.store.records import TrialRecord
 
 
 class Rung(NamedTuple):

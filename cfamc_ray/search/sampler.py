@@ -14,10 +14,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from cfamc_ray.config.space import Range
 from cfamc_ray.config.study import Point, SearchConfig, StudyConfig
+from cfamc_ray.cost.model import FlopsOf
 from cfamc_ray.search.front_model import FrontModel
-from cfamc_ray.study.cost_model import FlopsOf
-from cfamc_ray.study.points import constants, distributions
-from cfamc_ray.study.records import TrialRecord
+from cfamc_ray.space.encoding import constants, distributions
+from cfamc_ray.store.records import TrialRecord
 
 ATTEMPTS = {"tpe": 64, "nsga2": 64, "nsga3": 64, "gp": 4, "random": 64}
 """Proposals of a sampler that may be refused before random ones are tried; a Gaussian process takes long for each."""

@@ -14,12 +14,12 @@ import optuna
 from optuna.storages import BaseStorage
 
 from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.cost.model import CostModel, WorkOf
 from cfamc_ray.search.bookkeeping import open_study, reconcile, tell
 from cfamc_ray.search.budget import Budget
 from cfamc_ray.search.halving import ParetoHalving
 from cfamc_ray.search.sampler import FeasibleSampler, suggest_point
-from cfamc_ray.study.cost_model import CostModel, WorkOf
-from cfamc_ray.study.records import TrialRecord
+from cfamc_ray.store.records import TrialRecord
 
 REFUSALS = 8
 """In a row, before points that do not fit are no longer proposed."""

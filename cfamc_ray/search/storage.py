@@ -13,9 +13,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.files import set_aside
-from cfamc_ray.study.points import constants
-from cfamc_ray.study.records import TrialRecord
+from cfamc_ray.host.files import set_aside
+from cfamc_ray.space.encoding import constants
+from cfamc_ray.store.records import TrialRecord
 
 NAME = "optuna.db"
 UNREADABLE = (sqlite3.Error, SQLAlchemyError, OptunaError, RuntimeError, ValueError, LookupError, TypeError)

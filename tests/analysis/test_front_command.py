@@ -4,7 +4,7 @@ import pytest
 
 from analysis.front import main
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.study.records import TrialFolder, write_config
+from cfamc_ray.store.records import TrialFolder, write_config
 
 
 @pytest.fixture

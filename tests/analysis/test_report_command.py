@@ -4,7 +4,7 @@ import pytest
 
 from analysis.report import main
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.study.records import write_config
+from cfamc_ray.store.records import write_config
 
 
 def test_it_writes_the_report_and_says_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

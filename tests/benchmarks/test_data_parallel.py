@@ -14,8 +14,8 @@ from torch.multiprocessing.spawn import spawn
 
 from benchmarks.data_parallel import Sizes
 from cfamc_ray.config.recipes import read_recipe
-from cfamc_ray.throughput import epoch_of
-from cfamc_ray.trial import Place, Trial
+from cfamc_ray.training.throughput import epoch_of
+from cfamc_ray.training.trial import Place, Trial
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.growth import Times, made_up_study, measure, summarise
-from cfamc_ray.study.front import find_front
-from cfamc_ray.study.records import TrialFolder, read_config, read_trials
+from cfamc_ray.front.front import find_front
+from cfamc_ray.store.records import TrialFolder, read_config, read_trials
 
 
 def test_a_made_up_study_has_ended_in_every_way_and_has_a_front(tmp_path: Path) -> None:

@@ -20,14 +20,14 @@ from benchmarks.on_gpu.read import BEGIN, END, with_block
 from benchmarks.on_gpu.read import main as read
 from benchmarks.on_gpu.run import FASTER, PLANS, SPEEDS, Session, fitting_keys, switched
 from benchmarks.on_gpu.sheets import unpack
-from cfamc_ray.speedups import Speedups
+from cfamc_ray.training.speedups import Speedups
 
 ROOT = Path(__file__).parents[2]
 LARGE = ("torch", "torchvision", "numpy", "pillow", "scipy", "matplotlib", "tensorboard")
 """What the machine itself has to have."""
 OPTIONAL = ("charset-normalizer", "tqdm")
 """What numpy and torch import where it is installed, and do without elsewhere."""
-IMPORTED = "cfamc_ray.train cfamc_ray.evaluate cfamc_ray.recording benchmarks.training_step"
+IMPORTED = "cfamc_ray.train cfamc_ray.evaluate cfamc_ray.training.recording benchmarks.training_step"
 LISTED = f"""
 import importlib, json, sys
 from importlib.metadata import packages_distributions

@@ -6,9 +6,9 @@ from torch import Tensor
 from benchmarks.reference_loop import Crops, ReferenceEncoder, ReferenceLars, crop_loader, reference_training
 from cfamc_ray.config.trial import EncoderConfig
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
-from cfamc_ray.method.loss import emp_ssl_loss
+from cfamc_ray.method.inner_maximization import free_replays
+from cfamc_ray.method.losses import emp_ssl_loss
 from cfamc_ray.method.optimizer import build_optimizer, build_scheduler
-from cfamc_ray.method.pretraining import free_replays
 
 V, B, S = 2, 3, 8
 REPLAYS, EPSILON, STEP, LR = 2, 8 / 255, 0.01, 0.3

@@ -10,7 +10,7 @@ from benchmarks.soak import DAMAGES, SPACE, Ledger, RunEntry, State, result
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.search.bookkeeping import open_study, reconcile
 from cfamc_ray.search.storage import open_storage
-from cfamc_ray.study.records import TrialFolder, read_trials, write_config
+from cfamc_ray.store.records import TrialFolder, read_trials, write_config
 
 TRIALS = 3
 CONFIG = StudyConfig.model_validate({**SPACE, "budget": {"trials": TRIALS}})

@@ -11,7 +11,7 @@ from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import PACKAGE, dump_study, find_space, read_study
 from cfamc_ray.config.recipes import read_recipe, recipe_names
 from cfamc_ray.config.trial import TrialConfig
-from cfamc_ray.evaluation.cost import sample_trials, scale_remark, study_cost
+from cfamc_ray.cost.work import sample_trials, scale_remark, study_cost
 
 FOLDER = PACKAGE.parent / "search_spaces"
 SPACES = sorted(path.name for path in FOLDER.glob("*.yaml") if "\nlearning:" not in path.read_text(encoding="utf-8"))

@@ -13,13 +13,14 @@ from torch.nn import functional as F
 from cfamc_ray.config.protocol import PROTOCOLS, AttackConfig, HeadConfig, ProtocolConfig
 from cfamc_ray.config.study import ConfirmConfig
 from cfamc_ray.config.trial import CropsConfig, DataConfig, EncoderConfig, EvaluationConfig
+from cfamc_ray.cost import work as cost
+from cfamc_ray.cost.work import BATCH, pixel_gradient
 from cfamc_ray.data.images import LabelledImages
 from cfamc_ray.data.splits import load_splits, load_test
-from cfamc_ray.evaluation import cost, protocols
+from cfamc_ray.evaluation import protocols
 from cfamc_ray.evaluation.attacks import pgd
 from cfamc_ray.evaluation.autoattack import AttackInvalid
 from cfamc_ray.evaluation.classifier import EachCrop, LinearClassifier, as_pixels, draw_views
-from cfamc_ray.evaluation.cost import BATCH, pixel_gradient
 from cfamc_ray.evaluation.probe import default_head, fit_probe
 from cfamc_ray.evaluation.protocols import (
     Measurement,

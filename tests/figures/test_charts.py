@@ -13,8 +13,8 @@ from cfamc_ray.figures.chart import Area, Axis, Bars, Chart, Line, Panel, Points
 from cfamc_ray.figures.charts import curves_chart, growth_chart, spending_chart
 from cfamc_ray.figures.interactive import _log_ticks, embed
 from cfamc_ray.figures.static import draw
-from cfamc_ray.study.growth import Growth, find_spending
-from cfamc_ray.study.records import TrialRecord
+from cfamc_ray.front.growth import Growth, find_spending
+from cfamc_ray.store.records import TrialRecord
 
 ALL = Chart(
     "all",

@@ -12,8 +12,8 @@ from cfamc_ray.figures.chart import Area, Line
 from cfamc_ray.figures.charts import front_chart
 from cfamc_ray.figures.static import draw as draw_chart
 from cfamc_ray.figures.static import save_figure
-from cfamc_ray.study.front import find_front
-from cfamc_ray.study.records import TrialRecord
+from cfamc_ray.front.front import find_front
+from cfamc_ray.store.records import TrialRecord
 
 TWO = {"clean_accuracy": "maximize", "robust_accuracy": "maximize"}
 SEVERAL = [(0.5, 0.5), (0.9, 0.1), (0.4, 0.4), (0.7, 0.3), (0.1, 0.1)]

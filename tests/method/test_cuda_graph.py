@@ -10,11 +10,11 @@ import torch
 from tape import Tape, record_on_tape
 from test_trial import state, tiny_config, tiny_trial
 
-from cfamc_ray import trial as trial_module
 from cfamc_ray.method import cuda_graph
 from cfamc_ray.method.phases import timed_phases
-from cfamc_ray.speedups import Speedups
-from cfamc_ray.trial import Trial
+from cfamc_ray.training import trial as trial_module
+from cfamc_ray.training.speedups import Speedups
+from cfamc_ray.training.trial import Trial
 
 FREE = {"pretraining.replays": 3}
 PGD = {"perturbation.attack": "pgd", "perturbation.steps": 2, "pretraining.replays": 1}

@@ -268,7 +268,7 @@ def test_everything_imports_without_triton() -> None:
     code = """
 import sys
 sys.modules["triton"] = None
-import cfamc_ray.trial
+import cfamc_ray.training.trial
 print(cfamc_ray.method.backbones.missing_for_triton())
 """
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from cfamc_ray.orchestration.crashes import NOTHING_SAID, CrashReport, crash_reason
-from cfamc_ray.study.records import TrialFolder
+from cfamc_ray.store.records import TrialFolder
 
 CRASH = """
 import resource, signal, sys
 from pathlib import Path
-from cfamc_ray.files import write_text
+from cfamc_ray.host.files import write_text
 from cfamc_ray.orchestration.crashes import CrashReport
-from cfamc_ray.study.records import TrialFolder
+from cfamc_ray.store.records import TrialFolder
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 report = CrashReport(TrialFolder(Path(sys.argv[1]), 3), int(sys.argv[2]))
 if sys.argv[5:]:

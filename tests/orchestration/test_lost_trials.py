@@ -10,12 +10,12 @@ from ray import cloudpickle
 from ray.exceptions import RayTaskError
 
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.evaluation.cost import training_work
-from cfamc_ray.files import DiskFullError
+from cfamc_ray.cost.work import training_work
+from cfamc_ray.host.files import DiskFullError
 from cfamc_ray.orchestration.crashes import NOTHING_SAID
 from cfamc_ray.orchestration.run import _Watcher
 from cfamc_ray.search.search import Search
-from cfamc_ray.study.records import TrialFolder, write_config
+from cfamc_ray.store.records import TrialFolder, write_config
 
 
 class Unseen:

@@ -9,8 +9,8 @@ from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.data.splits import describe_test
 from cfamc_ray.method.encoder import save_encoder
 from cfamc_ray.orchestration.confirmation import test_encoder as measure_encoder
-from cfamc_ray.study.records import TrialFolder
-from cfamc_ray.trial import initial_encoder
+from cfamc_ray.store.records import TrialFolder
+from cfamc_ray.training.trial import initial_encoder
 
 STUDY = StudyConfig.model_validate(
     {

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.front.front import Progress
 from cfamc_ray.orchestration.run import _Watcher
-from cfamc_ray.study.front import Progress
-from cfamc_ray.study.records import TrialFolder, TrialRecord
+from cfamc_ray.store.records import TrialFolder, TrialRecord
 
 POINT = {"crops.views": 4}
 CONFIG = StudyConfig.model_validate(

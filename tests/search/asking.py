@@ -15,7 +15,7 @@ from cfamc_ray.search.bookkeeping import open_study, tell
 from cfamc_ray.search.sampler import suggest_point
 from cfamc_ray.search.search import Proposal, Search
 from cfamc_ray.search.storage import open_storage
-from cfamc_ray.study.records import Row, Status, TrialRecord
+from cfamc_ray.store.records import Row, Status, TrialRecord
 
 Point = dict[str, Any]
 Scores = Callable[[TrialRecord], dict[str, float]]

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.cost.model import CostModel, fit_costs
 from cfamc_ray.search import budget
 from cfamc_ray.search.budget import SAMPLE, Budget
-from cfamc_ray.study.cost_model import CostModel, fit_costs
-from cfamc_ray.study.records import Status, TrialRecord
+from cfamc_ray.store.records import Status, TrialRecord
 
 SPACE = {"crops.views": {"int": [2, 40]}, "pretraining.epochs": 4}
 PER_VIEW = 4 * 45_000 * 3

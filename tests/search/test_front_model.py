@@ -14,12 +14,12 @@ from scipy.spatial.distance import cdist
 from sklearn.gaussian_process import GaussianProcessClassifier
 
 from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.front.front import find_front
 from cfamc_ray.search import front_model, gaussian_process
 from cfamc_ray.search.front_model import FrontModel
 from cfamc_ray.search.gaussian_process import Array, Kernel
-from cfamc_ray.study.front import find_front
-from cfamc_ray.study.points import encode
-from cfamc_ray.study.records import Status, TrialRecord
+from cfamc_ray.space.encoding import encode
+from cfamc_ray.store.records import Status, TrialRecord
 
 NUMBERS: dict[str, Any] = {
     "space": {"crops.hue": {"float": [0, 0.5]}, "crops.saturation": {"float": [0, 1]}},

@@ -10,7 +10,7 @@ from optuna.storages import InMemoryStorage
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.search.bookkeeping import open_study, reconcile
 from cfamc_ray.search.storage import open_storage
-from cfamc_ray.study.records import Status
+from cfamc_ray.store.records import Status
 
 SPACE = {
     "crops.views": {"int": [2, 10], "step": 4},

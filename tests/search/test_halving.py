@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.search.halving import ParetoHalving, rungs_of
-from cfamc_ray.study.records import Status, TrialRecord
+from cfamc_ray.store.records import Status, TrialRecord
 
 ACCURACIES = {"clean_accuracy": "maximize", "robust_accuracy": "maximize"}
 

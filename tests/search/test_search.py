@@ -11,7 +11,7 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
 from cfamc_ray.search.search import REFUSALS, Search
-from cfamc_ray.study.records import TrialRecord
+from cfamc_ray.store.records import TrialRecord
 
 VIEWS: dict[str, Any] = {
     "space": {

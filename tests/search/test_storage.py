@@ -16,7 +16,7 @@ import cfamc_ray.search.storage as storage_module
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.search.bookkeeping import open_study, reconcile
 from cfamc_ray.search.storage import open_storage, repair_storage, stored_points
-from cfamc_ray.study.records import TrialRecord
+from cfamc_ray.store.records import TrialRecord
 
 CONFIG = study_of()
 STATES = ["COMPLETE", "FAIL", "PRUNED", "RUNNING"]

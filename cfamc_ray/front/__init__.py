@@ -1,0 +1,1 @@
+"""The front, and what can be said of it."""

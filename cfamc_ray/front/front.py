@@ -1,0 +1,113 @@
+"""The front of a study, and how far a running study has come."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.front.dominance import hypervolume, pareto_front
+from cfamc_ray.store.records import Status, TrialRecord
+
+
+@dataclass(frozen=True)
+class Front:
+    """Finished trials and which of them no other finished trial dominates."""
+
+    objectives: Mapping[str, str]
+    """Metric and direction."""
+    members: list[TrialRecord]
+    """The front, best first in the first objective."""
+    dominated: list[TrialRecord]
+    hypervolume: float
+    reference: list[float]
+
+
+def find_front(
+    config: StudyConfig, records: Sequence[TrialRecord], *, reference: Sequence[float] | None = None
+) -> Front:
+    """The front over the finished trials; a trial that misses an objective is on neither list.
+
+    Args:
+        config: of the study.
+        records: of its trials.
+        reference: of the hypervolume; the config's unless given.
+    """
+    objectives = config.objectives
+    complete = [record for record in records if record.status == "finished"]
+    complete = [record for record in complete if np.isfinite(record.values(objectives)).all()]
+    values = np.array([record.values(objectives) for record in complete]).reshape(-1, len(objectives))
+    directions = list(objectives.values())
+    mask = pareto_front(values, directions)
+    worst = [_reference(config, name, values[:, place]) for place, name in enumerate(objectives)]
+    reference = worst if reference is None else list(reference)
+    first, sign = next(iter(objectives)), -1 if directions[0] == "maximize" else 1
+    return Front(
+        objectives=objectives,
+        members=sorted((r for r, on in zip(complete, mask, strict=True) if on), key=lambda r: sign * r.value(first)),
+        dominated=[r for r, on in zip(complete, mask, strict=True) if not on],
+        hypervolume=hypervolume(values, reference, directions),
+        reference=reference,
+    )
+
+
+def _reference(config: StudyConfig, name: str, values: np.ndarray) -> float:
+    if name in config.reference:
+        return config.reference[name]
+    if config.objectives[name] == "maximize":
+        return 0.0
+    return float(values.max()) if len(values) else 0.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a person wants to know of a running study."""
+
+    total: int
+    finished: int
+    running: int
+    others: Mapping[str, int]
+    """How many were stopped, failed, or refused for they would not fit; what did not happen is left out."""
+    best: dict[str, float]
+    """Of each objective over finished trials; NaN where there is none."""
+    front_size: int
+    hypervolume: float
+    seconds: float
+    seconds_left: float
+    """NaN until a trial has ended."""
+
+
+def progress_of(config: StudyConfig, records: Sequence[TrialRecord], *, seconds: float, ended_before: int) -> Progress:
+    """How far a study is.
+
+    Args:
+        config: of the study.
+        records: of all trials so far.
+        seconds: since this run of the study began.
+        ended_before: trials that the budget pays for and that had ended when it began.
+    """
+    front = find_front(config, records)
+    statuses = [record.status for record in records]
+    words: dict[str, Status] = {"stopped": "stopped", "failed": "failed", "refused": "infeasible"}
+    paid = sum(record.ended and record.counts for record in records)
+    better = {"maximize": max, "minimize": min}
+    complete = front.members + front.dominated
+    return Progress(
+        total=config.budget.trials,
+        finished=statuses.count("finished"),
+        running=statuses.count("running"),
+        others={word: statuses.count(status) for word, status in words.items() if status in statuses},
+        best={
+            name: better[direction]((record.value(name) for record in complete), default=math.nan)
+            for name, direction in front.objectives.items()
+        },
+        front_size=len(front.members),
+        hypervolume=front.hypervolume,
+        seconds=seconds,
+        seconds_left=_seconds_left(config.budget.trials - paid, paid - ended_before, seconds),
+    )
+
+
+def _seconds_left(todo: int, done: int, seconds: float) -> float:
+    return seconds / done * todo if done else math.nan

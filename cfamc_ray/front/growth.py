@@ -1,0 +1,78 @@
+"""How a study's front grew, and where its compute went."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.front.dominance import hypervolume, pareto_front
+from cfamc_ray.front.front import find_front
+from cfamc_ray.store.records import Status, TrialRecord
+
+
+class Growth(NamedTuple):
+    """The hypervolume after each trial that cost something, in the order of their numbers."""
+
+    trials: tuple[int, ...]
+    """Numbers of the trials."""
+    crop_passes: tuple[float, ...]
+    """All that were spent so far."""
+    seconds: tuple[float, ...]
+    """Of training and evaluation, added over all trials so far."""
+    hypervolume: tuple[float, ...]
+    """Of those that finished so far, with the reference of all."""
+
+
+def find_growth(config: StudyConfig, records: Sequence[TrialRecord]) -> Growth:
+    """How the hypervolume grew with what was spent.
+
+    Trials that were taken over from another study count from the start and cost nothing.
+
+    Args:
+        config: of the study.
+        records: of its trials; those that run count with what they have spent.
+    """
+    reference, directions = find_front(config, records).reference, list(config.objectives.values())
+    front: list[list[float]] = []
+    volume = passes = seconds = 0.0
+    rows: list[tuple[int, float, float, float]] = []
+    for record in sorted(records, key=lambda record: (not record.source, record.number)):
+        values = [*front, record.values(config.objectives)]
+        on_front = pareto_front(values, directions)
+        if record.status == "finished" and on_front[-1]:
+            front = [value for value, on in zip(values, on_front, strict=True) if on]
+            volume = hypervolume(front, reference, directions)
+        if record.source or not record.rows:
+            continue
+        passes += record.value("crop_passes")
+        seconds += record.value("train_seconds") + record.value("eval_seconds")
+        rows.append((record.number, passes, seconds, volume))
+    return Growth(*zip(*rows, strict=True)) if rows else Growth((), (), (), ())
+
+
+class Spent(NamedTuple):
+    """What the trials of one status took."""
+
+    status: Status
+    trials: int
+    train_seconds: float
+    eval_seconds: float
+    overhead_seconds: float
+    """NaN where a trial has not measured it."""
+    crop_passes: float
+    flops: float
+
+
+def find_spending(records: Sequence[TrialRecord]) -> list[Spent]:
+    """What the trials of each status took; taken over ones cost nothing.
+
+    Args:
+        records: of the trials; those that reported nothing are counted and took nothing that is known.
+    """
+    statuses: tuple[Status, ...] = ("finished", "stopped", "failed", "infeasible", "running")
+    found = []
+    for status in statuses:
+        group = [record for record in records if record.status == status and not record.source]
+        paid = [record for record in group if record.rows]
+        if group:
+            found.append(Spent(status, len(group), *(sum(r.value(name) for r in paid) for name in Spent._fields[2:])))
+    return found

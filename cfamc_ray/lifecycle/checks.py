@@ -1,0 +1,158 @@
+"""What has to hold before a study begins or goes on: its folder, its images, its one driver."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.reading import Config
+from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.cost.model import Work
+from cfamc_ray.host.files import is_text
+from cfamc_ray.store.cells import damaged_cells
+from cfamc_ray.store.images import Digests, check_same, data_of
+from cfamc_ray.store.lock import only_driver
+from cfamc_ray.store.records import STUDY, TrialRecord, damaged_records, read_config, read_trials
+from cfamc_ray.store.repair import set_damaged_aside
+
+logger = logging.getLogger(__name__)
+
+
+def runs_folder(name: Path | str) -> Path:
+    """The folder that studies lie in, as a person named it.
+
+    Raises:
+        InputError: where it can be none.
+    """
+    if "://" in str(name):
+        raise InputError(
+            f"{name}: a study needs a folder that all its machines mount; --mirror keeps a copy in a bucket"
+        )
+    if not is_text(str(name)):
+        raise InputError(f"{str(name)!r}: its name is no text in UTF-8; name another folder")
+    return Path(name)
+
+
+def check_folder(
+    config: StudyConfig, folder: Path, *, resume: bool, over: Callable[[Sequence[TrialRecord]], str] | None = None
+) -> bool:
+    """Whether a study is finished; one that is not may begin, or go on, in its folder.
+
+    Args:
+        config: of the study.
+        folder: of the study.
+        resume: whether an unfinished one is to go on.
+        over: why no further trial is to start; unless given, once `budget.trials` have begun.
+
+    Raises:
+        InputError: where it holds another study, or an unfinished one without `resume`, or none to resume.
+    """
+    records, damaged = read_trials(folder), damaged_records(folder)
+    if not records and not damaged and not (folder / STUDY).exists():
+        if resume:
+            raise InputError(f"{folder}: there is nothing to resume; leave out --resume to begin")
+        return False
+    different = _different(config, folder, records)
+    if different:
+        raise InputError(
+            f"{folder}: belongs to a study of another space (different: {', '.join(different)}); "
+            "name another folder with --out, or another study with --set name=NAME"
+        )
+    ended = sum(record.ended for record in records)
+    spent = over(records) if over else len(records) >= config.budget.trials
+    finished = not damaged and ended == len(records) and bool(spent)
+    if (records or damaged) and not finished and not resume:
+        remark = f" (damaged or missing: {', '.join(str(found.path) for found in damaged)})" if damaged else ""
+        raise InputError(
+            f"{folder}: holds this study with {ended} of {config.budget.trials} trials ended{remark}; "
+            "type the command again with --resume to go on, or name another folder with --out"
+        )
+    return finished
+
+
+def check_data(config: Config, trials: Iterable[TrialConfig], *folders: Path) -> Digests:
+    """Refuse bad data, and have it downloaded once, before any trial trains; warn of sizes that do not fit together.
+
+    Args:
+        config: of the study.
+        trials: whose images are looked at.
+        folders: of studies that are about the same images.
+
+    Returns:
+        digests of the images that all trials share, to be noted beside the study.
+
+    Raises:
+        InputError: where a trial's images are missing, too few, not what they should be, or others than a folder's.
+    """
+    from cfamc_ray.cost.work import scale_remark  # noqa: PLC0415
+    from cfamc_ray.data.content import content_digest  # noqa: PLC0415 (torch is slow to import, and not needed above)
+    from cfamc_ray.data.splits import load_splits  # noqa: PLC0415
+
+    found = list(trials)
+    for data, judged_on in dict.fromkeys((trial.data, trial.judged_on) for trial in found):
+        load_splits(data, judged_on=judged_on)
+    for remark in dict.fromkeys(scale_remark(trial.crops.size, trial.judged_on) for trial in found):
+        if remark:
+            logger.warning("warning: %s", remark)
+    digests = {key: content_digest(data) for key, data in data_of(config).items()}
+    for folder in folders:
+        check_same(folder, digests, config=config)
+    return digests
+
+
+def training_work(trial: TrialConfig) -> Work:
+    """What a trial's training and evaluation come to; PyTorch, which counts it, is slow to import."""
+    from cfamc_ray.cost import work as cost  # noqa: PLC0415
+
+    return cost.training_work(trial)
+
+
+@contextmanager
+def driving(folder: Path) -> Iterator[None]:
+    """Hold a study's folder as its only driver, and set aside first what is damaged in it.
+
+    Args:
+        folder: of the study, or of a scaling study's cells; made if missing.
+
+    Raises:
+        InputError: as `only_driver` does.
+    """
+    with only_driver(folder):
+        for line in set_damaged_aside(folder):
+            logger.warning(line)
+        yield
+
+
+def warn_of_damage(study: Path) -> None:
+    """Say which files of its trials or cells a reader does without; the next driver sets them aside.
+
+    Args:
+        study: its folder, or that of a scaling study's cells.
+    """
+    for found in [*damaged_records(study), *damaged_cells(study)]:
+        if found.path.name == STUDY:  # without it nothing is read
+            continue
+        logger.warning("warning: %s: damaged or missing (%s), and left out", found.path, found.why)
+
+
+def _different(config: StudyConfig, folder: Path, records: Sequence[TrialRecord]) -> list[str]:
+    """Keys in which a folder's study is another one; where its study.yaml is lost, its trials tell the space."""
+    try:
+        known = read_config(folder).identity()
+    except InputError:
+        return [] if all(config.contains(record.point) for record in records) else ["space"]
+    return sorted(_differences(known, config.identity()))
+
+
+def _differences(one: Any, other: Any, key: str = "") -> list[str]:
+    if isinstance(one, dict) and isinstance(other, dict) and key != "space":
+        names = dict.fromkeys([*one, *other])
+        return [
+            found
+            for name in names
+            for found in _differences(one.get(name), other.get(name), f"{key}.{name}" if key else name)
+        ]
+    return [] if one == other else [key]

@@ -1,0 +1,115 @@
+"""What a study says to the question it was asked, in sentences with numbers."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.formatting import show_change, show_count, show_interval, show_setting, show_value
+from cfamc_ray.front.effects import Effect
+from cfamc_ray.front.front import find_front
+from cfamc_ray.front.growth import Growth
+from cfamc_ray.front.recommendations import Advice, best_at, headline
+from cfamc_ray.store.records import TrialRecord, with_cost
+
+RUNNING = "The study has not ended: {left} of {total} trials are still to come, and what follows may change."
+
+
+def answer(
+    config: StudyConfig,
+    records: Sequence[TrialRecord],
+    *,
+    advice: Sequence[Advice],
+    effects: Sequence[Effect],
+    growth: Growth,
+    confirmed: Sequence[Mapping[str, Any]] = (),
+) -> list[str]:
+    """What to run, what it costs, what moves it, and how sure that is.
+
+    Args:
+        config: of the study.
+        records: of its trials.
+        advice: of `advise`.
+        effects: of `find_effects`.
+        growth: of `find_growth`.
+        confirmed: rows of confirm.csv.
+    """
+    front = find_front(config, records)
+    finished = sum(record.status == "finished" for record in records)
+    if not front.members:
+        missing = "no trial has finished" if not finished else "no finished trial has all objectives"
+        return [f"There is no answer yet: {missing}."]
+    are = "is" if len(front.members) == 1 else "are"
+    return [
+        *_progress(config, records),
+        f"{len(front.members)} of {finished} finished trials {are} on the front.",
+        *(_recommendation(config, one) for one in advice[: len(config.objectives)]),
+        *_movers(config, effects),
+        *_late_growth(growth),
+        *_certainty(config, advice, confirmed),
+    ]
+
+
+def _progress(config: StudyConfig, records: Sequence[TrialRecord]) -> list[str]:
+    ended = sum(record.ended and record.counts for record in records)
+    running = sum(not record.ended for record in records)
+    left = config.budget.trials - ended
+    return [RUNNING.format(left=left, total=config.budget.trials)] if running and left > 0 else []
+
+
+def _recommendation(config: StudyConfig, advice: Advice) -> str:
+    record = advice.record
+    shown = with_cost(config.objectives)
+    values = [f"{name.replace('_', ' ')} {show_value(name, record.value(name))}" for name in shown]
+    return f"{advice.role.capitalize()}: trial {record.number}, with {', '.join(values)}."
+
+
+def _movers(config: StudyConfig, effects: Sequence[Effect]) -> list[str]:
+    """Of each accuracy the keys whose trend is decided, the strongest first."""
+    found = []
+    for metric in (name for name in config.objectives if name.endswith("accuracy")):
+        mine = [effect for effect in effects if effect.metric == metric and math.isfinite(effect.slope)]
+        decided = sorted((e for e in mine if e.decided), key=lambda e: -abs(e.slope))
+        words = [
+            f"{e.key} ({show_change(metric, e.slope)} from {' to '.join(show_setting(e.key, end) for end in e.ends)}, "
+            f"95 % interval {show_interval(metric, e.interval)})"
+            for e in decided
+        ]
+        name = metric.replace("_", " ")
+        if words:
+            found.append(f"What moves {name}, the other keys held: {'; '.join(words)}.")
+        elif mine:
+            found.append(f"No key's effect on {name} is decided by these trials.")
+    return found
+
+
+def _late_growth(growth: Growth) -> list[str]:
+    """What the last quarter of the crop passes added."""
+    if len(growth.trials) < 4 or growth.hypervolume[-1] <= 0:
+        return []
+    spent = growth.crop_passes[-1]
+    before = [v for v, passes in zip(growth.hypervolume, growth.crop_passes, strict=True) if passes <= 0.75 * spent]
+    share = 1 - (before[-1] if before else 0.0) / growth.hypervolume[-1]
+    return [f"The last quarter of the {show_count(spent)} crop passes added {share:.1%} of the hypervolume."]
+
+
+def _certainty(config: StudyConfig, advice: Sequence[Advice], confirmed: Sequence[Mapping[str, Any]]) -> list[str]:
+    if confirmed:
+        sure = [row for row in confirmed if float(row["front_probability"] or 0) >= 0.8]
+        seeds = min(int(row["seeds"]) for row in confirmed)
+        return [
+            f"Trained again with {seeds} fresh seeds and tested on test images, {len(sure)} of {len(confirmed)} points "
+            "belong to the front with a probability of at least 80 %."
+        ]
+    metric = headline(config)
+    (best,) = [one.record for one in advice if one.role == best_at(config, metric)]
+    images = best.rows[-1].get("attacked_images" if metric == "robust_accuracy" else "validation_images")
+    if not metric.endswith("accuracy") or not images:
+        return []
+    share = best.value(metric)
+    half = 1.96 * math.sqrt(share * (1 - share) / images)
+    return [
+        f"Each point was measured once, with one seed: {show_value(metric, share)} on {images} images is uncertain by "
+        f"±{100 * half:.1f} points from the images alone, and the best of many is flattered. "
+        "confirm in the space trains the front again with fresh seeds."
+    ]

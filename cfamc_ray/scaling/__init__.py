@@ -1,0 +1,1 @@
+"""How work and learning grow."""

@@ -1,0 +1,152 @@
+"""Damaged files of a study: what they are, and what a driver does about them before it goes on.
+
+A damaged file is renamed, never removed. What it held is made anew: a derived file is written again, a trial without
+its rows is trained again, from its checkpoint where that is whole. All else is kept.
+"""
+
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from cfamc_ray.host.files import set_aside
+from cfamc_ray.store.cells import damaged_cells
+from cfamc_ray.store.content import DamagedFile, damage_of, json_object
+from cfamc_ray.store.images import NAME as IMAGES
+from cfamc_ray.store.images import noted_images
+from cfamc_ray.store.records import ENVIRONMENT, TrialFolder, damaged_records, trial_folders
+
+Points = Callable[[], Mapping[int, Mapping[str, Any]]]
+"""Points of trials by number, as something other than the trials' folders knows them."""
+
+
+def damaged_files(study: Path) -> list[DamagedFile]:
+    """The files of a study's folder that are there and cannot be read; weights and checkpoints among them.
+
+    Args:
+        study: its folder, or that of a scaling study's cells.
+    """
+    derived = (damage_of(study / ENVIRONMENT, json_object), damage_of(study / IMAGES, noted_images))
+    weights = chain.from_iterable(_damaged_weights(folder) for folder in trial_folders(study))
+    every = [*damaged_records(study), *derived, *damaged_cells(study), *weights]
+    return [found for found in every if found and found.path.exists()]
+
+
+def _damaged_weights(folder: TrialFolder) -> Iterator[DamagedFile | None]:
+    yield _damaged_checkpoint(folder.checkpoint)
+    yield damaged_encoder(folder.encoder)
+
+
+def _damaged_checkpoint(path: Path) -> DamagedFile | None:
+    """torch.save writes a zip archive, which keeps a checksum of each part."""
+    if not path.is_file():
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except Exception as error:  # zipfile has no kind of its own for what a damaged header leads to
+        return DamagedFile(path, str(error) or type(error).__name__)
+    return DamagedFile(path, f"{broken} in it is broken") if broken else None
+
+
+def damaged_encoder(path: Path) -> DamagedFile | None:
+    """What is wrong with an encoder's file; None where it is whole or missing.
+
+    A safetensors file is the length of its header (8 bytes), the header as JSON, and the tensors it lists. It has no
+    checksum: a weight that was changed is not found.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json_object(file.read(length).decode() if length < path.stat().st_size else "")
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        whole = 8 + length + max(ends) == path.stat().st_size
+    except (ValueError, KeyError, TypeError, IndexError):
+        whole = False
+    return None if whole else DamagedFile(path, "not a whole safetensors file")
+
+
+def set_damaged_aside(study: Path) -> list[str]:
+    """Rename damaged files, and folders of trials that were taken over and are no longer whole.
+
+    Only the driver that holds the study may do so.
+
+    Args:
+        study: its folder, or that of a scaling study's cells.
+
+    Returns:
+        what was done, a sentence for each.
+    """
+    records = [(folder.path, folder.read()) for folder in trial_folders(study)]
+    taken_over = [(path, record.source) for path, record in records if record and record.source and not record.ended]
+    done = [
+        f"{path}: was taken over from {source} and is no longer whole; kept as {set_aside(path).name}; --import takes "
+        "it over again"
+        for path, source in taken_over
+    ]
+    return done + [_set_aside(found) for found in damaged_files(study)]
+
+
+def repair(study: Path, points: Points) -> list[str]:
+    """Set damaged files aside and restore what can be, so that the study can go on; only its driver may.
+
+    Args:
+        study: its folder.
+        points: is asked where a trial's own note of its point is lost.
+
+    Returns:
+        what was done, a sentence for each damaged file.
+    """
+    done = set_damaged_aside(study)
+    lost = [found.path for found in damaged_records(study) if found.path.name == "trial.json"]
+    known = points() if lost else {}
+    for folder in trial_folders(study):
+        if folder.trial_file not in lost:
+            continue
+        if folder.number in known:
+            folder.open(known[folder.number])
+            done.append(f"{folder.trial_file}: written again")
+        else:
+            kept = set_aside(folder.path)
+            done.append(f"{folder.path}: nothing tells its point any more; kept as {kept.name}")
+    return done
+
+
+def renew_untested(study: Path) -> list[str]:
+    """Have trials trained again whose encoders are to be tested and are damaged or missing.
+
+    Args:
+        study: a confirming study's folder; only its driver may do so.
+
+    Returns:
+        what was done, a sentence for each of them.
+    """
+    done = []
+    for folder in trial_folders(study):
+        record = folder.read()
+        lacking = damaged_encoder(folder.encoder) or not folder.encoder.exists()
+        if record and record.status == "finished" and folder.read_test() is None and lacking:
+            kept = set_aside(folder.epochs_file)
+            done.append(
+                f"{folder.encoder}: damaged or missing, and not yet tested; the trial is trained again (its rows are "
+                f"kept as {kept.name})"
+            )
+    return done
+
+
+def _set_aside(found: DamagedFile) -> str:
+    kept = set_aside(found.path)
+    return f"{found.path}: damaged ({found.why}); kept as {kept.name}{_CONSEQUENCES.get(found.path.name, '')}"
+
+
+_CONSEQUENCES = {
+    "epochs.jsonl": ", and the trial is trained again",
+    "outcome.json": ", and the trial goes on",
+    "checkpoint.pt": ", and the trial begins anew",
+    "encoder.safetensors": "; python -m cfamc_ray.train --trial trains the trial anew",
+    "test.json": ", and the encoder is tested again",
+    "study.yaml": ", and written again",
+}

@@ -1,0 +1,56 @@
+"""Trials of an earlier study taken over into another one on the same space."""
+
+import shutil
+from pathlib import Path
+
+from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.config.trial import without_paths
+from cfamc_ray.store.images import same_images
+from cfamc_ray.store.records import TrialFolder, read_config, read_trials
+
+SAME = ("objectives", "dialect", "base", "trial")
+"""Keys that decide what a trial's numbers mean."""
+
+
+def take_over(config: StudyConfig, folder: Path, source: Path) -> int:
+    """Copy the finished and the early stopped trials of a study whose points lie in this one's space.
+
+    They are told to the sampler and stand in the tables, but the budget does not pay for them. Those that were taken
+    over before are left out.
+
+    Args:
+        config: of the study that takes over.
+        folder: of that study.
+        source: folder of the earlier study.
+
+    Returns:
+        how many were copied.
+
+    Raises:
+        InputError: where the source holds no study, or one whose trials mean something else.
+    """
+    theirs = read_config(source)
+    mine, other = (study.model_dump(mode="json", include={*SAME}) for study in (config, theirs))
+    mine["trial"], other["trial"] = without_paths(mine["trial"]), without_paths(other["trial"])
+    different = [key for key in SAME if mine[key] != other[key]]
+    different += [] if same_images(folder, source) else ["images"]
+    different += ["space"] if set(config.space) != set(theirs.space) else []
+    if different:
+        raise InputError(f"--import {source}: is a study of something else (different: {', '.join(different)})")
+    present = read_trials(folder)
+    known, number = {record.source for record in present}, max((record.number for record in present), default=-1) + 1
+    copied = 0
+    for record in read_trials(source):
+        name = f"{theirs.name}/{record.trial_id}"
+        if record.status not in ("finished", "stopped") or name in known or not config.contains(record.point):
+            continue
+        target, origin = TrialFolder(folder, number + copied), TrialFolder(source, record.number)
+        target.open(record.point, source=name)
+        target.write_rows({**row, "trial_id": target.path.name} for row in record.rows)
+        if origin.encoder.exists():
+            shutil.copy2(origin.encoder, target.encoder)
+        if record.status == "stopped":
+            target.close(record.status, record.reason)
+        copied += 1
+    return copied

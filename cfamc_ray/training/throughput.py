@@ -1,0 +1,164 @@
+"""How fast training steps are on this hardware, and what they take; measured on random images, without Ray."""
+
+import statistics
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from cfamc_ray.config.scaling import Cell, SystemConfig
+from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.cost.work import training_work
+from cfamc_ray.data.images import ImageSubset, LabelledImages
+from cfamc_ray.data.splits import Splits
+from cfamc_ray.method.phases import now, timed_phases
+from cfamc_ray.training.allocator import keep_freed_memory
+from cfamc_ray.training.trial import Place, Trial, device_name
+
+PRODUCT_SIDE = {"cpu": 2048, "cuda": 8192}
+"""Rows and columns of the matrices whose product measures what the hardware can do."""
+PRODUCTS = 10
+MESSAGE_BYTES = (2**10, 2**18, 2**22, 2**25)
+"""What is summed over the workers to measure their communication."""
+MESSAGES = 5
+
+
+def measure_cell(cell: Cell, system: SystemConfig, place: Place) -> dict[str, Any]:
+    """Raw measurements of a cell; all of its workers call this, and the first one's answer counts.
+
+    With several workers, three works take turns: the steps as they are (`steps`), the same without the sum of the
+    gradients (`unsynchronised`), and one worker's share of the images by the first worker alone (`alone`).
+
+    Args:
+        cell: what is measured.
+        system: how often.
+        place: of this worker; the process group has to exist where there are several.
+
+    Returns:
+        seconds of each repeat by work, and of one more by phase; peak bytes; FLOP a second of matrix products in the
+        precision of the steps and in float32; seconds of sums over the workers by their bytes; what the steps come to.
+    """
+    keep_freed_memory()
+    trial = Trial(cell.trial, random_splits(cell.trial), place=place)
+    works: dict[str, Callable[[], object]] = {"steps": trial.run_epoch}
+    if place.size > 1:
+        works |= {"unsynchronised": epoch_of(trial, synchronised=False), "alone": _share_alone(cell.trial, place)}
+    seconds = in_turns(works, repeats=system.repeats, warm_ups=system.warm_ups, device=place.device)
+    with timed_phases(place.device) as phases:
+        phases["all"] = -now(place.device)
+        trial.run_epoch()
+        phases["all"] += now(place.device)
+    work, updates = training_work(cell.trial), cell.trial.updates // cell.trial.pretraining.epochs
+    product_type = trial.autocast or trial.weight_type
+    return {
+        "seconds": seconds,
+        "phases": dict(phases),
+        "peak_memory_bytes": _of_last_worker(trial.rows[-1].peak_memory_bytes, place),
+        "product_flops_per_second": product_flops(place.device, product_type),
+        "float32_flops_per_second": product_flops(place.device, torch.float32),
+        "sums": _sums_over_workers(place) if place.size > 1 else [],
+        "updates": updates,
+        "crop_passes": cell.trial.crop_passes_per_epoch,
+        "flops": work.flops / cell.trial.pretraining.epochs,
+        "activations": work.activations / cell.trial.pretraining.epochs,
+        "kept": work.kept,
+        "parameters": work.parameters,
+        "number_bytes": trial.weight_type.itemsize,
+        "precision": str(product_type).removeprefix("torch."),
+        "device": device_name(place.device),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def random_splits(config: TrialConfig) -> Splits:
+    """Random images as large as the crops of a trial, as many as it trains on; none to judge by."""
+    images, side = config.data.pretrain_images, config.crops.size
+    pixels_NCHW = torch.randint(0, 256, (images, 3, side, side), dtype=torch.uint8)
+    nothing = LabelledImages(pixels_NCHW[:0], torch.zeros(0, dtype=torch.int64))
+    return Splits(ImageSubset(pixels_NCHW, torch.arange(images)), nothing, nothing, classes=10)
+
+
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
+    """Wall time, the device's work included."""
+    started = now(device)
+    work()
+    return now(device) - started
+
+
+def in_turns(
+    works: Mapping[str, Callable[[], object]], *, repeats: int, device: torch.device, warm_ups: int = 1
+) -> dict[str, list[float]]:
+    """Seconds of each work, repeat by repeat, so that a change of the machine's load meets all of them.
+
+    In a process group all workers do this together, and each work lasts until the last of them has ended.
+
+    Args:
+        works: by name.
+        repeats: of each.
+        device: whose work is waited for.
+        warm_ups: repeats before the first that counts.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for repeat in range(-warm_ups, repeats):
+        for name, work in works.items():
+            taken = seconds_of(partial(_together, work), device)
+            if repeat >= 0:
+                seconds[name].append(taken)
+    return seconds
+
+
+def _together(work: Callable[[], object]) -> None:
+    work()
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def product_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP a second of a large matrix product: the best of several."""
+    side = PRODUCT_SIDE[device.type]
+    one, other = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    one @ other  # the first builds plans
+    return 2 * side**3 / min(seconds_of(lambda: one @ other, device) for _ in range(PRODUCTS))
+
+
+def epoch_of(trial: Trial, *, synchronised: bool = True) -> Callable[[], object]:
+    """An epoch of a trial of several workers, with or without the sum of the gradients."""
+
+    def epoch() -> None:
+        assert isinstance(trial.replica, DistributedDataParallel)
+        with nullcontext() if synchronised else trial.replica.no_sync():
+            trial.run_epoch()
+
+    return epoch
+
+
+def _share_alone(config: TrialConfig, place: Place) -> Callable[[], object]:
+    """One worker's share of every minibatch, by the first worker; the others wait."""
+    if place.rank > 0:
+        return nullcontext
+    values = {key: config.value_of(key) // place.size for key in ("pretraining.batch_images", "data.pretrain_images")}
+    share = config.with_values(values)
+    return Trial(share, random_splits(share), place=Place(device=place.device)).run_epoch
+
+
+def _of_last_worker(count: int, place: Place) -> int:
+    """The last worker holds nothing but its part of the steps."""
+    if place.size == 1:
+        return count
+    shared = torch.tensor(count, dtype=torch.int64, device=place.device)
+    dist.broadcast(shared, src=place.size - 1)
+    return int(shared)
+
+
+def _sums_over_workers(place: Place) -> list[tuple[int, float]]:
+    """Bytes of a message, and the median seconds that its sum over the workers takes."""
+    measured = []
+    for size in MESSAGE_BYTES:
+        add_up = partial(dist.all_reduce, torch.ones(size // 4, device=place.device))
+        add_up()  # the first builds connections
+        measured.append((size, statistics.median(seconds_of(add_up, place.device) for _ in range(MESSAGES))))
+    return measured

@@ -1,0 +1,22 @@
+"""Studies and trials made by hand."""
+
+from typing import Any
+
+from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.store.records import Status, TrialRecord
+
+COST = {"crop_passes": 100, "flops": 10**9, "train_seconds": 2.0, "eval_seconds": 1.0, "peak_memory_bytes": 10**8}
+
+
+def study(**given: Any) -> StudyConfig:
+    space = {"crops.views": {"int": [2, 40]}, "perturbation.epsilon": {"float": ["1/255", "16/255"]}}
+    return StudyConfig.model_validate({"name": "made", "space": space, **given})
+
+
+def row(epoch: int, *, done: bool = False, **metrics: object) -> dict[str, object]:
+    return {"epoch": epoch, "done": done, "clean_accuracy": 0.5, "robust_accuracy": 0.25, **COST, **metrics}
+
+
+def record(number: int, *, status: Status = "finished", **metrics: object) -> TrialRecord:
+    point = {"crops.views": number + 2, "perturbation.epsilon": 8 / 255}
+    return TrialRecord(number, point, [row(1, done=status == "finished", **metrics)], status)

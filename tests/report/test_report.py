@@ -1,0 +1,327 @@
+"""A study's report: what it says, that it comes out of broken studies too, and how it looks in a browser."""
+
+import csv
+import itertools
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cfamc_ray.config.reading import read_study
+from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.report.page import make_report, render, write_report
+from cfamc_ray.store.records import TrialFolder, read_trials, write_config
+from cfamc_ray.train import main as train
+
+SPACE = {
+    "crops.views": {"int": [2, 32], "log": True},
+    "pretraining.epochs": {"int": [1, 4]},
+    "encoder.norm": {"choice": ["batch", "group"]},
+}
+STUDIES = Path(__file__).parent.parent / "benchmarks" / "results" / "studies"
+"""What real studies left in their folders, without weights."""
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def rows(epochs: int, clean: float | None, robust: float | None, *, done: bool = True) -> list[dict[str, Any]]:
+    """Of a trial that ends with these accuracies."""
+    return [
+        {
+            "epoch": epoch,
+            "done": done and epoch == epochs,
+            "clean_accuracy": clean and clean * epoch / epochs,
+            "robust_accuracy": robust and robust * epoch / epochs,
+            "validation_images": 400,
+            "attacked_images": 100,
+            "crop_passes": 1000 * epoch,
+            "flops": 10**12 * epoch,
+            "train_seconds": 60.0 * epoch,
+            "eval_seconds": 10.0 * epoch,
+            "peak_memory_bytes": 10**9,
+        }
+        for epoch in range(1, epochs + 1)
+    ]
+
+
+def make(folder: Path, trials: Sequence[tuple[Mapping[str, Any], list[dict[str, Any]]]], **given: Any) -> Path:
+    """A study's folder with these trials: their points and rows."""
+    folder.mkdir()
+    known = {"name": folder.name, "question": "Do more <crops> pay?", "space": SPACE, "budget": {"trials": len(trials)}}
+    write_config(folder, StudyConfig.model_validate(known | given))
+    for number, (point, metrics) in enumerate(trials):
+        trial = TrialFolder(folder, number)
+        trial.open(point)
+        trial.write_rows(metrics)
+    return folder
+
+
+def point(views: int = 2, epochs: int = 2, norm: str = "batch") -> dict[str, Any]:
+    return {"crops.views": views, "pretraining.epochs": epochs, "encoder.norm": norm}
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """12 finished trials in which views make clean and epochs robust, one stopped, one failed, one running."""
+    finished = [
+        (
+            point(views, epochs, "batch" if (views + epochs) % 2 else "group"),
+            rows(epochs, 0.3 + 0.01 * views, 0.1 * epochs),
+        )
+        for views in (2, 8, 32)
+        for epochs in (1, 2, 3, 4)
+    ]
+    begun = [
+        (point(4, 4), rows(2, 0.2, 0.1, done=False)),
+        (point(5, 4), []),
+        (point(6, 4), rows(1, 0.2, 0.1, done=False)),
+    ]
+    folder = make(tmp_path / "made", [*finished, *begun], budget={"trials": 20})
+    TrialFolder(folder, 12).close("stopped", "fell behind")
+    TrialFolder(folder, 13).close("failed", "diverged <at once>")
+    (folder / "environment.json").write_text(json.dumps({"date": "2026-11-01T10:00:00+00:00", "cores": 2}))
+    return folder
+
+
+def text_of(page: str) -> str:
+    """What a person reads, without Plotly's and our own code."""
+    return re.sub(r"<[^>]+>", " ", re.sub(r"<(script|style)\b.*?</\1>", "", page, flags=re.DOTALL))
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_it_answers_in_sentences_with_the_trials_numbers(study: Path) -> None:
+    sentences = make_report(study).sentences
+    assert sentences[0] == ("The study has not ended: 6 of 20 trials are still to come, and what follows may change.")
+    assert sentences[1] == "1 of 12 finished trials is on the front."
+    assert sentences[2] == (
+        "Best clean accuracy: trial 11, with clean accuracy 62.0%, robust accuracy 40.0%, crop passes 4k."
+    )
+    movers = [sentence for sentence in sentences if sentence.startswith("What moves")]
+    assert movers[0].startswith("What moves clean accuracy, the other keys held: crops.views (+")
+    assert movers[1].startswith("What moves robust accuracy, the other keys held: pretraining.epochs (+30.0 points")
+    assert "±9.6 points from the images alone" in sentences[-1], "1.96 sqrt(0.4 0.6 / 100)"
+
+
+def test_what_was_confirmed_takes_the_place_of_what_is_uncertain(study: Path) -> None:
+    (study / "confirm.csv").write_text("trial_id,seeds,front_probability\ntrial_00011,3,0.9\ntrial_00007,3,\n")
+    report = make_report(study)
+    assert report.sentences[-1].startswith("Trained again with 3 fresh seeds and tested on test images, 1 of 2 points")
+    assert "confirm" in [table.name for table in report.tables]
+    assert not any("±" in sentence for sentence in report.sentences)
+
+
+def test_each_recommended_configuration_has_a_command_that_reads_its_trial(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands = dict(make_report(study, budget=2000).commands)
+    assert set(commands) == {
+        "best clean accuracy (trial 11)",
+        "best robust accuracy (trial 11)",
+        "best robust accuracy within 2k crop passes (trial 1)",
+    }
+    words = shlex.split(commands["best robust accuracy within 2k crop passes (trial 1)"])
+    assert words[:3] == ["python", "-m", "cfamc_ray.train"]
+    assert train([*words[3:], "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "views: 2" in printed
+    assert "epochs: 2" in printed
+
+
+def test_every_figure_and_table_is_a_file_beside_the_page(study: Path) -> None:
+    page = write_report(study)
+    folder = page.parent
+    charts = ("front", "published", "growth", "importance", "slices", "curves", "spending")
+    tables = ("recommended", "front", "ladder", "effects", "spending", "ended_early", "trials")
+    expected = {f"{name}.{ending}" for name in charts for ending in ("png", "svg")}
+    expected |= {f"{name}.{ending}" for name in tables for ending in ("csv", "md", "tex")}
+    assert {path.name for path in folder.iterdir()} == expected | {"report.html"}
+    assert all((folder / f"{name}.png").read_bytes().startswith(b"\x89PNG") for name in charts)
+    early = read_table(folder / "ended_early.csv")
+    assert [(row["status"], row["reason"]) for row in early] == [
+        ("stopped", "fell behind"),
+        ("failed", "diverged <at once>"),
+    ]
+    assert len(read_table(folder / "trials.csv")) == 15
+    spent = {row["status"]: row for row in read_table(folder / "spending.csv")}
+    assert float(spent["stopped"]["train_seconds"]) == 120
+    assert (folder / "front.md").read_text().startswith("| trial id")
+    assert r"\begin{tabular}" in (folder / "front.tex").read_text()
+
+
+def test_the_page_needs_nothing_else_and_shows_text_as_text(study: Path) -> None:
+    page = render(make_report(study))
+    assert not re.search(
+        r"""(src|href)\s*=\s*["']?(https?:)?//""", re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+    )
+    text = text_of(page)
+    assert "Do more &lt;crops&gt; pay?" in text
+    assert "diverged &lt;at once&gt;" in text
+    assert "12 finished, 1 running, 1 stopped, 1 failed of 20 trials" in text
+    assert "cores" in text
+
+
+BROKEN: dict[str, tuple[list[tuple[Mapping[str, Any], list[dict[str, Any]]]], str]] = {
+    "no trial": ([], "There is no answer yet: no trial has finished."),
+    "no finished trial": (
+        [(point(), rows(2, 0.3, 0.2, done=False)), (point(4), [])],
+        "There is no answer yet: no trial has finished.",
+    ),
+    "one trial": ([(point(), rows(2, 0.3, 0.2))], "1 of 1 finished trials is on the front."),
+    "one objective constant": (
+        [(point(views), rows(2, 0.3, 0.01 * views)) for views in range(2, 14)],
+        "1 of 12 finished trials is on the front.",
+    ),
+    "missing metrics": (
+        [(point(views), rows(2, 0.3, None)) for views in (2, 3)],
+        "There is no answer yet: no finished trial has all objectives.",
+    ),
+    "some metrics missing": (
+        [(point(2), rows(2, 0.3, None)), (point(3), rows(2, 0.3, 0.1))],
+        "1 of 2 finished trials is on the front.",
+    ),
+    "nothing was right": ([(point(views), rows(2, 0.0, 0.0)) for views in (2, 3, 4)], "3 of 3 finished trials are on"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_study_has_a_report_that_says_what_is_missing(tmp_path: Path, name: str) -> None:
+    trials, says = BROKEN[name]
+    folder = make(tmp_path / "broken", trials, budget={"trials": max(len(trials), 1)})
+    text = text_of(write_report(folder).read_text())
+    assert says in text
+    assert not re.search(r"\b(nan|None|inf)\b", text.partition("Provenance")[0])
+
+
+def test_a_metric_that_is_missing_is_a_dash_and_never_a_zero(tmp_path: Path) -> None:
+    folder = make(tmp_path / "broken", [(point(2), rows(2, 0.3, None)), (point(3), rows(2, 0.3, 0.1))])
+    table = {row["trial_id"]: row for row in read_table(write_report(folder).parent / "trials.csv")}
+    assert table["trial_00000"]["robust_accuracy"] == ""
+    (shown,) = [t for t in make_report(folder).tables if t.name == "trials"]
+    assert shown.shown()[0][shown.columns.index("robust_accuracy")] == "–"
+
+
+@pytest.mark.parametrize(
+    "objectives",
+    [
+        {"robust_accuracy": "maximize"},
+        {"flops": "minimize"},
+        {"clean_accuracy": "maximize", "robust_accuracy": "maximize", "crop_passes": "minimize"},
+    ],
+    ids=list,
+)
+def test_any_objectives_are_reported(study: Path, objectives: dict[str, str]) -> None:
+    config = read_study(study / "study.yaml")
+    write_config(study, config.model_copy(update={"objectives": objectives}))
+    assert make_report(study).commands
+    assert write_report(study).is_file()
+
+
+def test_what_is_published_of_the_same_images_and_radius_is_marked(tmp_path: Path) -> None:
+    trial = {"data": {"name": "npz", "path": "cifar10.npz"}, "evaluation": {"attack_epsilon": "8/255"}}
+    for epsilon, robust in (("8/255", 0.3334), ("4/255", 0.5597), ("2/255", None)):
+        trial["evaluation"] = {"attack_epsilon": epsilon}
+        folder = make(tmp_path / epsilon[0], [(point(), rows(2, 0.3, 0.2))], trial=trial)
+        charts = {chart.name: chart for chart in make_report(folder).charts}
+        assert ("published" in charts) is (robust is not None)
+        if robust is not None:
+            ours, theirs = charts["published"].panels[0].marks
+            place = list(theirs.labels).index("cf-amc-ssl")  # type: ignore[union-attr]
+            assert (theirs.x[place], theirs.y[place]) == pytest.approx((0.7588, robust))  # type: ignore[union-attr]
+            assert (list(ours.x), list(ours.y)) == ([0.3], [0.2])  # type: ignore[union-attr]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium")
+    from playwright.sync_api import sync_playwright  # noqa: PLC0415 (slow to import)
+
+    with sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+BY_DEFAULT = [("", 1280, "light"), ("cifar_small", 400, "dark"), ("quickstart", 1280, "dark")]
+"""Each report once; the other openings are long."""
+
+
+@pytest.mark.parametrize(
+    ("recorded", "width", "scheme"),
+    [
+        pytest.param(*opened, marks=[] if opened in BY_DEFAULT else pytest.mark.long)
+        for opened in itertools.product(["", "quickstart", "cifar_small"], [1280, 400], ["light", "dark"])
+    ],
+)
+def test_in_a_browser_every_figure_is_drawn_and_nothing_is_fetched(
+    browser: Any, study: Path, recorded: str, width: int, scheme: str, tmp_path: Path
+) -> None:
+    if recorded:
+        study = Path(shutil.copytree(STUDIES / recorded, tmp_path / recorded))
+    page_path = write_report(study)
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page = context.new_page()
+    said: list[str] = []
+    asked: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(page_path.as_uri())
+    page.wait_for_function("document.querySelectorAll('.plotly-graph-div .main-svg').length > 0")
+    page.wait_for_timeout(300)
+
+    assert said == []
+    assert asked == [page_path.as_uri()]
+    sizes = page.evaluate(
+        "[...document.querySelectorAll('.plotly-graph-div')].map(plot => {"
+        " const drawn = plot.querySelector('.main-svg').getBoundingClientRect();"
+        " const place = plot.parentElement.getBoundingClientRect();"
+        " return [drawn.width, drawn.height, place.width]; })"
+    )
+    panels = sum(len(chart.panels) for chart in make_report(study).charts)
+    assert len(sizes) == panels
+    assert all(drawn > 200 and height > 100 and drawn <= place + 1 for drawn, height, place in sizes)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing makes the page scroll sideways"
+    small = page.evaluate(
+        "[...document.querySelectorAll('p, td, th, h1, h2, h3, pre')].filter("
+        "  element => parseFloat(getComputedStyle(element).fontSize) < 12).length"
+    )
+    assert small == 0
+    luminance = page.evaluate(
+        "(() => { const light = name => { const [r, g, b] = getComputedStyle(document.body)[name].match(/[0-9]+/g)"
+        ".map(v => { v /= 255; return v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; });"
+        " return 0.2126 * r + 0.7152 * g + 0.0722 * b; };"
+        " return [light('color'), light('backgroundColor')]; })()"
+    )
+    ink, paper = luminance
+    assert (ink < paper) == (scheme == "light")
+    assert (max(ink, paper) + 0.05) / (min(ink, paper) + 0.05) > 7, "the contrast that WCAG calls enhanced"
+    fill = page.evaluate("getComputedStyle(document.querySelector('.xtick text')).fill")
+    text = page.evaluate("getComputedStyle(document.body).color")
+    assert fill == text, "figures are written in the page's colour"
+    context.close()
+
+
+def test_the_page_of_a_study_without_trials_draws_its_sentences(browser: Any, tmp_path: Path) -> None:
+    page = browser.new_page()
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.goto(write_report(make(tmp_path / "empty", [], budget={"trials": 1})).as_uri())
+    page.wait_for_function("document.querySelectorAll('.annotation-text').length > 0")
+    assert "no trial has finished yet" in page.inner_text("#front-0")
+    assert said == []
+    page.close()
+
+
+def test_reading_a_report_changes_nothing_of_the_study(study: Path) -> None:
+    before = read_trials(study)
+    write_report(study)
+    assert read_trials(study) == before

@@ -1,0 +1,64 @@
+import csv
+import io
+from typing import Any
+
+import pytest
+
+from cfamc_ray.store.tables import Table, show_cell
+
+ROWS: list[dict[str, Any]] = [
+    {"trial": 7, "clean_accuracy": 0.123456, "crops.views": 4, "perturbation.epsilon": 8 / 255},
+    {"trial": 11, "clean_accuracy": None, "crops.views": 16, "perturbation.epsilon": 4 / 255},
+]
+TABLE = Table("made", "Made by hand", list(ROWS[0]), ROWS)
+
+
+def test_csv_keeps_every_digit_and_leaves_what_is_missing_empty() -> None:
+    first, second = csv.DictReader(io.StringIO(TABLE.csv()))
+    assert float(first["clean_accuracy"]) == 0.123456
+    assert float(first["perturbation.epsilon"]) == 8 / 255
+    assert second["clean_accuracy"] == ""
+
+
+def test_a_person_reads_rounded_values_short_headings_and_a_dash() -> None:
+    assert TABLE.headings() == ["trial", "clean accuracy", "views", "epsilon"]
+    assert TABLE.shown() == [["7", "12.3%", "4", "8/255"], ["11", "–", "16", "4/255"]]
+
+
+def test_keys_that_end_alike_keep_their_whole_names() -> None:
+    assert Table("", "", ["a.epochs", "b.epochs", "c.views"], []).headings() == ["a.epochs", "b.epochs", "views"]
+
+
+def test_markdown_and_latex_have_a_line_for_each_row() -> None:
+    lines = TABLE.markdown().splitlines()
+    assert [cell.strip() for cell in lines[2].strip("|").split("|")] == TABLE.shown()[0]
+    assert len(lines) == 4
+    latex = TABLE.latex()
+    assert r"12.3\%" in latex
+    assert r"\toprule" in latex
+    assert latex.count(r"\\") == 3
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "shown"),
+    [
+        ("robust_accuracy_mean", 0.5, "50.0%"),
+        ("robust_accuracy_flattered", -0.014, "-1.4%"),
+        ("front_probability", 0.84, "84.0%"),
+        ("autoattack_low", 0.02, "2.0%"),
+        ("crop_passes", 48_000, "48k"),
+        ("train_seconds", 97.1, "1 min 37 s"),
+        ("epochs", 4, "4"),
+        ("decided", True, "yes"),
+        ("reason", "", "–"),
+    ],
+)
+def test_a_cell_is_written_as_its_metric(column: str, value: object, shown: str) -> None:
+    assert show_cell(column, value) == shown
+
+
+def test_a_column_with_words_is_text() -> None:
+    failed = {"status": "failed", "reason": "diverged: the loss is not finite in epoch 3", "epochs": 3, "base": None}
+    rows: list[dict[str, Any]] = [failed, {"status": "finished", "base": None}]
+    table = Table("t", "", ["status", "reason", "epochs", "base"], rows)
+    assert table.kinds() == ["text", "long text", "number", "number"]
