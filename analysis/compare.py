@@ -41,7 +41,7 @@ def _compare(studies: Sequence[Path], out: Path | None) -> int:
             "gain": one.gain,
             "low": one.interval[0],
             "high": one.interval[1],
-            "decided": one.decided,
+            "significant": one.significant,
         }
         for one in found
     ]

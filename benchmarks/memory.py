@@ -34,7 +34,7 @@ CHUNK = 4
 MODES: dict[str, dict[str, Any]] = {
     "all": {"pretraining.views_at_once": None},
     "kept": {"pretraining.views_at_once": CHUNK},
-    "recomputed": {"pretraining.views_at_once": CHUNK, "pretraining.recompute": True},
+    "recomputed": {"pretraining.views_at_once": CHUNK, "pretraining.activation_checkpointing": True},
 }
 WIDTH = {"cpu": 32, "cuda": 64}
 """Of the encoder's first stage; the paper's is 64."""

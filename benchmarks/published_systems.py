@@ -26,7 +26,7 @@ import torch
 from scipy.stats import t
 
 from cfamc_ray.config.protocol import PROTOCOLS, AttackConfig
-from cfamc_ray.config.recipes import Dialect, lay, read_recipe
+from cfamc_ray.config.recipes import Variant, lay, read_recipe
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.cost.work import training_flops
 from cfamc_ray.data.splits import load_splits, load_test
@@ -52,16 +52,18 @@ PROTOCOL = PROTOCOLS["standard"].model_copy(
 )
 
 
-def small(recipe: str, dialect: Dialect = "sane", **sections: dict[str, Any]) -> TrialConfig:
+def small(recipe: str, variant: Variant = "corrected", **sections: dict[str, Any]) -> TrialConfig:
     """A recipe on a small encoder and few images."""
-    return TrialConfig.model_validate(lay(lay(read_recipe(recipe).tree(dialect), SMALL), sections))
+    return TrialConfig.model_validate(lay(lay(read_recipe(recipe).tree(variant), SMALL), sections))
 
 
-def emp(recipe: str, images: int, epochs: int, dialect: Dialect = "sane", **sections: dict[str, Any]) -> TrialConfig:
+def emp(
+    recipe: str, images: int, epochs: int, variant: Variant = "corrected", **sections: dict[str, Any]
+) -> TrialConfig:
     """EMP-SSL with 8 views of 50 images."""
     pretraining = {"batch_images": 50, "epochs": epochs}
     sections = lay({"crops": {"views": 8}, "data": {"pretrain_images": images}, "pretraining": pretraining}, sections)
-    return small(recipe, dialect, **sections)
+    return small(recipe, variant, **sections)
 
 
 def simclr(recipe: str, images: int, epochs: int) -> TrialConfig:
@@ -90,7 +92,7 @@ SYSTEMS: dict[str, TrialConfig] = {
     **{f"simclr-{kind}-pgd": simclr(f"simclr-{kind}-pgd", 2000, 3) for kind in ("crops", "patches")},
     **{f"simclr-{kind}-free": simclr(f"simclr-{kind}-free", 2200, 4) for kind in ("crops", "patches")},
 }
-DIALECTS: dict[str, TrialConfig] = {
+VARIANTS: dict[str, TrialConfig] = {
     "cf-amc-ssl, published": emp("cf-amc-ssl", 2150, 1, "published"),
     "emp-ssl-crops-pgd, published": emp("emp-ssl-crops-pgd", 1100, 1, "published"),
 }
@@ -114,7 +116,7 @@ GROUPS = {
     "backbones": BACKBONES,
     "gentler": GENTLER,
     "replays": REPLAYS,
-    "dialects": DIALECTS,
+    "variants": VARIANTS,
 }
 ALL = range(3)
 PLAN = (
@@ -122,7 +124,7 @@ PLAN = (
     ("untrained", ALL),
     ("backbones", ALL[:1]),
     ("replays", ALL[:2]),
-    ("dialects", ALL),
+    ("variants", ALL),
     ("gentler", ALL[:1]),
     ("replays", ALL[2:]),
     ("backbones", ALL[1:]),
@@ -245,8 +247,13 @@ CLAIMS = (
     ("a ViT learns: free against untrained, clean", "clean", "vit, cf-amc-ssl", "vit, untrained"),
     ("a ViT gets robust: free against no attack", ROBUST, "vit, cf-amc-ssl", "vit, emp-ssl-crops"),
     ("a ResNet-18 beats a ViT, clean: free", "clean", "cf-amc-ssl", "vit, cf-amc-ssl"),
-    ("the sane dialect beats the published, robust: free", ROBUST, "cf-amc-ssl", "cf-amc-ssl, published"),
-    ("the sane dialect beats the published, robust: PGD", ROBUST, "emp-ssl-crops-pgd", "emp-ssl-crops-pgd, published"),
+    ("the corrected variant beats the published, robust: free", ROBUST, "cf-amc-ssl", "cf-amc-ssl, published"),
+    (
+        "the corrected variant beats the published, robust: PGD",
+        ROBUST,
+        "emp-ssl-crops-pgd",
+        "emp-ssl-crops-pgd, published",
+    ),
 )
 """Ordering; column; what should be better; than what."""
 

@@ -52,8 +52,8 @@ SEARCHES: dict[str, dict[str, Any]] = {
     "tpe": {"sampler": "tpe", "startup_trials": 10},
     "nsga2": {"sampler": "nsga2", "startup_trials": 10},
     "asha": {"sampler": "tpe", "startup_trials": 10},
-    "halving": {"halving": {"rungs": [0.5], "keep": 0.67}},
-    "tpe_halving": {"sampler": "tpe", "startup_trials": 10, "halving": {"rungs": [0.5], "keep": 0.67}},
+    "mo_asha": {"mo_asha": {"rungs": [0.5], "keep": 0.67}},
+    "tpe_mo_asha": {"sampler": "tpe", "startup_trials": 10, "mo_asha": {"rungs": [0.5], "keep": 0.67}},
 }
 """What differs from a study's defaults; TPE starts with as many random points as Optuna's default."""
 

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.protocol import HEADS, PROTOCOLS
 from cfamc_ray.config.reading import find_space, read_tree, resolve_study
-from cfamc_ray.config.recipes import DIALECTS, Dialect, read_recipe, recipe_names
+from cfamc_ray.config.recipes import VARIANTS, Variant, read_recipe, recipe_names
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.cost.model import CostModel
-from cfamc_ray.front.confirmation import Confirmed, confirmation_table
+from cfamc_ray.front.confirmation import Confirmation, confirmation_table
 from cfamc_ray.front.finalists import confirmed_front, write_confirmation
 from cfamc_ray.front.front import Front, find_front
 from cfamc_ray.host.files import write_text
@@ -53,7 +53,7 @@ from cfamc_ray.store.records import (
     write_config,
 )
 from cfamc_ray.store.repair import repair
-from cfamc_ray.store.warm_start import take_over
+from cfamc_ray.store.warm_start import warm_start_from
 from cfamc_ray.terminal import Detail, TrainingView, say
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def run_study(
     out: Path | str = "runs",
     overrides: Sequence[str] = (),
     resume: bool = False,
-    imports: Sequence[Path | str] = (),
+    warm_start: Sequence[Path | str] = (),
     costs: Path | str | None = None,
     mirror: str | None = None,
     address: str | None = None,
@@ -205,7 +205,7 @@ def run_study(
         out: folder that studies lie in; this one's is named after it.
         overrides: ``key=value`` as after ``--set``, such as ``budget.trials=20``.
         resume: whether an unfinished study is to go on.
-        imports: folders of earlier studies on the same space whose trials are taken over.
+        warm_start: folders of earlier studies on the same space whose trials count as tried.
         costs: folder of a scaling study, whose models of time and memory are used.
         mirror: URI of an object store that keeps a copy of the folder.
         address: of a running Ray cluster, ``auto`` or ``HOST:PORT``. None for the one that this process is connected
@@ -222,7 +222,7 @@ def run_study(
     study = planned(space, out=out, overrides=overrides)
     models = None if costs is None else read_costs(Path(costs), study.config, training_work)
     with mirrored(study.folder, mirror):
-        search(study, resume=resume, imports=imports, costs=models, address=address, narrator=_narrator(verbose))
+        search(study, resume=resume, warm_start=warm_start, costs=models, address=address, narrator=_narrator(verbose))
     return study
 
 
@@ -261,7 +261,7 @@ def train(
     recipe_or_space: Space,
     *,
     name: str | None = None,
-    dialect: Dialect = DIALECTS[0],
+    variant: Variant = VARIANTS[0],
     out: Path | str = "runs",
     overrides: Sequence[str] = (),
     workers: int = 1,
@@ -277,7 +277,7 @@ def train(
         recipe_or_space: name of a published recipe, folder of a trial that a study has tried, or a space whose searched
             keys, if it has any, are all fixed by the overrides.
         name: of the run and its folder; the recipe's, the trial's or the space's unless given.
-        dialect: of a recipe, ``sane`` or ``published``.
+        variant: of a recipe, ``corrected`` or ``published``.
         out: folder that runs lie in.
         overrides: ``key=value`` as after ``--set``, such as ``pretraining.epochs=2``.
         workers: data-parallel workers; one trains in this process, more need Ray.
@@ -294,7 +294,7 @@ def train(
         InputError: for whatever is wrong with what was given, the folder or the images.
         KeyboardInterrupt: where it was interrupted; every finished epoch is kept, and ``resume=True`` goes on.
     """
-    source = source_of(recipe_or_space, dialect)
+    source = source_of(recipe_or_space, variant)
     study = planned_run(
         source, name=name, out=out, overrides=overrides, workers=workers, device=device, address=address
     )
@@ -323,14 +323,14 @@ class Source:
         return [self.trial.resolve().parent] if self.trial and not others else []
 
 
-def source_of(recipe_or_space: Space, dialect: Dialect) -> Source:
+def source_of(recipe_or_space: Space, variant: Variant) -> Source:
     """What `train` is given, whatever it is; errors as for `train`."""
     if isinstance(recipe_or_space, str) and recipe_or_space in recipe_names():
-        return recipe_source(recipe_or_space, dialect)
+        return recipe_source(recipe_or_space, variant)
     if isinstance(recipe_or_space, str | os.PathLike) and Path(recipe_or_space).is_dir():
-        return trial_source(Path(recipe_or_space), dialect)
-    if dialect != DIALECTS[0]:
-        raise InputError("dialect: a space names its own; leave it out")
+        return trial_source(Path(recipe_or_space), variant)
+    if variant != VARIANTS[0]:
+        raise InputError("variant: a space names its own; leave it out")
     if isinstance(recipe_or_space, str | os.PathLike):
         try:
             find_space(os.fspath(recipe_or_space))
@@ -341,16 +341,16 @@ def source_of(recipe_or_space: Space, dialect: Dialect) -> Source:
     return Source({key: value for key, value in tree.items() if key not in of_search}, said, place)
 
 
-def recipe_source(name: str, dialect: Dialect) -> Source:
+def recipe_source(name: str, variant: Variant) -> Source:
     """A published system; errors as for `train`."""
     recipe = read_recipe(name)
-    suffix = "" if dialect == DIALECTS[0] else f"-{dialect}"
-    known = {"base": recipe.name, "dialect": dialect, "question": recipe.summary}
+    suffix = "" if variant == VARIANTS[0] else f"-{variant}"
+    known = {"base": recipe.name, "variant": variant, "question": recipe.summary}
     return Source({"name": recipe.name + suffix, **known}, f"recipe {name}")
 
 
-def trial_source(folder: Path, dialect: Dialect) -> Source:
-    """What a trial was, whatever recipe and dialect it came from; errors as for `train`."""
+def trial_source(folder: Path, variant: Variant) -> Source:
+    """What a trial was, whatever recipe and variant it came from; errors as for `train`."""
     path = folder.resolve()
     config = read_config(path.parent)
     record = next((record for record in read_trials(path.parent) if record.trial_id == path.name), None)
@@ -360,8 +360,8 @@ def trial_source(folder: Path, dialect: Dialect) -> Source:
         ]
         remedy = f"name one such as {path.parent / trial_name(0)}"
         raise InputError(f"--trial {folder}: holds no trial{''.join(damaged)}; {remedy}")
-    if dialect != DIALECTS[0]:
-        raise InputError("--dialect: a trial has that of its study; leave it out")
+    if variant != VARIANTS[0]:
+        raise InputError("--variant: a trial has that of its study; leave it out")
     keys = {
         "name": f"{config.name}-{record.trial_id}",
         "question": f"{record.trial_id} of {config.name}",
@@ -455,8 +455,8 @@ def planned_run(
         },
     }
     config = resolve_study(tree, _listed(overrides), source=source.said)
-    if (config.base, config.dialect) != (source.keys.get("base"), source.keys.get("dialect", DIALECTS[0])):
-        raise InputError("--set base, --set dialect: name them with --recipe and --dialect")
+    if (config.base, config.variant) != (source.keys.get("base"), source.keys.get("variant", VARIANTS[0])):
+        raise InputError("--set base, --set variant: name them with --recipe and --variant")
     if config.space:
         raise InputError("--set space: a run has no space to search; python -m cfamc_ray.tune has")
     if config.budget.trials != 1:
@@ -563,7 +563,7 @@ class Narrator:
     def found(self, study: Study, found: Found) -> None:
         """The search is over, or was interrupted; its tables and its report are written."""
 
-    def confirmed(self, study: Study, confirmed: Sequence[Confirmed], report: Path) -> None:
+    def confirmed(self, study: Study, confirmed: Sequence[Confirmation], report: Path) -> None:
         """The front is confirmed; likewise."""
 
 
@@ -571,7 +571,7 @@ def search(
     study: Study,
     *,
     resume: bool = False,
-    imports: Sequence[Path | str] = (),
+    warm_start: Sequence[Path | str] = (),
     costs: CostModel | None = None,
     address: str | None = None,
     narrator: Narrator,
@@ -580,8 +580,8 @@ def search(
 
     Args:
         study: to be run.
-        resume: as for `run_study`, and so are `imports` and `address`.
-        imports: likewise.
+        resume: as for `run_study`, and so are `warm_start` and `address`.
+        warm_start: likewise.
         costs: what was measured elsewhere.
         address: likewise.
         narrator: is told of it.
@@ -592,16 +592,16 @@ def search(
     """
     config, folder = study.config, study.folder
     over = Budget(config, work_of=training_work, costs=costs).over
-    if check_folder(config, folder, resume=resume, over=over) and not imports:
+    if check_folder(config, folder, resume=resume, over=over) and not warm_start:
         found = _finish(study, narrator)
     else:
         digests = check_data(config, [config.trial_at(next(config.points()))], folder)
         with driving(folder):
             write_config(folder, config)
             note(folder, digests, config=config)
-            for source in imports:
-                taken = take_over(config, folder, Path(source))
-                say(f"{taken} trials taken over from {source}", narrator.detail)
+            for source in warm_start:
+                taken = warm_start_from(config, folder, Path(source))
+                say(f"{taken} trials warm-started from {source}", narrator.detail)
             found = _run(study, costs, address, narrator)
     if config.confirm is not None and not found.failed:
         confirm(study, address=address, narrator=narrator)
@@ -649,7 +649,7 @@ def _finish(study: Study, narrator: Narrator, *, over: str = "") -> Found:
     return found
 
 
-def confirm(study: Study, *, address: str | None = None, narrator: Narrator) -> list[Confirmed]:
+def confirm(study: Study, *, address: str | None = None, narrator: Narrator) -> list[Confirmation]:
     """Train and test the front anew; `study.config.confirm` must be set.
 
     Args:

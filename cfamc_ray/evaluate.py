@@ -16,7 +16,7 @@ from cfamc_ray.cli.command import exit_code, whole_table
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.protocol import HEADS, PROTOCOLS
 from cfamc_ray.config.trial import DataConfig
-from cfamc_ray.formatting import show_radius, show_seconds, show_value
+from cfamc_ray.formatting import format_radius, format_seconds, format_value
 from cfamc_ray.lifecycle.evaluation import Plan, Run, evaluate_run, planned_evaluations, published_row
 from cfamc_ray.terminal import Detail, add_detail_options
 
@@ -80,7 +80,7 @@ def _evaluate_by(plan: Plan, out: Path | None, detail: Detail) -> int:
         print(json.dumps(found.record))  # what was computed is not lost
         raise
     _print_table(found.run, found.data, found.measured)
-    print(f"\n{show_seconds(found.seconds)} on {found.record['device']}; record {found.path}")
+    print(f"\n{format_seconds(found.seconds)} on {found.record['device']}; record {found.path}")
     if found.problem:
         print(f"{found.run.name}: the result is not to be trusted. {found.problem}", file=sys.stderr)
     return 1 if found.problem else 0
@@ -94,11 +94,11 @@ def _print_table(run: Run, data: DataConfig, measured: Sequence["Measurement"]) 
     for name in ("ε", "accuracy", "95 % interval", "images", *(["published"] if published else [])):
         table.add_column(name, justify="right", no_wrap=True)
     for found in measured:
-        low, high = (show_value("accuracy", bound) for bound in found.interval)
+        low, high = (format_value("accuracy", bound) for bound in found.interval)
         value = None if found.attack.startswith("+") else published.get(found.epsilon)
-        cells = [show_value("accuracy", found.accuracy), f"{low} – {high}", str(found.images)]
+        cells = [format_value("accuracy", found.accuracy), f"{low} – {high}", str(found.images)]
         beside = ["–" if value is None else f"{value:g} %"] if published else []
-        table.add_row(found.attack, show_radius(found.epsilon) if found.epsilon else "–", *cells, *beside)
+        table.add_row(found.attack, format_radius(found.epsilon) if found.epsilon else "–", *cells, *beside)
     print("\n" + whole_table(table))
 
 

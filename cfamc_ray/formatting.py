@@ -8,18 +8,18 @@ COUNTED = ("passes", "flops", "bytes")
 LETTERS = ("", "k", "M", "G", "T", "P", "E")
 
 
-def show_value(metric: str, value: float | None) -> str:
+def format_value(metric: str, value: float | None) -> str:
     """A metric as a person reads it; a dash where it is missing."""
     if value is None or not math.isfinite(value):
         return "–"
     if metric.endswith("accuracy"):
         return f"{value:.1%}"
     if metric.endswith("seconds"):
-        return show_seconds(value)
-    return show_count(value) if metric.endswith(COUNTED) else f"{value:.3g}"
+        return format_seconds(value)
+    return format_count(value) if metric.endswith(COUNTED) else f"{value:.3g}"
 
 
-def show_count(value: float) -> str:
+def format_count(value: float) -> str:
     """Three digits and a letter for thousands, millions, …: 40k, 2.16M, 10.2T."""
     size = max((n for n in range(len(LETTERS)) if abs(value) >= 999.5 * 1000 ** (n - 1)), default=0)
     return (
@@ -29,7 +29,7 @@ def show_count(value: float) -> str:
     )
 
 
-def show_seconds(seconds: float) -> str:
+def format_seconds(seconds: float) -> str:
     """A duration such as 42 s, 3 min 05 s or 2 h 07 min."""
     if not math.isfinite(seconds):
         return "?"
@@ -40,27 +40,27 @@ def show_seconds(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
-def show_radius(epsilon: float) -> str:
+def format_radius(epsilon: float) -> str:
     """The radius of an l∞ ball in grey levels, such as 8/255."""
     return f"{epsilon * 255:.3g}/255"
 
 
-def show_change(metric: str, change: float) -> str:
+def format_change(metric: str, change: float) -> str:
     """A difference with its sign: of an accuracy in points, of what is counted with three digits."""
     if not math.isfinite(change):
         return "–"
     return f"{100 * change:+.1f} points" if metric.endswith("accuracy") else f"{change:+.3g}"
 
 
-def show_interval(metric: str, interval: tuple[float, float]) -> str:
+def format_interval(metric: str, interval: tuple[float, float]) -> str:
     """Both ends of an interval of differences: of an accuracy in points, which the difference beside it names."""
-    return " to ".join(show_change(metric, end).removesuffix(" points") for end in interval)
+    return " to ".join(format_change(metric, end).removesuffix(" points") for end in interval)
 
 
-def show_point(point: Mapping[str, object]) -> str:
+def format_point(point: Mapping[str, object]) -> str:
     """Settings by their short names, as in views 4, epsilon 8/255."""
     names = short_names(list(point))
-    return ", ".join(f"{name} {show_setting(key, point[key])}" for name, key in zip(names, point, strict=True))
+    return ", ".join(f"{name} {format_setting(key, point[key])}" for name, key in zip(names, point, strict=True))
 
 
 def short_names(names: Sequence[str]) -> list[str]:
@@ -70,8 +70,8 @@ def short_names(names: Sequence[str]) -> list[str]:
     return [name.replace("_", " ") for name in short]
 
 
-def show_setting(key: str, value: object) -> str:
+def format_setting(key: str, value: object) -> str:
     """A value of a key; a radius in grey levels."""
     if key.endswith("epsilon") and isinstance(value, float) and "rate" not in key:
-        return show_radius(value)
+        return format_radius(value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cfamc_ray.cli.command import add_costs_option, add_run_options, costs_of, exit_code, expected_cost, typed_again
+from cfamc_ray.cli.command import add_costs_option, add_run_options, command_line, costs_of, exit_code, expected_cost
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import dump_study, find_space, read_scaling
 from cfamc_ray.config.scaling import ScalingConfig
@@ -14,9 +14,9 @@ from cfamc_ray.cost.model import CostModel
 from cfamc_ray.host.files import write_text
 from cfamc_ray.host.process import INTERRUPTED
 from cfamc_ray.lifecycle.checks import check_data, check_folder, driving
-from cfamc_ray.scaling.learned import learning_columns, learning_table
 from cfamc_ray.scaling.study import CONFIG, LEARNING, SYSTEM, conclusions, read_run
 from cfamc_ray.scaling.system import system_conclusions
+from cfamc_ray.scaling.trial_table import learning_columns, learning_table
 from cfamc_ray.store.cells import CellFolder, system_columns, system_table
 from cfamc_ray.store.images import Digests, found_from, note, portable
 from cfamc_ray.store.mirror import mirrored
@@ -60,7 +60,7 @@ def _scale(arguments: argparse.Namespace) -> int:
             return _grow(config, folder, arguments, costs, wanted)
     except KeyboardInterrupt:
         words = ["--space", arguments.space, "--out", str(arguments.out), "--part", arguments.part]
-        print(f"\nInterrupted; nothing is lost. Go on with\n  {typed_again('cfamc_ray.scale', words, arguments)}")
+        print(f"\nInterrupted; nothing is lost. Go on with\n  {command_line('cfamc_ray.scale', words, arguments)}")
         return INTERRUPTED
 
 

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
-from cfamc_ray.formatting import show_radius, show_value
+from cfamc_ray.formatting import format_radius, format_value
 from cfamc_ray.store.records import TrialFolder
 
 Detail = Literal["quiet", "normal", "verbose"]
@@ -129,15 +129,15 @@ def epoch_line(trial: TrialConfig, row: Mapping[str, Any], *, detail: Detail) ->
         row: of the epoch; what was not measured is left out.
         detail: verbose for the state of the optimizer and the perturbation, and for memory, too.
     """
-    attack = f"PGD-{trial.evaluation.attack_steps} at {show_radius(trial.evaluation.attack_epsilon)}"
+    attack = f"PGD-{trial.evaluation.attack_steps} at {format_radius(trial.evaluation.attack_epsilon)}"
     accuracies = {"clean": row["clean_accuracy"], attack: row["robust_accuracy"]}
-    words = [f"loss {show_value('loss', row['loss'])}"]
-    words += [f"{name} {show_value('accuracy', value)}" for name, value in accuracies.items() if value is not None]
+    words = [f"loss {format_value('loss', row['loss'])}"]
+    words += [f"{name} {format_value('accuracy', value)}" for name, value in accuracies.items() if value is not None]
     words.append(f"{row['crop_passes_per_second']:,.0f} crop passes a second")
     if detail == "verbose":
         words.append(f"learning rate {row['learning_rate']:.3g}")
         if row["clipped_share"] is not None:
             words.append(f"{row['clipped_share']:.0%} of the layers' steps clipped")
         words.append(f"{row['delta_border_share']:.0%} of the perturbation at the border")
-        words.append(f"{show_value('bytes', row['peak_memory_bytes'])}B of memory")
+        words.append(f"{format_value('bytes', row['peak_memory_bytes'])}B of memory")
     return f"epoch {row['epoch']} of {trial.pretraining.epochs}: {', '.join(words)}"

@@ -15,11 +15,11 @@ from types import ModuleType
 from rich.table import Table
 
 from cfamc_ray.api import Study, planned_run, recipe_source, train, train_planned, trial_source
-from cfamc_ray.cli.command import add_run_options, exit_code, program, typed_again, whole_table
+from cfamc_ray.cli.command import add_run_options, command_line, exit_code, program, whole_table
 from cfamc_ray.config.reading import dump_study
-from cfamc_ray.config.recipes import DIALECTS, Dialect, PublishedRow, read_recipe, recipe_names
+from cfamc_ray.config.recipes import VARIANTS, PublishedRow, Variant, read_recipe, recipe_names
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.formatting import show_value
+from cfamc_ray.formatting import format_value
 from cfamc_ray.host.process import INTERRUPTED
 from cfamc_ray.store.mirror import mirrored
 from cfamc_ray.store.records import STUDY, TrialFolder, TrialRecord
@@ -28,7 +28,7 @@ from cfamc_ray.store.records import STUDY, TrialFolder, TrialRecord
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, check, train, print; 0 when trained, 1 when it failed, 2 for bad input, 130 after Ctrl-C."""
     arguments = _parser().parse_args(argv)
-    return exit_code(lambda: _list_recipes(arguments.dialect) if arguments.recipe == "list" else _train(arguments))
+    return exit_code(lambda: _list_recipes(arguments.variant) if arguments.recipe == "list" else _train(arguments))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--recipe", metavar="NAME", help="a published system, or list for a table of all")
     what.add_argument("--trial", type=Path, metavar="FOLDER", help="a trial of a study, such as runs/STUDY/trial_00007")
-    parser.add_argument("--dialect", choices=DIALECTS, default=DIALECTS[0], help="sane, or published as released")
+    parser.add_argument("--variant", choices=VARIANTS, default=VARIANTS[0], help="corrected, or published as released")
     parser.add_argument("--name", help="of the run and its folder (the recipe's)")
     parser.add_argument("--resume", action="store_true", help="go on with an unfinished run")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="data-parallel workers; above 1 needs Ray")
@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _list_recipes(dialect: Dialect) -> int:
+def _list_recipes(variant: Variant) -> int:
     from cfamc_ray.cost.work import training_flops  # noqa: PLC0415 (torch is slow to import)
 
     table = Table(box=None, pad_edge=False)
@@ -61,7 +61,7 @@ def _list_recipes(dialect: Dialect) -> int:
     table.add_column("what", no_wrap=True)
     for name in recipe_names():
         recipe = read_recipe(name)
-        trial, published = recipe.trial(dialect), recipe.published
+        trial, published = recipe.trial(variant), recipe.published
         cells = (
             _published_row(published.cifar10) if published else "–",
             _published_row(published.cifar100) if published else "–",
@@ -72,15 +72,15 @@ def _list_recipes(dialect: Dialect) -> int:
         table.add_row(name, *cells, recipe.summary)
     print(whole_table(table))
     print("\nAccuracies in % as published: clean / under PGD at 4/255 / at 8/255; minutes on a GPU that is not named.")
-    print(f"Crop passes and FLOPs of the dialect {dialect}, evaluation not counted.")
+    print(f"Crop passes and FLOPs of the variant {variant}, evaluation not counted.")
     return 0
 
 
 def _train(arguments: argparse.Namespace) -> int:
     source = (
-        trial_source(arguments.trial, arguments.dialect)
+        trial_source(arguments.trial, arguments.variant)
         if arguments.trial
-        else recipe_source(arguments.recipe, arguments.dialect)
+        else recipe_source(arguments.recipe, arguments.variant)
     )
     study = planned_run(
         source,
@@ -118,12 +118,12 @@ def _print_result(run: Study, record: TrialRecord) -> int:
     seconds, device = record.value("train_seconds") + record.value("eval_seconds"), record.rows[-1].get("device", "–")
     print(
         f"\n{study.name}: {study.trial.pretraining.epochs} epochs, {record.value('crop_passes'):.3g} crop passes, "
-        f"{record.value('flops') / 1e15:.3g} PFLOP, {show_value('seconds', seconds)} on {device}"
+        f"{record.value('flops') / 1e15:.3g} PFLOP, {format_value('seconds', seconds)} on {device}"
     )
     if math.isfinite(record.value("clean_accuracy")):
         print(
-            f"On validation images: clean {show_value('accuracy', record.value('clean_accuracy'))}, "
-            f"under PGD {show_value('accuracy', record.value('robust_accuracy'))}"
+            f"On validation images: clean {format_value('accuracy', record.value('clean_accuracy'))}, "
+            f"under PGD {format_value('accuracy', record.value('robust_accuracy'))}"
         )
     print(f"Encoder   {TrialFolder(folder, 0).encoder}")
     print(f"Evaluate  {shlex.join([program('python'), '-m', 'cfamc_ray.evaluate', str(folder)])}")
@@ -147,13 +147,13 @@ def _published_row(row: PublishedRow) -> str:
 
 def _resume_command(arguments: argparse.Namespace, folder: Path) -> str:
     words = ["--trial", str(arguments.trial)] if arguments.trial else ["--recipe", arguments.recipe]
-    words += ["--dialect", arguments.dialect] if arguments.dialect != DIALECTS[0] else []
+    words += ["--variant", arguments.variant] if arguments.variant != VARIANTS[0] else []
     words += ["--out", str(arguments.out)]
     words += ["--resume"] if (folder / STUDY).exists() else []
     words += ["--name", arguments.name] if arguments.name else []
     words += ["--workers", str(arguments.workers)] if arguments.workers > 1 else []
     words += ["--device", arguments.device] if arguments.device != "auto" else []
-    return typed_again("cfamc_ray.train", words, arguments)
+    return command_line("cfamc_ray.train", words, arguments)
 
 
 class _Callable(ModuleType):

@@ -12,18 +12,18 @@ from cfamc_ray.api import Found, Narrator, Study, planned, search
 from cfamc_ray.cli.command import (
     add_costs_option,
     add_run_options,
+    command_line,
     costs_of,
     exit_code,
     expected_cost,
     program,
-    typed_again,
     whole_table,
 )
 from cfamc_ray.config.reading import dump_study
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.cost.model import CostModel
-from cfamc_ray.formatting import short_names, show_seconds, show_setting, show_value
-from cfamc_ray.front.confirmation import Confirmed
+from cfamc_ray.formatting import format_seconds, format_setting, format_value, short_names
+from cfamc_ray.front.confirmation import Confirmation
 from cfamc_ray.host.process import INTERRUPTED
 from cfamc_ray.store.mirror import mirrored
 from cfamc_ray.store.records import STUDY, TrialRecord, with_cost
@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--trials", type=int, metavar="N", help="how many trials; short for --set budget.trials=N")
     parser.add_argument("--resume", action="store_true", help="go on with an unfinished study")
     parser.add_argument(
-        "--import",
+        "--warm-start",
         action="append",
         default=[],
         type=Path,
@@ -71,7 +71,7 @@ def _tune(arguments: argparse.Namespace) -> int:
             found = search(
                 study,
                 resume=arguments.resume,
-                imports=arguments.imports,
+                warm_start=arguments.warm_start,
                 costs=costs,
                 address=arguments.address,
                 narrator=Printer(arguments.detail),
@@ -94,7 +94,7 @@ class Printer(Narrator):
         if found.over:
             print(f"\nThe study is over: {found.over}")
 
-    def confirmed(self, study: Study, confirmed: Sequence[Confirmed], report: Path) -> None:
+    def confirmed(self, study: Study, confirmed: Sequence[Confirmation], report: Path) -> None:
         """Print what fresh seeds and the strongest attack leave of the front."""
         if confirmed:
             _print_confirmed(study.config, confirmed)
@@ -102,25 +102,25 @@ class Printer(Narrator):
         print(f"Tables     {study.folder / 'confirm.csv'}, {study.folder / 'attainment.csv'}")
 
 
-def _print_confirmed(config: StudyConfig, confirmed: Sequence[Confirmed]) -> None:
+def _print_confirmed(config: StudyConfig, confirmed: Sequence[Confirmation]) -> None:
     """What the search had seen, the same measured again with fresh seeds, and what the strongest attack leaves."""
     table = Table(box=None, pad_edge=False)
     for name in ("trial", "seeds", "on the front"):
         table.add_column(name, justify="right")
     for name in config.objectives:
         again = ["again"] if f"{name}_again" in confirmed[0].means else []
-        for column in ("searched", *again, "confirmed", "flattered by"):
+        for column in ("searched", *again, "confirmed", "optimism"):
             table.add_column(f"{name.replace('_', ' ')}\n{column}", justify="right", no_wrap=True)
     for found in confirmed:
-        cells = [str(found.record.number), str(found.seeds), show_value("accuracy", found.front_probability)]
+        cells = [str(found.record.number), str(found.seeds), format_value("accuracy", found.front_probability)]
         for name in config.objectives:
             low, high = found.intervals[name]
-            again = [show_value(name, found.means[f"{name}_again"])] if f"{name}_again" in found.means else []
+            again = [format_value(name, found.means[f"{name}_again"])] if f"{name}_again" in found.means else []
             cells += [
-                show_value(name, found.searched[name]),
+                format_value(name, found.searched[name]),
                 *again,
-                f"{show_value(name, found.means[name])} ({show_value(name, low)} – {show_value(name, high)})",
-                show_value(name, found.flattered[name]),
+                f"{format_value(name, found.means[name])} ({format_value(name, low)} – {format_value(name, high)})",
+                format_value(name, found.optimism[name]),
             ]
         table.add_row(*cells)
     print("\n" + whole_table(table))
@@ -139,9 +139,9 @@ def _print_front(config: StudyConfig, members: Sequence[TrialRecord], records: S
     for name in ("trial", *short_names(metrics), "time", *short_names(list(config.space))):
         table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True, vertical="bottom")
     for record in members:
-        values = [show_value(metric, record.value(metric)) for metric in metrics]
-        seconds = show_seconds(record.value("train_seconds") + record.value("eval_seconds"))
-        point = [show_setting(key, record.point[key]) for key in config.space]
+        values = [format_value(metric, record.value(metric)) for metric in metrics]
+        seconds = format_seconds(record.value("train_seconds") + record.value("eval_seconds"))
+        point = [format_setting(key, record.point[key]) for key in config.space]
         table.add_row(str(record.number), *values, seconds, *point)
     print(whole_table(table))
 
@@ -167,8 +167,8 @@ def _resume_command(arguments: argparse.Namespace, folder: Path) -> str:
     words = ["--space", arguments.space, "--out", str(arguments.out)]
     words += ["--resume"] if (folder / STUDY).exists() else []
     words += ["--trials", str(arguments.trials)] if arguments.trials is not None else []
-    words += [word for source in arguments.imports for word in ("--import", str(source))]
-    return typed_again("cfamc_ray.tune", words, arguments)
+    words += [word for source in arguments.warm_start for word in ("--warm-start", str(source))]
+    return command_line("cfamc_ray.tune", words, arguments)
 
 
 if __name__ == "__main__":

@@ -153,7 +153,7 @@ class TestRun:
     def test_trials_of_an_earlier_study_are_taken_over(self, tmp_path: Path, runs: Runs) -> None:
         earlier = run_study(SPACE, out=tmp_path)
         later = {**SPACE, "name": "later"}
-        assert run_study(later, out=tmp_path, imports=[earlier.folder]).trials["status"].tolist() == ["finished"] * 2
+        assert run_study(later, out=tmp_path, warm_start=[earlier.folder]).trials["status"].tolist() == ["finished"] * 2
         assert TrialFolder(tmp_path / "later", 0).trial_file.read_text().count("small/trial_00000") == 0
         assert len(runs.configs) == 2
 
@@ -400,7 +400,7 @@ class TestTrain:
         [
             ("cf-amc", {}, "cf-amc: no such file, and no space of this name.*Recipes: .*cf-amc-ssl"),
             (SPACE, {}, "a run has no space to search"),
-            (SPACE, {"dialect": "published"}, "dialect: a space names its own"),
+            (SPACE, {"variant": "published"}, "variant: a space names its own"),
             ("cf-amc-ssl", {"workers": 0}, "--workers 0: must be at least 1"),
             ("cf-amc-ssl", {"resume": True}, "there is nothing to resume"),
             ("cf-amc-ssl", {"overrides": ["crops.veiws=2"]}, r"unknown key trial\.crops\.veiws"),

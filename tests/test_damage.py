@@ -323,17 +323,17 @@ def test_a_taken_over_trial_that_is_damaged_is_taken_over_again_and_not_trained(
     write_config(earlier, STUDY.model_copy(update={"name": "earlier"}))
     study = tmp_path / "runs" / "small"
     study.mkdir(parents=True)
-    assert type_tune(study, "--import", str(earlier)).code == 0
+    assert type_tune(study, "--warm-start", str(earlier)).code == 0
     first = [(record.number, record.source) for record in read_trials(study) if record.source]
     assert first == [(n, f"earlier/trial_0000{n}") for n in range(3)]
     assert trained == [3, 4, 5, 6]
     trained.clear()
 
     DAMAGES[kind](study / "trial_00001" / "epochs.jsonl")
-    said = type_tune(study, "--resume", "--import", str(earlier))
+    said = type_tune(study, "--resume", "--warm-start", str(earlier))
     assert (said.code, trained) == (0, [])
-    assert f"{study / 'trial_00001'}: was taken over from earlier/trial_00001 and is no longer whole" in said.err
-    assert "1 trials taken over from" in said.out
+    assert f"{study / 'trial_00001'}: was warm-started from earlier/trial_00001 and is no longer whole" in said.err
+    assert "1 trials warm-started from" in said.out
     assert (study / "trial_00001.damaged" / "trial.json").exists()
     again = {record.source: record for record in read_trials(study) if record.source}
     assert again["earlier/trial_00001"].number == 7

@@ -21,7 +21,7 @@ SPACE = {
     "name": "fault",
     "budget": {"trials": 12},
     "resources": {"trials_at_once": 1, "cpus_per_worker": 1, "restarts": 100},
-    "search": {"sampler": "front", "startup_trials": 4, "seed": 3, "halving": {"rungs": [0.25, 0.5], "keep": 0.6}},
+    "search": {"sampler": "front", "startup_trials": 4, "seed": 3, "mo_asha": {"rungs": [0.25, 0.5], "keep": 0.6}},
     "trial": {
         "data": {
             "name": "digits",

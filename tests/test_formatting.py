@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from cfamc_ray.formatting import show_radius, show_seconds, show_value
+from cfamc_ray.formatting import format_radius, format_seconds, format_value
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from cfamc_ray.formatting import show_radius, show_seconds, show_value
     ],
 )
 def test_durations_read_as_a_person_says_them(seconds: float, shown: str) -> None:
-    assert show_seconds(seconds) == shown
+    assert format_seconds(seconds) == shown
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_durations_read_as_a_person_says_them(seconds: float, shown: str) -> Non
     ],
 )
 def test_values_read_as_a_person_says_them(metric: str, value: float | None, shown: str) -> None:
-    assert show_value(metric, value) == shown
+    assert format_value(metric, value) == shown
 
 
 @pytest.mark.parametrize(
@@ -60,4 +60,4 @@ def test_values_read_as_a_person_says_them(metric: str, value: float | None, sho
     ],
 )
 def test_radii_read_in_grey_levels(epsilon: float, shown: str) -> None:
-    assert show_radius(epsilon) == shown
+    assert format_radius(epsilon) == shown

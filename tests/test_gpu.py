@@ -191,7 +191,7 @@ def test_the_host_never_waits_between_the_steps_of_an_attack(splits: Splits, los
 KINDS = ATTACKS | {
     "group norm": {"encoder.norm": "group"},
     "nt_xent": {"loss.name": "nt_xent", "crops.views": 2, "perturbation.clean_views": 1},
-    "recompute": {"pretraining.views_at_once": 2, "pretraining.recompute": True},
+    "activation_checkpointing": {"pretraining.views_at_once": 2, "pretraining.activation_checkpointing": True},
 }
 
 

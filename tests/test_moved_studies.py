@@ -156,7 +156,7 @@ def images_copied(project: Project, place: Path) -> tuple[Project, Said, Path]:
 def imported(project: Project, place: Path) -> tuple[Project, Said, Path]:
     """Another study, which takes over the trials of the moved one."""
     there = project.moved_to(place)
-    said = there.tune("--trials", "2", "--set", "name=next", "--import", str(there.study))
+    said = there.tune("--trials", "2", "--set", "name=next", "--warm-start", str(there.study))
     return there, said, there.runs / "next"
 
 

@@ -87,10 +87,10 @@ def test_a_study_and_all_that_it_needs_may_lie_in_a_folder_of_any_name(
         assert (said.code, said.err, len(begun)) == (0, "", 2)
         assert read_trials(tmp_path / place / "mine") == read_trials(copy / "mine")
 
-    earlier = f"--import={name}/runs/mine"
+    earlier = f"--warm-start={name}/runs/mine"
     said = said_by(tune.main, *own, "--set", "name=next", earlier)
     assert (said.code, said.err) == (0, "")
-    assert said.out.startswith(f"2 trials taken over from {name}/runs/mine\n")
+    assert said.out.startswith(f"2 trials warm-started from {name}/runs/mine\n")
     assert_one_line(said_by(tune.main, *own, f"--costs={name}/runs/mine"), f"--costs {name}/runs/mine: no fits")
     assert_one_line(said_by(tune.main, *own, f"--costs={name}/nothing.json"), f"--costs {name}/nothing.json: no fits")
 
@@ -127,7 +127,7 @@ def test_so_may_a_trial_that_is_trained_anew_its_encoder_and_other_images_that_i
         ["--space", LONG],
         ["--space", f"{LONG}/space.yaml"],
         ["--out", LONG],
-        ["--import", LONG],
+        ["--warm-start", LONG],
         ["--costs", LONG],
         ["--mirror", f"/{LONG}"],
         ["--mirror", f"file:///{LONG}"],

@@ -116,7 +116,7 @@ def test_it_writes_table_fits_and_figures_and_says_what_they_show(
     assert "12 of 12 trials of grown have finished" in said.out
     assert "twice the crops and half the epochs change clean accuracy by +" in said.out
     assert said.out.count("groups): ") == said.out.count("noise drawn anew agree: ") == 2
-    assert said.out.count("decided.") == 4
+    assert said.out.count("significant.") == 4
     folder = tmp_path / "runs" / "grown"
     assert {path.name for path in folder.iterdir()} == {
         *("scaling.yaml", "system", "system.csv", "learning", "learning.csv", "fits.json"),
@@ -131,7 +131,7 @@ def test_it_writes_table_fits_and_figures_and_says_what_they_show(
     assert [row["budget"] for row in rows] == ["400"] * 4 + ["800"] * 4 + ["1600"] * 4
     fits = json.loads((folder / "fits.json").read_text())["learning"]["clean_accuracy"]
     assert fits["held_out"]["trials"] == 4
-    assert set(fits["held_out"]["mean_absolute_error"]) >= {"total", "factors", "unchanged"}
+    assert set(fits["held_out"]["mean_absolute_error"]) >= {"total", "additive", "unchanged"}
     assert fits["views_doubled_at_equal_crop_passes"][0]["per_doubling"] == pytest.approx(0.04, abs=0.03)
     low, high = fits["laws"]["total"]["exponent_intervals_95"]["crop_passes"]
     assert low <= fits["laws"]["total"]["exponents"]["crop_passes"] <= high

@@ -64,9 +64,9 @@ def run(space: Path, *options: str) -> tuple[int, str]:
     return Command(space, *options).wait()
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
+def wait_until(constraint: Callable[[], bool], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
-    while not condition():
+    while not constraint():
         assert time.monotonic() < end, "waited too long"
         time.sleep(0.05)
 
@@ -227,8 +227,8 @@ def test_a_second_driver_is_refused_while_the_first_one_runs(space: Path) -> Non
 
 @pytest.mark.long
 def test_trials_that_fall_behind_are_stopped_and_told_as_pruned(space: Path) -> None:
-    halving = "search.halving={rungs: [0.3, 0.6], keep: 0.4}"
-    code, output = run(space, "--set", halving, "--set", "search.sampler=front", "--trials", "8")
+    mo_asha = "search.mo_asha={rungs: [0.3, 0.6], keep: 0.4}"
+    code, output = run(space, "--set", mo_asha, "--set", "search.sampler=front", "--trials", "8")
     study = space.parent / "runs" / "tiny"
     records = read_trials(study)
     stopped = [record for record in records if record.status == "stopped"]
@@ -246,8 +246,8 @@ def test_trials_that_fall_behind_are_stopped_and_told_as_pruned(space: Path) -> 
 @pytest.mark.timeout(900)
 def test_several_workers_that_fall_behind_stop_together_and_make_room(space: Path) -> None:
     workers = ("--set", "resources={trials_at_once: 1, cpus_per_worker: 1, workers_per_trial: 2}")
-    halving = ("--set", "search.halving={rungs: [0.3, 0.6], keep: 0.4}")
-    code, output = run(space, *workers, *halving, "--trials", "3")
+    mo_asha = ("--set", "search.mo_asha={rungs: [0.3, 0.6], keep: 0.4}")
+    code, output = run(space, *workers, *mo_asha, "--trials", "3")
     study = space.parent / "runs" / "tiny"
     assert code == 0, output
     first, *others = read_trials(study)

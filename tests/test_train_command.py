@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from analysis.front import main as draw_front
 from cfamc_ray.config.reading import read_study, resolve_study
-from cfamc_ray.config.recipes import Dialect, read_recipe, recipe_names
+from cfamc_ray.config.recipes import Variant, read_recipe, recipe_names
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.cost.work import study_cost
 from cfamc_ray.data.splits import load_splits
@@ -126,21 +126,21 @@ def tiny_study() -> StudyConfig:
 
 
 class TestList:
-    @pytest.mark.parametrize("dialect", ["sane", "published"])
+    @pytest.mark.parametrize("variant", ["corrected", "published"])
     def test_it_shows_every_recipe_uncut_on_a_narrow_terminal(
-        self, dialect: Dialect, monkeypatch: pytest.MonkeyPatch
+        self, variant: Variant, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("COLUMNS", "40")
-        said = said_by(main, "--recipe", "list", "--dialect", dialect)
+        said = said_by(main, "--recipe", "list", "--variant", variant)
         assert (said.code, said.err) == (0, "")
         lines = {line.split()[0]: line for line in said.out.splitlines() if line}
         assert list(lines)[1 : 1 + len(recipe_names())] == recipe_names()
         for name in recipe_names():
             recipe = read_recipe(name)
             assert lines[name].endswith(recipe.summary)
-            assert f" {recipe.trial(dialect).crop_passes:.3g} " in lines[name]
+            assert f" {recipe.trial(variant).crop_passes:.3g} " in lines[name]
         assert "…" not in said.out
-        assert f"Crop passes and FLOPs of the dialect {dialect}" in said.out
+        assert f"Crop passes and FLOPs of the variant {variant}" in said.out
 
     def test_published_numbers_stand_beside_their_recipe(self) -> None:
         lines = said_by(main, "--recipe", "list").out.splitlines()
@@ -160,8 +160,8 @@ class TestBadInput:
             (["--set", "crops.views=1"], "crops.views: input should be greater than or equal to 2 (it is 1)"),
             (["--set", "space.crops.views={int: [2, 4]}"], "--set space: a run has no space to search"),
             (["--set", "budget.trials=2"], "--set budget.trials: a run is one trial"),
-            (["--set", "dialect=published"], "--set base, --set dialect: name them with --recipe and --dialect"),
-            (["--set", "base=simclr-crops"], "--set base, --set dialect: name them with --recipe and --dialect"),
+            (["--set", "variant=published"], "--set base, --set variant: name them with --recipe and --variant"),
+            (["--set", "base=simclr-crops"], "--set base, --set variant: name them with --recipe and --variant"),
             (["--workers", "0"], "--workers 0: must be at least 1"),
             (["--workers", "3"], "pretraining.batch_images 20 cannot be shared evenly"),
             (["--address", "auto"], "--address: one worker needs no cluster; add --workers N"),
@@ -233,13 +233,13 @@ class TestDryRun:
         (tmp_path / "printed.yaml").write_text(said.out, encoding="utf-8")
         assert read_study(tmp_path / "printed.yaml").resources.cpus_per_worker == each
 
-    @pytest.mark.parametrize("dialect", ["sane", "published"])
-    def test_it_needs_no_data_and_the_dialect_decides(self, dialect: Dialect, tmp_path: Path) -> None:
-        said = said_by(main, "--recipe", "simclr-crops-pgd", "--dialect", dialect, "--dry-run", "--device", "cpu")
+    @pytest.mark.parametrize("variant", ["corrected", "published"])
+    def test_it_needs_no_data_and_the_variant_decides(self, variant: Variant, tmp_path: Path) -> None:
+        said = said_by(main, "--recipe", "simclr-crops-pgd", "--variant", variant, "--dry-run", "--device", "cpu")
         (tmp_path / "printed.yaml").write_text(said.out, encoding="utf-8")
         study = read_study(tmp_path / "printed.yaml")
-        assert study.trial == read_recipe("simclr-crops-pgd").trial(dialect)
-        assert study.name == ("simclr-crops-pgd" if dialect == "sane" else "simclr-crops-pgd-published")
+        assert study.trial == read_recipe("simclr-crops-pgd").trial(variant)
+        assert study.name == ("simclr-crops-pgd" if variant == "corrected" else "simclr-crops-pgd-published")
         assert f"# {study.trial.crop_passes:.3g} crop passes and " in said.out
 
 
@@ -303,7 +303,7 @@ class TestRun:
         assert (finished / "report" / "front.png").is_file()
 
     def test_without_validation_images_there_are_no_accuracies(self, train: Train, tmp_path: Path) -> None:
-        said = train("--dialect", "published", "--set", "data.validation_images=0")
+        said = train("--variant", "published", "--set", "data.validation_images=0")
         assert (said.code, said.err) == (0, "")
         study = tmp_path / "runs" / "cf-amc-ssl-published"
         (record,) = read_trials(study)
@@ -506,13 +506,13 @@ class TestInterrupted:
         self, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         interrupt(monkeypatch, after=1)
-        typed = ["--dialect", "published", "--name", "mine", "--device", "cpu", "--set", "question=Why, oh why?"]
+        typed = ["--variant", "published", "--name", "mine", "--device", "cpu", "--set", "question=Why, oh why?"]
         said = train(*typed)
         assert said.code == 130
         words = shlex.split(said.out.splitlines()[-1])[3:]
         overrides = [*SETTINGS, "--set", "question=Why, oh why?"]
         assert words == [
-            *("--recipe", "cf-amc-ssl", "--dialect", "published", "--out", str(tmp_path / "runs"), "--resume"),
+            *("--recipe", "cf-amc-ssl", "--variant", "published", "--out", str(tmp_path / "runs"), "--resume"),
             *("--name", "mine", "--device", "cpu", *overrides),
         ]
 
@@ -645,7 +645,7 @@ class TestTrialOfAStudy:
             ("searched/trial_00004", (), "searched/trial_00004: holds no trial; name one such as "),
             ("searched/front.csv", (), "searched/front.csv: holds no trial; name one such as "),
             ("nothing/trial_00003", (), "nothing: holds no study"),
-            ("searched/trial_00003", ("--dialect", "published"), "--dialect: a trial has that of its study"),
+            ("searched/trial_00003", ("--variant", "published"), "--variant: a trial has that of its study"),
         ],
     )
     def test_what_is_no_trial_is_refused(self, tmp_path: Path, name: str, words: tuple[str, ...], named: str) -> None:

@@ -285,7 +285,7 @@ class TestBegunStudy:
             ("search.sampler=random", "search.sampler"),
             ("objectives={clean_accuracy: maximize}", "objectives.robust_accuracy"),
             ("space.crops.views={int: [2, 41]}", "space"),
-            ("conditions=[crops.views > 2]", "conditions"),
+            ("constraints=[crops.views > 2]", "constraints"),
             ("perturbation.step_ratio=1/2", "trial.perturbation.step_ratio"),
         ],
     )
@@ -430,10 +430,10 @@ class TestRun:
         for source, trials in zip(sources, (3, 1), strict=True):
             make_study(Path(source), trials=trials)
             write_config(Path(source), SMALL.model_copy(update={"name": Path(source).name}))
-        imports = [word for source in sources for word in ("--import", source)]
+        imports = [word for source in sources for word in ("--warm-start", source)]
         said = tune("--address", "auto", "--set", "budget.trials=1", *imports)
         assert said.out.startswith(
-            f"3 trials taken over from {sources[0]}\n1 trials taken over from {sources[1]}\nsmall: 1 trials"
+            f"3 trials warm-started from {sources[0]}\n1 trials warm-started from {sources[1]}\nsmall: 1 trials"
         )
         assert len(begun) == 1
         assert [word for word in shlex.split(said.out.splitlines()[-1]) if word in imports] == imports

@@ -22,7 +22,7 @@ CASES: dict[str, dict[str, Any]] = {
     "free, LARS": {"pretraining.replays": 3},
     "free, no carry": {"pretraining.replays": 2, "perturbation.carry": False},
     "free, views one by one": {"pretraining.views_at_once": 1, **SGD},
-    "free, views recomputed": {"pretraining.views_at_once": 1, "pretraining.recompute": True, **SGD},
+    "free, views recomputed": {"pretraining.views_at_once": 1, "pretraining.activation_checkpointing": True, **SGD},
     "free, compiled": {"pretraining.compile": True, **SGD},
     "pgd": PGD,
     "pgd, compiled": {"pretraining.compile": True, **PGD, **SGD},

@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu_check [--recipe NAME] [--set KEY=VALUE] [--json FILE]
 
-Every recipe in both dialects (those that do the same on the device as one), what no recipe has, and evaluations, at
+Every recipe in both variants (those that do the same on the device as one), what no recipe has, and evaluations, at
 their real sizes; nothing is computed. It fails where tensors of two devices meet, where a kernel would refuse its
 arguments, and where the host waits for the device inside the loop over minibatches, the loop over an attack's steps, or
 the loop over minibatches of a head. Waits elsewhere are listed.
@@ -33,7 +33,7 @@ HEADER = f"{'case':50} {'operations':>10} {'GB read':>8} {'written':>8} {'TFLOP'
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, run, print; 0 where all cases pass, 1 where one fails, 2 for bad input."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--recipe", metavar="NAME", help="only this one, in both dialects")
+    options.add_argument("--recipe", metavar="NAME", help="only this one, in both variants")
     options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change the trials")
     options.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here, by phase, too")
     chosen = options.parse_args(arguments)

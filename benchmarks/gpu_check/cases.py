@@ -13,7 +13,7 @@ from benchmarks.gpu_check.fake import DEVICE, MEMORY_BYTES, eager, fake_cuda
 from benchmarks.gpu_check.recorder import PACKAGE, Operation, Recorder
 from cfamc_ray.config.protocol import HEADS
 from cfamc_ray.config.reading import resolve_protocol, resolve_study
-from cfamc_ray.config.recipes import DIALECTS, Dialect, read_recipe, recipe_names
+from cfamc_ray.config.recipes import VARIANTS, Variant, read_recipe, recipe_names
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.cost.work import training_flops
 from cfamc_ray.data.images import LabelledImages
@@ -118,29 +118,29 @@ def all_cases(recipe: str | None = None, overrides: Sequence[str] = ()) -> dict[
     Raises:
         InputError: for a recipe or a key that there is not.
     """
-    names: dict[tuple[Dialect, TrialConfig], list[str]] = {}
+    names: dict[tuple[Variant, TrialConfig], list[str]] = {}
     for name in recipe_names() if recipe is None else [recipe]:
-        for dialect in DIALECTS:
-            config = _config(name, dialect, overrides, whole=True)
+        for variant in VARIANTS:
+            config = _config(name, variant, overrides, whole=True)
             done = config.with_values({key: TrialConfig().value_of(key) for key in DRAWN_ON_THE_HOST})
-            names.setdefault((dialect, done), []).append(name)
+            names.setdefault((variant, done), []).append(name)
     cases: dict[str, Case] = {}
-    for (dialect, _), alike in names.items():
+    for (variant, _), alike in names.items():
         whole = PAPER in alike or recipe is not None
-        case = Case(_config(alike[0], dialect, overrides, whole=whole))
+        case = Case(_config(alike[0], variant, overrides, whole=whole))
         if case not in cases.values():
-            cases[f"{' = '.join(alike)}, {dialect}"] = case
+            cases[f"{' = '.join(alike)}, {variant}"] = case
     if recipe is not None:
         return cases
     for name, changes in UNLIKE_RECIPES.items():
-        cases[name] = Case(_config(PAPER, DIALECTS[0], [*changes, *overrides]))
-    paper = _config(PAPER, DIALECTS[0], overrides)
+        cases[name] = Case(_config(PAPER, VARIANTS[0], [*changes, *overrides]))
+    paper = _config(PAPER, VARIANTS[0], overrides)
     cases["images in the host's memory"] = Case(paper, free_bytes=0)
     return cases | {name: Case(paper, evaluation) for name, evaluation in EVALUATIONS.items()}
 
 
-def _config(recipe: str, dialect: Dialect, overrides: Sequence[str], *, whole: bool = False) -> TrialConfig:
-    tree: dict[str, Any] = {"name": recipe, "base": read_recipe(recipe).name, "dialect": dialect}
+def _config(recipe: str, variant: Variant, overrides: Sequence[str], *, whole: bool = False) -> TrialConfig:
+    tree: dict[str, Any] = {"name": recipe, "base": read_recipe(recipe).name, "variant": variant}
     trial = resolve_study(tree, overrides, source=f"recipe {recipe}").trial
     images = trial.pretraining.batch_images
     values = {"data.validation_images": 0, "data.pretrain_images": images * (MINIBATCHES if whole else 1)}
@@ -151,9 +151,9 @@ def _config(recipe: str, dialect: Dialect, overrides: Sequence[str], *, whole: b
 
 
 UNLIKE_RECIPES = {
-    "activations computed again": ["pretraining.views_at_once=4", "pretraining.recompute=true"],
+    "activations computed again": ["pretraining.views_at_once=4", "pretraining.activation_checkpointing=true"],
     "activations of the attack computed again": [
-        *("pretraining.views_at_once=4", "pretraining.recompute=true", "perturbation.attack=pgd"),
+        *("pretraining.views_at_once=4", "pretraining.activation_checkpointing=true", "perturbation.attack=pgd"),
         *("pretraining.replays=1", "perturbation.attack_in_train_mode=false"),
     ],
     "ViT, patches of 4": ["encoder.architecture=vit"],

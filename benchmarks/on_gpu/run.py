@@ -299,7 +299,7 @@ def train_and_evaluate(session: Session, parts: Sequence[str]) -> None:
         recipe = [
             "--recipe",
             "cf-amc-ssl",
-            "--dialect",
+            "--variant",
             "published",
             "--name",
             folder.name,

@@ -15,7 +15,7 @@ from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.cost.model import CostModel
-from cfamc_ray.formatting import show_count, show_seconds
+from cfamc_ray.formatting import format_count, format_seconds
 from cfamc_ray.host.files import is_disk_full
 from cfamc_ray.host.process import INTERRUPTED, command_process, exit_code_of_interruption
 from cfamc_ray.lifecycle.checks import runs_folder, training_work
@@ -126,7 +126,7 @@ def costs_of(arguments: argparse.Namespace, study: StudyConfig) -> CostModel | N
     return None if arguments.costs is None else read_costs(arguments.costs, study, training_work)
 
 
-def typed_again(module: str, words: Sequence[str], arguments: argparse.Namespace) -> str:
+def command_line(module: str, words: Sequence[str], arguments: argparse.Namespace) -> str:
     """The command that goes on, as it can be typed here.
 
     Args:
@@ -158,12 +158,12 @@ def expected_cost(costs: CostModel, sample: Sequence[TrialConfig], *, trials: in
     seconds = [costs.seconds(trial) or 0.0 for trial in sample]
     memory = max(costs.memory_bytes(trial) or 0.0 for trial in sample)
     mean = sum(seconds) / len(seconds)
-    each = show_seconds(mean)
+    each = format_seconds(mean)
     if len(sample) > 1:
-        each += f" ({show_seconds(min(seconds))} to {show_seconds(max(seconds))})"
+        each += f" ({format_seconds(min(seconds))} to {format_seconds(max(seconds))})"
     return (
-        f"# as measured on such workers: {each} a trial, {show_seconds(mean * trials / at_once)} in all, up to "
-        f"{show_count(memory)}B of memory a worker"
+        f"# as measured on such workers: {each} a trial, {format_seconds(mean * trials / at_once)} in all, up to "
+        f"{format_count(memory)}B of memory a worker"
     )
 
 

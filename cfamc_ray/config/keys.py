@@ -11,7 +11,7 @@ from cfamc_ray.config.study import StudyConfig
 HEAD = """# Every key of a space file
 
 Made by `python -m cfamc_ray.config.keys > docs/keys.md` from what the program checks. The keys of a trial are written
-under `trial:`, or as dotted names in `space:`, `conditions:` and `--set`. Null means: none.
+under `trial:`, or as dotted names in `space:`, `constraints:` and `--set`. Null means: none.
 
 Ranges of `space:` are `{int: [2, 16]}`, `{float: [0.1, 1.0]}`, both with `log: true` where their logarithm is to be
 drawn evenly, `{choice: [a, b]}`, or a value. Numbers may be fractions such as `8/255`.
@@ -25,7 +25,7 @@ TYPES = {"integer": "whole number", "number": "number", "boolean": "true or fals
 SPECIAL = {
     "space": "keys, each with a range",
     "start_from": "a list of recipes' names, or of points {key: value, …}",
-    "conditions": "a list of comparisons, such as `crops.views * pretraining.epochs <= 48`",
+    "constraints": "a list of comparisons, such as `crops.views * pretraining.epochs <= 48`",
 }
 """Values that no schema describes."""
 

@@ -1,4 +1,4 @@
-"""Ranges of a search space, the conditions between them, and numbers written as fractions."""
+"""Ranges of a search space, the constraints between them, and numbers written as fractions."""
 
 import ast
 import operator
@@ -197,7 +197,7 @@ _COMPARISONS: dict[type[ast.AST], Callable[[Any, Any], bool]] = {
 
 
 @dataclass(frozen=True)
-class Condition:
+class Constraint:
     """A comparison between keys of a trial that every sampled point has to meet.
 
     Written as in ``crops.views * pretraining.replays * pretraining.epochs <= 960``: keys, numbers, texts in quotes,
@@ -211,10 +211,10 @@ class Condition:
         try:
             ast.parse(self.text, mode="eval")
         except SyntaxError as error:
-            raise ValueError(f"cannot be read as a condition: {error.msg}") from None
+            raise ValueError(f"cannot be read as a constraint: {error.msg}") from None
 
     def keys(self) -> list[str]:
-        """The dotted keys that the condition names."""
+        """The dotted keys that the constraint names."""
         tree = ast.parse(self.text, mode="eval")
         inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
         return [
@@ -224,7 +224,7 @@ class Condition:
         ]
 
     def holds(self, value_of: Callable[[str], Any]) -> bool:
-        """Whether the condition is met.
+        """Whether the constraint is met.
 
         Args:
             value_of: the value of a dotted key; may raise ValueError for one that does not exist.

@@ -19,11 +19,11 @@ from pydantic import (
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.protocol import AttackConfig, ProtocolConfig
-from cfamc_ray.config.recipes import DIALECTS, Dialect, branch, lay, read_recipe
+from cfamc_ray.config.recipes import VARIANTS, Variant, branch, lay, read_recipe
 from cfamc_ray.config.space import (
     Choice,
-    Condition,
     Constant,
+    Constraint,
     FloatRange,
     IntRange,
     Range,
@@ -53,13 +53,13 @@ PLANNED_COSTS = ("crop_passes", "flops")
 """Metrics that are known before a trial runs and grow evenly with its epochs."""
 
 
-IDENTITY = {"objectives", "search", "dialect", "trial", "space", "conditions"}
+IDENTITY = {"objectives", "search", "variant", "trial", "space", "constraints"}
 RANDOM_POINTS = 4096
-"""Tried to see whether the conditions can be met."""
+"""Tried to see whether the constraints can be met."""
 
 
-class HalvingConfig(Strict):
-    """Pareto halving: at each rung the trials that fall behind in all that counts are stopped."""
+class MultiObjectiveAshaConfig(Strict):
+    """MO-ASHA: at each rung the trials that fall behind in all that counts are stopped."""
 
     rungs: tuple[Real, ...] = Field(default=(0.25, 0.5), strict=False, min_length=1)
     """Shares of a trial's own epochs after which it is judged, between 0 and 1."""
@@ -67,7 +67,7 @@ class HalvingConfig(Strict):
     """Share of the trials at a rung that go on: the best by non-dominated rank, then by spread."""
 
     @model_validator(mode="after")
-    def _between_begin_and_end(self) -> "HalvingConfig":
+    def _between_begin_and_end(self) -> "MultiObjectiveAshaConfig":
         if not all(0 < rung < 1 for rung in self.rungs):
             raise ValueError(f"rungs must lie between 0 and 1, not {list(self.rungs)}")
         return self
@@ -79,12 +79,12 @@ class SearchConfig(Strict):
     sampler: Literal["front", "tpe", "nsga2", "nsga3", "gp", "random", "grid"] = "front"
     """`front`, ours: the point that should add most to the hypervolume, as Gaussian processes expect it. Or Optuna's:
     tree-structured Parzen estimator, two genetic algorithms, Gaussian process, random. Or a grid: all points that meet
-    the conditions, in the order in which the last key of the space changes fastest."""
+    the constraints, in the order in which the last key of the space changes fastest."""
     startup_trials: int = Field(default=6, ge=1)
     """Trials before a sampler learns: far apart for `front`, random for the others; the genetic ones' population."""
     seed: int = Field(default=0, ge=0)
     """Seed of the sampler; with one trial at a time it fixes all points."""
-    halving: HalvingConfig | None = None
+    mo_asha: MultiObjectiveAshaConfig | None = None
     """Null: every trial runs to its end."""
 
 
@@ -230,13 +230,13 @@ class StudyConfig(Strict):
     """Whose encoders stay in the study folder at the end."""
     base: str | None = None
     """Recipe that all trials start from: its keys lie under those of `trial`. As a key of `space` it is searched."""
-    dialect: Dialect = "sane"
-    """Of the recipes: sane, or published, which follows every choice that the published code hides."""
+    variant: Variant = "corrected"
+    """Of the recipes: corrected, or published, which follows every choice that the published code hides."""
     trial: TrialConfig = TrialConfig()
     """What all trials share; keys that are not given are those of the recipe, or have the defaults of the reference."""
     space: dict[str, Range] = {}
     """What is searched: a dotted key of a trial, or `base`, and its range."""
-    conditions: tuple[Condition, ...] = Field(default=(), strict=False)
+    constraints: tuple[Constraint, ...] = Field(default=(), strict=False)
     """Comparisons between keys that every point meets."""
 
     @model_validator(mode="before")
@@ -244,13 +244,13 @@ class StudyConfig(Strict):
     def _lay_on_recipe(cls, tree: Any) -> Any:
         match tree:
             case {"base": str(name)}:
-                dialect, written = tree.get("dialect", DIALECTS[0]), tree.get("trial", {})
+                variant, written = tree.get("variant", VARIANTS[0]), tree.get("trial", {})
                 if isinstance(written, TrialConfig):
                     written = written.model_dump(exclude_unset=True)
-                if dialect not in DIALECTS or not isinstance(written, Mapping):
+                if variant not in VARIANTS or not isinstance(written, Mapping):
                     return tree  # to be refused for that
                 try:
-                    return {**tree, "trial": lay(read_recipe(name).tree(dialect), written)}
+                    return {**tree, "trial": lay(read_recipe(name).tree(variant), written)}
                 except InputError as error:
                     raise ValueError(f"base: {error}") from None
         return tree
@@ -273,18 +273,18 @@ class StudyConfig(Strict):
                 raise ValueError(f"{key} {error}") from None
         return ranges
 
-    @field_validator("conditions", mode="before")
+    @field_validator("constraints", mode="before")
     @classmethod
-    def _parse_conditions(cls, value: object) -> object:
+    def _parse_constraints(cls, value: object) -> object:
         if not isinstance(value, list | tuple):
             return value
-        conditions = []
+        constraints = []
         for written in value:
             try:
-                conditions.append(written if isinstance(written, Condition) else Condition(str(written)))
+                constraints.append(written if isinstance(written, Constraint) else Constraint(str(written)))
             except ValueError as error:
                 raise ValueError(f"{written!r} {error}") from None
-        return tuple(conditions)
+        return tuple(constraints)
 
     @field_serializer("trial")
     def _dump_trial(self, value: TrialConfig, info: SerializationInfo) -> dict[str, Any]:
@@ -295,9 +295,9 @@ class StudyConfig(Strict):
     def _dump_space(self, value: dict[str, Range]) -> dict[str, object]:
         return {key: dump_range(written) for key, written in value.items()}
 
-    @field_serializer("conditions")
-    def _dump_conditions(self, value: tuple[Condition, ...]) -> list[str]:
-        return [condition.text for condition in value]
+    @field_serializer("constraints")
+    def _dump_constraints(self, value: tuple[Constraint, ...]) -> list[str]:
+        return [constraint.text for constraint in value]
 
     @property
     def first_points(self) -> list[dict[str, Scalar]]:
@@ -312,7 +312,7 @@ class StudyConfig(Strict):
         name = written if isinstance(written, str) else dump_point(written)
         if isinstance(written, str):
             try:
-                recipe = read_recipe(written).trial(self.dialect)
+                recipe = read_recipe(written).trial(self.variant)
             except InputError as error:
                 raise ValueError(f"start_from: {error}") from None
             point = {key: written if key == "base" else recipe.value_of(key) for key in self.space}
@@ -328,11 +328,11 @@ class StudyConfig(Strict):
                     f"{dump_range(self.space[key])}: widen the range, or write another point as {{key: value, …}}"
                 )
         if not self.admits(point):
-            raise ValueError(f"start_from: {name} does not meet the conditions, or makes no valid trial: {point}")
+            raise ValueError(f"start_from: {name} does not meet the constraints, or makes no valid trial: {point}")
         return point
 
     def contains(self, point: Point) -> bool:
-        """Whether a point lies in the space and meets its conditions."""
+        """Whether a point lies in the space and meets its constraints."""
         return (
             set(point) == set(self.space)
             and all(self.space[key].contains(value) for key, value in point.items())
@@ -365,8 +365,8 @@ class StudyConfig(Strict):
 
     def _check_bases(self) -> None:
         if "base" not in self.space:
-            if self.base is None and self.dialect != "sane":
-                raise ValueError(f"dialect: {self.dialect} is one of a recipe: name it, as in base: cf-amc-ssl")
+            if self.base is None and self.variant != "corrected":
+                raise ValueError(f"variant: {self.variant} is one of a recipe: name it, as in base: cf-amc-ssl")
             return
         if self.base is not None:
             raise ValueError(f"base: {self.base} cannot be the recipe of all trials, for space.base searches it")
@@ -399,18 +399,18 @@ class StudyConfig(Strict):
 
     def _check_points(self) -> None:
         grid = self.search.sampler == "grid"
-        # More points than the first that fits, to find a condition that cannot be computed everywhere.
+        # More points than the first that fits, to find a constraint that cannot be computed everywhere.
         admitted = list(islice(self.points(), self.budget.trials if grid else 256))
-        for condition in self.conditions:
-            for key in condition.keys():  # noqa: SIM118 (not a mapping)
+        for constraint in self.constraints:
+            for key in constraint.keys():  # noqa: SIM118 (not a mapping)
                 try:
                     self._value_at({}, self.trial, key)
                 except ValueError as error:
-                    raise ValueError(f"conditions: {condition.text!r} {error}") from None
+                    raise ValueError(f"constraints: {constraint.text!r} {error}") from None
         if not admitted:
-            shown = "; ".join(condition.text for condition in self.conditions) or "the rules between a trial's keys"
+            shown = "; ".join(constraint.text for constraint in self.constraints) or "the rules between a trial's keys"
             points = "the grid's points" if grid else f"{RANDOM_POINTS} random points of the space"
-            raise ValueError(f"conditions: none of {points} meets them ({shown})")
+            raise ValueError(f"constraints: none of {points} meets them ({shown})")
         if grid and len(admitted) < self.budget.trials:
             raise ValueError(f"budget.trials must be at most {len(admitted)}, the points of the grid")
         scores = [name for name in self.objectives if name.endswith("_accuracy")]
@@ -420,10 +420,10 @@ class StudyConfig(Strict):
             raise ValueError(f"objectives: {scores[0]} is measured on {key}.validation_images, which is 0: set it")
 
     def points(self) -> Iterator[dict[str, Scalar]]:
-        """Points that meet the conditions: all of a grid in its order, else some random ones, the same every time.
+        """Points that meet the constraints: all of a grid in its order, else some random ones, the same every time.
 
         Raises:
-            ValueError: for a condition that cannot be computed.
+            ValueError: for a constraint that cannot be computed.
         """
         return filter(self.admits, self._candidates())
 
@@ -447,26 +447,26 @@ class StudyConfig(Strict):
         """
         values = dict(point)
         base = values.pop("base", None)
-        recipe = read_recipe(str(base)).tree(self.dialect) if base is not None else {}
+        recipe = read_recipe(str(base)).tree(self.variant) if base is not None else {}
         shared = self.trial.model_dump(exclude_unset=True)
         return TrialConfig.model_validate(reduce(lay, [recipe, shared, *(branch(*item) for item in values.items())]))
 
     def admits(self, point: Point) -> bool:
-        """Whether a point of the space makes a valid trial and meets all conditions.
+        """Whether a point of the space makes a valid trial and meets all constraints.
 
         Raises:
-            ValueError: for a condition that names a key no trial has, or that cannot be computed.
+            ValueError: for a constraint that names a key no trial has, or that cannot be computed.
         """
         try:
             trial = self.trial_at(point)
         except ValidationError:
             return False
-        for condition in self.conditions:
+        for constraint in self.constraints:
             try:
-                if not condition.holds(lambda key: self._value_at(point, trial, key)):
+                if not constraint.holds(lambda key: self._value_at(point, trial, key)):
                     return False
             except ValueError as error:
-                raise ValueError(f"conditions: {condition.text!r} {error}") from None
+                raise ValueError(f"constraints: {constraint.text!r} {error}") from None
         return True
 
     def _value_at(self, point: Point, trial: TrialConfig, key: str) -> Any:

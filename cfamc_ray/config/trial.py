@@ -1,7 +1,7 @@
 """Everything that decides one trial's result, and the quantities that follow from it.
 
 The field docstrings are the reference of every key; the defaults are the paper's recipe (arXiv 2501.03507) with the
-sane variant of each choice that the published code hides.
+corrected variant of each choice that the published code hides.
 """
 
 import hashlib
@@ -203,7 +203,7 @@ class PretrainingConfig(Strict):
     views_at_once: int | None = Field(default=None, ge=1)
     """Views that pass the network together, so that batch norm averages over them; null: all of them. The published
     SimCLR passes its two views one by one."""
-    recompute: bool = False
+    activation_checkpointing: bool = False
     """Whether activations of `views_at_once` views are computed again in the backward pass instead of kept: memory no
     longer grows with the views (but for crops and perturbation), for a third more work."""
     compile: Choice = "auto"
@@ -225,8 +225,10 @@ class PretrainingConfig(Strict):
 
     @model_validator(mode="after")
     def _chunks_to_recompute(self) -> "PretrainingConfig":
-        if self.recompute and self.views_at_once is None:
-            raise ValueError("recompute needs views_at_once, the number of views whose activations memory holds")
+        if self.activation_checkpointing and self.views_at_once is None:
+            raise ValueError(
+                "activation_checkpointing needs views_at_once, the number of views whose activations memory holds"
+            )
         return self
 
 

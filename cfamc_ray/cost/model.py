@@ -15,8 +15,7 @@ from scipy.optimize import lsq_linear
 
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
-from cfamc_ray.space.encoding import trials_of
-from cfamc_ray.store.records import TrialRecord
+from cfamc_ray.store.records import TrialRecord, trials_of
 
 EVALUATION = "evaluation_flop"
 Amounts = Mapping[str, float]

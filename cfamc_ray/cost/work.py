@@ -30,7 +30,7 @@ def training_flops(config: TrialConfig) -> int:
     update, attack = crop_pass_flops(config.encoder, config.crops.size)
     attack_passes = config.attack_passes_per_epoch
     attack_flops = update if config.perturbation.keep_attack_gradients else attack
-    if config.pretraining.recompute:
+    if config.pretraining.activation_checkpointing:
         again = forward_flops(config.encoder, config.crops.size)
         update, attack_flops = update + again, attack_flops + again
     per_epoch = (config.crop_passes_per_epoch - attack_passes) * update + attack_passes * attack_flops
@@ -58,7 +58,7 @@ def training_work(config: TrialConfig) -> TrainingWork:
     """Count a trial's work."""
     size, views, pretraining = config.crops.size, config.crops.views, config.pretraining
     each, parameters = kept_numbers(config.encoder, size)
-    at_once = min(pretraining.views_at_once or views, views) if pretraining.recompute else views
+    at_once = min(pretraining.views_at_once or views, views) if pretraining.activation_checkpointing else views
     pixels = 4 * 3 * size**2  # of a crop, its perturbation, their sum and its gradient
     evaluation = evaluation_work(config)
     return TrainingWork(

@@ -25,7 +25,7 @@ class Splits:
 
 
 def load_splits(config: DataConfig, *, judged_on: DataConfig | None = None, folder: Path | None = None) -> Splits:
-    """Split the training images, each class in proportion.
+    """Allocation the training images, each class in proportion.
 
     With one seed and one number of validation images, smaller splits are parts of larger ones, and validation images
     are in neither of the others. Unlabelled images only pretrain, in proportion to the labelled ones; they do not

@@ -292,7 +292,7 @@ def _attacked(
         attacks["+ PGD on the margin"] = protocol.attacked_images, BATCH, partial(descent, loss="margin")
     if epsilon in protocol.autoattack_epsilons and protocol.autoattack_images:
         # What it draws depends on its batches, so these stay, and the network sees them piece by piece.
-        network = InChunks(target, at_once, recompute=True) if at_once < BATCH else target
+        network = InChunks(target, at_once, activation_checkpointing=True) if at_once < BATCH else target
         standard = partial(autoattack, network, epsilon=epsilon, seed=protocol.seed, batch_images=BATCH)
         # All at once: it makes its own batches, and its last check compares accuracies.
         attacks["+ AutoAttack"] = protocol.autoattack_images, protocol.autoattack_images, standard

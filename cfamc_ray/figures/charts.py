@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 from cfamc_ray.figures.chart import Area, Axis, Bars, Chart, Line, Panel, Points
-from cfamc_ray.formatting import show_change, show_interval, show_setting, show_value
+from cfamc_ray.formatting import format_change, format_interval, format_setting, format_value
 from cfamc_ray.front.comparison import Comparison
 from cfamc_ray.front.effects import Effect
 from cfamc_ray.front.front import Front
@@ -113,7 +113,7 @@ def published_chart(front: Front, published: Sequence[PublishedResult]) -> Chart
     ours = [[trial.value(name) for trial in front.members] for name in (x_name, y_name)]
     theirs = sorted(published, key=lambda one: one.values[x_name])
     x, y = ([one.values[name] for one in theirs] for name in (x_name, y_name))
-    details = [f"{one.name}<br>{', '.join(show_value(n, v) for n, v in one.values.items())}" for one in theirs]
+    details = [f"{one.name}<br>{', '.join(format_value(n, v) for n, v in one.values.items())}" for one in theirs]
     marks = [
         Points("on the front", ours[0], ours[1], "plain"),
         Points("published", x, y, "published", labels=[one.name for one in theirs], details=details),
@@ -140,8 +140,8 @@ def comparison_chart(studies: Sequence[Comparison]) -> Chart:
 
 def describe(trial: TrialRecord, objectives: Iterable[str]) -> str:
     """A trial in a few lines, parted by <br>."""
-    values = [f"{name.replace('_', ' ')} {show_value(name, trial.value(name))}" for name in with_cost(objectives)]
-    point = [f"{key} {show_setting(key, value)}" for key, value in trial.point.items()]
+    values = [f"{name.replace('_', ' ')} {format_value(name, trial.value(name))}" for name in with_cost(objectives)]
+    point = [f"{key} {format_setting(key, value)}" for key, value in trial.point.items()]
     return "<br>".join([f"trial {trial.number}", *values, *point])
 
 
@@ -197,7 +197,7 @@ def _slice(effect: Effect, objectives: Mapping[str, str]) -> Panel:
     title = ""
     if math.isfinite(effect.slope):
         marks.append(Line("", [scale * end for end in effect.ends], effect.trend))
-        title = f"{show_change(effect.metric, effect.slope)} ({show_interval(effect.metric, effect.interval)})"
+        title = f"{format_change(effect.metric, effect.slope)} ({format_interval(effect.metric, effect.interval)})"
     return Panel(Axis(effect.key + unit, log=effect.log), metric_axis(effect.metric, objectives), marks, title=title)
 
 

@@ -11,7 +11,7 @@ from plotly.offline import get_plotlyjs
 
 from cfamc_ray.figures.chart import Area, Axis, Bars, Chart, Line, Panel, Points
 from cfamc_ray.figures.labels import Side, label_sides
-from cfamc_ray.formatting import show_count, show_seconds
+from cfamc_ray.formatting import format_count, format_seconds
 
 HEIGHTS = (460, 320)
 """Pixels of a panel that is alone, and of one among others."""
@@ -229,7 +229,7 @@ def _written(axis: Axis, value: float) -> str:
         case "share":
             return f"{value:.1%}"
         case "seconds":
-            return show_seconds(value)
+            return format_seconds(value)
         case "count":
-            return show_count(value)
+            return format_count(value)
     return f"{value:.4g}"

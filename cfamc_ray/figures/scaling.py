@@ -7,12 +7,12 @@ import numpy as np
 
 from cfamc_ray.figures.chart import Area, Axis, Bars, Chart, Line, Panel, Points
 from cfamc_ray.figures.charts import metric_axis
-from cfamc_ray.formatting import show_count, show_point
-from cfamc_ray.scaling.allocation import SplitCurves
+from cfamc_ray.formatting import format_count, format_point
+from cfamc_ray.scaling.allocation import AllocationCurves
 from cfamc_ray.scaling.laws import TOTAL
-from cfamc_ray.scaling.learned import PASSES, VIEWS, Learned
 from cfamc_ray.scaling.study import Fits, ScalingRun
 from cfamc_ray.scaling.system import SystemFits, predicted
+from cfamc_ray.scaling.trial_table import PASSES, VIEWS, TrialTable
 from cfamc_ray.store.cells import Measured
 
 NOTHING = "too few trials have finished"
@@ -34,7 +34,7 @@ def _system_charts(measured: Sequence[Measured], fits: SystemFits) -> list[Chart
     cells = [one.cell.values for one in measured]
     usual = {key: mode(values[key] for values in cells) for key in cells[0]}
     differing = [{key: value for key, value in values.items() if value != usual[key]} for values in cells]
-    labels = [show_point(values) or "as most" for values in differing]
+    labels = [format_point(values) or "as most" for values in differing]
     shares = {name: [one.phase_shares[name] for one in measured] for name in measured[0].phase_shares}
     bars = [Bars(name, labels, lengths) for name, lengths in shares.items()]
     return [
@@ -53,7 +53,7 @@ def _throughput(measured: Sequence[Measured]) -> Panel:
             f"{workers} worker{'s' if workers > 1 else ''}, width {width}",
             [one.cell.trial.crops.views * one.cell.trial.pretraining.batch_images for one in group],
             [float(np.median(one.speeds)) for one in group],
-            details=[show_point(one.cell.values) for one in group],
+            details=[format_point(one.cell.values) for one in group],
         )
         for (workers, width), group in sorted(groups.items())
     ]
@@ -70,7 +70,7 @@ def _beside(measured: Sequence[Measured], fits: SystemFits, quantity: int) -> Pa
         cells = [one for one in measured if costs.describes(one)]
         x = [scale * (one.update_seconds, float(one.found["peak_memory_bytes"]))[quantity] for one in cells]
         y = [scale * predicted(costs, one)[quantity] for one in cells]
-        marks.append(Points(costs.precision, x, y, details=[show_point(one.cell.values) for one in cells]))
+        marks.append(Points(costs.precision, x, y, details=[format_point(one.cell.values) for one in cells]))
         every += [*x, *y]
     if every:
         marks.append(Line("equal", [min(every), max(every)], [min(every), max(every)], "faint"))
@@ -93,7 +93,7 @@ def _efficiency(fits: SystemFits) -> Panel:
     )
 
 
-def _growth_charts(found: Learned, every: Sequence[Fits]) -> list[Chart]:
+def _growth_charts(found: TrialTable, every: Sequence[Fits]) -> list[Chart]:
     """Error against crop passes with its law, and the split of each budget."""
     return [
         Chart("learning", "How error falls with crop passes", [_fall(found, one) for one in every] or [_nothing()], 2),
@@ -110,7 +110,7 @@ def _nothing() -> Panel:
     return Panel(Axis("crop passes"), Axis("error"), [], missing=NOTHING)
 
 
-def _fall(found: Learned, one: Fits) -> Panel:
+def _fall(found: TrialTable, one: Fits) -> Panel:
     """Log–log; each number of crops a colour of its own, the law of crop passes alone with its interval."""
     error = f"1 − {one.metric.replace('_', ' ')}"
     marks: list[Points | Line | Area] = []
@@ -124,17 +124,17 @@ def _fall(found: Learned, one: Fits) -> Panel:
     for views in sorted({point[VIEWS] for point in found.points if VIEWS in point}):
         places = [n for n, point in enumerate(found.points) if point[VIEWS] == views]
         errors = [float(1 - found.accuracies[one.metric][n]) for n in places]
-        details = [show_point(found.points[n]) for n in places]
+        details = [format_point(found.points[n]) for n in places]
         marks.append(Points(f"{views} crops", [float(found.passes[n]) for n in places], errors, details=details))
     return Panel(metric_axis(PASSES, {}, log=True), Axis(error, "share", log=True), marks, error, NOTHING)
 
 
-def _iso(split: SplitCurves) -> Panel:
+def _iso(split: AllocationCurves) -> Panel:
     """Accuracy over crops, measured and predicted, a colour for each budget."""
     marks: list[Points | Line | Area | Bars] = []
     for hue, (budget, means) in enumerate(split.curves.items()):
-        marks.append(Points(f"{show_count(budget)} passes", list(means), list(means.values()), hue=hue))
+        marks.append(Points(f"{format_count(budget)} passes", list(means), list(means.values()), hue=hue))
         line = split.predicted.get(budget, {})
         marks.append(Line("", list(line), list(line.values()), "unmarked", hue=hue))
-    title = ", ".join([split.metric.replace("_", " "), *([show_point(split.held)] if split.held else [])])
+    title = ", ".join([split.metric.replace("_", " "), *([format_point(split.held)] if split.held else [])])
     return Panel(Axis(f"{VIEWS} (to the right fewer epochs)", log=True), metric_axis(split.metric, {}), marks, title)

@@ -17,7 +17,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from cfamc_ray.figures.chart import Area, Axis, Bars, Chart, Line, Panel, Points
 from cfamc_ray.figures.labels import Side, label_sides
-from cfamc_ray.formatting import show_seconds
+from cfamc_ray.formatting import format_seconds
 
 PANEL_INCHES = ((7.2, 5.0), (4.0, 3.0))
 """Width and height of a panel that is alone, and of one among others."""
@@ -161,7 +161,7 @@ def _format(axis: MatplotlibAxis, wanted: Axis) -> None:
         case "share":
             axis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.4g}%"))
         case "seconds":
-            axis.set_major_formatter(FuncFormatter(lambda seconds, _: show_seconds(seconds)))
+            axis.set_major_formatter(FuncFormatter(lambda seconds, _: format_seconds(seconds)))
         case "count":
             axis.set_major_formatter(EngFormatter(sep=""))
         case "number" if wanted.log:

@@ -1,4 +1,4 @@
-"""Two studies beside each other: whose front is better, and whether that is decided."""
+"""Two studies beside each other: whose front is better, and whether that is significant."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -28,7 +28,7 @@ class Comparison(NamedTuple):
     """Of the gain, 95 %, over trials drawn anew with replacement in both studies."""
 
     @property
-    def decided(self) -> bool:
+    def significant(self) -> bool:
         """Whether the interval leaves out zero."""
         return self.interval[0] > 0 or self.interval[1] < 0
 

@@ -23,7 +23,7 @@ LEVELS = (0.2, 0.5, 0.8)
 
 
 @dataclass(frozen=True)
-class Confirmed:
+class Confirmation:
     """A point of the search, trained again with fresh seeds."""
 
     record: TrialRecord
@@ -37,7 +37,7 @@ class Confirmed:
     """Share of bootstrap resamples over seeds whose mean is on the front of all candidates."""
     searched: Mapping[str, float]
     """What the search had seen."""
-    flattered: Mapping[str, float]
+    optimism: Mapping[str, float]
     """How much better that was than the mean of the fresh seeds, in the direction of the objective."""
 
     @property
@@ -92,7 +92,7 @@ def confirm(
     extra: Sequence[str] = (),
     resamples: int = 2000,
     seed: int = 0,
-) -> list[Confirmed]:
+) -> list[Confirmation]:
     """Compare what the search saw with fresh runs of the same points.
 
     Args:
@@ -139,18 +139,18 @@ def _resampled_means(values_nK: Array, resamples: int, seed: tuple[int, int]) ->
 
 def _confirmed(
     record: TrialRecord, values: Array, metrics: Sequence[str], objectives: Mapping[str, str], probability: float
-) -> Confirmed:
+) -> Confirmation:
     means = values.mean(axis=0) if len(values) else np.full(len(metrics), math.nan)
     searched = {name: record.value(name) for name in metrics}
     gained = zip(objectives, _signs(objectives), means[: len(objectives)], strict=True)
-    return Confirmed(
+    return Confirmation(
         record=record,
         values={name: tuple(map(float, column)) for name, column in zip(metrics, values.T, strict=True)},
         means=dict(zip(metrics, map(float, means), strict=True)),
         intervals={name: _interval(column) for name, column in zip(metrics, values.T, strict=True)},
         front_probability=probability,
         searched=searched,
-        flattered={name: float(sign * (searched[name] - mean)) for name, sign, mean in gained},
+        optimism={name: float(sign * (searched[name] - mean)) for name, sign, mean in gained},
     )
 
 
@@ -198,7 +198,7 @@ def attainment(
     return found
 
 
-def confirmation_table(confirmed: Sequence[Confirmed], objectives: Mapping[str, str]) -> list[dict[str, Any]]:
+def confirmation_table(confirmed: Sequence[Confirmation], objectives: Mapping[str, str]) -> list[dict[str, Any]]:
     """One row per candidate; what is not known is None."""
     table = []
     for found in confirmed:
@@ -211,7 +211,7 @@ def confirmation_table(confirmed: Sequence[Confirmed], objectives: Mapping[str, 
             low, high = found.intervals[name]
             row |= {f"{name}_mean": mean, f"{name}_low": low, f"{name}_high": high}
             if name in objectives:
-                row |= {f"{name}_searched": found.searched[name], f"{name}_flattered": found.flattered[name]}
+                row |= {f"{name}_searched": found.searched[name], f"{name}_optimism": found.optimism[name]}
         table.append({**{key: _known(value) for key, value in row.items()}, **found.record.point})
     return table
 

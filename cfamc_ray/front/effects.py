@@ -47,7 +47,7 @@ class Effect(NamedTuple):
     """The metric at these ends, the other keys as they are on average."""
 
     @property
-    def decided(self) -> bool:
+    def significant(self) -> bool:
         """Whether the interval of the slope leaves out zero."""
         low, high = self.interval
         return low > 0 or high < 0
@@ -93,7 +93,7 @@ def find_effects(
 
 def effects_table(effects: Sequence[Effect]) -> Table:
     """A row for each effect."""
-    columns = ["metric", "key", "importance", "change", "low", "high", "decided"]
+    columns = ["metric", "key", "importance", "change", "low", "high", "significant"]
     rows = [
         {
             "metric": effect.metric.replace("_", " "),
@@ -102,7 +102,7 @@ def effects_table(effects: Sequence[Effect]) -> Table:
             "change": effect.slope,
             "low": effect.interval[0],
             "high": effect.interval[1],
-            "decided": effect.decided,
+            "significant": effect.significant,
         }
         for effect in effects
     ]

@@ -9,7 +9,7 @@ import numpy as np
 
 from cfamc_ray.config.space import Choice
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.front.confirmation import Confirmed, attainment, candidates, confirm, confirmation_table
+from cfamc_ray.front.confirmation import Confirmation, attainment, candidates, confirm, confirmation_table
 from cfamc_ray.host.files import write_text
 from cfamc_ray.store.records import TrialFolder, TrialRecord, csv_text, read_trials
 
@@ -52,7 +52,7 @@ def fresh_seeds(config: StudyConfig, searched: Sequence[TrialRecord], number: in
     return list(islice((seed for seed in count() if seed not in used), number))
 
 
-def confirmed_front(config: StudyConfig, folder: Path) -> list[Confirmed]:
+def confirmed_front(config: StudyConfig, folder: Path) -> list[Confirmation]:
     """What the fresh seeds say of each candidate, so far."""
     assert config.confirm is not None
     finalists = candidates(config, read_trials(folder), tolerance=config.confirm.tolerance)
@@ -85,7 +85,7 @@ def _accuracies(config: StudyConfig) -> list[str]:
     return [name for name in config.objectives if name.endswith("_accuracy")]
 
 
-def write_confirmation(config: StudyConfig, folder: Path, confirmed: Sequence[Confirmed]) -> None:
+def write_confirmation(config: StudyConfig, folder: Path, confirmed: Sequence[Confirmation]) -> None:
     """Write confirm.csv, one row per candidate, and attainment.csv, the surfaces that 20, 50 and 80 % of seeds reach.
 
     A surface needs two or three objectives, and the same seeds of every candidate.
@@ -98,7 +98,7 @@ def write_confirmation(config: StudyConfig, folder: Path, confirmed: Sequence[Co
         write_text(folder / "attainment.csv", csv_text(surfaces))
 
 
-def _surfaces(config: StudyConfig, confirmed: Sequence[Confirmed]) -> list[dict[str, Any]]:
+def _surfaces(config: StudyConfig, confirmed: Sequence[Confirmation]) -> list[dict[str, Any]]:
     seeds = min((found.seeds for found in confirmed), default=0)
     if not seeds or len(config.objectives) not in (2, 3):
         return []

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.formatting import show_count
+from cfamc_ray.formatting import format_count
 from cfamc_ray.front.dominance import pareto_front
 from cfamc_ray.front.front import find_front
 from cfamc_ray.store.records import TrialRecord
@@ -36,7 +36,7 @@ def advise(config: StudyConfig, records: Sequence[TrialRecord], *, budget: float
         found.append(Advice("the knee: nearest to the best of everything", _knee(config, front.members)))
     if budget is not None:
         affordable = [r for r in front.members + front.dominated if r.value("crop_passes") <= budget]
-        role = f"{best_at(config, headline(config))} within {show_count(budget)} crop passes"
+        role = f"{best_at(config, headline(config))} within {format_count(budget)} crop passes"
         found += [Advice(role, _best(config, affordable, headline(config)))] if affordable else []
     return found
 

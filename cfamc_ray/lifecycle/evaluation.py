@@ -20,7 +20,7 @@ from cfamc_ray.config.recipes import PublishedRow, read_recipe, recipe_names
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import DataConfig, TrialConfig, without_paths
 from cfamc_ray.config.yaml12 import dump_yaml
-from cfamc_ray.formatting import show_radius, show_value
+from cfamc_ray.formatting import format_radius, format_value
 from cfamc_ray.host.files import write_text
 from cfamc_ray.store.environment import environment
 from cfamc_ray.store.images import check_same
@@ -141,7 +141,7 @@ def evaluate_run(
         with ProgressView("probe", 0, sys.stdout, detail=detail) as view:
             for measurement in measure(run, data, protocol, device, view):
                 measured.append(measurement)
-                accuracy = show_value("accuracy", measurement.accuracy)
+                accuracy = format_value("accuracy", measurement.accuracy)
                 view.say(f"  {attack_name(measurement.attack, measurement.epsilon)}: {accuracy}")
     except (AttackInvalid, FloatingPointError) as error:
         problem = str(error)
@@ -339,4 +339,4 @@ def published_row(run: Run, data: DataConfig) -> PublishedRow | None:
 
 def attack_name(name: str, epsilon: float) -> str:
     """An attack and its radius in words."""
-    return f"{name} at {show_radius(epsilon)}" if epsilon else name
+    return f"{name} at {format_radius(epsilon)}" if epsilon else name

@@ -85,21 +85,21 @@ class InChunks(nn.Module):
     Args:
         encoder: of crops (N, C, H, W).
         at_once: crops of a chunk.
-        recompute: whether a chunk's activations are computed again in the backward pass instead of kept. Memory then
-            holds those of one chunk, at the price of a second forward pass; gradients and batch-norm statistics stay
-            the same.
+        activation_checkpointing: whether a chunk's activations are computed again in the backward pass instead of kept.
+            Memory then holds those of one chunk, at the price of a second forward pass; gradients and batch-norm
+            statistics stay the same.
     """
 
-    def __init__(self, encoder: nn.Module, at_once: int, *, recompute: bool = False) -> None:
+    def __init__(self, encoder: nn.Module, at_once: int, *, activation_checkpointing: bool = False) -> None:
         super().__init__()
-        self.encoder, self.at_once, self.recompute = encoder, at_once, recompute
+        self.encoder, self.at_once, self.activation_checkpointing = encoder, at_once, activation_checkpointing
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Pixels in [0, 1] to z_ND."""
         return torch.cat([self._encode(some_nCHW) for some_nCHW in images_NCHW.split(self.at_once)])
 
     def _encode(self, images_nCHW: Tensor) -> Tensor:
-        if not self.recompute:
+        if not self.activation_checkpointing:
             return self.encoder(images_nCHW)  # type: ignore[no-any-return]
         return checkpoint(  # type: ignore[no-any-return]
             self.encoder, images_nCHW, use_reentrant=False, preserve_rng_state=False, context_fn=self._contexts

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.formatting import show_point, show_seconds, show_value
+from cfamc_ray.formatting import format_point, format_seconds, format_value
 from cfamc_ray.front.front import Progress
 from cfamc_ray.host.process import lasting_stream
 from cfamc_ray.store.records import TrialRecord
@@ -100,7 +100,7 @@ def _lines_of(record: TrialRecord) -> int:
 def _story(config: StudyConfig, record: TrialRecord) -> list[str]:
     """A trial in lines, to which later ones only add: its point, its epochs, its end."""
     trial = config.trial_at(record.point)
-    point = show_point({key: record.point[key] for key in config.space})
+    point = format_point({key: record.point[key] for key in config.space})
     lines = [point or "the only point", *(epoch_line(trial, row, detail="normal") for row in record.rows)]
     if record.ended:
         lines.append(record.status + (f": {record.reason}" if record.reason else ""))
@@ -112,22 +112,22 @@ def _draw(config: StudyConfig, progress: Progress) -> Group:
     table.add_row("", ProgressBar(total=progress.total, completed=_ended(progress), width=40))
     table.add_row("trials", f"{progress.finished} of {progress.total} done, {_others(progress)}")
     for name, value in progress.best.items():
-        table.add_row(f"best {name.replace('_', ' ')}", show_value(name, value))
+        table.add_row(f"best {name.replace('_', ' ')}", format_value(name, value))
     points = f"{progress.front_size} point{'' if progress.front_size == 1 else 's'}"
     table.add_row("front", f"{points}, hypervolume {progress.hypervolume:.4g}")
-    table.add_row("time", f"{show_seconds(progress.seconds)}, about {show_seconds(progress.seconds_left)} left")
+    table.add_row("time", f"{format_seconds(progress.seconds)}, about {format_seconds(progress.seconds_left)} left")
     title = Text(f"{config.name}: {config.question}" if config.question else config.name, style="bold")
     return Group(title, table)
 
 
 def _line(progress: Progress) -> str:
     best = ", ".join(
-        f"best {name.replace('_', ' ')} {show_value(name, value)}" for name, value in progress.best.items()
+        f"best {name.replace('_', ' ')} {format_value(name, value)}" for name, value in progress.best.items()
     )
     return (
         f"{progress.finished} of {progress.total} trials done, {_others(progress)}; {best}; "
         f"front of {progress.front_size}, hypervolume {progress.hypervolume:.4g}; "
-        f"{show_seconds(progress.seconds)}, about {show_seconds(progress.seconds_left)} left"
+        f"{format_seconds(progress.seconds)}, about {format_seconds(progress.seconds_left)} left"
     )
 
 

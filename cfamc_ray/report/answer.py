@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.formatting import show_change, show_count, show_interval, show_setting, show_value
+from cfamc_ray.formatting import format_change, format_count, format_interval, format_setting, format_value
 from cfamc_ray.front.effects import Effect
 from cfamc_ray.front.front import find_front
 from cfamc_ray.front.growth import Growth
@@ -60,26 +60,27 @@ def _progress(config: StudyConfig, records: Sequence[TrialRecord]) -> list[str]:
 def _recommendation(config: StudyConfig, advice: Advice) -> str:
     record = advice.record
     shown = with_cost(config.objectives)
-    values = [f"{name.replace('_', ' ')} {show_value(name, record.value(name))}" for name in shown]
+    values = [f"{name.replace('_', ' ')} {format_value(name, record.value(name))}" for name in shown]
     return f"{advice.role.capitalize()}: trial {record.number}, with {', '.join(values)}."
 
 
 def _movers(config: StudyConfig, effects: Sequence[Effect]) -> list[str]:
-    """Of each accuracy the keys whose trend is decided, the strongest first."""
+    """Of each accuracy the keys whose trend is significant, the strongest first."""
     found = []
     for metric in (name for name in config.objectives if name.endswith("accuracy")):
         mine = [effect for effect in effects if effect.metric == metric and math.isfinite(effect.slope)]
-        decided = sorted((e for e in mine if e.decided), key=lambda e: -abs(e.slope))
+        significant = sorted((e for e in mine if e.significant), key=lambda e: -abs(e.slope))
         words = [
-            f"{e.key} ({show_change(metric, e.slope)} from {' to '.join(show_setting(e.key, end) for end in e.ends)}, "
-            f"95 % interval {show_interval(metric, e.interval)})"
-            for e in decided
+            f"{e.key} ({format_change(metric, e.slope)} from "
+            f"{' to '.join(format_setting(e.key, end) for end in e.ends)}, "
+            f"95 % interval {format_interval(metric, e.interval)})"
+            for e in significant
         ]
         name = metric.replace("_", " ")
         if words:
             found.append(f"What moves {name}, the other keys held: {'; '.join(words)}.")
         elif mine:
-            found.append(f"No key's effect on {name} is decided by these trials.")
+            found.append(f"No key's effect on {name} is significant in these trials.")
     return found
 
 
@@ -90,7 +91,7 @@ def _late_growth(growth: Growth) -> list[str]:
     spent = growth.crop_passes[-1]
     before = [v for v, passes in zip(growth.hypervolume, growth.crop_passes, strict=True) if passes <= 0.75 * spent]
     share = 1 - (before[-1] if before else 0.0) / growth.hypervolume[-1]
-    return [f"The last quarter of the {show_count(spent)} crop passes added {share:.1%} of the hypervolume."]
+    return [f"The last quarter of the {format_count(spent)} crop passes added {share:.1%} of the hypervolume."]
 
 
 def _certainty(config: StudyConfig, advice: Sequence[Advice], confirmed: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -109,7 +110,7 @@ def _certainty(config: StudyConfig, advice: Sequence[Advice], confirmed: Sequenc
     share = best.value(metric)
     half = 1.96 * math.sqrt(share * (1 - share) / images)
     return [
-        f"Each point was measured once, with one seed: {show_value(metric, share)} on {images} images is uncertain by "
-        f"±{100 * half:.1f} points from the images alone, and the best of many is flattered. "
+        f"Each point was measured once, with one seed: {format_value(metric, share)} on {images} images is uncertain "
+        f"by ±{100 * half:.1f} points from the images alone, and the best of many is optimistic (the winner's curse). "
         "confirm in the space trains the front again with fresh seeds."
     ]

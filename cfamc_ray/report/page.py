@@ -51,7 +51,7 @@ from cfamc_ray.store.records import (
 from cfamc_ray.store.tables import Table
 
 SYSTEM_COLUMNS = (
-    *("crop_passes_per_second", "seconds_per_update", "peak_memory_bytes", "peak_share"),
+    *("crop_passes_per_second", "seconds_per_update", "peak_memory_bytes", "mfu"),
     *("communication_share", "weak_efficiency", "strong_efficiency"),
 )
 """Of training steps; system.csv has all."""
@@ -174,7 +174,7 @@ def make_report(folder: Path, *, budget: float | None = None, scaling: ScalingRu
             "effects",
             "What moves what",
             "Trends are least squares over all searched keys at once, on each key's own scale; an interval that leaves "
-            "out zero is decided. Importance (PED-ANOVA) compares the better trials with all, so it leans on where "
+            "out zero is significant. Importance (PED-ANOVA) compares the better trials with all, so it leans on where "
             "the search has looked.",
             [importance_chart(effects), slices_chart(effects, config.objectives)],
             [effects_table(effects)],

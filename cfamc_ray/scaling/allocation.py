@@ -10,7 +10,7 @@ from scipy.stats import t as student
 
 from cfamc_ray.config.scaling import EPOCHS, ScalingConfig
 from cfamc_ray.scaling.laws import Fit
-from cfamc_ray.scaling.learned import VIEWS, Learned
+from cfamc_ray.scaling.trial_table import VIEWS, TrialTable
 
 DRAWN = 40
 """Places at which a predicted curve is known."""
@@ -30,12 +30,12 @@ class Doubling(NamedTuple):
     """Groups of trials that share budget, seed and all other keys; each gives one slope."""
 
     @property
-    def decided(self) -> bool:
+    def significant(self) -> bool:
         """Whether the 95 % interval leaves out zero."""
         return self.low > 0 or self.high < 0
 
 
-class Split(NamedTuple):
+class Allocation(NamedTuple):
     """How a budget is best spent."""
 
     budget: float
@@ -50,7 +50,7 @@ class Split(NamedTuple):
     """Share of the resampled laws that put the same first."""
 
 
-class SplitCurves(NamedTuple):
+class AllocationCurves(NamedTuple):
     """What trials of equal budgets reached over their crops, all other keys but epochs held."""
 
     metric: str
@@ -62,7 +62,7 @@ class SplitCurves(NamedTuple):
     """What the law says of the same budgets, epochs being any number; empty without such a law."""
 
 
-def doublings(config: ScalingConfig, found: Learned, metric: str) -> list[Doubling]:
+def doublings(config: ScalingConfig, found: TrialTable, metric: str) -> list[Doubling]:
     """What twice the crops change among all trials, then for each setting of the other keys that are split.
 
     Args:
@@ -78,7 +78,7 @@ def doublings(config: ScalingConfig, found: Learned, metric: str) -> list[Doubli
 
 
 def doubling(
-    found: Learned, metric: str, key: str = VIEWS, *, among: Mapping[str, Any] | None = None
+    found: TrialTable, metric: str, key: str = VIEWS, *, among: Mapping[str, Any] | None = None
 ) -> Doubling | None:
     """What a doubling of a factor changes at equal crop passes: more of it, and fewer epochs.
 
@@ -110,7 +110,9 @@ def doubling(
     return Doubling(key, metric, among, mean, mean - half, mean + half, len(slopes))
 
 
-def split_curves(config: ScalingConfig, found: Learned, metric: str, fitted: Fit | None) -> list[SplitCurves]:
+def allocation_curves(
+    config: ScalingConfig, found: TrialTable, metric: str, fitted: Fit | None
+) -> list[AllocationCurves]:
     """Curves for each setting of the other keys that are split, images and the like as in `trial`.
 
     Args:
@@ -134,7 +136,7 @@ def split_curves(config: ScalingConfig, found: Learned, metric: str, fitted: Fit
         predicted = (
             {b: _predicted(config, {**shared, **held}, b, list(means[b]), fitted) for b in means} if fitted else {}
         )
-        found_curves.append(SplitCurves(metric, held, means, predicted))
+        found_curves.append(AllocationCurves(metric, held, means, predicted))
     return found_curves
 
 
@@ -151,7 +153,7 @@ def _predicted(
     return dict(zip(map(float, places), map(float, 1 - fitted.law.predict(sizes_NF)), strict=True))
 
 
-def best_splits(config: ScalingConfig, found: Learned, metric: str, fitted: Fit) -> list[Split]:
+def best_allocations(config: ScalingConfig, found: TrialTable, metric: str, fitted: Fit) -> list[Allocation]:
     """The measured and the predicted best of every budget.
 
     Args:
@@ -174,7 +176,7 @@ def best_splits(config: ScalingConfig, found: Learned, metric: str, fitted: Fit)
         first = candidates[int(np.argmin(errors_N))]
         same = [candidates[int(np.argmin(law.predict(sizes_NF)))] == first for law in fitted.resampled]
         splits.append(
-            Split(
+            Allocation(
                 budget=float(budget),
                 metric=metric,
                 measured={key: value for key, value in here.points[best].items() if key != "seed"},
@@ -187,7 +189,9 @@ def best_splits(config: ScalingConfig, found: Learned, metric: str, fitted: Fit)
     return splits
 
 
-def _candidates(config: ScalingConfig, found: Learned, budget: float, known: Collection[str]) -> list[dict[str, Any]]:
+def _candidates(
+    config: ScalingConfig, found: TrialTable, budget: float, known: Collection[str]
+) -> list[dict[str, Any]]:
     """Whole numbers within the sizes that were tried, whose passes are the budget's; all else as in `trial`.
 
     Of each point the factors that a law knows, and epochs.

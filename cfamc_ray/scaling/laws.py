@@ -24,11 +24,11 @@ import numpy as np
 from scipy.optimize import minimize
 
 from cfamc_ray.config.scaling import EPOCHS
-from cfamc_ray.scaling.learned import PASSES, Array, Learned, factors
+from cfamc_ray.scaling.trial_table import PASSES, Array, TrialTable, factors
 
 Terms = Sequence[tuple[str, ...]]
 """What a law is a sum of: a factor, or several whose powers are multiplied."""
-TOTAL, FACTORS, PAIRS = "total", "factors", "pairs"
+TOTAL, ADDITIVE, INTERACTIONS = "total", "additive", "interactions"
 UNCHANGED = "unchanged"
 
 EXPONENTS = (0.05, 3.0)
@@ -89,7 +89,7 @@ class HeldOut(NamedTuple):
     @property
     def best(self) -> str:
         """The law that errs least, of those that tell splits apart."""
-        return min((name for name in (FACTORS, PAIRS) if name in self.errors), key=self.mean)
+        return min((name for name in (ADDITIVE, INTERACTIONS) if name in self.errors), key=self.mean)
 
     @property
     def helps(self) -> bool:
@@ -97,7 +97,7 @@ class HeldOut(NamedTuple):
         return self.mean(self.best) < self.mean(UNCHANGED)
 
 
-def forms(found: Learned, split: Collection[str]) -> dict[str, Terms]:
+def forms(found: TrialTable, split: Collection[str]) -> dict[str, Terms]:
     """The laws that trials can have, by name.
 
     Args:
@@ -107,7 +107,7 @@ def forms(found: Learned, split: Collection[str]) -> dict[str, Terms]:
     keys = factors(found)
     alone = [(key,) for key in keys]
     sharing = [key for key in keys if key in split or key == EPOCHS]
-    return {TOTAL: [(PASSES,)], FACTORS: alone, PAIRS: [*alone, *combinations(sharing, 2)]}
+    return {TOTAL: [(PASSES,)], ADDITIVE: alone, INTERACTIONS: [*alone, *combinations(sharing, 2)]}
 
 
 def fit_law(terms: Terms, sizes_NF: Array, errors_N: Array, *, near: Law | None = None) -> Law:
@@ -151,7 +151,7 @@ def fit_law(terms: Terms, sizes_NF: Array, errors_N: Array, *, near: Law | None 
     return Law(tuple(terms), float(solution[0]), tuple(map(float, solution[1:])), reference, exponents_of(best))
 
 
-def fit(found: Learned, metric: str, terms: Terms, *, resamples: int = RESAMPLES, seed: int = 0) -> Fit:
+def fit(found: TrialTable, metric: str, terms: Terms, *, resamples: int = RESAMPLES, seed: int = 0) -> Fit:
     """A law, and the same fitted to noise drawn anew (residual bootstrap).
 
     Args:
@@ -176,7 +176,7 @@ def fit(found: Learned, metric: str, terms: Terms, *, resamples: int = RESAMPLES
     return Fit(law, [fit_law(terms, sizes_NF, predicted_N + noise_N, near=law) for noise_N in noise])
 
 
-def held_out(found: Learned, metric: str, split: Collection[str]) -> HeldOut | None:
+def held_out(found: TrialTable, metric: str, split: Collection[str]) -> HeldOut | None:
     """Fit the laws to all budgets but the largest and predict that; None where too little has finished.
 
     Args:
@@ -196,7 +196,7 @@ def held_out(found: Learned, metric: str, split: Collection[str]) -> HeldOut | N
         with suppress(ValueError):
             law = fit_law(terms, small.sizes(keys), 1 - small.accuracies[metric])
             errors[name] = np.abs(1 - law.predict(largest.sizes(keys)) - measured)
-    if FACTORS not in errors:
+    if ADDITIVE not in errors:
         return None
     before = small.take(small.budgets == budgets[-2])
     unchanged = [before.mean_of_alike(metric, point) for point in largest.points]

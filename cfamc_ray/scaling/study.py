@@ -7,18 +7,25 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cfamc_ray.config.scaling import ScalingConfig
-from cfamc_ray.formatting import show_change, show_count, show_interval, show_point, show_value
-from cfamc_ray.scaling.allocation import Doubling, Split, SplitCurves, best_splits, doublings, split_curves
-from cfamc_ray.scaling.laws import FACTORS, PAIRS, TOTAL, UNCHANGED, Fit, HeldOut, Terms, fit, forms, held_out
-from cfamc_ray.scaling.learned import ACCURACIES, Learned, learned
+from cfamc_ray.formatting import format_change, format_count, format_interval, format_point, format_value
+from cfamc_ray.scaling.allocation import (
+    Allocation,
+    AllocationCurves,
+    Doubling,
+    allocation_curves,
+    best_allocations,
+    doublings,
+)
+from cfamc_ray.scaling.laws import ADDITIVE, INTERACTIONS, TOTAL, UNCHANGED, Fit, HeldOut, Terms, fit, forms, held_out
 from cfamc_ray.scaling.system import SystemFits, fit_system, system_tree
+from cfamc_ray.scaling.trial_table import ACCURACIES, TrialTable, trial_table
 from cfamc_ray.store.cells import CellFolder, Measured, read_cells
 from cfamc_ray.store.records import TrialRecord, read_trials
 
 PREDICTORS = {
     TOTAL: "the law of crop passes alone",
-    FACTORS: "the law of single factors",
-    PAIRS: "the law of factors and their pairs",
+    ADDITIVE: "the law of single factors",
+    INTERACTIONS: "the law of factors and their pairs",
     UNCHANGED: "who expects no change from the budget before",
 }
 """Of the largest budget, in words."""
@@ -36,7 +43,7 @@ class ScalingRun(NamedTuple):
     measured: Sequence[Measured]
     system: SystemFits
     records: Sequence[TrialRecord]
-    trials: Learned
+    trials: TrialTable
     learning: Sequence["Fits"]
 
     @property
@@ -64,7 +71,7 @@ def read_run(config: ScalingConfig, folder: Path) -> ScalingRun:
         folder: of the run.
     """
     cells, records = CellFolder(folder / SYSTEM), read_trials(folder / LEARNING)
-    measured, trials = read_cells(config, cells), learned(config, records)
+    measured, trials = read_cells(config, cells), trial_table(config, records)
     return ScalingRun(config, cells, measured, fit_system(measured), records, trials, fit_learning(config, trials))
 
 
@@ -77,11 +84,11 @@ class Fits(NamedTuple):
     held_out: HeldOut | None
     views: Sequence[Doubling]
     """Among all trials first, then for each setting of the other keys that are split."""
-    splits: Sequence[Split]
-    curves: Sequence[SplitCurves]
+    splits: Sequence[Allocation]
+    curves: Sequence[AllocationCurves]
 
 
-def fit_learning(config: ScalingConfig, found: Learned) -> list[Fits]:
+def fit_learning(config: ScalingConfig, found: TrialTable) -> list[Fits]:
     """Everything, for each accuracy that was measured.
 
     Args:
@@ -91,23 +98,23 @@ def fit_learning(config: ScalingConfig, found: Learned) -> list[Fits]:
     return [_fits(config, found, name) for name in ACCURACIES if np.isfinite(found.accuracies[name]).any()]
 
 
-def _fits(config: ScalingConfig, found: Learned, metric: str) -> Fits:
+def _fits(config: ScalingConfig, found: TrialTable, metric: str) -> Fits:
     split = config.learning.split
     tried = {name: _fit(found, metric, terms) for name, terms in forms(found, split).items()}
     laws = {name: fitted for name, fitted in tried.items() if fitted}
     judged = held_out(found, metric, split)
-    chosen = laws.get(judged.best if judged else FACTORS)
+    chosen = laws.get(judged.best if judged else ADDITIVE)
     return Fits(
         metric=metric,
         laws=laws,
         held_out=judged,
         views=doublings(config, found, metric),
-        splits=best_splits(config, found, metric, chosen) if chosen else [],
-        curves=split_curves(config, found, metric, chosen),
+        splits=best_allocations(config, found, metric, chosen) if chosen else [],
+        curves=allocation_curves(config, found, metric, chosen),
     )
 
 
-def _fit(found: Learned, metric: str, terms: Terms) -> Fit | None:
+def _fit(found: TrialTable, metric: str, terms: Terms) -> Fit | None:
     try:
         return fit(found, metric, terms) if terms else None
     except ValueError:
@@ -134,7 +141,9 @@ def _tree(one: Fits) -> dict[str, Any]:
             "mean_absolute_error": {name: one.held_out.mean(name) for name in one.held_out.errors},
             "best": one.held_out.best,
         },
-        "views_doubled_at_equal_crop_passes": [{**views._asdict(), "decided": views.decided} for views in one.views],
+        "views_doubled_at_equal_crop_passes": [
+            {**views._asdict(), "significant": views.significant} for views in one.views
+        ],
         "splits": [split._asdict() for split in one.splits],
     }
 
@@ -146,14 +155,14 @@ def conclusions(every: Sequence[Fits]) -> list[str]:
         name = one.metric.replace("_", " ")
         for views in one.views:
             subject = (
-                f"With {show_point(views.among)} alone it is"
+                f"With {format_point(views.among)} alone it is"
                 if views.among
                 else f"At equal crop passes, twice the crops and half the epochs change {name} by"
             )
             found.append(
-                f"{subject} {show_change(one.metric, views.per_doubling)} (95 % interval "
-                f"{show_interval(one.metric, (views.low, views.high))}, {views.blocks} groups): "
-                f"{'decided' if views.decided else 'not decided'}."
+                f"{subject} {format_change(one.metric, views.per_doubling)} (95 % interval "
+                f"{format_interval(one.metric, (views.low, views.high))}, {views.blocks} groups): "
+                f"{'significant' if views.significant else 'not significant'}."
             )
         if one.held_out:
             errors = [f"{100 * one.held_out.mean(key):.1f} by {PREDICTORS[key]}" for key in one.held_out.errors]
@@ -164,10 +173,10 @@ def conclusions(every: Sequence[Fits]) -> list[str]:
             )
         for split in one.splits[-1:]:
             found.append(
-                f"With {show_count(split.budget)} crop passes, {name} was best at {show_point(split.measured)} "
-                f"({show_value(one.metric, split.measured_accuracy)}); predicted best is "
-                f"{show_point(split.predicted)} "
-                f"({show_value(one.metric, split.predicted_accuracy)}), and {split.support:.0%} of the laws fitted to "
-                f"noise drawn anew agree: {'decided' if split.support >= DECIDED else 'not decided'}."
+                f"With {format_count(split.budget)} crop passes, {name} was best at {format_point(split.measured)} "
+                f"({format_value(one.metric, split.measured_accuracy)}); predicted best is "
+                f"{format_point(split.predicted)} "
+                f"({format_value(one.metric, split.predicted_accuracy)}), and {split.support:.0%} of the laws fitted "
+                f"to resampled noise agree: {'significant' if split.support >= DECIDED else 'not significant'}."
             )
     return found or ["Too few trials have finished to say anything."]

@@ -10,8 +10,7 @@ from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.cost.model import CostModel, WorkOf, fit_costs
 from cfamc_ray.front.front import find_front
-from cfamc_ray.space.encoding import trials_of
-from cfamc_ray.store.records import TrialRecord
+from cfamc_ray.store.records import TrialRecord, trials_of
 
 SECONDS_PER_HOUR = 3600
 SAMPLE = 256

@@ -39,7 +39,7 @@ Array = npt.NDArray[np.float64]
 
 CANDIDATES = 256
 ATTEMPTS = 1024
-"""Draws for these candidates; some repeat, some do not meet the conditions."""
+"""Draws for these candidates; some repeat, some do not meet the constraints."""
 SAMPLES = 64
 DIRECTIONS = 128
 MOST = 200
@@ -69,7 +69,7 @@ class FrontModel:
         self._finished = [record for record in ended if np.isfinite(self._signed(record)).all()]
 
     def proposals(self) -> Iterator[Point]:
-        """Untried points that meet the conditions, the most promising first."""
+        """Untried points that meet the constraints, the most promising first."""
         points = self._candidates()
         if not points:
             return

@@ -1,4 +1,4 @@
-"""Points of a search space: Optuna's samplers, held to the conditions and to what has not been tried yet."""
+"""Points of a search space: Optuna's samplers, held to the constraints and to what has not been tried yet."""
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ def suggest_point(trial: optuna.Trial, space: Mapping[str, Range]) -> dict[str, 
 
 
 class FeasibleSampler(BaseSampler):
-    """Asks a sampler of Optuna again until a point meets the conditions and has not been tried.
+    """Asks a sampler of Optuna again until a point meets the constraints and has not been tried.
 
     Of a grid the n-th trial has the n-th point.
 
@@ -62,13 +62,13 @@ class FeasibleSampler(BaseSampler):
         )  # points of a grid, and the first ones that were needed
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """All keys together, for a condition binds several."""
+        """All keys together, for a constraint binds several."""
         return self.distributions
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """A new point that meets the conditions; after many attempts, one that was tried before."""
+        """A new point that meets the constraints; after many attempts, one that was tried before."""
         if not search_space:
             return {}
         if set(search_space) <= set(trial.params) and self.config.admits(self.constants | trial.params):
@@ -86,7 +86,7 @@ class FeasibleSampler(BaseSampler):
                     return point
                 repeated = repeated or point
         if repeated is None:
-            raise RuntimeError(f"no point is left, or none met the conditions in {RANDOM_ATTEMPTS} attempts")
+            raise RuntimeError(f"no point is left, or none met the constraints in {RANDOM_ATTEMPTS} attempts")
         return repeated
 
     def _searched(self, point: Point) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.cost.model import CostModel, WorkOf
 from cfamc_ray.search.bookkeeping import open_study, reconcile, tell
 from cfamc_ray.search.budget import Budget
-from cfamc_ray.search.halving import ParetoHalving
+from cfamc_ray.search.mo_asha import MultiObjectiveAsha
 from cfamc_ray.search.sampler import FeasibleSampler, suggest_point
 from cfamc_ray.store.records import TrialRecord
 
@@ -67,7 +67,7 @@ class Search:
         self.config, self.on_refused = config, on_refused
         self.records = {record.number: record for record in records}
         self.budget = Budget(config, work_of=work_of, memory_bytes=memory_bytes, costs=costs)
-        self.halving = ParetoHalving(config) if config.search.halving else None
+        self.mo_asha = MultiObjectiveAsha(config) if config.search.mo_asha else None
         self.sampler = FeasibleSampler(config, lambda: list(self.records.values()), lambda trial: work_of(trial).flops)
         self.study = open_study(config, storage, self.sampler)
         self._unfinished = reconcile(self.study, config, records)
@@ -125,9 +125,9 @@ class Search:
     def observe(self, record: TrialRecord) -> str:
         """Take in a trial's new row; why it is to be stopped, or nothing."""
         self.records[record.number] = record
-        if self.halving is None or record.ended:
+        if self.mo_asha is None or record.ended:
             return ""
-        return self.halving.verdict(record, self.records.values())
+        return self.mo_asha.verdict(record, self.records.values())
 
     def again(self, record: TrialRecord) -> None:
         """Propose a trial once more, whose process was lost."""

@@ -1,13 +1,10 @@
 """Searched points in the forms that others need: Optuna's, and numbers that models and regressions take."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cfamc_ray.config.space import Choice, Constant, FloatRange, IntRange, Range
-from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.config.trial import TrialConfig
-from cfamc_ray.store.records import TrialRecord
 
 if TYPE_CHECKING:  # commands of a single trial run where Optuna is absent
     from optuna.distributions import BaseDistribution
@@ -49,18 +46,6 @@ def encode(space: Mapping[str, Range], point: Mapping[str, Any]) -> list[float]:
             case Choice(values=values):
                 found += [float(point[key] == value) for value in values]
     return found
-
-
-def trials_of(config: StudyConfig) -> Callable[[TrialRecord], TrialConfig]:
-    """The trial that a record is of; that of each number is made once."""
-    known: dict[int, TrialConfig] = {}
-
-    def trial_of(record: TrialRecord) -> TrialConfig:
-        if record.number not in known:
-            known[record.number] = config.trial_at(record.point)
-        return known[record.number]
-
-    return trial_of
 
 
 def _place(value: float, low: float, high: float, *, log: bool) -> float:

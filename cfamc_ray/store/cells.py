@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, Field, NonNegativeFloat, PositiveFloat, ValidationError
 
 from cfamc_ray.config.scaling import WORKERS, Cell, ScalingConfig
-from cfamc_ray.formatting import show_count, show_point
+from cfamc_ray.formatting import format_count, format_point
 from cfamc_ray.host.files import write_text
 from cfamc_ray.store.content import DamagedFile, content_of, damage_of, json_object
 
@@ -33,7 +33,7 @@ COLUMNS = (
     "peak_memory_bytes",
     "tflop_per_second",
     "peak_tflop_per_second",  # of the cell with the fastest product: another may have been disturbed
-    "peak_share",
+    "mfu",
     "precision",
     "threads",
     "device",
@@ -209,7 +209,7 @@ def _numbers(one: Measured, others: Sequence[Measured]) -> dict[str, Any]:
         "strong_efficiency": strong_efficiency(one, others),
         "tflop_per_second": rate / 1e12,
         "peak_tflop_per_second": peak / 1e12,
-        "peak_share": rate / peak,
+        "mfu": rate / peak,
         **{name: found[name] for name in ("peak_memory_bytes", "precision", "threads", "device")},
     }
 
@@ -227,8 +227,8 @@ def strong_efficiency(one: Measured, others: Sequence[Measured]) -> float | None
 def cell_line(cell: Cell, found: Mapping[str, Any]) -> str:
     """What a cell took, or why it failed."""
     values = {key: value for key, value in cell.values.items() if key != WORKERS}
-    what = f"{cell.workers} worker{'s' if cell.workers > 1 else ''}, {show_point(values)}"
+    what = f"{cell.workers} worker{'s' if cell.workers > 1 else ''}, {format_point(values)}"
     if found["status"] == "failed":
         return f"{what}: failed: {found['reason']}"
-    speed, memory = statistics.median(Measured(cell, found).speeds), show_count(found["peak_memory_bytes"])
+    speed, memory = statistics.median(Measured(cell, found).speeds), format_count(found["peak_memory_bytes"])
     return f"{what}: {speed:,.0f} crop passes a second, {memory}B of memory"

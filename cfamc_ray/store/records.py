@@ -22,7 +22,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +30,7 @@ from typing import Any, Literal
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import dump_study, read_resolved, read_resolved_tree
 from cfamc_ray.config.study import METRICS, StudyConfig
+from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.config.yaml12 import parse_yaml
 from cfamc_ray.host.files import write_text
 from cfamc_ray.store.content import DamagedFile, content_of, damage_of, json_object
@@ -195,6 +196,18 @@ def read_trials(study: Path) -> list[TrialRecord]:
     """All trials of a study folder, by number, as far as their files are whole."""
     records = (folder.read() for folder in trial_folders(study))
     return [record for record in records if record is not None]
+
+
+def trials_of(config: StudyConfig) -> Callable[[TrialRecord], TrialConfig]:
+    """The trial that a record is of; that of each number is made once."""
+    known: dict[int, TrialConfig] = {}
+
+    def trial_of(record: TrialRecord) -> TrialConfig:
+        if record.number not in known:
+            known[record.number] = config.trial_at(record.point)
+        return known[record.number]
+
+    return trial_of
 
 
 def damaged_records(study: Path) -> list[DamagedFile]:

@@ -83,8 +83,8 @@ def set_damaged_aside(study: Path) -> list[str]:
     records = [(folder.path, folder.read()) for folder in trial_folders(study)]
     taken_over = [(path, record.source) for path, record in records if record and record.source and not record.ended]
     done = [
-        f"{path}: was taken over from {source} and is no longer whole; kept as {set_aside(path).name}; --import takes "
-        "it over again"
+        f"{path}: was warm-started from {source} and is no longer whole; kept as {set_aside(path).name}; "
+        "--warm-start reads it again"
         for path, source in taken_over
     ]
     return done + [_set_aside(found) for found in damaged_files(study)]

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from tabulate import tabulate
 
-from cfamc_ray.formatting import short_names, show_setting, show_value
+from cfamc_ray.formatting import format_setting, format_value, short_names
 from cfamc_ray.store.records import csv_text
 
 LONG = 24
@@ -56,9 +56,9 @@ def show_cell(column: str, value: object) -> str:
     if isinstance(value, str):
         return value
     metric = column.removesuffix("_mean").removesuffix("_low").removesuffix("_high")
-    metric = metric.removesuffix("_searched").removesuffix("_flattered").removesuffix("_again")
+    metric = metric.removesuffix("_searched").removesuffix("_optimism").removesuffix("_again")
     if metric.endswith(("accuracy", "probability", "pgd20", "autoattack", "share", "efficiency")):
-        return show_value("accuracy", float(value))  # type: ignore[arg-type]
+        return format_value("accuracy", float(value))  # type: ignore[arg-type]
     if "." in column:
-        return show_setting(column, value)
-    return str(value) if isinstance(value, int) and abs(value) < 1000 else show_value(column, float(value))  # type: ignore[arg-type]
+        return format_setting(column, value)
+    return str(value) if isinstance(value, int) and abs(value) < 1000 else format_value(column, float(value))  # type: ignore[arg-type]

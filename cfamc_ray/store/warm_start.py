@@ -9,11 +9,11 @@ from cfamc_ray.config.trial import without_paths
 from cfamc_ray.store.images import same_images
 from cfamc_ray.store.records import TrialFolder, read_config, read_trials
 
-SAME = ("objectives", "dialect", "base", "trial")
+SAME = ("objectives", "variant", "base", "trial")
 """Keys that decide what a trial's numbers mean."""
 
 
-def take_over(config: StudyConfig, folder: Path, source: Path) -> int:
+def warm_start_from(config: StudyConfig, folder: Path, source: Path) -> int:
     """Copy the finished and the early stopped trials of a study whose points lie in this one's space.
 
     They are told to the sampler and stand in the tables, but the budget does not pay for them. Those that were taken
@@ -37,7 +37,7 @@ def take_over(config: StudyConfig, folder: Path, source: Path) -> int:
     different += [] if same_images(folder, source) else ["images"]
     different += ["space"] if set(config.space) != set(theirs.space) else []
     if different:
-        raise InputError(f"--import {source}: is a study of something else (different: {', '.join(different)})")
+        raise InputError(f"--warm-start {source}: is a study of something else (different: {', '.join(different)})")
     present = read_trials(folder)
     known, number = {record.source for record in present}, max((record.number for record in present), default=-1) + 1
     copied = 0

@@ -93,7 +93,7 @@ def _epochs(
         seconds=60 * minutes if minutes else None,
         on_minibatch=on_minibatch,
     ) as recorded:
-        while not recorded.trial.finished and not recorded.trial.first_says(folder.closed):
+        while not recorded.trial.finished and not recorded.trial.broadcast_from_rank0(folder.closed):
             row = recorded.advance()
             yield {**row, "status": "finished" if row["done"] else "running"}
     if place.rank == 0:

@@ -137,7 +137,7 @@ class Trial:
         self.on_minibatch = on_minibatch
         self._idle_since = time.perf_counter()
         device, size = self.place.device, self.place.size
-        self.weight_type, self.autocast = arithmetic(config.pretraining.precision, device)
+        self.weight_type, self.autocast = resolve_precision(config.pretraining.precision, device)
         self.speedups = speedups(config, device, workers=self.place.size, autocast=self.autocast)
         self.encoder = self._build_encoder()
         B, V, S = config.pretraining.batch_images, config.crops.views, config.crops.size
@@ -178,7 +178,9 @@ class Trial:
             network = cast(nn.Module, torch.compile(network))
         if config.views_at_once is None:
             return network
-        return InChunks(network, config.views_at_once * images, recompute=config.recompute)
+        return InChunks(
+            network, config.views_at_once * images, activation_checkpointing=config.activation_checkpointing
+        )
 
     def _build_replica(self) -> nn.Module:
         """The network that updates train: with several workers, one that adds up their gradients."""
@@ -333,9 +335,9 @@ class Trial:
         return make_crops(images_bCHW, parameters.of_images(share), size=config.size)
 
     def _out_of_time(self, seconds: float) -> bool:
-        return self.seconds is not None and self.first_says(seconds > self.seconds)
+        return self.seconds is not None and self.broadcast_from_rank0(seconds > self.seconds)
 
-    def first_says(self, truth: bool) -> bool:
+    def broadcast_from_rank0(self, truth: bool) -> bool:
         """What the first worker found, on all of them: they have to stop together."""
         if self.place.size == 1:
             return truth
@@ -527,7 +529,7 @@ def _drawn_encoder(seed: int, config: EncoderConfig) -> SelfSupervisedEncoder:
         return SelfSupervisedEncoder(config)
 
 
-def arithmetic(precision: str, device: torch.device) -> tuple[torch.dtype, torch.dtype | None]:
+def resolve_precision(precision: str, device: torch.device) -> tuple[torch.dtype, torch.dtype | None]:
     """Type of the weights, and of the matrix products where that differs."""
     if precision == "auto":
         precision = "bfloat16" if _fast_bfloat16(device) else "float32"

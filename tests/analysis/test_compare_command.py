@@ -25,10 +25,10 @@ def test_it_prints_each_studys_gain_and_draws_their_fronts(tmp_path: Path, capsy
     said = capsys.readouterr().out.splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in (said[0], *said[2:4])]
     first, second = (dict(zip(cells[0], row, strict=True)) for row in cells[1:])
-    assert (first["study"], first["gain"], first["decided"]) == ("low", "0", "no")
+    assert (first["study"], first["gain"], first["significant"]) == ("low", "0", "no")
     assert (second["study"], second["on the front"], second["crop passes"]) == ("high", "10", "1k")
     assert float(second["gain"]) == pytest.approx(3 * float(first["hypervolume"]), abs=1e-3), "twice as far both ways"
-    assert second["decided"] == "yes"
+    assert second["significant"] == "yes"
     assert "low" in (tmp_path / "fronts.svg").read_text()
 
 

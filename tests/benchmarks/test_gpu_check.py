@@ -27,7 +27,7 @@ from benchmarks.gpu_check.cases import (
 )
 from benchmarks.gpu_check.fake import DEVICE, eager, fake_cuda
 from benchmarks.gpu_check.recorder import PACKAGE, Operation
-from cfamc_ray.config.recipes import DIALECTS, read_recipe, recipe_names
+from cfamc_ray.config.recipes import VARIANTS, read_recipe, recipe_names
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.cost.work import crop_pass_flops, forward_flops
 from cfamc_ray.evaluation import probe
@@ -109,7 +109,7 @@ def test_per_pass_counts_do_not_depend_on_replays_but_for_the_crops() -> None:
 @pytest.mark.parametrize(
     "values",
     [
-        {"pretraining.views_at_once": 2, "pretraining.recompute": True},
+        {"pretraining.views_at_once": 2, "pretraining.activation_checkpointing": True},
         {"encoder.architecture": "vit"},
         {"encoder.stem": "large", "encoder.norm": "group", "pretraining.precision": "float32"},
         {
@@ -118,7 +118,7 @@ def test_per_pass_counts_do_not_depend_on_replays_but_for_the_crops() -> None:
         },
         {"optimizer.trust_coefficient": None, "perturbation.carry": False},
     ],
-    ids=["recompute", "vit", "group norm", "simclr", "plain sgd"],
+    ids=["activation_checkpointing", "vit", "group norm", "simclr", "plain sgd"],
 )
 def test_other_trials_pass(values: dict[str, Any]) -> None:
     found = run(Case(SMALL.with_values(values)))
@@ -329,13 +329,13 @@ def test_an_operation_takes_the_longer_of_its_bytes_and_its_products() -> None:
 
 def test_all_recipes_in_both_dialects_and_what_no_recipe_has_are_cases() -> None:
     cases = all_cases()
-    for dialect in DIALECTS:
-        named = " = ".join(name.removesuffix(f", {dialect}") for name in cases if name.endswith(f", {dialect}"))
+    for variant in VARIANTS:
+        named = " = ".join(name.removesuffix(f", {variant}") for name in cases if name.endswith(f", {variant}"))
         assert sorted(named.split(" = ")) == recipe_names()
     assert set(UNLIKE_RECIPES) | set(EVALUATIONS) <= set(cases)
-    paper = cases["cf-amc-ssl = emp-ssl-patches-free, sane"].config
+    paper = cases["cf-amc-ssl = emp-ssl-patches-free, corrected"].config
     assert (paper.pretraining.batch_images, paper.pretraining.replays, paper.minibatches_per_epoch) == (100, 3, 2)
-    assert list(all_cases("simclr-crops")) == ["simclr-crops, sane", "simclr-crops, published"]
+    assert list(all_cases("simclr-crops")) == ["simclr-crops, corrected", "simclr-crops, published"]
 
 
 def test_the_command_says_what_failed_and_where(

@@ -1,4 +1,4 @@
-"""The baseline of the speed claims computes what our loop computes in the published dialect."""
+"""The baseline of the speed claims computes what our loop computes in the published variant."""
 
 import torch
 from torch import Tensor

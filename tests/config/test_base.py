@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import dump_study, read_study, resolve_study
-from cfamc_ray.config.recipes import DIALECTS, Dialect, read_recipe, recipe_names
+from cfamc_ray.config.recipes import VARIANTS, Variant, read_recipe, recipe_names
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 
@@ -27,9 +27,9 @@ def read_again(config: StudyConfig, folder: Path) -> StudyConfig:
 
 class TestOneForAll:
     @pytest.mark.parametrize("name", recipe_names())
-    @pytest.mark.parametrize("dialect", DIALECTS)
-    def test_the_trial_is_the_recipe_s(self, name: str, dialect: Dialect) -> None:
-        assert study(base=name, dialect=dialect).trial == read_recipe(name).trial(dialect)
+    @pytest.mark.parametrize("variant", VARIANTS)
+    def test_the_trial_is_the_recipe_s(self, name: str, variant: Variant) -> None:
+        assert study(base=name, variant=variant).trial == read_recipe(name).trial(variant)
 
     def test_what_is_written_wins_and_what_is_not_is_the_recipe_s(self) -> None:
         config = study(base="simclr-crops-pgd", trial={"data": SMALL_DATA, "crops": {"hue": 0.3}})
@@ -44,10 +44,10 @@ class TestOneForAll:
         given = TrialConfig().with_values({"crops.hue": 0.3})
         assert study(base="simclr-crops", trial=given) == study(base="simclr-crops", trial={"crops": {"hue": 0.3}})
 
-    @pytest.mark.parametrize("dialect", DIALECTS)
+    @pytest.mark.parametrize("variant", VARIANTS)
     @pytest.mark.parametrize("name", recipe_names())
-    def test_it_survives_being_written_and_read(self, name: str, dialect: Dialect, tmp_path: Path) -> None:
-        config = study(base=name, dialect=dialect, trial={"crops": {"hue": 0.3}})
+    def test_it_survives_being_written_and_read(self, name: str, variant: Variant, tmp_path: Path) -> None:
+        config = study(base=name, variant=variant, trial={"crops": {"hue": 0.3}})
         again = read_again(config, tmp_path)
         assert again == config
         assert dump_study(again) == dump_study(config)
@@ -72,8 +72,8 @@ class TestSearched:
             expected = read_recipe(name).trial().with_values({**data, "seed": 4, "crops.hue": 0.25})
             assert config.trial_at({"base": name, "crops.hue": 0.25}) == expected
 
-    def test_the_dialect_is_the_study_s(self) -> None:
-        config = study(dialect="published", objectives={"flops": "minimize"}, **SEARCHED)
+    def test_the_variant_is_the_study_s(self) -> None:
+        config = study(variant="published", objectives={"flops": "minimize"}, **SEARCHED)
         assert config.trial_at({"base": "cf-amc-ssl"}) == read_recipe("cf-amc-ssl").trial("published")
 
     def test_a_point_may_repair_what_recipe_and_trial_make_together(self) -> None:
@@ -81,10 +81,10 @@ class TestSearched:
         trial = config.trial_at({"base": "cf-amc-ssl", "pretraining.replays": 1, "perturbation.attack": "pgd"})
         assert (trial.perturbation.attack, trial.pretraining.replays) == ("pgd", 1)
 
-    @pytest.mark.parametrize("dialect", DIALECTS)
-    def test_it_survives_being_written_and_read(self, dialect: Dialect, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("variant", VARIANTS)
+    def test_it_survives_being_written_and_read(self, variant: Variant, tmp_path: Path) -> None:
         trial = {"data": {"validation_images": 500, "pretrain_images": 3000, "probe_images": 45_000}, "seed": 0}
-        config = study(dialect=dialect, trial=trial, **SEARCHED)
+        config = study(variant=variant, trial=trial, **SEARCHED)
         again = read_again(config, tmp_path)
         assert again == config
         assert again.identity() == config.identity()
@@ -98,13 +98,13 @@ class TestSearched:
         assert written.identity() != study(**SEARCHED).identity()
 
     def test_identity_tells_dialects_apart(self) -> None:
-        sane, published = (study(dialect=name, objectives={"flops": "minimize"}, **SEARCHED) for name in DIALECTS)
-        assert sane.identity() != published.identity()
+        corrected, published = (study(variant=name, objectives={"flops": "minimize"}, **SEARCHED) for name in VARIANTS)
+        assert corrected.identity() != published.identity()
 
     def test_conditions_see_the_recipe_and_its_keys(self) -> None:
         space = {"base": {"choice": ["cf-amc-ssl", "simclr-crops-pgd"]}, "seed": {"choice": [0, 1]}}
-        conditions = ["base == 'cf-amc-ssl' or seed < 1", "crops.views == 2 or seed > 0"]
-        config = study(space=space, search={"sampler": "grid"}, budget={"trials": 2}, conditions=conditions)
+        constraints = ["base == 'cf-amc-ssl' or seed < 1", "crops.views == 2 or seed > 0"]
+        config = study(space=space, search={"sampler": "grid"}, budget={"trials": 2}, constraints=constraints)
         assert [tuple(point.values()) for point in config.points()] == [("cf-amc-ssl", 1), ("simclr-crops-pgd", 0)]
 
     def test_values_that_a_recipe_cannot_have_are_not_admitted(self) -> None:
@@ -130,8 +130,11 @@ class TestRefusals:
         [
             ({"base": "cf-amc"}, f"base: there is no recipe 'cf-amc': did you mean cf-amc-ssl? There are {KNOWN}"),
             ({"base": 3}, "base: input should be a valid string (it is 3)"),
-            ({"base": "cf-amc-ssl", "dialect": "odd"}, "dialect: input should be 'sane' or 'published' (it is 'odd')"),
-            ({"base": "cf-amc-ssl", "dialect": []}, "dialect: input should be 'sane' or 'published' (it is [])"),
+            (
+                {"base": "cf-amc-ssl", "variant": "odd"},
+                "variant: input should be 'corrected' or 'published' (it is 'odd')",
+            ),
+            ({"base": "cf-amc-ssl", "variant": []}, "variant: input should be 'corrected' or 'published' (it is [])"),
             (
                 {"base": "cf-amc-ssl", "trial": 3},
                 "trial: input should be a valid dictionary or instance of TrialConfig",
@@ -145,7 +148,7 @@ class TestRefusals:
                 {"base": "simclr-crops", "trial": {"crops": {"views": 4}}},
                 "trial: crops.views must be 2 with loss.name nt_xent",
             ),
-            ({"dialect": "published"}, "dialect: published is one of a recipe: name it, as in base: cf-amc-ssl"),
+            ({"variant": "published"}, "variant: published is one of a recipe: name it, as in base: cf-amc-ssl"),
             (
                 {"base": "cf-amc-ssl", "space": {"base": {"choice": ["cf-amc-ssl", "simclr-crops"]}}},
                 "base: cf-amc-ssl cannot be the recipe of all trials, for space.base searches it",
@@ -166,7 +169,7 @@ class TestRefusals:
                 "pretraining.batch_images 512 cannot be shared evenly by resources.workers_per_trial 5",
             ),
             (
-                {"dialect": "published", **SEARCHED},
+                {"variant": "published", **SEARCHED},
                 "objectives: clean_accuracy is measured on data.validation_images, which is 0: set it",
             ),
             ({"space": {"bse": "cf-amc-ssl"}}, "space.bse: no such key of a trial; did you mean base?"),
@@ -191,7 +194,7 @@ class TestRefusals:
 
 class TestOverrides:
     def test_a_recipe_is_set(self) -> None:
-        config = resolve_study({"name": "a"}, ["base=simclr-crops", "dialect=published"], source="a")
+        config = resolve_study({"name": "a"}, ["base=simclr-crops", "variant=published"], source="a")
         assert config.trial == read_recipe("simclr-crops").trial("published")
 
     def test_another_recipe_takes_the_place_of_the_file_s(self) -> None:

@@ -24,7 +24,7 @@ def test_every_key_is_there_and_explained() -> None:
     groups = {"search", "budget", "resources", "trial"}
     assert set(trial_keys()) <= found.keys()
     assert set(StudyConfig.model_fields) - groups <= found.keys()
-    assert {"search.halving.keep", "budget.plateau.trials", "confirm.attacks", "resources.restarts"} <= found.keys()
+    assert {"search.mo_asha.keep", "budget.plateau.trials", "confirm.attacks", "resources.restarts"} <= found.keys()
     assert [key for key, (*_, meaning) in found.items() if not meaning] == []
 
 
@@ -36,4 +36,4 @@ def test_values_bounds_and_defaults_are_those_of_the_models() -> None:
     assert found["optimizer.momentum"][0] == "number, ≥ 0, < 1"
     assert found["loss.name"][0] == "`emp_ssl`, `nt_xent`"
     assert found["name"][1] == "must be given"
-    assert found["search.halving"][:2] == ["a group of keys, below", "null"]
+    assert found["search.mo_asha"][:2] == ["a group of keys, below", "null"]

@@ -93,13 +93,13 @@ BAD_VALUES = [
     Bad("space: {crops.views: [2, 4]}", ("space", "crops.views", "write a value, or exactly one of int, float")),
     Bad("space: {crops.views: {int: [1, 4]}}", ("space.crops.views", "it is 1", "greater than or equal to 2")),
     Bad("space: {crops.views: {choice: [2, 2]}}", ("space", "crops.views", "[2, 2]", "twice")),
-    Bad("conditions: [crops.views > 99]", ("conditions", "none of 4096", "crops.views > 99")),
-    Bad("conditions: [crops.veiws > 99]", ("conditions", "'crops.veiws > 99'", "which no trial has")),
-    Bad("conditions: [f(3) > 1]", ("conditions", "'f(3)'", "only keys, numbers")),
-    Bad("conditions: [crops.views]", ("conditions", "is 16", "compare two things")),
-    Bad("conditions: ['crops.views >']", ("conditions", "crops.views >", "cannot be read as a condition")),
-    Bad("conditions: ['1 / 0 > 1']", ("conditions", "'1 / 0 > 1'", "division by zero")),
-    Bad("conditions: crops.views > 3", ("conditions", "'crops.views > 3'")),
+    Bad("constraints: [crops.views > 99]", ("constraints", "none of 4096", "crops.views > 99")),
+    Bad("constraints: [crops.veiws > 99]", ("constraints", "'crops.veiws > 99'", "which no trial has")),
+    Bad("constraints: [f(3) > 1]", ("constraints", "'f(3)'", "only keys, numbers")),
+    Bad("constraints: [crops.views]", ("constraints", "is 16", "compare two things")),
+    Bad("constraints: ['crops.views >']", ("constraints", "crops.views >", "cannot be read as a constraint")),
+    Bad("constraints: ['1 / 0 > 1']", ("constraints", "'1 / 0 > 1'", "division by zero")),
+    Bad("constraints: crops.views > 3", ("constraints", "'crops.views > 3'")),
 ]
 
 
@@ -279,7 +279,7 @@ class TestOverrides:
             ("budget.trials.more=3", "budget.trials: input should be a valid integer"),
             ("crops.views=1", "trial.crops.views: input should be greater than or equal to 2 (it is 1)"),
             ("space.crops.views={int: [9, 3]}", "crops.views is empty or reversed"),
-            ("conditions=[crops.views > 99]", "none of 4096 random points"),
+            ("constraints=[crops.views > 99]", "none of 4096 random points"),
         ],
     )
     def test_a_bad_value_is_refused_as_in_the_file(self, path: Path, override: str, named: str) -> None:
@@ -301,7 +301,7 @@ def test_a_study_survives_being_written_and_read(path: Path) -> None:
     question: "Überlebt ε = 8/255, # und: alles?"
     objectives: {robust_accuracy: maximize, flops: minimize, peak_memory_bytes: minimize}
     reference: {robust_accuracy: 0.1, flops: 1e12}
-    search: {sampler: gp, startup_trials: 3, seed: 5, halving: {rungs: [1/8, 0.5], keep: 1/3}}
+    search: {sampler: gp, startup_trials: 3, seed: 5, mo_asha: {rungs: [1/8, 0.5], keep: 1/3}}
     budget: {trials: 7, crop_passes: 1e9, flops: 1e18, hours: 1/2, plateau: {trials: 3, tolerance: 0}}
     resources: {trials_at_once: 2, workers_per_trial: 1, gpus_per_worker: 1/2, minutes_per_trial: 0.5, restarts: 0}
     start_from:
@@ -317,7 +317,7 @@ def test_a_study_survives_being_written_and_read(path: Path) -> None:
       perturbation.carry: {choice: [true, false]}
       encoder.norm: {choice: [batch, group]}
       evaluation.attack_epsilon: 4/255
-    conditions: [crops.views * pretraining.epochs <= 48, "encoder.norm == 'group' or crops.views > 2"]
+    constraints: [crops.views * pretraining.epochs <= 48, "encoder.norm == 'group' or crops.views > 2"]
     """
     config = read(path, text)
     again = read(path, dump_study(config))

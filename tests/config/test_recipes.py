@@ -6,7 +6,7 @@ import torch
 
 from cfamc_ray.config import recipes
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.recipes import DIALECTS, Dialect, branch, lay, read_recipe, recipe_names
+from cfamc_ray.config.recipes import VARIANTS, Variant, branch, lay, read_recipe, recipe_names
 from cfamc_ray.config.trial import TrialConfig, trial_keys
 from cfamc_ray.method.optimizer import build_optimizer, build_scheduler
 
@@ -21,11 +21,11 @@ PUBLISHED = {
 }
 UNPUBLISHED = ["emp-ssl-crops", "emp-ssl-patches", "simclr-crops", "simclr-patches", "simclr-patches-free"]
 EVERY = pytest.mark.parametrize("name", recipe_names())
-IN_BOTH_DIALECTS = pytest.mark.parametrize("dialect", DIALECTS)
+IN_BOTH_DIALECTS = pytest.mark.parametrize("variant", VARIANTS)
 
 
-def trial(name: str, dialect: Dialect = "sane") -> TrialConfig:
-    return read_recipe(name).trial(dialect)
+def trial(name: str, variant: Variant = "corrected") -> TrialConfig:
+    return read_recipe(name).trial(variant)
 
 
 def test_there_is_a_recipe_for_every_published_row_and_its_relatives() -> None:
@@ -47,17 +47,17 @@ def test_what_is_not_published_has_no_row(name: str) -> None:
 
 @EVERY
 @IN_BOTH_DIALECTS
-def test_a_recipe_is_a_trial_in_either_dialect(name: str, dialect: Dialect) -> None:
+def test_a_recipe_is_a_trial_in_either_variant(name: str, variant: Variant) -> None:
     recipe = read_recipe(name)
     assert recipe.name == name
     assert recipe.summary.endswith(".")
-    assert TrialConfig.model_validate(recipe.tree(dialect)) == recipe.trial(dialect)
+    assert TrialConfig.model_validate(recipe.tree(variant)) == recipe.trial(variant)
 
 
 @EVERY
 @IN_BOTH_DIALECTS
-def test_a_name_says_what_is_trained(name: str, dialect: Dialect) -> None:
-    config = trial(name, dialect)
+def test_a_name_says_what_is_trained(name: str, variant: Variant) -> None:
+    config = trial(name, variant)
     simclr, patches = name.startswith("simclr"), "patches" in name
     attack = (
         "free" if name == "cf-amc-ssl" else name.rpartition("-")[2].replace("crops", "none").replace("patches", "none")
@@ -117,9 +117,11 @@ def test_the_papers_run_has_24_million_crop_passes() -> None:
 
 
 @EVERY
-def test_the_published_dialect_changes_the_hidden_choices_alone(name: str) -> None:
-    sane, published = trial(name), trial(name, "published")
-    changed = {key: published.value_of(key) for key in trial_keys() if sane.value_of(key) != published.value_of(key)}
+def test_the_published_variant_changes_the_hidden_choices_alone(name: str) -> None:
+    corrected, published = trial(name), trial(name, "published")
+    changed = {
+        key: published.value_of(key) for key in trial_keys() if corrected.value_of(key) != published.value_of(key)
+    }
     assert changed == {
         "data.pretrain_images": 50_000,
         "data.probe_images": 50_000,
@@ -136,32 +138,32 @@ def test_the_published_dialect_changes_the_hidden_choices_alone(name: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("dialect", "replays", "rate_at_the_end"),
+    ("variant", "replays", "rate_at_the_end"),
     [
         ("published", 1, 0),
         ("published", 3, 0),
         ("published", 2, 0.3),
         ("published", 12, 0.3),
-        ("sane", 3, 0),
-        ("sane", 2, 0),
+        ("corrected", 3, 0),
+        ("corrected", 2, 0),
     ],
 )
 def test_the_published_cosine_ends_at_zero_for_odd_replays_and_at_the_full_rate_for_even_ones(
-    dialect: Dialect, replays: int, rate_at_the_end: float
+    variant: Variant, replays: int, rate_at_the_end: float
 ) -> None:
-    config = trial("cf-amc-ssl", dialect).with_values({"pretraining.replays": replays, "pretraining.epochs": 1})
-    horizon = config.updates if dialect == "sane" else config.updates // replays
+    config = trial("cf-amc-ssl", variant).with_values({"pretraining.replays": replays, "pretraining.epochs": 1})
+    horizon = config.updates if variant == "corrected" else config.updates // replays
     optimizer = build_optimizer([torch.zeros(2, 2)], lr=config.optimizer.lr)
     scheduler = build_scheduler(optimizer, horizon=horizon)
     assert scheduler.lr_lambdas[0](config.updates) * config.optimizer.lr == pytest.approx(rate_at_the_end)
-    assert {"sane": "updates", "published": "minibatches"}[dialect] == config.optimizer.schedule
+    assert {"corrected": "updates", "published": "minibatches"}[variant] == config.optimizer.schedule
 
 
 @EVERY
-def test_the_rate_ends_at_zero_in_either_dialect_as_all_published_replays_are_odd(name: str) -> None:
-    for dialect in DIALECTS:
-        config = trial(name, dialect)
-        horizon = config.updates if dialect == "sane" else config.updates // config.pretraining.replays
+def test_the_rate_ends_at_zero_in_either_variant_as_all_published_replays_are_odd(name: str) -> None:
+    for variant in VARIANTS:
+        config = trial(name, variant)
+        horizon = config.updates if variant == "corrected" else config.updates // config.pretraining.replays
         assert 1 + math.cos(math.pi * config.updates / horizon) == pytest.approx(0)
 
 
@@ -193,7 +195,7 @@ def test_an_unknown_recipe_is_refused_with_the_nearest_and_all_that_there_are(na
     )
 
 
-@pytest.mark.parametrize("name", ["zzz", "", "../trial", "dialects/published"])
+@pytest.mark.parametrize("name", ["zzz", "", "../trial", "variants/published"])
 def test_a_name_that_is_near_none_is_refused_with_all_that_there_are(name: str) -> None:
     with pytest.raises(InputError, match=f"^there is no recipe '{name}': There are cf-amc-ssl, "):
         read_recipe(name)

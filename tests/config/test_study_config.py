@@ -40,11 +40,11 @@ def test_names_that_make_no_folder_are_refused(name: str) -> None:
         ({"search": {"startup_trials": 0}}, "greater than or equal to 1"),
         ({"search": {"sampler": "cmaes"}}, "'front', 'tpe', 'nsga2', 'nsga3', 'gp', 'random' or 'grid'"),
         ({"objectives": {"train_seconds": "minimize"}}, "no trial reports 'train_seconds'"),
-        ({"search": {"halving": {"rungs": []}}}, "at least 1"),
-        ({"search": {"halving": {"rungs": [0.5, 1]}}}, r"rungs must lie between 0 and 1, not \[0.5, 1.0\]"),
-        ({"search": {"halving": {"rungs": [0, 0.5]}}}, r"rungs must lie between 0 and 1, not \[0.0, 0.5\]"),
-        ({"search": {"halving": {"keep": 0}}}, "greater than 0"),
-        ({"search": {"halving": {"keep": 1}}}, "less than 1"),
+        ({"search": {"mo_asha": {"rungs": []}}}, "at least 1"),
+        ({"search": {"mo_asha": {"rungs": [0.5, 1]}}}, r"rungs must lie between 0 and 1, not \[0.5, 1.0\]"),
+        ({"search": {"mo_asha": {"rungs": [0, 0.5]}}}, r"rungs must lie between 0 and 1, not \[0.0, 0.5\]"),
+        ({"search": {"mo_asha": {"keep": 0}}}, "greater than 0"),
+        ({"search": {"mo_asha": {"keep": 1}}}, "less than 1"),
         ({"budget": {"trials": 0}}, "greater than or equal to 1"),
         ({"budget": {"crop_passes": 0}}, "greater than 0"),
         ({"budget": {"flops": -1}}, "greater than 0"),
@@ -72,7 +72,7 @@ def test_names_that_make_no_folder_are_refused(name: str) -> None:
             "budget.trials must be at most 4, the points of the grid",
         ),
         (
-            {"search": {"sampler": "grid"}, "space": {"seed": {"int": [0, 3]}}, "conditions": ["seed > 3"]},
+            {"search": {"sampler": "grid"}, "space": {"seed": {"int": [0, 3]}}, "constraints": ["seed > 3"]},
             r"none of the grid's points meets them \(seed > 3\)",
         ),
         (
@@ -87,10 +87,10 @@ def test_names_that_make_no_folder_are_refused(name: str) -> None:
             },
             "robust_accuracy is measured on evaluation.transfer.validation_images, which is 0",
         ),
-        ({"conditions": ["crops.views < 16"]}, r"none of 4096 random points .* meets them \(crops.views < 16\)"),
-        ({"conditions": ["crops.viws < 16"]}, "names crops.viws, which no trial has"),
-        ({"conditions": ["crops.views"]}, "neither true nor false"),
-        ({"conditions": ["crops.views <"]}, "cannot be read as a condition"),
+        ({"constraints": ["crops.views < 16"]}, r"none of 4096 random points .* meets them \(crops.views < 16\)"),
+        ({"constraints": ["crops.viws < 16"]}, "names crops.viws, which no trial has"),
+        ({"constraints": ["crops.views"]}, "neither true nor false"),
+        ({"constraints": ["crops.views <"]}, "cannot be read as a constraint"),
         (
             {"space": {"perturbation.attack": "pgd", "pretraining.replays": {"int": [2, 4]}}},
             "none of 4096 random points",
@@ -121,9 +121,9 @@ def test_batch_sizes_on_a_grid_of_the_workers_are_taken() -> None:
     assert study(space={"pretraining.batch_images": batches}, resources={"workers_per_trial": 2}).space
 
 
-def test_a_condition_that_some_points_cannot_compute_is_refused_before_any_trial() -> None:
+def test_a_constraint_that_some_points_cannot_compute_is_refused_before_any_trial() -> None:
     with pytest.raises(ValidationError, match="cannot be computed: division by zero"):
-        study(space={"crops.views": {"int": [2, 40]}}, conditions=["10 / (crops.views - 3) > 0"])
+        study(space={"crops.views": {"int": [2, 40]}}, constraints=["10 / (crops.views - 3) > 0"])
 
 
 def test_a_rule_between_keys_leaves_out_points_not_the_space() -> None:
@@ -137,10 +137,10 @@ def test_a_rule_between_keys_leaves_out_points_not_the_space() -> None:
     assert admitted == [("free", 1), ("free", 3), ("pgd", 1)]
 
 
-def test_a_point_is_admitted_iff_it_meets_the_conditions() -> None:
+def test_a_point_is_admitted_iff_it_meets_the_constraints() -> None:
     config = study(
         space={"crops.views": {"int": [2, 9]}, "pretraining.replays": {"int": [1, 4]}},
-        conditions=["crops.views * pretraining.replays <= 12", "updates > 4500"],
+        constraints=["crops.views * pretraining.replays <= 12", "updates > 4500"],
     )
     source = random.Random(0)  # noqa: S311
     for _ in range(50):
@@ -175,15 +175,15 @@ def test_a_grid_takes_the_points_that_meet_conditions_and_rules_the_last_key_fir
             "crops.views": 4,
             "pretraining.replays": {"int": [1, 4]},
         },
-        conditions=["pretraining.replays < 4 or crops.views != 4 or perturbation.attack == 'free'"],
+        constraints=["pretraining.replays < 4 or crops.views != 4 or perturbation.attack == 'free'"],
     )
     expected = [("pgd", 4, 1), ("free", 4, 1), ("free", 4, 2), ("free", 4, 3), ("free", 4, 4)]
     assert [tuple(point.values()) for point in grid.points()] == expected
     assert all(list(point) == list(grid.space) for point in grid.points())
 
 
-def test_points_are_the_same_every_time_and_meet_the_conditions() -> None:
-    config = study(space={"crops.views": {"int": [2, 40]}}, conditions=["crops.views < 9"])
+def test_points_are_the_same_every_time_and_meet_the_constraints() -> None:
+    config = study(space={"crops.views": {"int": [2, 40]}}, constraints=["crops.views < 9"])
     points = list(config.points())
     assert points == list(config.points())
     assert {point["crops.views"] for point in points} == set(range(2, 9))
@@ -223,10 +223,10 @@ def test_a_study_stays_the_same_with_another_budget_machine_or_wording(given: di
     [
         {"objectives": {"robust_accuracy": "maximize", "flops": "minimize"}},
         {"search": {"seed": 1}},
-        {"search": {"halving": {}}},
+        {"search": {"mo_asha": {}}},
         {"trial": {"seed": 1}},
         {"space": {"crops.views": {"int": [2, 4]}}},
-        {"conditions": ["crops.views <= 16"]},
+        {"constraints": ["crops.views <= 16"]},
     ],
     ids=str,
 )
@@ -234,18 +234,18 @@ def test_a_study_is_another_with_other_trials_or_objectives(given: dict[str, Any
     assert study(**given).identity() != study().identity()
 
 
-def test_halving_and_plateau_have_usable_defaults_and_are_off_unless_asked_for() -> None:
-    config = study(search={"halving": {}}, budget={"plateau": {}})
-    assert config.search.halving is not None
-    assert all(0 < rung < 1 for rung in config.search.halving.rungs)
+def test_mo_asha_and_plateau_have_usable_defaults_and_are_off_unless_asked_for() -> None:
+    config = study(search={"mo_asha": {}}, budget={"plateau": {}})
+    assert config.search.mo_asha is not None
+    assert all(0 < rung < 1 for rung in config.search.mo_asha.rungs)
     assert config.budget.plateau is not None
-    assert (study().search.halving, study().budget.plateau) == (None, None)
+    assert (study().search.mo_asha, study().budget.plateau) == (None, None)
 
 
 def test_rungs_and_shares_are_read_as_fractions() -> None:
-    halving = study(search={"halving": {"rungs": ["1/8", "1/2"], "keep": "1/3"}}).search.halving
-    assert halving is not None
-    assert (halving.rungs, halving.keep) == ((0.125, 0.5), 1 / 3)
+    mo_asha = study(search={"mo_asha": {"rungs": ["1/8", "1/2"], "keep": "1/3"}}).search.mo_asha
+    assert mo_asha is not None
+    assert (mo_asha.rungs, mo_asha.keep) == ((0.125, 0.5), 1 / 3)
 
 
 class TestStartFrom:
@@ -268,7 +268,7 @@ class TestStartFrom:
         ]
         assert config.contains(point)
 
-    def test_a_recipe_gives_its_values_of_the_searched_keys_in_the_study_s_dialect(self) -> None:
+    def test_a_recipe_gives_its_values_of_the_searched_keys_in_the_study_s_variant(self) -> None:
         space = {"crops.views": {"int": [2, 40]}, "perturbation.project_first": {"choice": [True, False]}}
         config = study(space=space, start_from=["cf-amc-ssl", "simclr-crops"])
         assert [tuple(point.values()) for point in config.first_points] == [(16, True), (2, True)]
@@ -276,7 +276,7 @@ class TestStartFrom:
             space=space,
             start_from=["cf-amc-ssl"],
             base="cf-amc-ssl",
-            dialect="published",
+            variant="published",
             trial={"data": {"validation_images": 5000, "pretrain_images": 45_000, "probe_images": 45_000}},
         )
         assert published.first_points == [{"crops.views": 16, "perturbation.project_first": False}]
@@ -298,7 +298,7 @@ class TestStartFrom:
             ({"start_from": [{**POINT, "pretraining.epochs": 5}]}, "has pretraining.epochs 5, which is not in"),
             ({"start_from": ["cf-amc-ssl"]}, "start_from: cf-amc-ssl has .*, which is not in space"),
             (
-                {"start_from": [POINT], "conditions": ["crops.views > 9"]},
+                {"start_from": [POINT], "constraints": ["crops.views > 9"]},
                 r"\{crops.views: 4, .* does not meet the condi",
             ),
             ({"start_from": 3}, "start_from"),
@@ -325,7 +325,7 @@ class TestStartFrom:
 class TestContains:
     CONFIG = study(
         space={"crops.views": {"int": [2, 40]}, "perturbation.attack": {"choice": ["free", "pgd"]}, "seed": 7},
-        conditions=["crops.views <= 30"],
+        constraints=["crops.views <= 30"],
     )
     POINT: dict[str, Any] = {"crops.views": 30, "perturbation.attack": "free", "seed": 7}
 
@@ -348,7 +348,7 @@ class TestContains:
         ],
         ids=str,
     )
-    def test_a_point_that_breaks_a_range_a_condition_or_a_rule_does_not(self, changed: dict[str, Any]) -> None:
+    def test_a_point_that_breaks_a_range_a_constraint_or_a_rule_does_not(self, changed: dict[str, Any]) -> None:
         assert self.CONFIG.contains(self.POINT)
         assert not self.CONFIG.contains(self.POINT | changed)
 

@@ -87,7 +87,7 @@ def test_every_key_changes_the_fingerprint(key: str) -> None:
     default = TrialConfig()
     needed: dict[str, dict[str, Any]] = {
         "loss.name": {"crops.views": 2},
-        "pretraining.recompute": {"pretraining.views_at_once": 4},
+        "pretraining.activation_checkpointing": {"pretraining.views_at_once": 4},
         "perturbation.attack_positive": SIMCLR_PGD,
     }
     default = default.with_values(needed.get(key, {}))
@@ -177,9 +177,11 @@ def test_only_simclr_with_pgd_contrasts_a_view_with_itself(changed: dict[str, An
 
 
 def test_recomputing_needs_chunks() -> None:
-    with pytest.raises(ValidationError, match="recompute needs views_at_once"):
-        trial(pretraining={"recompute": True})
-    assert trial(pretraining={"recompute": True, "views_at_once": 2}).pretraining.recompute
+    with pytest.raises(ValidationError, match="activation_checkpointing needs views_at_once"):
+        trial(pretraining={"activation_checkpointing": True})
+    assert trial(
+        pretraining={"activation_checkpointing": True, "views_at_once": 2}
+    ).pretraining.activation_checkpointing
 
 
 def test_keys_name_every_setting_once() -> None:

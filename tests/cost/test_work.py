@@ -110,7 +110,7 @@ def test_attack_passes_of_pgd_cost_a_whole_pass_only_where_their_weight_gradient
 @pytest.mark.parametrize("attack", ["free", "pgd"])
 def test_what_is_recomputed_costs_another_forward_pass(attack: str) -> None:
     kept = config(**{"perturbation.attack": attack, "pretraining.replays": 1, "pretraining.views_at_once": 4})
-    again = kept.with_values({"pretraining.recompute": True})
+    again = kept.with_values({"pretraining.activation_checkpointing": True})
     assert again.crop_passes == kept.crop_passes
     forward = forward_flops(kept.encoder, 32)
     assert training_flops(again) - training_flops(kept) == kept.crop_passes * forward
@@ -161,8 +161,8 @@ def test_peak_memory_notices_an_allocation() -> None:
         ({"encoder.width": 128}, 2),
         ({"pretraining.epochs": 99, "pretraining.replays": 9, "evaluation.attack_images": 9}, 1),
         ({"pretraining.views_at_once": 2}, 1),
-        ({"pretraining.views_at_once": 2, "pretraining.recompute": True}, 0.5),
-        ({"pretraining.views_at_once": 99, "pretraining.recompute": True}, 1),
+        ({"pretraining.views_at_once": 2, "pretraining.activation_checkpointing": True}, 0.5),
+        ({"pretraining.views_at_once": 99, "pretraining.activation_checkpointing": True}, 1),
     ],
     ids=str,
 )
@@ -172,7 +172,7 @@ def test_what_is_kept_grows_with_crops_pixels_and_width_and_not_with_time(values
 
 
 def test_of_views_that_are_recomputed_only_the_pixels_are_kept() -> None:
-    four = config(**{"crops.views": 4, "pretraining.views_at_once": 2, "pretraining.recompute": True})
+    four = config(**{"crops.views": 4, "pretraining.views_at_once": 2, "pretraining.activation_checkpointing": True})
     more = training_work(four.with_values({"crops.views": 40})).kept - training_work(four).kept
     assert more == 36 * four.pretraining.batch_images * 4 * 3 * 32 * 32
 

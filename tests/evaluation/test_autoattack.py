@@ -182,7 +182,7 @@ def test_a_network_that_sees_few_images_at_once_is_attacked_alike(at_once: int) 
 
     labels = bent(IMAGES).argmax(-1)
     expected = attack(bent, labels=labels, epsilon=0.004)
-    found = attack(InChunks(Watched(), at_once, recompute=True), labels=labels, epsilon=0.004)
+    found = attack(InChunks(Watched(), at_once, activation_checkpointing=True), labels=labels, epsilon=0.004)
     assert max(seen) == at_once
     assert 0 < (bent(expected).argmax(-1) == labels).sum() < N
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)

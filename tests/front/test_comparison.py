@@ -27,7 +27,7 @@ def test_a_front_beyond_another_gains_and_that_is_decided() -> None:
     assert (first.name, second.name) == ("low", "high")
     assert second.gain == pytest.approx(second.front.hypervolume - first.front.hypervolume)
     assert 0 < second.interval[0] < second.gain < second.interval[1]
-    assert second.decided
+    assert second.significant
     assert second.crop_passes == 3000
 
 
@@ -36,8 +36,8 @@ def test_a_study_gains_nothing_over_itself_and_noise_decides_nothing() -> None:
         [(named("a"), trials(0.3)), (named("a"), trials(0.3)), (named("b"), trials(0.3, seed=2))]
     )
     assert (first.gain, same.gain) == (0, 0)
-    assert not first.decided
-    assert not same.decided
+    assert not first.significant
+    assert not same.significant
     assert similar.interval[0] < 0 < similar.interval[1]
 
 

@@ -53,7 +53,7 @@ def test_slopes_are_those_that_made_the_values_each_with_the_other_keys_held() -
     assert views.slope == pytest.approx(0.2)
     assert epochs.slope == pytest.approx(-0.1)
     assert views.interval == pytest.approx((0.2, 0.2))
-    assert views.decided
+    assert views.significant
     assert math.isnan(effect(found, "encoder.norm").slope), "names have no order"
 
 
@@ -94,7 +94,7 @@ def test_a_constant_objective_has_no_importance_and_a_slope_of_zero() -> None:
     views = effect(find_effects(config, trials(12, lambda _: 0.25)), "crops.views")
     assert math.isnan(views.importance)
     assert views.slope == pytest.approx(0)
-    assert not views.decided
+    assert not views.significant
 
 
 def test_too_few_trials_decide_nothing_but_show_what_they_are() -> None:

@@ -24,7 +24,7 @@ CASES: dict[str, dict[str, Any]] = {
     "free, SGD": {**FREE, "optimizer.trust_coefficient": None, "optimizer.lr": 1e-3},
     "free, no momentum": {**FREE, "optimizer.momentum": 0.0},
     "free, group norm": {**FREE, "encoder.norm": "group"},
-    "free, recomputed": {**FREE, "pretraining.views_at_once": 1, "pretraining.recompute": True},
+    "free, recomputed": {**FREE, "pretraining.views_at_once": 1, "pretraining.activation_checkpointing": True},
     "no attack": {"perturbation.attack": "none", "pretraining.replays": 1},
     "pgd": PGD,
     "pgd, kept gradients": {**PGD, "perturbation.keep_attack_gradients": True},

@@ -186,7 +186,7 @@ def saved_bytes(network: nn.Module, crops_NCHW: Tensor) -> int:
 
 def test_what_memory_keeps_grows_with_the_crops_unless_it_is_recomputed() -> None:
     few, many = images(4), images(16)
-    kept, again = InChunks(encoder(), 4), InChunks(encoder(), 4, recompute=True)
+    kept, again = InChunks(encoder(), 4), InChunks(encoder(), 4, activation_checkpointing=True)
     assert saved_bytes(kept, many) > 2 * saved_bytes(kept, few)
     assert saved_bytes(again, many) < saved_bytes(kept, few) / 2
 
@@ -197,7 +197,7 @@ def test_recomputing_gives_the_same_rows_gradients_and_statistics_in_the_mode_of
 ) -> None:
     found = []
     for recompute in (False, True):
-        network = InChunks(encoder().train(training), 3, recompute=recompute)
+        network = InChunks(encoder().train(training), 3, activation_checkpointing=recompute)
         crops_NCHW = images(8).requires_grad_()
         z_ND = network(crops_NCHW)
         network.train(not training)
@@ -209,8 +209,8 @@ def test_recomputing_gives_the_same_rows_gradients_and_statistics_in_the_mode_of
 
 
 def test_recomputing_needs_no_count_that_a_synchronised_norm_lacks() -> None:
-    plain = InChunks(encoder(), 3, recompute=True)
-    shared = InChunks(nn.SyncBatchNorm.convert_sync_batchnorm(encoder()), 3, recompute=True)
+    plain = InChunks(encoder(), 3, activation_checkpointing=True)
+    shared = InChunks(nn.SyncBatchNorm.convert_sync_batchnorm(encoder()), 3, activation_checkpointing=True)
     for network in (plain, shared):  # in a single process the two norms are one
         network(images(6)).square().sum().backward()
     torch.testing.assert_close(shared.state_dict(), plain.state_dict(), rtol=0, atol=0)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from cfamc_ray.config.scaling import ScalingConfig
-from cfamc_ray.scaling.allocation import best_splits, doubling, doublings, split_curves
+from cfamc_ray.scaling.allocation import allocation_curves, best_allocations, doubling, doublings
 from cfamc_ray.scaling.laws import Fit, Law, fit, fit_law, forms, held_out
-from cfamc_ray.scaling.learned import VIEWS, Learned, factors, learned, learning_columns, learning_table
 from cfamc_ray.scaling.study import conclusions, fit_learning
+from cfamc_ray.scaling.trial_table import VIEWS, TrialTable, factors, learning_columns, learning_table, trial_table
 from cfamc_ray.store.records import TrialRecord
 
 CONFIG = ScalingConfig.model_validate(
@@ -69,7 +69,7 @@ def trained(noise: float = 0.0, seed: int = 0) -> list[TrialRecord]:
 
 
 def test_a_law_of_several_factors_is_recovered() -> None:
-    found = learned(CONFIG, trained())
+    found = trial_table(CONFIG, trained())
     law = fit_law(ALONE, found.sizes(list(TRUE)), 1 - found.accuracies["clean_accuracy"])
     assert law.floor == pytest.approx(0.3, abs=2e-3)
     assert law.exponents == pytest.approx({"crops.views": 0.8, "pretraining.epochs": 0.5}, rel=0.02)
@@ -97,27 +97,27 @@ def test_a_pair_of_factors_is_recovered_and_predicts_what_single_ones_miss() -> 
         for point, spent in zip(CONFIG.learning_points, passes, strict=True)
     ]
     points = CONFIG.learning_points
-    found = learned(CONFIG, [TrialRecord(n, point, [rows[n]], "finished") for n, point in enumerate(points)])
-    terms = forms(found, SPLIT)["pairs"]
+    found = trial_table(CONFIG, [TrialRecord(n, point, [rows[n]], "finished") for n, point in enumerate(points)])
+    terms = forms(found, SPLIT)["interactions"]
     law = fit_law(terms, found.sizes(law_keys := factors(found)), 1 - found.accuracies["clean_accuracy"])
     new = {"crops.views": 6, "pretraining.replays": 2, "pretraining.epochs": 10}
     sizes = [float(new.get(key, CONFIG.trial.value_of(key))) for key in law_keys]
     assert law.predict(np.array([sizes])) == pytest.approx([error_of_pair(new)], abs=1e-3)
     judged = held_out(found, "clean_accuracy", SPLIT)
     assert judged is not None
-    assert judged.best == "pairs"
-    assert judged.mean("pairs") < 0.3 * judged.mean("factors")
+    assert judged.best == "interactions"
+    assert judged.mean("interactions") < 0.3 * judged.mean("additive")
     assert next(one for one in fit_learning(CONFIG, found)).splits
 
 
 def test_pairs_are_of_factors_that_share_a_budget() -> None:
-    found = learned(CONFIG, trained())
+    found = trial_table(CONFIG, trained())
     every = forms(found, SPLIT)
     assert every["total"] == [("crop_passes",)]
-    assert every["factors"] == [(key,) for key in factors(found)]
-    pairs = {frozenset(term) for term in every["pairs"] if len(term) == 2}
+    assert every["additive"] == [(key,) for key in factors(found)]
+    pairs = {frozenset(term) for term in every["interactions"] if len(term) == 2}
     assert pairs == {frozenset(pair) for pair in combinations(SHARING, 2)}
-    assert len(every["pairs"]) == len(every["factors"]) + 3
+    assert len(every["interactions"]) == len(every["additive"]) + 3
 
 
 def test_more_of_a_factor_may_make_worse() -> None:
@@ -145,19 +145,19 @@ def test_two_sizes_leave_the_curvature_open() -> None:
 
 
 def test_factors_are_what_varies_and_has_numbers() -> None:
-    assert set(factors(learned(CONFIG, trained()))) == {
+    assert set(factors(trial_table(CONFIG, trained()))) == {
         *("crops.views", "pretraining.replays", "pretraining.epochs", "data.pretrain_images", "encoder.width")
     }
-    assert factors(Learned([], np.array([]), np.array([]), {})) == []
+    assert factors(TrialTable([], np.array([]), np.array([]), {})) == []
     same = [{"crops.views": 2, "encoder.norm": "batch", "seed": n} for n in (0, 1)]
-    assert factors(Learned(same, np.ones(2), np.ones(2), {})) == []
+    assert factors(TrialTable(same, np.ones(2), np.ones(2), {})) == []
 
 
 def test_intervals_hold_the_truth_nearly_as_often_as_they_say_and_are_wider_with_more_noise() -> None:
     held, widths = [], []
     for seed in range(10):
         for noise in (0.002, 0.02):
-            found = learned(CONFIG, trained(noise, seed))
+            found = trial_table(CONFIG, trained(noise, seed))
             fitted = fit(found, "clean_accuracy", ALONE, resamples=50)
             low, high = fitted.interval(found.sizes(list(TRUE)))
             truth = np.array([error_of(point) for point in found.points])
@@ -170,24 +170,24 @@ def test_intervals_hold_the_truth_nearly_as_often_as_they_say_and_are_wider_with
 
 
 def test_the_same_draw_gives_the_same_fit() -> None:
-    found = learned(CONFIG, trained(0.01))
+    found = trial_table(CONFIG, trained(0.01))
     one, other = (fit(found, "clean_accuracy", [("crop_passes",)], resamples=5, seed=3) for _ in range(2))
     assert one == other
 
 
 def test_the_largest_budget_is_predicted_better_by_the_true_law_than_by_none() -> None:
-    found = held_out(learned(CONFIG, trained(0.002)), "clean_accuracy", SPLIT)
+    found = held_out(trial_table(CONFIG, trained(0.002)), "clean_accuracy", SPLIT)
     assert found is not None
     assert found.trials == 8
-    assert found.mean("factors") < 0.01
-    assert found.mean("factors") < found.mean("unchanged")
+    assert found.mean("additive") < 0.01
+    assert found.mean("additive") < found.mean("unchanged")
     assert found.helps
-    assert set(found.errors) == {"total", "factors", "pairs", "unchanged"}
+    assert set(found.errors) == {"total", "additive", "interactions", "unchanged"}
 
 
 def test_what_is_unchanged_is_the_mean_of_the_same_configuration_at_the_budget_before() -> None:
     records = trained()
-    found = held_out(learned(CONFIG, records), "clean_accuracy", SPLIT)
+    found = held_out(trial_table(CONFIG, records), "clean_accuracy", SPLIT)
     assert found is not None
     largest = [r for r in records if r.value("crop_passes") > 19000]
     before = [error_of(half_as_long(record.point)) for record in largest]
@@ -197,7 +197,7 @@ def test_what_is_unchanged_is_the_mean_of_the_same_configuration_at_the_budget_b
 
 def test_a_law_that_misses_more_than_no_change_is_called_so() -> None:
     def said(records: list[TrialRecord]) -> str:
-        return " ".join(conclusions(fit_learning(CONFIG, learned(CONFIG, records))))
+        return " ".join(conclusions(fit_learning(CONFIG, trial_table(CONFIG, records))))
 
     stalled = [
         replace(record, rows=[{**record.rows[-1], "clean_accuracy": 1 - error_of(half_as_long(record.point))}])
@@ -212,8 +212,8 @@ def test_a_law_that_misses_more_than_no_change_is_called_so() -> None:
 @pytest.mark.parametrize("budgets", [0, 1, 2])
 def test_two_budgets_predict_nothing(budgets: int) -> None:
     few = [record for record in trained() if record.value("crop_passes") <= [0, 2400, 4800][budgets] * 1.1]
-    assert held_out(learned(CONFIG, few), "clean_accuracy", SPLIT) is None
-    assert held_out(learned(CONFIG, trained()), "robust_accuracy", SPLIT) is None
+    assert held_out(trial_table(CONFIG, few), "clean_accuracy", SPLIT) is None
+    assert held_out(trial_table(CONFIG, trained()), "robust_accuracy", SPLIT) is None
 
 
 def test_a_doubling_is_measured_within_blocks_of_equal_passes() -> None:
@@ -222,12 +222,12 @@ def test_a_doubling_is_measured_within_blocks_of_equal_passes() -> None:
         for number, point in enumerate(CONFIG.learning_points)
         for accuracy in [0.3 + 0.02 * np.log2(number_in(point, VIEWS)) + 0.1 * number_in(point, "seed")]
     ]
-    effect = doubling(learned(CONFIG, records), "clean_accuracy")
+    effect = doubling(trial_table(CONFIG, records), "clean_accuracy")
     assert effect is not None
     assert (effect.per_doubling, effect.low, effect.high) == pytest.approx((0.02, 0.02, 0.02))
-    assert effect.decided
+    assert effect.significant
     assert effect.blocks >= 8
-    assert doubling(learned(CONFIG, records[:1]), "clean_accuracy") is None
+    assert doubling(trial_table(CONFIG, records[:1]), "clean_accuracy") is None
 
 
 def test_what_a_doubling_changes_with_each_other_setting_that_is_split() -> None:
@@ -237,7 +237,7 @@ def test_what_a_doubling_changes_with_each_other_setting_that_is_split() -> None
         for number, point in enumerate(CONFIG.learning_points)
         for accuracy in [0.3 + effect[number_in(point, "pretraining.replays")] * math.log2(number_in(point, VIEWS))]
     ]
-    found = learned(CONFIG, records)
+    found = trial_table(CONFIG, records)
     every, once, thrice = doublings(CONFIG, found, "robust_accuracy")
     assert (every.among, once.among, thrice.among) == ({}, {"pretraining.replays": 1}, {"pretraining.replays": 3})
     assert (once.per_doubling, thrice.per_doubling) == pytest.approx((-0.03, 0.01))
@@ -259,16 +259,16 @@ def test_where_noise_is_all_there_is_a_doubling_is_undecided() -> None:
         rows = [{"crop_passes": 1.0, "clean_accuracy": draw.normal(0.5, 0.01)} for _ in CONFIG.learning_points]
         points = CONFIG.learning_points
         records = [TrialRecord(n, point, [rows[n]], "finished") for n, point in enumerate(points)]
-        effect = doubling(learned(CONFIG, records), "clean_accuracy")
+        effect = doubling(trial_table(CONFIG, records), "clean_accuracy")
         assert effect is not None
-        undecided += not effect.decided
+        undecided += not effect.significant
     assert undecided >= 16
 
 
 def test_the_best_split_is_found_among_whole_numbers_that_spend_the_budget() -> None:
-    found = learned(CONFIG, trained())
+    found = trial_table(CONFIG, trained())
     law = TRUE_LAW
-    splits = {split.budget: split for split in best_splits(CONFIG, found, "clean_accuracy", Fit(law, [law]))}
+    splits = {split.budget: split for split in best_allocations(CONFIG, found, "clean_accuracy", Fit(law, [law]))}
     assert set(splits) == {2400, 4800, 9600, 19200}
     best = splits[19200.0]
     trial = CONFIG.trial.with_values(dict(best.predicted))
@@ -285,9 +285,9 @@ def test_the_best_split_is_found_among_whole_numbers_that_spend_the_budget() -> 
 
 
 def test_predicted_curves_follow_the_law_through_what_was_measured_without_noise() -> None:
-    found = learned(CONFIG, trained())
+    found = trial_table(CONFIG, trained())
     law = TRUE_LAW
-    for one in split_curves(CONFIG, found, "clean_accuracy", Fit(law, [])):
+    for one in allocation_curves(CONFIG, found, "clean_accuracy", Fit(law, [])):
         assert set(one.held) == {"pretraining.replays"}
         assert one.predicted.keys() == one.curves.keys()
         for budget, means in one.curves.items():
@@ -296,10 +296,10 @@ def test_predicted_curves_follow_the_law_through_what_was_measured_without_noise
             for views, accuracy in means.items():
                 nearest = min(line, key=lambda place, views=views: abs(place - views))  # type: ignore[misc]
                 assert line[nearest] == pytest.approx(accuracy, abs=5e-3)
-    assert all(not one.predicted for one in split_curves(CONFIG, found, "clean_accuracy", None))
+    assert all(not one.predicted for one in allocation_curves(CONFIG, found, "clean_accuracy", None))
 
 
-def drawn(split: dict[str, Any], robust: float) -> tuple[ScalingConfig, Learned]:
+def drawn(split: dict[str, Any], robust: float) -> tuple[ScalingConfig, TrialTable]:
     """Trials of another split, with accuracies of noise alone and one that is always the same."""
     learning = {"crop_passes": [4800, 9600, 19200], "split": split, "seeds": [2]}
     config = ScalingConfig.model_validate(CONFIG.model_dump() | {"learning": learning})
@@ -309,7 +309,7 @@ def drawn(split: dict[str, Any], robust: float) -> tuple[ScalingConfig, Learned]
         passes = config.trial.with_values(dict(point)).crop_passes
         row = {"crop_passes": passes, "clean_accuracy": draw.normal(0.5, 0.02), "robust_accuracy": robust}
         records.append(TrialRecord(number, point, [row], "finished"))
-    return config, learned(config, records)
+    return config, trial_table(config, records)
 
 
 def test_a_study_that_does_not_split_the_crops_says_nothing_of_them() -> None:
@@ -338,7 +338,7 @@ def test_what_never_changes_is_not_decided(robust: float) -> None:
     config, found = drawn({"crops.views": [2, 4, 8], "pretraining.replays": [1, 3]}, robust)
     effects = doublings(config, found, "robust_accuracy")
     assert effects
-    assert not any(one.decided for one in effects)
+    assert not any(one.significant for one in effects)
 
 
 def test_the_table_has_every_trial_and_nothing_for_what_is_missing() -> None:
@@ -348,4 +348,4 @@ def test_the_table_has_every_trial_and_nothing_for_what_is_missing() -> None:
     assert [row["status"] for row in table] == ["finished", "finished", "failed"]
     assert [row["budget"] for row in table] == [2400] * 3
     assert table[2]["clean_accuracy"] is None
-    assert learned(CONFIG, records).points == [record.point for record in records[:2]]
+    assert trial_table(CONFIG, records).points == [record.point for record in records[:2]]

@@ -99,7 +99,7 @@ def test_the_table_has_a_row_for_every_cell(tmp_path: Path) -> None:
     row, found = rows[1], found_of(cells[1])
     assert row["crop_passes_per_second"] == pytest.approx(found["crop_passes"] / found["seconds"]["steps"][0])
     assert row["tflop_per_second"] * 1e12 * found["seconds"]["steps"][0] == pytest.approx(found["flops"])
-    assert row["peak_share"] == pytest.approx(row["tflop_per_second"])  # of 1 TFLOP/s
+    assert row["mfu"] == pytest.approx(row["tflop_per_second"])  # of 1 TFLOP/s
     shares = [row[name] for name in columns if name.endswith("_share") and name[:4] not in ("comm", "peak")]
     assert sum(shares) == pytest.approx(1)
     assert row["crops_share"] == 0

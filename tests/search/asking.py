@@ -34,7 +34,7 @@ def study_of(sampler: str = "random", *, seed: int = 0, **given: Any) -> StudyCo
         "name": "asked",
         "search": {"sampler": sampler, "startup_trials": 4, "seed": seed},
         "space": SPACE,
-        "conditions": ["crops.views * pretraining.replays <= 24", "encoder.norm == 'group' or crops.views < 9"],
+        "constraints": ["crops.views * pretraining.replays <= 24", "encoder.norm == 'group' or crops.views < 9"],
     }
     return StudyConfig.model_validate(defaults | given)
 

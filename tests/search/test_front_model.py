@@ -23,7 +23,7 @@ from cfamc_ray.store.records import Status, TrialRecord
 
 NUMBERS: dict[str, Any] = {
     "space": {"crops.hue": {"float": [0, 0.5]}, "crops.saturation": {"float": [0, 1]}},
-    "conditions": [],
+    "constraints": [],
     "trial": {"pretraining": {"epochs": 1}},
 }
 
@@ -46,7 +46,7 @@ def proposals(config: StudyConfig, records: Sequence[TrialRecord], *, seed: int 
 
 
 @pytest.mark.parametrize("known", [0, 1, 5], ids=["nothing known", "too little known", "a model"])
-def test_proposals_are_new_points_of_the_space_that_meet_the_conditions(known: int) -> None:
+def test_proposals_are_new_points_of_the_space_that_meet_the_constraints(known: int) -> None:
     config = front_study()
     records = ran(config, some(config, known))
     found = list(proposals(config, records))
@@ -100,7 +100,7 @@ def test_any_objectives_and_running_trials_are_taken(objectives: dict[str, str],
 def test_the_search_learns_where_its_seed_alone_had_chosen() -> None:
     """Of the points in which nothing differs but one key, those on the better side come first."""
     space = {"crops.saturation": {"float": [0, 1]}}
-    config = front_study(space=space, conditions=[], objectives={"robust_accuracy": "maximize"})
+    config = front_study(space=space, constraints=[], objectives={"robust_accuracy": "maximize"})
     records = ran(config, [{"crops.saturation": value / 5} for value in range(6)])
     places = []
     for sign in (1, -1):
@@ -123,7 +123,7 @@ def test_early_epochs_of_a_stopped_trial_teach_too() -> None:
 
 
 def test_where_trials_failed_no_more_are_proposed() -> None:
-    config = front_study(space={"crops.saturation": {"float": [0, 1]}}, conditions=[])
+    config = front_study(space={"crops.saturation": {"float": [0, 1]}}, constraints=[])
     rising = [
         replace(
             record, rows=[{**row, "clean_accuracy": record.point["crops.saturation"] ** 0.5} for row in record.rows]
@@ -144,7 +144,7 @@ def test_where_trials_failed_no_more_are_proposed() -> None:
 
 def test_what_all_others_gain_late_is_expected_of_a_stopped_trial_too() -> None:
     """It was behind by 0.1 half way, so its end counts as 0.1 behind, not as its value half way."""
-    config = front_study(space={"crops.saturation": {"float": [0, 1]}}, conditions=[])
+    config = front_study(space={"crops.saturation": {"float": [0, 1]}}, constraints=[])
     records = []
     for record in ran(config, [{"crops.saturation": value / 9} for value in range(10)]):
         high = record.point["crops.saturation"]
@@ -249,7 +249,7 @@ def _gaps(config: StudyConfig, points: Sequence[TrialRecord], others: Sequence[T
 
 class TestInASearch:
     @pytest.mark.parametrize("at_once", [1, 3])
-    def test_points_are_new_and_meet_the_conditions(self, at_once: int) -> None:
+    def test_points_are_new_and_meet_the_constraints(self, at_once: int) -> None:
         config = front_study(budget={"trials": 7})
         proposed = drive(search_of(config), at_once=at_once)
         assert len({tuple(proposal.point.values()) for proposal in proposed}) == 7

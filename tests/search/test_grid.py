@@ -29,7 +29,7 @@ def grid(trials: int = len(ORDER), **given: Any) -> StudyConfig:
     return study_of(
         search={"sampler": "grid"},
         budget={"trials": trials},
-        **{"space": SPACE, "conditions": ["encoder.norm == 'group' or crops.views < 9"], **given},
+        **{"space": SPACE, "constraints": ["encoder.norm == 'group' or crops.views < 9"], **given},
     )
 
 
@@ -59,7 +59,7 @@ def test_a_trial_that_was_lost_altogether_costs_its_own_point_alone() -> None:
 
 def test_a_space_of_constants_is_a_grid_of_one_point() -> None:
     point: Point = {"crops.views": 4, "seed": 3}
-    assert run(grid(1, space=point, conditions=[]), 1) == [point]
+    assert run(grid(1, space=point, constraints=[]), 1) == [point]
 
 
 @given(st.permutations(list(SPACE)))

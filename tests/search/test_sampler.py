@@ -33,7 +33,7 @@ def assert_within(value: Any, written: Range) -> None:
 
 
 @pytest.mark.parametrize("sampler", FAST)
-def test_points_are_new_within_the_ranges_and_meet_the_conditions(sampler: str) -> None:
+def test_points_are_new_within_the_ranges_and_meet_the_constraints(sampler: str) -> None:
     config = study_of(sampler)
     points = run(config, 30)
     for point in points:
@@ -68,7 +68,7 @@ def test_a_resumed_study_goes_on_as_if_it_had_not_been_interrupted(sampler: str,
 @pytest.mark.parametrize("sampler", FAST)
 def test_a_finite_space_is_exhausted_before_a_point_repeats(sampler: str) -> None:
     space = {"crops.views": {"int": [2, 4]}, "encoder.norm": {"choice": ["batch", "group"]}}
-    config = study_of(sampler, space=space, conditions=["encoder.norm == 'group' or crops.views > 2"])
+    config = study_of(sampler, space=space, constraints=["encoder.norm == 'group' or crops.views > 2"])
     points = [tuple(point.values()) for point in run(config, 7)]
     assert set(points[:5]) == {(3, "batch"), (4, "batch"), (2, "group"), (3, "group"), (4, "group")}
     assert set(points[5:]) <= set(points[:5])
@@ -76,7 +76,7 @@ def test_a_finite_space_is_exhausted_before_a_point_repeats(sampler: str) -> Non
 
 @pytest.mark.parametrize("space", [{}, {"crops.views": 4}])
 def test_a_space_with_nothing_to_search_repeats_its_one_point(space: Point) -> None:
-    assert run(study_of("tpe", space=space, conditions=[]), 3) == [space] * 3
+    assert run(study_of("tpe", space=space, constraints=[]), 3) == [space] * 3
 
 
 @pytest.mark.slow
@@ -89,7 +89,7 @@ def test_the_gaussian_process_asks_too() -> None:
 
 
 def test_points_of_trials_that_run_at_once_differ() -> None:
-    config = study_of("tpe", space={"crops.views": {"int": [2, 6]}}, conditions=[])
+    config = study_of("tpe", space={"crops.views": {"int": [2, 6]}}, constraints=[])
     study = open_study(config, InMemoryStorage())
     assert {point["crops.views"] for _, point in (ask(study, config) for _ in range(5))} == {2, 3, 4, 5, 6}
 
@@ -103,7 +103,7 @@ def test_a_trial_that_goes_on_keeps_its_point() -> None:
 
 
 @pytest.mark.parametrize(
-    ("space", "conditions"),
+    ("space", "constraints"),
     [
         (
             {"crops.views": {"int": [2, 8]}, "pretraining.replays": 6},
@@ -111,10 +111,10 @@ def test_a_trial_that_goes_on_keeps_its_point() -> None:
         ),
         ({"perturbation.attack": "pgd", "pretraining.replays": {"int": [1, 4]}}, []),
     ],
-    ids=["a condition", "a rule between keys"],
+    ids=["a constraint", "a rule between keys"],
 )
-def test_constants_of_the_space_count_in_conditions_and_rules(space: Point, conditions: list[str]) -> None:
-    config = study_of("random", space=space, conditions=conditions)
+def test_constants_of_the_space_count_in_conditions_and_rules(space: Point, constraints: list[str]) -> None:
+    config = study_of("random", space=space, constraints=constraints)
     assert all(config.admits(point) for point in run(config, 4))
 
 

@@ -19,7 +19,7 @@ VIEWS: dict[str, Any] = {
         "perturbation.epsilon": {"float": [0.01, 0.05]},
         "pretraining.epochs": 4,
     },
-    "conditions": [],
+    "constraints": [],
 }
 PER_VIEW = 4 * 45_000 * 3
 """Crop passes of a trial of this space, for each of its views."""
@@ -66,14 +66,14 @@ def test_each_limit_ends_the_study_once_nothing_fits_what_is_left(
     seed=st.integers(0, 2**16),
     at_once=st.sampled_from([1, 3]),
     failing=st.integers(2, 9),
-    halving=st.sampled_from([None, {"rungs": [0.5], "keep": 0.5}]),
+    mo_asha=st.sampled_from([None, {"rungs": [0.5], "keep": 0.5}]),
 )
 def test_crop_passes_never_exceed_their_budget(
-    limit: float, seed: int, at_once: int, failing: int, halving: dict[str, Any] | None
+    limit: float, seed: int, at_once: int, failing: int, mo_asha: dict[str, Any] | None
 ) -> None:
     config = study_of(
         **VIEWS,
-        search={"sampler": "random", "seed": seed, "halving": halving},
+        search={"sampler": "random", "seed": seed, "mo_asha": mo_asha},
         budget={"trials": 12, "crop_passes": limit * PER_VIEW},
     )
     search = search_of(config)
@@ -139,7 +139,7 @@ class TestRefusal:
 
 
 class TestMemory:
-    SIZES: dict[str, Any] = {"space": {"crops.views": {"int": [2, 40]}, "pretraining.epochs": 4}, "conditions": []}
+    SIZES: dict[str, Any] = {"space": {"crops.views": {"int": [2, 40]}, "pretraining.epochs": 4}, "constraints": []}
 
     @staticmethod
     def bytes_of(config: Any, views: int) -> float:
@@ -159,7 +159,7 @@ class TestMemory:
 
     def test_one_size_tells_nothing_of_others(self) -> None:
         space = {"perturbation.epsilon": {"float": [0.01, 0.05]}, "pretraining.epochs": 4}
-        search = search_of(study_of(space=space, conditions=[], budget={"trials": 5}), memory_bytes=1.0)
+        search = search_of(study_of(space=space, constraints=[], budget={"trials": 5}), memory_bytes=1.0)
         assert len(drive(search)) == 5
         assert infeasible(search) == []
 
@@ -209,7 +209,7 @@ class TestInterruption:
         trials = 6 if sampler == "front" else 14
         return study_of(
             sampler,
-            search={"sampler": sampler, "startup_trials": 3, "seed": 2, "halving": {"rungs": [0.5], "keep": 0.5}},
+            search={"sampler": sampler, "startup_trials": 3, "seed": 2, "mo_asha": {"rungs": [0.5], "keep": 0.5}},
             budget={"trials": trials, "crop_passes": 60 * PER_VIEW},
         )
 
@@ -294,10 +294,10 @@ def test_what_was_taken_over_teaches_the_sampler_and_costs_nothing() -> None:
 def test_what_falls_behind_is_stopped_and_its_share_of_the_budget_goes_to_others() -> None:
     begun: dict[bool, int] = {}
     for halved in (False, True):
-        halving = {"rungs": [0.25, 0.5], "keep": 0.5} if halved else None
+        mo_asha = {"rungs": [0.25, 0.5], "keep": 0.5} if halved else None
         search = search_of(
             study_of(
-                search={"sampler": "random", "startup_trials": 4, "seed": 0, "halving": halving},
+                search={"sampler": "random", "startup_trials": 4, "seed": 0, "mo_asha": mo_asha},
                 budget={"trials": 60, "crop_passes": 150 * PER_VIEW},
             )
         )

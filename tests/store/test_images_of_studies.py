@@ -61,7 +61,7 @@ class TestPaths:
         others = [
             study("a.npz"),
             study(None),
-            study("a.npz", transfer="b.npz").model_copy(update={"dialect": "published"}),
+            study("a.npz", transfer="b.npz").model_copy(update={"variant": "published"}),
         ]
         assert all(here.identity() != other.identity() for other in others)
         assert len({config.trial.fingerprint for config in (here, *others[:2])}) == 3

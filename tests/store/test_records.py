@@ -170,7 +170,7 @@ def test_reading_never_unpickles(tmp_path: Path) -> None:
 
 
 def test_a_study_survives_being_noted(tmp_path: Path) -> None:
-    config = study(question="Überlebt ε?", conditions=["crops.views <= 30"])
+    config = study(question="Überlebt ε?", constraints=["crops.views <= 30"])
     write_config(tmp_path, config)
     assert read_config(tmp_path) == config
 

@@ -291,8 +291,8 @@ class TestRepair:
         DAMAGES["zeros"](path / file)
         before = files(path)
         (done,) = repair(folder, nothing)
-        assert done.startswith(f"{path}: was taken over from earlier/trial_00004 and is no longer whole; kept as ")
-        assert "--import" in done
+        assert done.startswith(f"{path}: was warm-started from earlier/trial_00004 and is no longer whole; kept as ")
+        assert "--warm-start" in done
         assert files(path.with_name(f"{path.name}.damaged")) == before
         assert not path.exists()
 

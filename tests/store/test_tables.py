@@ -43,13 +43,13 @@ def test_markdown_and_latex_have_a_line_for_each_row() -> None:
     ("column", "value", "shown"),
     [
         ("robust_accuracy_mean", 0.5, "50.0%"),
-        ("robust_accuracy_flattered", -0.014, "-1.4%"),
+        ("robust_accuracy_optimism", -0.014, "-1.4%"),
         ("front_probability", 0.84, "84.0%"),
         ("autoattack_low", 0.02, "2.0%"),
         ("crop_passes", 48_000, "48k"),
         ("train_seconds", 97.1, "1 min 37 s"),
         ("epochs", 4, "4"),
-        ("decided", True, "yes"),
+        ("significant", True, "yes"),
         ("reason", "", "–"),
     ],
 )

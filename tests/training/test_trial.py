@@ -27,8 +27,8 @@ from cfamc_ray.training.trial import (
     Trial,
     TrialFailed,
     TrialMetrics,
-    arithmetic,
     initial_encoder,
+    resolve_precision,
 )
 
 MEASURED = ("train_seconds", "eval_seconds", "overhead_seconds", "peak_memory_bytes", "crop_passes_per_second")
@@ -192,7 +192,7 @@ def test_initial_weights_follow_from_the_seed_and_are_each_trials_own() -> None:
 def test_recomputed_activations_change_nothing(attack: dict[str, Any], norm: str, precision: str) -> None:
     chunks = {"crops.views": 5, "pretraining.views_at_once": 2, **attack}
     kept = tiny_trial(tiny_config(**{"encoder.norm": norm, "pretraining.precision": precision, **chunks}))
-    again = tiny_trial(kept.config.with_values({"pretraining.recompute": True}))
+    again = tiny_trial(kept.config.with_values({"pretraining.activation_checkpointing": True}))
     list(kept)
     list(again)
     torch.testing.assert_close(state(again), state(kept), rtol=0, atol=0)
@@ -282,7 +282,7 @@ def test_what_the_first_worker_says_does_not_wait_for_a_gpu(monkeypatch: pytest.
         tensor.fill_(True)
 
     monkeypatch.setattr(torch.distributed, "broadcast", broadcast)
-    assert trial.first_says(False)
+    assert trial.broadcast_from_rank0(False)
     assert sent == [(torch.device("cpu"), "over the hosts")]
 
 
@@ -468,7 +468,7 @@ def test_a_cpu_computes_in_bfloat16_where_it_has_amx(
     instructions: str, autocast: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {instructions: True}, raising=False)
-    assert arithmetic("auto", torch.device("cpu")) == (torch.float32, autocast)
+    assert resolve_precision("auto", torch.device("cpu")) == (torch.float32, autocast)
 
 
 def crops_of_all_minibatches(config: TrialConfig, splits: Splits, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""The published systems and their relatives by name, each in the sane dialect and in that of the published code."""
+"""The published systems and their relatives by name, as corrected and as published."""
 
 import difflib
 from collections.abc import Mapping
@@ -14,9 +14,9 @@ from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.config.yaml12 import read_yaml
 
 FOLDER = Path(__file__).resolve().parent
-Dialect = Literal["sane", "published"]
-DIALECTS: tuple[Dialect, ...] = get_args(Dialect)
-"""`sane`: the defaults of a trial. `published`: every choice that the published code hides."""
+Variant = Literal["corrected", "published"]
+VARIANTS: tuple[Variant, ...] = get_args(Variant)
+"""`corrected`: the defaults of a trial. `published`: every choice that the published code hides."""
 
 Percent = Annotated[Real, Field(ge=0, le=100)]
 
@@ -51,8 +51,8 @@ class Recipe(Strict):
     published: Published | None = None
     differences: dict[str, Any] = Field(default={}, alias="trial")
     """Keys of a trial, as a space file has them."""
-    dialects: dict[Dialect, dict[str, Any]] = {}
-    """Keys of a trial in one dialect alone."""
+    variants: dict[Variant, dict[str, Any]] = {}
+    """Keys of a trial in one variant alone."""
 
     @field_validator("base")
     @classmethod
@@ -61,18 +61,18 @@ class Recipe(Strict):
             read_recipe(base)
         return bases
 
-    def tree(self, dialect: Dialect = "sane") -> dict[str, Any]:
+    def tree(self, variant: Variant = "corrected") -> dict[str, Any]:
         """All keys of a trial that the recipe sets, those of its bases included."""
-        own = self._own(dialect)
-        return own if dialect == "sane" else lay(own, _read(FOLDER / "dialects" / f"{dialect}.yaml").differences)
+        own = self._own(variant)
+        return own if variant == "corrected" else lay(own, _read(FOLDER / "variants" / f"{variant}.yaml").differences)
 
-    def _own(self, dialect: Dialect) -> dict[str, Any]:
-        bases = [read_recipe(base)._own(dialect) for base in self.base]
-        return reduce(lay, [*bases, self.differences, self.dialects.get(dialect, {})])
+    def _own(self, variant: Variant) -> dict[str, Any]:
+        bases = [read_recipe(base)._own(variant) for base in self.base]
+        return reduce(lay, [*bases, self.differences, self.variants.get(variant, {})])
 
-    def trial(self, dialect: Dialect = "sane") -> TrialConfig:
+    def trial(self, variant: Variant = "corrected") -> TrialConfig:
         """The trial that the recipe is."""
-        return TrialConfig.model_validate(self.tree(dialect))
+        return TrialConfig.model_validate(self.tree(variant))
 
 
 def recipe_names() -> list[str]:

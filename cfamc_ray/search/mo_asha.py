@@ -1,4 +1,4 @@
-"""Pareto halving: trials that fall behind are stopped early, by all objectives at once and against equals.
+"""MO-ASHA: trials that fall behind are stopped early, by all objectives at once and against equals.
 
 Successive halving in its asynchronous form (Li et al., arXiv 1810.05934), with the selection of several objectives by
 non-dominated rank, then spread (Schmucker et al., arXiv 2106.12639). Two things differ. A rung is a fraction of the
@@ -15,8 +15,7 @@ from typing import NamedTuple
 from cfamc_ray.config.study import PLANNED_COSTS, StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.front.dominance import best_first
-from cfamc_ray.space.encoding import trials_of
-from cfamc_ray.store.records import TrialRecord
+from cfamc_ray.store.records import TrialRecord, trials_of
 
 
 class Rung(NamedTuple):
@@ -44,16 +43,16 @@ def rungs_of(trial: TrialConfig, shares: Iterable[float]) -> list[Rung]:
     return [Rung(share, epoch) for epoch, share in by_epoch.items()]
 
 
-class ParetoHalving:
+class MultiObjectiveAsha:
     """Judges trials at their rungs.
 
     Args:
-        config: of the study; `search.halving` must be set.
+        config: of the study; `search.mo_asha` must be set.
     """
 
     def __init__(self, config: StudyConfig) -> None:
-        assert config.search.halving is not None
-        self.config, self.halving = config, config.search.halving
+        assert config.search.mo_asha is not None
+        self.config, self.mo_asha = config, config.search.mo_asha
         self.directions = [*config.objectives.values(), "minimize"]
         self._trial_of = trials_of(config)
 
@@ -69,7 +68,7 @@ class ParetoHalving:
             return ""
         peers = [record, *(other for other in others if other.number != record.number)]
         passed = [values for peer in peers if (values := self._values_at(peer, rung.share)) is not None]
-        survivors = math.ceil(self.halving.keep * len(passed))
+        survivors = math.ceil(self.mo_asha.keep * len(passed))
         place = best_first(passed, self.directions).index(0) + 1
         if place <= survivors:
             return ""
@@ -79,7 +78,7 @@ class ParetoHalving:
         )
 
     def _rungs(self, record: TrialRecord) -> list[Rung]:
-        return rungs_of(self._trial_of(record), self.halving.rungs)
+        return rungs_of(self._trial_of(record), self.mo_asha.rungs)
 
     def _values_at(self, record: TrialRecord, share: float) -> list[float] | None:
         """What is compared at a rung; None of a trial that did not come so far."""

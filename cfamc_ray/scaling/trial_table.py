@@ -16,7 +16,7 @@ ACCURACIES = ("clean_accuracy", "robust_accuracy")
 VIEWS, PASSES = "crops.views", "crop_passes"
 
 
-class Learned(NamedTuple):
+class TrialTable(NamedTuple):
     """Finished trials of the learning part."""
 
     points: Sequence[Mapping[str, Any]]
@@ -33,7 +33,7 @@ class Learned(NamedTuple):
         columns = [self.passes if key == PASSES else [float(point[key]) for point in self.points] for key in keys]
         return np.array(columns, dtype=float).reshape(len(keys), -1).T
 
-    def measured(self, metric: str) -> "Learned":
+    def measured(self, metric: str) -> "TrialTable":
         """Those that have the metric."""
         return self.take(np.isfinite(self.accuracies[metric]))
 
@@ -43,11 +43,11 @@ class Learned(NamedTuple):
         alike = [n for n, other in enumerate(self.points) if wanted.items() <= other.items()]
         return float(self.accuracies[metric][alike or slice(None)].mean())
 
-    def take(self, places: Any) -> "Learned":
+    def take(self, places: Any) -> "TrialTable":
         """Some of them, by mask or by position."""
         chosen = np.arange(len(self.points))[places]
         accuracies = {name: values[chosen] for name, values in self.accuracies.items()}
-        return Learned([self.points[n] for n in chosen], self.budgets[chosen], self.passes[chosen], accuracies)
+        return TrialTable([self.points[n] for n in chosen], self.budgets[chosen], self.passes[chosen], accuracies)
 
 
 def learning_table(config: ScalingConfig, records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
@@ -69,10 +69,10 @@ def learning_columns(config: ScalingConfig) -> list[str]:
     return ["trial_id", "status", "budget", *ACCURACIES, *COSTS, *config.learning_points[0]]
 
 
-def learned(config: ScalingConfig, records: Sequence[TrialRecord]) -> Learned:
+def trial_table(config: ScalingConfig, records: Sequence[TrialRecord]) -> TrialTable:
     """The finished trials, as the laws see them."""
     finished = [record for record in records if record.status == "finished"]
-    return Learned(
+    return TrialTable(
         points=[record.point for record in finished],
         budgets=np.array([_budget(config, record) for record in finished], dtype=float),
         passes=np.array([record.value(PASSES) for record in finished]),
@@ -80,7 +80,7 @@ def learned(config: ScalingConfig, records: Sequence[TrialRecord]) -> Learned:
     )
 
 
-def factors(found: Learned) -> list[str]:
+def factors(found: TrialTable) -> list[str]:
     """Keys with numbers that vary among the trials; seeds are no factor."""
     keys = [key for key in (found.points[0] if found.points else {}) if key != "seed"]
     numbers = [key for key in keys if all(_is_number(point[key]) for point in found.points)]

@@ -1,4 +1,4 @@
-"""Pareto halving: where trials are judged, and what a verdict depends on."""
+"""MO-ASHA: where trials are judged, and what a verdict depends on."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
-from cfamc_ray.search.halving import ParetoHalving, rungs_of
+from cfamc_ray.search.mo_asha import MultiObjectiveAsha, rungs_of
 from cfamc_ray.store.records import Status, TrialRecord
 
 ACCURACIES = {"clean_accuracy": "maximize", "robust_accuracy": "maximize"}
@@ -24,7 +24,7 @@ def study(
         {
             "name": "halved",
             "objectives": objectives,
-            "search": {"sampler": "random", "halving": {"rungs": rungs, "keep": keep}},
+            "search": {"sampler": "random", "mo_asha": {"rungs": rungs, "keep": keep}},
             "space": {"crops.views": {"int": [2, 40]}, "pretraining.epochs": {"int": [1, 40]}},
         }
     )
@@ -63,7 +63,7 @@ def level(number: int, score: float | None, *, seen: int = 2, **given: Any) -> T
 
 
 def verdict(judged: TrialRecord, others: Sequence[TrialRecord], config: StudyConfig = CONFIG) -> str:
-    return ParetoHalving(config).verdict(judged, others)
+    return MultiObjectiveAsha(config).verdict(judged, others)
 
 
 class TestRungs:
@@ -191,7 +191,7 @@ class TestMemory:
         records = [record(number, curve, views=views) for number, (curve, views) in enumerate(peers)]
         first = record(0, peers[0][0][:2], views=peers[0][1])
         expected = verdict(first, records)
-        used = ParetoHalving(CONFIG)
+        used = MultiObjectiveAsha(CONFIG)
         for number in np.random.default_rng(seed).permutation(len(records)):
             used.verdict(record(int(number), peers[number][0][:2], views=peers[number][1]), records[: number + 1])
         assert used.verdict(first, records) == expected
@@ -208,7 +208,7 @@ class TestMemory:
         assert verdict(first, ended) == verdict(first, others)
 
     def test_an_older_state_of_the_trial_itself_is_no_peer(self) -> None:
-        halving, others = ParetoHalving(CONFIG), [level(number, 0.1) for number in range(3)]
+        halving, others = MultiObjectiveAsha(CONFIG), [level(number, 0.1) for number in range(3)]
         assert halving.verdict(level(9, 0.9), [*others, level(9, 0.9, seen=1), level(9, 0.1)]) == ""
         said = halving.verdict(level(9, 0.05), [*others, level(9, 0.9)])
         assert "4 trials" in said

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cfamc_ray.config.space import Condition
+from cfamc_ray.config.space import Constraint
 from cfamc_ray.config.trial import TrialConfig
 
 VALUES = {"a": 3, "b": -2, "section.c": 0.5}
@@ -43,9 +43,9 @@ def test_the_truth_is_that_of_python(text: str) -> None:
         expected = eval(python, {"a": 3, "b": -2, "section_c": 0.5})  # noqa: S307
     except (ZeroDivisionError, OverflowError):
         with pytest.raises(ValueError, match="cannot be computed"):
-            Condition(text).holds(value_of)
+            Constraint(text).holds(value_of)
     else:
-        assert Condition(text).holds(value_of) is bool(expected)
+        assert Constraint(text).holds(value_of) is bool(expected)
 
 
 @pytest.mark.parametrize(
@@ -53,11 +53,11 @@ def test_the_truth_is_that_of_python(text: str) -> None:
     ["crops.views * pretraining.replays <= 48", "perturbation.attack == 'free'", "crop_passes <= 2160000 * 10", "True"],
 )
 def test_keys_texts_and_derived_quantities_are_read(text: str) -> None:
-    assert Condition(text).holds(TrialConfig().value_of)
+    assert Constraint(text).holds(TrialConfig().value_of)
 
 
-def test_a_condition_that_is_not_met_is_false() -> None:
-    assert not Condition("crops.views < 16").holds(TrialConfig().value_of)
+def test_a_constraint_that_is_not_met_is_false() -> None:
+    assert not Constraint("crops.views < 16").holds(TrialConfig().value_of)
 
 
 @pytest.mark.parametrize(
@@ -89,13 +89,13 @@ def test_a_condition_that_is_not_met_is_false() -> None:
 @pytest.mark.filterwarnings("ignore::SyntaxWarning")
 def test_anything_but_keys_arithmetic_and_comparisons_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"uses .*: only keys, numbers|which no trial has"):
-        Condition(text).holds(value_of)
+        Constraint(text).holds(value_of)
 
 
 @pytest.mark.parametrize("text", ["", "a <=", "a = 3", "a <= 3; b", "import os", "(a <= 3", "a <= 3\nb <= 3", "\0"])
 def test_what_does_not_parse_is_refused_when_it_is_made(text: str) -> None:
-    with pytest.raises(ValueError, match=r"cannot be read as a condition|null bytes"):
-        Condition(text)
+    with pytest.raises(ValueError, match=r"cannot be read as a constraint|null bytes"):
+        Constraint(text)
 
 
 @pytest.mark.parametrize(
@@ -104,13 +104,13 @@ def test_what_does_not_parse_is_refused_when_it_is_made(text: str) -> None:
 )
 def test_a_key_that_no_trial_has_is_refused(key: str) -> None:
     with pytest.raises(ValueError, match=rf"names {key}, which no trial has"):
-        Condition(f"{key} == 3").holds(TrialConfig().value_of)
+        Constraint(f"{key} == 3").holds(TrialConfig().value_of)
 
 
 @pytest.mark.parametrize("key", ["crops.model_dump", "crops.model_fields_set", "with_values"])
 def test_a_method_is_no_key(key: str) -> None:
     with pytest.raises(ValueError, match="which no trial has"):
-        Condition(f"{key} == 3").holds(TrialConfig().value_of)
+        Constraint(f"{key} == 3").holds(TrialConfig().value_of)
 
 
 @pytest.mark.parametrize(
@@ -127,19 +127,19 @@ def test_a_method_is_no_key(key: str) -> None:
 )
 def test_what_has_no_truth_is_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Condition(text).holds(value_of)
+        Constraint(text).holds(value_of)
 
 
 def test_minus_a_text_is_refused() -> None:
     with pytest.raises(ValueError, match="cannot be computed"):
-        Condition("-perturbation.attack <= 3").holds(TrialConfig().value_of)
+        Constraint("-perturbation.attack <= 3").holds(TrialConfig().value_of)
 
 
 @pytest.mark.parametrize("text", ["a and b", "a <= 3 and b", "not a", "b or a > 5"])
 def test_numbers_are_not_truth_values(text: str) -> None:
     with pytest.raises(ValueError, match="neither true nor false"):
-        Condition(text).holds(value_of)
+        Constraint(text).holds(value_of)
 
 
 def test_a_guard_keeps_what_follows_from_being_computed() -> None:
-    assert Condition("b == -2 or a / (b + 2) <= 1").holds(value_of)
+    assert Constraint("b == -2 or a / (b + 2) <= 1").holds(value_of)

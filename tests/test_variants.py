@@ -1,4 +1,4 @@
-"""The choices that the published code hides, each pinned through a whole trial of a recipe in either dialect."""
+"""The choices that the published code hides, each pinned through a whole trial of a recipe in either variant."""
 
 import copy
 import math
@@ -9,21 +9,21 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cfamc_ray.config.recipes import DIALECTS, Dialect, read_recipe
+from cfamc_ray.config.recipes import VARIANTS, Variant, read_recipe
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.data.splits import load_splits
 from cfamc_ray.method.losses import emp_ssl_loss
 from cfamc_ray.training.trial import Trial
 
 EPSILON, STEP = 8 / 255, 0.01
-IN_BOTH_DIALECTS = pytest.mark.parametrize("dialect", DIALECTS)
+IN_BOTH_DIALECTS = pytest.mark.parametrize("variant", VARIANTS)
 FREE_RECIPES = pytest.mark.parametrize("name", ["cf-amc-ssl", "emp-ssl-patches-free", "simclr-crops-free"])
 PGD_RECIPES = pytest.mark.parametrize("name", ["emp-ssl-crops-pgd", "simclr-crops-pgd"])
 
 
-def tiny(name: str, dialect: Dialect, **changes: Any) -> TrialConfig:
+def tiny(name: str, variant: Variant, **changes: Any) -> TrialConfig:
     """A recipe on 12 digits, 3 minibatches an epoch, in float64, with nothing else of it changed."""
-    config = read_recipe(name).trial(dialect)
+    config = read_recipe(name).trial(variant)
     return config.with_values(
         {
             "data.name": "digits",
@@ -119,25 +119,25 @@ def cosine(update: int, horizon: int) -> float:
 @pytest.mark.parametrize("replays", [1, 2, 3, 4])
 @IN_BOTH_DIALECTS
 def test_the_published_rate_ends_at_zero_for_odd_replays_alone_and_the_sane_one_for_all(
-    dialect: Dialect, replays: int, monkeypatch: pytest.MonkeyPatch
+    variant: Variant, replays: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = tiny("cf-amc-ssl", dialect, **{"pretraining.replays": replays, "pretraining.epochs": 2})
+    config = tiny("cf-amc-ssl", variant, **{"pretraining.replays": replays, "pretraining.epochs": 2})
     watched = Watched(config, monkeypatch)
     minibatches = 2 * 3
-    horizon = minibatches if dialect == "published" else minibatches * replays
+    horizon = minibatches if variant == "published" else minibatches * replays
     assert watched.rates == pytest.approx([cosine(k, horizon) for k in range(minibatches * replays)], abs=1e-15)
     assert [row.learning_rate for row in watched.rows] == pytest.approx(
         [cosine(3 * replays, horizon), cosine(6 * replays, horizon)], abs=1e-15
     )
-    even = dialect == "published" and replays % 2 == 0
+    even = variant == "published" and replays % 2 == 0
     assert watched.rows[-1].learning_rate == pytest.approx(0.3 if even else 0.0, abs=1e-15)
 
 
 @IN_BOTH_DIALECTS
-def test_the_rate_of_a_pgd_baseline_falls_to_zero_in_either_dialect(
-    dialect: Dialect, monkeypatch: pytest.MonkeyPatch
+def test_the_rate_of_a_pgd_baseline_falls_to_zero_in_either_variant(
+    variant: Variant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    watched = Watched(tiny("emp-ssl-crops-pgd", dialect), monkeypatch)
+    watched = Watched(tiny("emp-ssl-crops-pgd", variant), monkeypatch)
     assert watched.rates == pytest.approx([cosine(k, 3) for k in range(3)], abs=1e-15)
     assert watched.rows[-1].learning_rate == pytest.approx(0, abs=1e-15)
 
@@ -184,13 +184,14 @@ def passes_by_hand(
 
 
 @pytest.mark.parametrize(
-    ("dialect", "attack_in_train_mode"), [("published", True), ("published", False), ("sane", True), ("sane", False)]
+    ("variant", "attack_in_train_mode"),
+    [("published", True), ("published", False), ("corrected", True), ("corrected", False)],
 )
 @PGD_RECIPES
 def test_a_published_pgd_update_adds_the_gradients_of_its_attack_and_a_sane_one_does_not(
-    name: str, dialect: Dialect, attack_in_train_mode: bool, monkeypatch: pytest.MonkeyPatch
+    name: str, variant: Variant, attack_in_train_mode: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = tiny(name, dialect, **{"perturbation.attack_in_train_mode": attack_in_train_mode})
+    config = tiny(name, variant, **{"perturbation.attack_in_train_mode": attack_in_train_mode})
     watched = Watched(config, monkeypatch)
     assert watched.passes == 6
     for minibatch, crops_VBCHW in enumerate(watched.crops):
@@ -200,10 +201,10 @@ def test_a_published_pgd_update_adds_the_gradients_of_its_attack_and_a_sane_one_
             encoder,
             crops_VBCHW,
             attack_in_train_mode=attack_in_train_mode,
-            with_itself=dialect == "published" and name == "simclr-crops-pgd",
+            with_itself=variant == "published" and name == "simclr-crops-pgd",
         )
         torch.testing.assert_close(watched.deltas[minibatch], delta_VBCHW, rtol=0, atol=1e-12)
-        counted = gradients if dialect == "published" else gradients[-1:]
+        counted = gradients if variant == "published" else gradients[-1:]
         for (weight, _), of_passes in zip(encoder.named_parameters(), zip(*counted, strict=True), strict=True):
             torch.testing.assert_close(
                 watched.gradients[minibatch][weight], torch.stack(of_passes).sum(0), rtol=1e-9, atol=1e-9
@@ -215,8 +216,12 @@ def test_a_published_pgd_update_adds_the_gradients_of_its_attack_and_a_sane_one_
 
 
 def test_the_two_dialects_of_a_pgd_update_differ_by_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    published, sane = (Watched(tiny("emp-ssl-crops-pgd", d), monkeypatch).gradients[0] for d in DIALECTS[::-1])
-    gaps = [(published[name] - sane[name]).norm() / sane[name].norm() for name in sane if sane[name].ndim > 1]
+    published, corrected = (Watched(tiny("emp-ssl-crops-pgd", d), monkeypatch).gradients[0] for d in VARIANTS[::-1])
+    gaps = [
+        (published[name] - corrected[name]).norm() / corrected[name].norm()
+        for name in corrected
+        if corrected[name].ndim > 1
+    ]
     assert min(gaps) > 0.5
 
 
@@ -235,9 +240,9 @@ def test_the_two_dialects_of_a_pgd_update_differ_by_much(monkeypatch: pytest.Mon
 )
 @IN_BOTH_DIALECTS
 def test_batch_norm_counts_every_pass_in_train_mode_and_both_views_of_simclr(
-    dialect: Dialect, name: str, changes: dict[str, Any], per_minibatch: int, monkeypatch: pytest.MonkeyPatch
+    variant: Variant, name: str, changes: dict[str, Any], per_minibatch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trial = Watched(tiny(name, dialect, **changes), monkeypatch).trial
+    trial = Watched(tiny(name, variant, **changes), monkeypatch).trial
     counts = [buffer.item() for key, buffer in trial.encoder.named_buffers() if key.endswith("num_batches_tracked")]
     assert counts
     assert set(counts) == {3 * per_minibatch}
@@ -250,27 +255,27 @@ def outside(pixels: Tensor) -> bool:
 @FREE_RECIPES
 @IN_BOTH_DIALECTS
 def test_only_the_first_replay_of_a_published_minibatch_sees_pixels_outside_the_box(
-    dialect: Dialect, name: str, monkeypatch: pytest.MonkeyPatch
+    variant: Variant, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    watched = Watched(tiny(name, dialect), monkeypatch)
+    watched = Watched(tiny(name, variant), monkeypatch)
     assert watched.passes == 3
     outsiders = [[outside(shown) for shown in watched.inputs_of(minibatch)] for minibatch in range(3)]
-    carried = [dialect == "published", False, False]
+    carried = [variant == "published", False, False]
     assert outsiders == [[False] * 3, carried, carried]
 
 
 @FREE_RECIPES
 @IN_BOTH_DIALECTS
 def test_a_free_perturbation_is_carried_by_position_onto_the_next_crops(
-    dialect: Dialect, name: str, monkeypatch: pytest.MonkeyPatch
+    variant: Variant, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    watched = Watched(tiny(name, dialect, **{"pretraining.epochs": 2}), monkeypatch)
+    watched = Watched(tiny(name, variant, **{"pretraining.epochs": 2}), monkeypatch)
     assert torch.equal(watched.inputs_of(0)[0], watched.crops[0])
     for minibatch in range(1, 6):  # also from one epoch to the next
         crops_VBCHW, before_VBCHW = watched.crops[minibatch], watched.deltas[minibatch - 1]
         assert before_VBCHW.any()
         shown_VBCHW = crops_VBCHW + before_VBCHW
-        if dialect == "sane":
+        if variant == "corrected":
             shown_VBCHW = shown_VBCHW.clamp(0, 1)
         torch.testing.assert_close(watched.inputs_of(minibatch)[0], shown_VBCHW, rtol=0, atol=1e-15)
 
@@ -278,24 +283,24 @@ def test_a_free_perturbation_is_carried_by_position_onto_the_next_crops(
 @FREE_RECIPES
 @IN_BOTH_DIALECTS
 def test_no_perturbation_leaves_its_ball_and_a_replay_moves_it_by_a_hundredth_at_most(
-    dialect: Dialect, name: str, monkeypatch: pytest.MonkeyPatch
+    variant: Variant, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    watched = Watched(tiny(name, dialect), monkeypatch)
+    watched = Watched(tiny(name, variant), monkeypatch)
     assert watched.deltas[0].abs().max().item() == pytest.approx(3 * STEP)
     assert watched.deltas[-1].abs().max().item() == pytest.approx(EPSILON)
     for minibatch in range(3):
         first, second, third = watched.inputs_of(minibatch)
         assert (third - second).abs().max() <= STEP + 1e-12
-        if minibatch == 0 or dialect == "sane":  # else the box pulls the first ones back
+        if minibatch == 0 or variant == "corrected":  # else the box pulls the first ones back
             assert (second - first).abs().max() <= STEP + 1e-12
 
 
 @PGD_RECIPES
 @IN_BOTH_DIALECTS
 def test_the_attack_of_a_pgd_recipe_starts_each_minibatch_at_zero_and_stays_in_the_box(
-    dialect: Dialect, name: str, monkeypatch: pytest.MonkeyPatch
+    variant: Variant, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    watched = Watched(tiny(name, dialect), monkeypatch)
+    watched = Watched(tiny(name, variant), monkeypatch)
     for minibatch, crops_VBCHW in enumerate(watched.crops):
         first, *others = watched.inputs_of(minibatch)
         assert torch.equal(first[1:], crops_VBCHW[1:])
@@ -306,16 +311,16 @@ def test_the_attack_of_a_pgd_recipe_starts_each_minibatch_at_zero_and_stays_in_t
 @pytest.mark.parametrize(("name", "passes"), [("simclr-crops-free", 3), ("simclr-crops-pgd", 6)])
 @IN_BOTH_DIALECTS
 def test_simclr_contrasts_an_untouched_view_with_a_perturbed_one(
-    dialect: Dialect, name: str, passes: int, monkeypatch: pytest.MonkeyPatch
+    variant: Variant, name: str, passes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    watched = Watched(tiny(name, dialect), monkeypatch)
+    watched = Watched(tiny(name, variant), monkeypatch)
     assert watched.passes == passes
     for minibatch, crops_VBCHW in enumerate(watched.crops):
         clean_BCHW, perturbed_BCHW = watched.deltas[minibatch]
         assert not clean_BCHW.any()
         assert perturbed_BCHW.flatten(1).any(1).all()
         for position, shown_VBCHW in enumerate(watched.inputs_of(minibatch)):
-            with_itself = dialect == "published" and passes == 6 and position < 5
+            with_itself = variant == "published" and passes == 6 and position < 5
             assert torch.equal(shown_VBCHW[0], crops_VBCHW[int(with_itself)])
         assert not torch.equal(watched.inputs_of(minibatch)[-1][1], crops_VBCHW[1])
     updates = watched.outputs if passes == 3 else watched.outputs[5::6]
@@ -345,15 +350,15 @@ def test_the_attack_of_published_simclr_contrasts_the_second_view_with_itself_an
 @pytest.mark.parametrize("name", ["emp-ssl-crops", "simclr-crops"])
 @IN_BOTH_DIALECTS
 def test_without_an_attack_the_encoder_sees_the_crops_as_they_are(
-    dialect: Dialect, name: str, monkeypatch: pytest.MonkeyPatch
+    variant: Variant, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    watched = Watched(tiny(name, dialect), monkeypatch)
+    watched = Watched(tiny(name, variant), monkeypatch)
     assert all(torch.equal(shown, crops) for shown, crops in zip(watched.inputs, watched.crops, strict=True))
 
 
 @pytest.mark.parametrize("name", ["cf-amc-ssl", "emp-ssl-crops-pgd", "simclr-crops-free"])
 def test_both_dialects_see_the_same_crops_from_the_same_weights(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, theirs = (Watched(tiny(name, dialect), monkeypatch) for dialect in DIALECTS)
+    ours, theirs = (Watched(tiny(name, variant), monkeypatch) for variant in VARIANTS)
     assert all(torch.equal(a, b) for a, b in zip(ours.crops, theirs.crops, strict=True))
     first, second = ours.encoders[0].state_dict(), theirs.encoders[0].state_dict()
     assert all(torch.equal(first[key], second[key]) for key in first)
