@@ -26,8 +26,9 @@ from torchvision.transforms import v2
 
 from benchmarks.reference_loop import crop_loader
 from benchmarks.timing import BATCH, parser, ratios, report, summary
+from cfamc_ray.config.method import CropsConfig
 from cfamc_ray.config.recipes import read_recipe
-from cfamc_ray.config.trial import CropsConfig, TrialConfig
+from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.data.splits import Splits
 from cfamc_ray.method import crops
 from cfamc_ray.method.phases import now

@@ -26,7 +26,8 @@ import torch
 from scipy.stats import t
 
 from cfamc_ray.config.protocol import PROTOCOLS, AttackConfig
-from cfamc_ray.config.recipes import Variant, lay, read_recipe
+from cfamc_ray.config.recipes import Variant, read_recipe
+from cfamc_ray.config.trees import lay
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.cost.work import training_flops
 from cfamc_ray.data.splits import load_splits, load_test

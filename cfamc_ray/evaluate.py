@@ -13,9 +13,9 @@ from rich.table import Table
 
 from cfamc_ray.api import evaluate
 from cfamc_ray.cli.command import exit_code, whole_table
+from cfamc_ray.config.data import DataConfig
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.protocol import HEADS, PROTOCOLS
-from cfamc_ray.config.trial import DataConfig
 from cfamc_ray.formatting import format_radius, format_seconds, format_value
 from cfamc_ray.lifecycle.evaluation import Plan, Run, evaluate_run, planned_evaluations, published_row
 from cfamc_ray.terminal import Detail, add_detail_options

@@ -16,10 +16,11 @@ import pytest
 import torch
 from test_train_command import NO_GPU, Said, Terminal, files, said_by, tiny_study, train_into
 
+from cfamc_ray.config.data import DataConfig
 from cfamc_ray.config.protocol import HEADS, PROTOCOLS, ProtocolConfig
 from cfamc_ray.config.recipes import PublishedRow, read_recipe
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.config.trial import DataConfig, TrialConfig
+from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.data.splits import describe_test
 from cfamc_ray.evaluate import main
 from cfamc_ray.evaluation.autoattack import AttackInvalid

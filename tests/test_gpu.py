@@ -24,9 +24,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from cfamc_ray.config.method import CropsConfig
 from cfamc_ray.config.reading import resolve_study
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.config.trial import CropsConfig, TrialConfig
+from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.data.images import ImageSubset, LabelledImages
 from cfamc_ray.data.splits import Splits
 from cfamc_ray.evaluate import main as evaluate

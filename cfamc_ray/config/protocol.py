@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from cfamc_ray.config.space import Pixels, Real, Strict
+from cfamc_ray.config.types import Pixels, Real, Strict
 
 Phase = Literal["clean", "adversarial"]
 

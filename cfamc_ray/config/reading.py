@@ -9,11 +9,11 @@ from pydantic import BaseModel, ValidationError
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.protocol import HEADS, PROTOCOLS, ProtocolConfig
-from cfamc_ray.config.recipes import branch, lay
 from cfamc_ray.config.scaling import ScalingConfig
-from cfamc_ray.config.space import Strict
 from cfamc_ray.config.study import METRICS, StudyConfig
+from cfamc_ray.config.trees import branch, lay
 from cfamc_ray.config.trial import TrialConfig, trial_keys
+from cfamc_ray.config.types import Strict
 from cfamc_ray.config.yaml12 import dump_yaml, parse_yaml, read_yaml
 
 Config = TypeVar("Config", StudyConfig, ScalingConfig)

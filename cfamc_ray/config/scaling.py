@@ -7,9 +7,10 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from cfamc_ray.config.space import Choice, Real, Scalar, Strict, plain
+from cfamc_ray.config.ranges import Choice
 from cfamc_ray.config.study import BudgetConfig, ResourceConfig, SearchConfig, StudyConfig
 from cfamc_ray.config.trial import TrialConfig, trial_keys
+from cfamc_ray.config.types import Real, Scalar, Strict, plain
 
 EPOCHS = "pretraining.epochs"
 WORKERS = "workers"

@@ -17,24 +17,15 @@ from pydantic import (
     model_validator,
 )
 
+from cfamc_ray.config.constraints import Constraint
 from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.evaluation import EvaluationConfig
 from cfamc_ray.config.protocol import AttackConfig, ProtocolConfig
-from cfamc_ray.config.recipes import VARIANTS, Variant, branch, lay, read_recipe
-from cfamc_ray.config.space import (
-    Choice,
-    Constant,
-    Constraint,
-    FloatRange,
-    IntRange,
-    Range,
-    Real,
-    Scalar,
-    Strict,
-    dump_range,
-    parse_range,
-    plain,
-)
-from cfamc_ray.config.trial import EvaluationConfig, TrialConfig, trial_keys, without_paths
+from cfamc_ray.config.ranges import Choice, Constant, FloatRange, IntRange, Range, dump_range, parse_range
+from cfamc_ray.config.recipes import VARIANTS, Variant, read_recipe
+from cfamc_ray.config.trees import branch, lay
+from cfamc_ray.config.trial import TrialConfig, trial_keys, without_paths
+from cfamc_ray.config.types import Real, Scalar, Strict, plain
 
 Direction = Literal["maximize", "minimize"]
 Point = Mapping[str, Scalar]

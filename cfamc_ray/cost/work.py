@@ -13,9 +13,11 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
+from cfamc_ray.config.data import DataConfig
 from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.method import EncoderConfig
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.config.trial import DataConfig, EncoderConfig, TrialConfig
+from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.data.sources import read_source
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
 

@@ -5,8 +5,8 @@ import json
 from functools import lru_cache
 from pathlib import Path
 
+from cfamc_ray.config.data import DataConfig
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.trial import DataConfig
 from cfamc_ray.data.folders import list_images
 from cfamc_ray.data.sources import locate
 

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from cfamc_ray.config.data import DataConfig
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.trial import DataConfig
 from cfamc_ray.data.imagefolder import read_imagefolder
 from cfamc_ray.data.images import UNLABELLED, LabelledImages, Source, uniformity
 from cfamc_ray.data.stratification import stratified_order

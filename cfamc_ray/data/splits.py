@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from cfamc_ray.config.data import DataConfig
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.trial import DataConfig
 from cfamc_ray.data.images import UNLABELLED, ImageSubset, LabelledImages
 from cfamc_ray.data.sources import read_source
 from cfamc_ray.data.stratification import interleaved, stratified_order

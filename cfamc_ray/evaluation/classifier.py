@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cfamc_ray.config.trial import CropsConfig
+from cfamc_ray.config.method import CropsConfig
 from cfamc_ray.cost.work import BATCH
 from cfamc_ray.data.images import LabelledImages
 from cfamc_ray.method.crops import cut_boxes, draw_crop_parameters

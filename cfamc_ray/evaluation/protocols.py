@@ -12,8 +12,10 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
+from cfamc_ray.config.data import DataConfig
+from cfamc_ray.config.evaluation import EvaluationConfig
+from cfamc_ray.config.method import CropsConfig
 from cfamc_ray.config.protocol import AttackConfig, HeadConfig, ProtocolConfig
-from cfamc_ray.config.trial import CropsConfig, DataConfig, EvaluationConfig
 from cfamc_ray.cost.work import BATCH, batch_images
 from cfamc_ray.data.images import LabelledImages
 from cfamc_ray.data.splits import load_splits, load_test

@@ -12,8 +12,9 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import create_trial
 from scipy.stats import t
 
-from cfamc_ray.config.space import Choice, FloatRange, IntRange, Range, Scalar
+from cfamc_ray.config.ranges import Choice, FloatRange, IntRange, Range
 from cfamc_ray.config.study import Direction, StudyConfig
+from cfamc_ray.config.types import Scalar
 from cfamc_ray.space.encoding import distributions, encode
 from cfamc_ray.store.records import TrialRecord
 from cfamc_ray.store.tables import Table

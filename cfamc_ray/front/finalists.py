@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cfamc_ray.config.space import Choice
+from cfamc_ray.config.ranges import Choice
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.front.confirmation import Confirmation, attainment, candidates, confirm, confirmation_table
 from cfamc_ray.host.files import write_text

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
+from cfamc_ray.config.data import DataConfig
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.protocol import ProtocolConfig
 from cfamc_ray.config.reading import resolve_protocol
 from cfamc_ray.config.recipes import PublishedRow, read_recipe, recipe_names
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.config.trial import DataConfig, TrialConfig, without_paths
+from cfamc_ray.config.trial import TrialConfig, without_paths
 from cfamc_ray.config.yaml12 import dump_yaml
 from cfamc_ray.formatting import format_radius, format_value
 from cfamc_ray.host.files import write_text

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.trial import EncoderConfig
+from cfamc_ray.config.method import EncoderConfig
 from cfamc_ray.method.convolution import Convolution
 
 BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cfamc_ray.config.trial import CropsConfig
+from cfamc_ray.config.method import CropsConfig
 from cfamc_ray.method.transfer import to_device
 
 ATTEMPTS = 10

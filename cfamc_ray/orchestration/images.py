@@ -6,8 +6,8 @@ from typing import Any
 import ray
 import torch
 
+from cfamc_ray.config.data import DataConfig
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.config.trial import DataConfig
 from cfamc_ray.data.images import LabelledImages, Source
 from cfamc_ray.data.sources import hold_source, read_source
 

@@ -12,7 +12,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from cfamc_ray.config.space import Range
+from cfamc_ray.config.ranges import Range
 from cfamc_ray.config.study import Point, SearchConfig, StudyConfig
 from cfamc_ray.cost.model import FlopsOf
 from cfamc_ray.search.front_model import FrontModel

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from cfamc_ray.config.space import Choice, Constant, FloatRange, IntRange, Range
+from cfamc_ray.config.ranges import Choice, Constant, FloatRange, IntRange, Range
 
 if TYPE_CHECKING:  # commands of a single trial run where Optuna is absent
     from optuna.distributions import BaseDistribution

@@ -9,9 +9,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from cfamc_ray.config.data import DataConfig
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import Config
-from cfamc_ray.config.trial import DataConfig
 from cfamc_ray.host.files import is_text, write_text
 from cfamc_ray.store.content import content_of, json_object
 

@@ -23,7 +23,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from cfamc_ray.config.trial import EncoderConfig, TrialConfig
+from cfamc_ray.config.method import EncoderConfig
+from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.cost.work import peak_memory_bytes, reset_peak_memory, training_flops
 from cfamc_ray.data.images import ImageSubset
 from cfamc_ray.data.splits import Splits

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cfamc_ray.config.space import Constraint
+from cfamc_ray.config.constraints import Constraint
 from cfamc_ray.config.trial import TrialConfig
 
 VALUES = {"a": 3, "b": -2, "section.c": 0.5}

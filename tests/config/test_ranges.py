@@ -4,17 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cfamc_ray.config.space import (
-    Choice,
-    Constant,
-    FloatRange,
-    IntRange,
-    Range,
-    dump_range,
-    parse_fraction,
-    parse_range,
-)
+from cfamc_ray.config.ranges import Choice, Constant, FloatRange, IntRange, Range, dump_range, parse_range
 from cfamc_ray.config.study import draw
+from cfamc_ray.config.types import parse_fraction
 from cfamc_ray.config.yaml12 import dump_yaml, parse_yaml
 
 SCALARS = st.one_of(

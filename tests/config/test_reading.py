@@ -4,8 +4,8 @@ from typing import NamedTuple
 import pytest
 
 from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.ranges import dump_range
 from cfamc_ray.config.reading import dump_study, read_study
-from cfamc_ray.config.space import dump_range
 from cfamc_ray.config.study import StudyConfig
 
 SPACE = "name: a\nspace: {crops.views: {int: [2, 4]}, pretraining.replays: {int: [1, 3]}}\n"

@@ -6,7 +6,8 @@ import torch
 
 from cfamc_ray.config import recipes
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.recipes import VARIANTS, Variant, branch, lay, read_recipe, recipe_names
+from cfamc_ray.config.recipes import VARIANTS, Variant, read_recipe, recipe_names
+from cfamc_ray.config.trees import branch, lay
 from cfamc_ray.config.trial import TrialConfig, trial_keys
 from cfamc_ray.method.optimizer import build_optimizer, build_scheduler
 

@@ -299,7 +299,7 @@ class TestStartFrom:
             ({"start_from": ["cf-amc-ssl"]}, "start_from: cf-amc-ssl has .*, which is not in space"),
             (
                 {"start_from": [POINT], "constraints": ["crops.views > 9"]},
-                r"\{crops.views: 4, .* does not meet the condi",
+                r"\{crops.views: 4, .* does not meet the constr",
             ),
             ({"start_from": 3}, "start_from"),
             (

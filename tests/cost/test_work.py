@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from cfamc_ray.config.trial import DataConfig, EncoderConfig, TrialConfig
+from cfamc_ray.config.data import DataConfig
+from cfamc_ray.config.method import EncoderConfig
+from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.cost.work import (
     BATCH,
     BATCH_BYTES,

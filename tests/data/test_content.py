@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cfamc_ray.config.data import DataConfig
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.trial import DataConfig
 from cfamc_ray.data.content import content_digest
 
 

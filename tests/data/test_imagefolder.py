@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from cfamc_ray.config.data import DataConfig
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.trial import DataConfig
 from cfamc_ray.data import imagefolder
 from cfamc_ray.data.imagefolder import read_imagefolder
 from cfamc_ray.data.images import UNLABELLED

@@ -12,8 +12,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torchvision.datasets import CIFAR10
 
+from cfamc_ray.config.data import DataConfig
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.trial import DataConfig
 from cfamc_ray.data import sources
 from cfamc_ray.data.images import UNLABELLED
 from cfamc_ray.data.sources import hold_source, read_source

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.trial import EncoderConfig
+from cfamc_ray.config.method import EncoderConfig
 from cfamc_ray.method.backbones import ResNet, VisionTransformer, build_backbone, position_embeddings
 
 RESNETS = ["resnet18", "resnet50"]

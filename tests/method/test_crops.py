@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.transforms import RandomResizedCrop, v2
 from torchvision.transforms.v2 import functional as reference
 
-from cfamc_ray.config.trial import CropsConfig
+from cfamc_ray.config.method import CropsConfig
 from cfamc_ray.method.crops import CropParameters, cut_boxes, draw_crop_parameters, make_crops
 
 NOTHING: dict[str, Any] = {

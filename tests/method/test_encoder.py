@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import cfamc_ray
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.trial import EncoderConfig
+from cfamc_ray.config.method import EncoderConfig
 from cfamc_ray.method.encoder import InChunks, SelfSupervisedEncoder, load_encoder, save_encoder
 
 TINY = EncoderConfig(width=4, prefeature_width=8, hidden_width=12, embedding_width=6)

@@ -7,7 +7,7 @@ import pytest
 from asking import Point, ask, run, run_on_disk, study_of
 from optuna.storages import InMemoryStorage
 
-from cfamc_ray.config.space import Choice, Constant, FloatRange, IntRange, Range
+from cfamc_ray.config.ranges import Choice, Constant, FloatRange, IntRange, Range
 from cfamc_ray.config.study import SearchConfig
 from cfamc_ray.search.bookkeeping import open_study
 from cfamc_ray.search.sampler import make_sampler, suggest_point

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import IntDistribution
 
-from cfamc_ray.config.space import Range, parse_range
+from cfamc_ray.config.ranges import Range, parse_range
 from cfamc_ray.config.study import draw
 from cfamc_ray.space.encoding import distributions, encode
 

@@ -1,7 +1,6 @@
 """The published systems and their relatives by name, as corrected and as published."""
 
 import difflib
-from collections.abc import Mapping
 from functools import cache, reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args
@@ -9,8 +8,9 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 from pydantic import Field, ValidationError, field_validator
 
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.space import Real, Strict
+from cfamc_ray.config.trees import lay
 from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.config.types import Real, Strict
 from cfamc_ray.config.yaml12 import read_yaml
 
 FOLDER = Path(__file__).resolve().parent
@@ -106,20 +106,3 @@ def _read(path: Path) -> Recipe:
         problems = [(".".join(map(str, [*section, *problem["loc"]])), problem["msg"]) for problem in error.errors()]
         raise InputError("\n".join(f"{path}: {key}: {message}" for key, message in problems)) from None
     return recipe
-
-
-def lay(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """One tree of keys laid over another: what both have is that of `over`, section by section."""
-    laid = {**under, **over}
-    for key in under.keys() & over.keys():
-        if isinstance(under[key], Mapping) and isinstance(over[key], Mapping):
-            laid[key] = lay(under[key], over[key])
-    return laid
-
-
-def branch(key: str, value: object) -> dict[str, Any]:
-    """The tree of one dotted key: ``crops.views`` and 4 make ``{crops: {views: 4}}``."""
-    tree: Any = value
-    for name in reversed(key.split(".")):
-        tree = {name: tree}
-    return tree  # type: ignore[no-any-return]

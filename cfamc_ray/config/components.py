@@ -1,0 +1,166 @@
+"""Components: parts of a config that go by a name and bring keys of their own, such as losses and data sets.
+
+A component is a config class that is registered under its name. Whoever wants another loss writes a class, registers it
+and names the module under `plugins` in the space file; nothing in this package has to know of it.
+"""
+
+import difflib
+import importlib
+import os
+import pkgutil
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
+
+from pydantic import (
+    BeforeValidator,
+    GetJsonSchemaHandler,
+    SerializationInfo,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
+from pydantic_core import CoreSchema
+
+from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.types import Strict
+
+
+class Component(Strict):
+    """A config class that a registry knows by the default of its first key, such as ``name: Literal["emp_ssl"]``."""
+
+    implementation: ClassVar[str] = ""
+    """``module:attribute`` of what `build` calls. A string, since configs are also read where torch is absent."""
+
+    def build(self, *arguments: Any, **keywords: Any) -> Any:
+        """What the config describes; each kind of component says with which arguments this is called."""
+        return pkgutil.resolve_name(self.implementation)(self, *arguments, **keywords)
+
+    @classmethod
+    def component_key(cls) -> str:
+        """The key that holds the component's name."""
+        return next(iter(cls.model_fields))
+
+    @classmethod
+    def component_name(cls) -> str:
+        """The name that the component is registered under."""
+        return str(cls.model_fields[cls.component_key()].default)
+
+    @classmethod
+    def own_keys(cls) -> list[str]:
+        """All keys but the one that holds the name."""
+        return list(cls.model_fields)[1:]
+
+    @model_serializer(mode="wrap")
+    def _dump(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> Any:
+        """A component without keys is written as its name; the name is never left out, whatever else is."""
+        tree = handler(self)
+        return {self.component_key(): self.component_name(), **tree} if self.own_keys() else self.component_name()
+
+
+C = TypeVar("C", bound=Component)
+
+
+class Registry(Generic[C]):
+    """The components of one kind.
+
+    Args:
+        kind: what errors call one of them, such as ``loss``.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.classes: dict[str, type[C]] = {}
+
+    def register(self, component: type[C]) -> type[C]:
+        """Class decorator: make a component known by its name.
+
+        Raises:
+            ValueError: where another class has this name.
+        """
+        name = component.component_name()
+        known = self.classes.get(name)
+        # A notebook that defines a class again replaces it.
+        if known is not None and (known.__module__, known.__qualname__) != (
+            component.__module__,
+            component.__qualname__,
+        ):
+            raise ValueError(f"there is a {self.kind} {name!r} already: {known.__module__}.{known.__qualname__}")
+        self.classes[name] = component
+        return component
+
+    def find(self, name: object) -> type[C]:
+        """The class of a name.
+
+        Raises:
+            ValueError: where there is none, with the nearest name and all that there are.
+        """
+        if isinstance(name, str) and name in self.classes:
+            return self.classes[name]
+        close = difflib.get_close_matches(str(name), self.classes, n=1)
+        nearest = f"did you mean {close[0]}? " if close else ""
+        raise ValueError(
+            f"there is no {self.kind} {name!r}: {nearest}There are {', '.join(self.classes)}; "
+            "others come with a module that `plugins` names"
+        )
+
+    def parse(self, value: Any, default: type[C]) -> Any:
+        """A component from its keys, or from its name alone; what is neither is left to pydantic to refuse.
+
+        Args:
+            value: as written.
+            default: the class where the keys have no name.
+        """
+        if isinstance(value, str):
+            return self.find(value)()
+        if not isinstance(value, Mapping):
+            return value
+        key = default.component_key()
+        return self.find(value.get(key, default.component_name())).model_validate(dict(value))
+
+    def keys(self) -> list[str]:
+        """The key that holds the name, and those of all components."""
+        return list(dict.fromkeys(key for component in self.classes.values() for key in component.model_fields))
+
+
+class ComponentField:
+    """Marks a field as one that holds a component: ``loss: Annotated[LossConfig, ComponentField(LOSSES, EmpSsl)]``.
+
+    Args:
+        registry: of the components.
+        default: class of what is given without a name.
+    """
+
+    def __init__(self, registry: Registry[Any], default: type[Component]) -> None:
+        self.registry, self.default = registry, default
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
+        validator = BeforeValidator(lambda value: self.registry.parse(value, self.default))
+        schema: CoreSchema = handler(Annotated[SerializeAsAny[source], validator])  # type: ignore[misc]
+        return schema
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        one_of = [handler(component.__pydantic_core_schema__) for component in self.registry.classes.values()]
+        return {"oneOf": one_of}
+
+
+def import_plugins(modules: Iterable[str]) -> None:
+    """Import modules that register components; also those that lie in the working directory.
+
+    Raises:
+        InputError: where one cannot be imported.
+    """
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # whatever the module raises
+            raise InputError(
+                f"plugins: {module} cannot be imported ({type(error).__name__}: {error}); name a module that is installed "
+                "or lies in the working directory"
+            ) from error
+
+
+def _path(component: type) -> str:
+    return f"{component.__module__}.{component.__qualname__}"
