@@ -27,8 +27,7 @@ from scipy.stats import t
 
 from cfamc_ray.config.protocol import PROTOCOLS, AttackConfig
 from cfamc_ray.config.recipes import Variant, read_recipe
-from cfamc_ray.config.trees import lay
-from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.config.trial import TrialConfig, lay_trials
 from cfamc_ray.cost.work import training_flops
 from cfamc_ray.data.splits import load_splits, load_test
 from cfamc_ray.evaluation.protocols import run_protocol
@@ -55,7 +54,7 @@ PROTOCOL = PROTOCOLS["standard"].model_copy(
 
 def small(recipe: str, variant: Variant = "corrected", **sections: dict[str, Any]) -> TrialConfig:
     """A recipe on a small encoder and few images."""
-    return TrialConfig.model_validate(lay(lay(read_recipe(recipe).tree(variant), SMALL), sections))
+    return TrialConfig.model_validate(lay_trials(read_recipe(recipe).tree(variant), SMALL, sections))
 
 
 def emp(
@@ -63,8 +62,8 @@ def emp(
 ) -> TrialConfig:
     """EMP-SSL with 8 views of 50 images."""
     pretraining = {"batch_images": 50, "epochs": epochs}
-    sections = lay({"crops": {"views": 8}, "data": {"pretrain_images": images}, "pretraining": pretraining}, sections)
-    return small(recipe, variant, **sections)
+    ours = {"crops": {"views": 8}, "data": {"pretrain_images": images}, "pretraining": pretraining}
+    return small(recipe, variant, **lay_trials(ours, sections))
 
 
 def simclr(recipe: str, images: int, epochs: int) -> TrialConfig:

@@ -155,7 +155,7 @@ def nt_xent(z_VBD: Tensor, temperature: float) -> Tensor:
 
 
 def loss_of(config: TrialConfig, z_VBD: Tensor) -> Tensor:
-    if config.loss.name == "nt_xent":
+    if config.loss.component_name() == "nt_xent":
         return nt_xent(z_VBD, 0.07)
     return emp_ssl_loss(z_VBD, invariance_weight=200, rate_weight=1, epsilon=0.2)
 
@@ -171,7 +171,7 @@ def passes_by_hand(
         delta_VBCHW.requires_grad_()
         partner_VBCHW = crops_VBCHW if step == 5 or not with_itself else torch.stack([crops_VBCHW[1]] * 2)
         perturbed_NCHW = (partner_VBCHW + delta_VBCHW).flatten(0, 1)
-        together = B * (1 if config.loss.name == "nt_xent" else V)  # SimCLR's views have a batch norm each
+        together = B * (1 if config.loss.component_name() == "nt_xent" else V)  # SimCLR's views have a batch norm each
         z_ND = torch.cat([encoder(part_NCHW) for part_NCHW in perturbed_NCHW.split(together)])
         loss = loss_of(config, z_ND.unflatten(0, (V, B)))
         *of_weights, of_delta = torch.autograd.grad(loss, [*encoder.parameters(), delta_VBCHW])

@@ -6,13 +6,14 @@ and names the module under `plugins` in the space file; nothing in this package 
 
 import difflib
 import importlib
-import os
 import pkgutil
 import sys
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
 from pydantic import (
+    BaseModel,
     BeforeValidator,
     GetJsonSchemaHandler,
     SerializationInfo,
@@ -20,6 +21,7 @@ from pydantic import (
     SerializerFunctionWrapHandler,
     model_serializer,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema
 
 from cfamc_ray.config.errors import InputError
@@ -150,17 +152,71 @@ def import_plugins(modules: Iterable[str]) -> None:
     Raises:
         InputError: where one cannot be imported.
     """
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.append(os.getcwd())
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
     for module in modules:
         try:
             importlib.import_module(module)
         except Exception as error:  # whatever the module raises
             raise InputError(
-                f"plugins: {module} cannot be imported ({type(error).__name__}: {error}); name a module that is installed "
-                "or lies in the working directory"
+                f"plugins: {module} cannot be imported ({type(error).__name__}: {error}); name a module that is "
+                "installed or lies in the working directory"
             ) from error
 
 
 def _path(component: type) -> str:
     return f"{component.__module__}.{component.__qualname__}"
+
+
+def component_field(field: FieldInfo) -> ComponentField | None:
+    """What marks a field as one that holds a component."""
+    return next((mark for mark in field.metadata if isinstance(mark, ComponentField)), None)
+
+
+def keys_of(model: type[BaseModel]) -> list[str]:
+    """All dotted keys of a config, those of every component that is registered included."""
+    keys: list[str] = []
+    for name, field in model.model_fields.items():
+        if mark := component_field(field):
+            inner = [key for component in mark.registry.classes.values() for key in keys_of(component)]
+        else:
+            section = field.annotation
+            inner = keys_of(section) if isinstance(section, type) and issubclass(section, BaseModel) else []
+        keys += [f"{name}.{key}" for key in dict.fromkeys(inner)] or [name]
+    return keys
+
+
+def lay(model: Any, under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """One tree of keys laid over another: what both have is that of `over`, section by section.
+
+    Where `over` names another component than `under`, what the new one does not know of the old one's keys is dropped.
+
+    Args:
+        model: config class that both trees are keys of, as far as they have one.
+        under: of the two trees.
+        over: likewise.
+    """
+    laid = {**under, **over}
+    fields = getattr(model, "model_fields", {})
+    for key in under.keys() & over.keys():
+        field, low, high = fields.get(key), under[key], over[key]
+        section = field.annotation if field else None
+        mark = component_field(field) if field else None
+        if mark is not None:
+            name = mark.default.component_key()
+            low, high = ({name: tree} if isinstance(tree, str) else tree for tree in (low, high))
+        if not isinstance(low, Mapping) or not isinstance(high, Mapping):
+            continue
+        if mark is not None:
+            section = mark.registry.classes.get({name: mark.default.component_name(), **low, **high}[name])
+            low = {own: value for own, value in low.items() if section is None or own in section.model_fields}
+        laid[key] = lay(section, low, high)
+    return laid
+
+
+def branch(key: str, value: object) -> dict[str, Any]:
+    """The tree of one dotted key: ``crops.views`` and 4 make ``{crops: {views: 4}}``."""
+    tree: Any = value
+    for name in reversed(key.split(".")):
+        tree = {name: tree}
+    return tree  # type: ignore[no-any-return]

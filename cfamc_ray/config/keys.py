@@ -64,7 +64,9 @@ def _section(title: str, prefix: str, schema: Mapping[str, Any], groups: Mapping
     rows: list[Key] = []
     for name, written in schema["properties"].items():
         group = _group_of(written, groups)
-        if group is None:
+        if "oneOf" in written:
+            inner.append((name, written))
+        elif group is None:
             rows.append(_key(prefix + name, written))
         else:
             inner.append((name, group))
@@ -75,7 +77,27 @@ def _section(title: str, prefix: str, schema: Mapping[str, Any], groups: Mapping
     yield ""
     for name, group in inner:
         path = "" if name == "trial" else f"{prefix}{name}."
+        if "oneOf" in group:
+            yield from _components(path, group, groups)
+            continue
         yield from _section(f"`{path.removesuffix('.')}`" if path else "A trial", path, group, groups)
+
+
+def _components(path: str, written: Mapping[str, Any], groups: Mapping[str, Any]) -> Iterator[str]:
+    """The keys of each component that may stand in a place."""
+    components = [groups[part["$ref"].rpartition("/")[2]] if "$ref" in part else part for part in written["oneOf"]]
+    key = next(iter(components[0]["properties"]))
+    names = [component["properties"][key]["default"] for component in components]
+    yield f"## `{path.removesuffix('.')}`\n"
+    yield f"{_line(written.get('description', ''))}\n"
+    yield "| key | value | default | what |\n|---|---|---|---|"
+    default = written["default"][key] if isinstance(written["default"], Mapping) else written["default"]
+    what = "; ".join(f"`{name}`: {_line(each['description'])}" for name, each in zip(names, components, strict=True))
+    yield f"| `{path}{key}` | {', '.join(f'`{name}`' for name in names)} | {default} | {what} |"
+    for name, component in zip(names, components, strict=True):
+        rows = [_key(path + own, each) for own, each in component["properties"].items() if own != key]
+        yield from (f"| `{row.name}` | {row.values} | {row.default} | Of `{name}`. {row.meaning} |" for row in rows)
+    yield ""
 
 
 def _group_of(written: Mapping[str, Any], groups: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -110,7 +132,7 @@ def _values(written: Mapping[str, Any]) -> str:
 
 
 def _value(name: str, value: Any) -> str:
-    if isinstance(value, float) and name.endswith("epsilon") and math.isclose(value * 255, round(value * 255)):
+    if isinstance(value, float) and name.endswith("epsilon") and "rate" not in name and math.isclose(value * 255, round(value * 255)):
         return f"{round(value * 255)}/255"
     return "" if value == "" else f"{json.dumps(value, ensure_ascii=False)}".strip('"')
 

@@ -119,21 +119,6 @@ class EncoderConfig(Strict):
         return {"small": 4, "large": 16}[self.stem] if self.architecture == "vit" else 1
 
 
-class LossConfig(Strict):
-    """EMP-SSL (minus the weighted invariance, minus the weighted coding rate), or SimCLR's NT-Xent of two views."""
-
-    name: Literal["emp_ssl", "nt_xent"] = "emp_ssl"
-    """EMP-SSL over all views, or NT-Xent of a pair."""
-    temperature: Real = Field(default=0.07, gt=0)
-    """Of `nt_xent` alone, as are the others of `emp_ssl`."""
-    invariance_weight: Real = Field(default=200.0, ge=0)
-    """Of the mean cosine to the mean view."""
-    rate_weight: Real = Field(default=1.0, ge=0)
-    """Of the mean coding rate, which keeps embeddings apart."""
-    rate_epsilon: Real = Field(default=0.2, gt=0)
-    """Distortion of the coding rate, used as it is (the paper's formula squares it, its code does not)."""
-
-
 class OptimizerConfig(Strict):
     """SGD with Nesterov momentum and LARS, on a cosine to zero without warm-up."""
 

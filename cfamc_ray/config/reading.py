@@ -7,12 +7,12 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from cfamc_ray.config.components import branch, component_field, import_plugins, lay
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.protocol import HEADS, PROTOCOLS, ProtocolConfig
 from cfamc_ray.config.scaling import ScalingConfig
 from cfamc_ray.config.study import METRICS, StudyConfig
-from cfamc_ray.config.trees import branch, lay
-from cfamc_ray.config.trial import TrialConfig, trial_keys
+from cfamc_ray.config.trial import TrialConfig, lay_trials, trial_keys
 from cfamc_ray.config.types import Strict
 from cfamc_ray.config.yaml12 import dump_yaml, parse_yaml, read_yaml
 
@@ -96,6 +96,8 @@ def resolve_study(tree: dict[str, Any], overrides: Sequence[str] = (), *, source
 def _resolve(model: type[Config], tree: dict[str, Any], overrides: Sequence[str], *, source: str) -> Config:
     for override in overrides:
         _override(tree, override, model)
+    plugins = tree.get("plugins")
+    import_plugins(plugins if isinstance(plugins, list | tuple) else ())
     try:
         return model.model_validate(tree)
     except ValidationError as error:
@@ -112,7 +114,7 @@ def resolve_protocol(name: str, *, head: str | None = None, overrides: Sequence[
     tree = PROTOCOLS[name].model_dump()
     tree = tree if head is None else {**tree, "head": HEADS[head].model_dump()}
     for override in overrides:
-        tree = lay(tree, branch(*_key_and_value(override)))
+        tree = lay(ProtocolConfig, tree, branch(*_key_and_value(override)))
     try:
         return ProtocolConfig.model_validate(tree)
     except ValidationError as error:
@@ -170,7 +172,10 @@ def _override(tree: dict[str, Any], override: str, model: type[Strict]) -> None:
         if not isinstance(child, dict):
             raise InputError(f"--set {override}: {name} holds the value {child!r}, so it has no keys")
         section = child
-    section[[first, *rest][-1]] = value
+    if first == "trial" and not isinstance(value, Mapping):
+        tree["trial"] = lay_trials(tree["trial"], branch(".".join(rest), value))
+    else:
+        section[[first, *rest][-1]] = value
 
 
 def _problems(error: ValidationError, model: type[Strict]) -> Iterator[str]:
@@ -208,6 +213,8 @@ def _given(value: object) -> str:
 def _fields_at(model: Any, location: Iterable[str]) -> list[str]:
     for name in location:
         field = model.model_fields.get(name) if hasattr(model, "model_fields") else None
+        if field and (mark := component_field(field)):
+            return mark.registry.keys()
         model = field.annotation if field else None
     return list(model.model_fields) if hasattr(model, "model_fields") else []
 

@@ -99,6 +99,8 @@ class ScalingConfig(Strict):
     """Name of the run and of its folder."""
     question: str = ""
     """What it is to answer, in a sentence."""
+    plugins: tuple[str, ...] = Field(default=(), strict=False)
+    """Modules that register components of one's own, as in a study."""
     resources: ResourceConfig = ResourceConfig()
     """Of the trials of the learning part; the system part takes threads and GPUs of a worker from here."""
     trial: TrialConfig = TrialConfig()
@@ -208,6 +210,7 @@ class ScalingConfig(Strict):
         return StudyConfig(
             name="learning",
             question=self.question,
+            plugins=self.plugins,
             search=SearchConfig(sampler="random"),
             budget=BudgetConfig(trials=len(points)),
             resources=self.resources,

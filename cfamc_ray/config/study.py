@@ -3,7 +3,6 @@
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from functools import reduce
 from itertools import islice, product
 from typing import Annotated, Any, Literal
 
@@ -17,14 +16,14 @@ from pydantic import (
     model_validator,
 )
 
+from cfamc_ray.config.components import branch
 from cfamc_ray.config.constraints import Constraint
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.evaluation import EvaluationConfig
 from cfamc_ray.config.protocol import AttackConfig, ProtocolConfig
 from cfamc_ray.config.ranges import Choice, Constant, FloatRange, IntRange, Range, dump_range, parse_range
 from cfamc_ray.config.recipes import VARIANTS, Variant, read_recipe
-from cfamc_ray.config.trees import branch, lay
-from cfamc_ray.config.trial import TrialConfig, trial_keys, without_paths
+from cfamc_ray.config.trial import TrialConfig, lay_trials, trial_keys, without_paths
 from cfamc_ray.config.types import Real, Scalar, Strict, plain
 
 Direction = Literal["maximize", "minimize"]
@@ -202,6 +201,8 @@ class StudyConfig(Strict):
     """Name of the study and of its folder."""
     question: str = ""
     """What the study is to answer, in a sentence."""
+    plugins: tuple[str, ...] = Field(default=(), strict=False)
+    """Modules that register components of one's own; every process imports them (docs/extending.md)."""
     objectives: dict[str, Direction] = Field(
         default={"clean_accuracy": "maximize", "robust_accuracy": "maximize"}, min_length=1
     )
@@ -241,7 +242,7 @@ class StudyConfig(Strict):
                 if variant not in VARIANTS or not isinstance(written, Mapping):
                     return tree  # to be refused for that
                 try:
-                    return {**tree, "trial": lay(read_recipe(name).tree(variant), written)}
+                    return {**tree, "trial": lay_trials(read_recipe(name).tree(variant), written)}
                 except InputError as error:
                     raise ValueError(f"base: {error}") from None
         return tree
@@ -440,7 +441,7 @@ class StudyConfig(Strict):
         base = values.pop("base", None)
         recipe = read_recipe(str(base)).tree(self.variant) if base is not None else {}
         shared = self.trial.model_dump(exclude_unset=True)
-        return TrialConfig.model_validate(reduce(lay, [recipe, shared, *(branch(*item) for item in values.items())]))
+        return TrialConfig.model_validate(lay_trials(recipe, shared, *(branch(*item) for item in values.items())))
 
     def admits(self, point: Point) -> bool:
         """Whether a point of the space makes a valid trial and meets all constraints.

@@ -7,16 +7,18 @@ corrected variant of each choice that the published code hides.
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from functools import partial, reduce
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
+from cfamc_ray.config.components import Component, ComponentField, branch, keys_of, lay
 from cfamc_ray.config.data import DataConfig
 from cfamc_ray.config.evaluation import EvaluationConfig
+from cfamc_ray.config.losses import LOSSES, EmpSslConfig, LossConfig
 from cfamc_ray.config.method import (
     CropsConfig,
     EncoderConfig,
-    LossConfig,
     OptimizerConfig,
     PerturbationConfig,
     PretrainingConfig,
@@ -33,7 +35,8 @@ class TrialConfig(Strict):
     crops: CropsConfig = CropsConfig()
     perturbation: PerturbationConfig = PerturbationConfig()
     encoder: EncoderConfig = EncoderConfig()
-    loss: LossConfig = LossConfig()
+    loss: Annotated[LossConfig, ComponentField(LOSSES, EmpSslConfig)] = EmpSslConfig()
+    """What pretraining minimises, and the perturbation ascends."""
     optimizer: OptimizerConfig = OptimizerConfig()
     pretraining: PretrainingConfig = PretrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -64,13 +67,14 @@ class TrialConfig(Strict):
                 f"pretraining.replays must be 1 with perturbation.attack pgd, not {self.pretraining.replays}: "
                 "its attack passes are perturbation.steps"
             )
-        if self.loss.name == "nt_xent" and self.crops.views != 2:
-            raise ValueError(f"crops.views must be 2 with loss.name nt_xent, not {self.crops.views}")
-        contrasts = self.loss.name == "nt_xent" and self.perturbation.attack == "pgd"
+        loss = self.loss.component_name()
+        if self.loss.pair and self.crops.views != 2:
+            raise ValueError(f"crops.views must be 2 with loss.name {loss}, not {self.crops.views}")
+        contrasts = self.loss.pair and self.perturbation.attack == "pgd"
         if self.perturbation.attack_positive == "self" and not (contrasts and self.perturbation.clean_views == 1):
             raise ValueError(
                 "perturbation.attack_positive self needs loss.name nt_xent, perturbation.attack pgd and "
-                f"perturbation.clean_views 1, not {self.loss.name}, {self.perturbation.attack} and "
+                f"perturbation.clean_views 1, not {loss}, {self.perturbation.attack} and "
                 f"{self.perturbation.clean_views}: set it to first"
             )
         if self.perturbation.clean_views >= self.crops.views and self.perturbation.attack != "none":
@@ -158,6 +162,8 @@ class TrialConfig(Strict):
     def value_of(self, key: str) -> Any:
         """The value of a dotted key, such as ``crops.views``, or of a derived quantity, such as ``crop_passes``.
 
+        None for the key of a component that is not this trial's, such as ``loss.temperature`` of another loss.
+
         Raises:
             ValueError: where there is no such key.
         """
@@ -167,6 +173,8 @@ class TrialConfig(Strict):
                 name in type(value).model_fields or isinstance(vars(type(value)).get(name), property)
             )
             if name.startswith("_") or not known:
+                if isinstance(value, Component) and key in trial_keys():
+                    return None
                 raise ValueError(f"names {key}, which no trial has")
             value = getattr(value, name)
         return value
@@ -177,14 +185,13 @@ class TrialConfig(Strict):
         Raises:
             pydantic.ValidationError: where a key is unknown or a value is out of bounds.
         """
-        tree = self.model_dump(exclude_unset=True)
-        for key, value in values.items():
-            *parents, leaf = key.split(".")
-            branch = tree
-            for parent in parents:
-                branch = branch.setdefault(parent, {})
-            branch[leaf] = value
-        return TrialConfig.model_validate(tree)
+        branches = (branch(key, value) for key, value in values.items())
+        return TrialConfig.model_validate(lay_trials(self.model_dump(exclude_unset=True), *branches))
+
+
+def lay_trials(*trees: Mapping[str, Any]) -> dict[str, Any]:
+    """Trees of a trial's keys, each laid over the one before."""
+    return reduce(partial(lay, TrialConfig), trees)  # type: ignore[arg-type]
 
 
 def without_paths(trial: Mapping[str, Any]) -> dict[str, Any]:
@@ -201,11 +208,4 @@ def without_paths(trial: Mapping[str, Any]) -> dict[str, Any]:
 
 def trial_keys() -> list[str]:
     """All dotted keys of a trial, such as ``crops.views``."""
-    keys = []
-    for name, field in TrialConfig.model_fields.items():
-        section = field.annotation
-        if isinstance(section, type) and issubclass(section, BaseModel):
-            keys += [f"{name}.{leaf}" for leaf in section.model_fields]
-        else:
-            keys.append(name)
-    return keys
+    return keys_of(TrialConfig)

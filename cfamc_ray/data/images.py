@@ -58,15 +58,17 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class ImageSubset:
-    """Some images of a larger set, without labels, gathered batch by batch: a memory-mapped set stays on disk.
+    """Some images of a larger set, gathered batch by batch: a memory-mapped set stays on disk.
 
     Attributes:
         images_NCHW: uint8, the larger set.
         indices_n: int64, where in the larger set the selected images stand.
+        labels_N: of the larger set, for losses that need them; None where there are none.
     """
 
     images_NCHW: torch.Tensor
     indices_n: torch.Tensor
+    labels_N: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.indices_n)
@@ -75,12 +77,20 @@ class ImageSubset:
         """The uint8 images_BCHW at some positions, each from 0 to the subset's length minus one."""
         return self.images_NCHW[self.indices_n[positions_B]]
 
+    def labels(self, positions_B: torch.Tensor) -> torch.Tensor:
+        """The labels_B at some positions; `UNLABELLED` where there are none."""
+        if self.labels_N is None:
+            return torch.full_like(positions_B, UNLABELLED)
+        return self.labels_N[self.indices_n[positions_B]]
+
     def to(self, device: torch.device) -> "ImageSubset":
         """The selected images alone, copied to a device; the subset itself where the larger set is there already."""
         there = self.images_NCHW.device
         if device.type == there.type and device.index in (None, there.index):
             return self
-        return ImageSubset(self.images_NCHW[self.indices_n].to(device), torch.arange(len(self), device=device))
+        labels_n = None if self.labels_N is None else self.labels_N[self.indices_n].to(device)
+        images_nCHW = self.images_NCHW[self.indices_n].to(device)
+        return ImageSubset(images_nCHW, torch.arange(len(self), device=device), labels_n)
 
 
 def uniformity(images_NCHW: torch.Tensor) -> str | None:

@@ -61,7 +61,7 @@ def load_splits(config: DataConfig, *, judged_on: DataConfig | None = None, fold
             "pretrain nor validate: lower the counts, or let the probe overlap"
         )
     return Splits(
-        pretrain=ImageSubset(source.train.images_NCHW, pretrain),
+        pretrain=ImageSubset(source.train.images_NCHW, pretrain, source.train.labels_N),
         probe=source.train.take(probe[: config.probe_images]),
         validation=source.train.take(validation),
         classes=source.classes,

@@ -1,13 +1,15 @@
-"""EMP-SSL's loss and NT-Xent.
+"""The losses: EMP-SSL's, NT-Xent and the supervised contrastive one.
 
-Shapes: V views, B images, D embedding width. Embeddings are rows of unit length.
+Shapes: V views, B images, N = V B rows, D embedding width. Embeddings are rows of unit length.
 """
 
-from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from cfamc_ray.config.losses import EmpSslConfig, NtXentConfig, SupConConfig
 
 
 def coding_rate(z_VBD: Tensor, *, epsilon: float = 0.2) -> Tensor:
@@ -41,12 +43,7 @@ def view_invariance(z_VBD: Tensor) -> Tensor:
 
 
 def emp_ssl_loss(
-    z_VBD: Tensor,
-    *,
-    invariance_weight: float = 200.0,
-    rate_weight: float = 1.0,
-    epsilon: float = 0.2,
-    observe: Callable[[Tensor, Tensor], None] | None = None,
+    z_VBD: Tensor, *, invariance_weight: float = 200.0, rate_weight: float = 1.0, epsilon: float = 0.2
 ) -> Tensor:
     """Minus the weighted invariance of the views, minus the weighted mean of their coding rates (EMP-SSL, equation 4).
 
@@ -55,12 +52,9 @@ def emp_ssl_loss(
         invariance_weight: weight of `view_invariance`.
         rate_weight: weight of the mean `coding_rate`.
         epsilon: distortion of the coding rate.
-        observe: is shown the two terms, detached, before they are weighted.
     """
-    invariance, rate = view_invariance(z_VBD), coding_rate(z_VBD, epsilon=epsilon).mean()
-    if observe is not None:
-        observe(invariance.detach(), rate.detach())
-    return -invariance_weight * invariance - rate_weight * rate
+    config = EmpSslConfig(invariance_weight=invariance_weight, rate_weight=rate_weight, rate_epsilon=epsilon)
+    return EmpSslLoss(config)(z_VBD).total
 
 
 def nt_xent_loss(z1_BD: Tensor, z2_BD: Tensor, *, temperature: float) -> Tensor:
@@ -76,6 +70,96 @@ def nt_xent_loss(z1_BD: Tensor, z2_BD: Tensor, *, temperature: float) -> Tensor:
     similarity_NN = (z_ND @ z_ND.T / temperature).fill_diagonal_(-torch.inf)
     positive_N = torch.arange(2 * B, device=z_ND.device).roll(B)
     return F.cross_entropy(similarity_NN, positive_N)
+
+
+def sup_con_loss(z_VBD: Tensor, labels_B: Tensor, *, temperature: float) -> Tensor:
+    """Supervised contrastive loss over all V B anchors, L_out of arXiv 2004.11362, equation 2.
+
+    Args:
+        z_VBD: embeddings, rows of unit length.
+        labels_B: classes of the images; -1 for none, which makes an image's own views its only positives.
+        temperature: positive.
+    """
+    z_ND = _at_least_float32(z_VBD).flatten(0, 1)
+    positive_NN = positives(labels_B, views=len(z_VBD))
+    itself_NN = torch.eye(len(z_ND), dtype=torch.bool, device=z_ND.device)
+    log_share_NN = (z_ND @ z_ND.T / temperature).masked_fill(itself_NN, -torch.inf).log_softmax(-1)
+    return -(log_share_NN.where(positive_NN, 0.0).sum(-1) / positive_NN.sum(-1)).mean()
+
+
+def positives(labels_B: Tensor, *, views: int) -> Tensor:
+    """Which of all pairs of V B embeddings attract each other, (V B, V B): of one class or one image, not one itself.
+
+    Args:
+        labels_B: classes of the images; -1 for none.
+        views: of each image (V), at least 2.
+    """
+    images_B = torch.arange(len(labels_B), device=labels_B.device)
+    # An image without a class is one of its own, which no label has.
+    classes_N = torch.where(labels_B < 0, -1 - images_B, labels_B).repeat(views)
+    return (classes_N[:, None] == classes_N).fill_diagonal_(False)
+
+
+class LossValue(NamedTuple):
+    """What a loss gives for the embeddings of a minibatch."""
+
+    total: Tensor
+    """Scalar, minimised by the weights and maximised by the perturbation."""
+    terms: tuple[Tensor, ...] = ()
+    """Scalars of interest, in the order of the config's `terms`; no gradient is taken of them."""
+
+
+class Loss(Protocol):
+    """What a loss's config builds."""
+
+    def __call__(self, z_VBD: Tensor, labels_B: Tensor | None = None) -> LossValue:
+        """The loss over the minibatch of all workers.
+
+        Args:
+            z_VBD: embeddings, rows of unit length.
+            labels_B: classes of the images, -1 for none; given to losses whose config `needs_labels`.
+        """
+
+
+class EmpSslLoss:
+    """EMP-SSL's loss with its terms, invariance and mean coding rate, before they are weighted."""
+
+    def __init__(self, config: EmpSslConfig) -> None:
+        self.config = config
+
+    def __call__(self, z_VBD: Tensor, labels_B: Tensor | None = None) -> LossValue:
+        """See `emp_ssl_loss`."""
+        config = self.config
+        invariance, rate = view_invariance(z_VBD), coding_rate(z_VBD, epsilon=config.rate_epsilon).mean()
+        return LossValue(-config.invariance_weight * invariance - config.rate_weight * rate, (invariance, rate))
+
+
+class NtXentLoss:
+    """NT-Xent of two views with its term, the mean cosine similarity of positive pairs."""
+
+    def __init__(self, config: NtXentConfig) -> None:
+        self.config = config
+
+    def __call__(self, z_VBD: Tensor, labels_B: Tensor | None = None) -> LossValue:
+        """See `nt_xent_loss`."""
+        z1_BD, z2_BD = z_VBD
+        return LossValue(
+            nt_xent_loss(z1_BD, z2_BD, temperature=self.config.temperature), ((z1_BD * z2_BD).sum(-1).mean(),)
+        )
+
+
+class SupConLoss:
+    """Supervised contrastive loss with its term, the mean cosine similarity of positive pairs."""
+
+    def __init__(self, config: SupConConfig) -> None:
+        self.config = config
+
+    def __call__(self, z_VBD: Tensor, labels_B: Tensor | None = None) -> LossValue:
+        """See `sup_con_loss`."""
+        assert labels_B is not None, "the config says that it needs labels"
+        z_ND, positive_NN = z_VBD.detach().flatten(0, 1), positives(labels_B, views=len(z_VBD))
+        alignment = (z_ND @ z_ND.T).where(positive_NN, 0.0).sum() / positive_NN.sum()
+        return LossValue(sup_con_loss(z_VBD, labels_B, temperature=self.config.temperature), (alignment,))
 
 
 def _at_least_float32(z: Tensor) -> Tensor:

@@ -92,14 +92,10 @@ def predict_efficiency(measured: Measured, workers: Sequence[int]) -> list[Effic
     arithmetic = float(found["float32_flops_per_second"])
     efficiencies = []
     for count in workers:
-        loss = (loss_flops(views, images * count, width) - loss_flops(views, images, width)) / arithmetic
+        more = trial.loss.flops(views, images * count, width) - trial.loss.flops(views, images, width)
+        loss = more / arithmetic
         gathered = constants.gather_seconds(embeddings, count)
         total = constants.sum_seconds(gradients, count)
         each = [alone / (alone + loss + gathered + share * total) for share in (felt, max(felt, 1.0))]
         efficiencies.append(Efficiency(count, *each))
     return efficiencies
-
-
-def loss_flops(views: int, images: int, width: int) -> float:
-    """FLOPs of the matrix products of EMP-SSL's loss and its gradient, on the smaller side of the embeddings."""
-    return 6.0 * views * images * width * min(images, width)

@@ -5,7 +5,6 @@ Knows nothing of Ray; the study's trainables and the command that trains a singl
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -134,7 +133,10 @@ class RecordedTrial:
             self.trial = begin()
             if self.writes:
                 set_aside(folder.checkpoint)
-        self.events = TrialEvents(folder.path, point, first_epoch=self.trial.epoch + 1) if self.writes else None
+        self.events = None
+        if self.writes:
+            terms = config.loss.terms
+            self.events = TrialEvents(folder.path, point, first_epoch=self.trial.epoch + 1, loss_terms=terms)
 
     def _goes_on(self) -> bool:
         try:
@@ -157,12 +159,12 @@ class RecordedTrial:
         Raises:
             TrialFailed: as `Trial.run_epoch` does.
         """
-        row = {"trial_id": self.folder.path.name, **asdict(self.trial.run_epoch())}
+        row = {"trial_id": self.folder.path.name, **self.trial.run_epoch().row()}
         if row["done"]:
             self.trial.save_encoder(self.folder.encoder)
         # Rows before the checkpoint: a crash between them repeats an epoch, the other way round would lose a row.
         if self.writes:
-            self.folder.write_rows({"trial_id": row["trial_id"], **asdict(past)} for past in self.trial.rows)
+            self.folder.write_rows({"trial_id": row["trial_id"], **past.row()} for past in self.trial.rows)
         if not row["done"]:
             self.trial.save(self.folder.checkpoint)
         elif self.writes:

@@ -4,7 +4,7 @@ Shapes: V views, b images that are shown, C/H/W channels/height/width.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,6 @@ SCALARS = {
     "accuracy/robust": "robust_accuracy",
     "accuracy/probe": "probe_accuracy",
     "loss/total": "loss",
-    "loss/invariance": "invariance",
-    "loss/coding rate": "coding_rate",
     "optimizer/learning rate": "learning_rate",
     "optimizer/clipped share": "clipped_share",
     "perturbation/mean size": "delta_mean",
@@ -45,9 +43,13 @@ class TrialEvents:
         folder: of the trial.
         point: the searched keys and their values.
         first_epoch: the next that will be written; what an interrupted run wrote from there on is hidden.
+        loss_terms: columns of the rows that are terms of the loss.
     """
 
-    def __init__(self, folder: Path, point: Mapping[str, Any], *, first_epoch: int) -> None:
+    def __init__(
+        self, folder: Path, point: Mapping[str, Any], *, first_epoch: int, loss_terms: Sequence[str] = ()
+    ) -> None:
+        self.scalars = SCALARS | {f"loss/{name.replace('_', ' ')}": name for name in loss_terms}
         self.point = {
             key: value if isinstance(value, bool | int | float) else str(value) for key, value in point.items()
         }
@@ -67,7 +69,7 @@ class TrialEvents:
             crops: crops_VbCHW and delta_VbCHW to be shown; None for none.
             epsilon: radius of the perturbations, which are shown so large that it spans black to white.
         """
-        for name, metric in SCALARS.items():
+        for name, metric in self.scalars.items():
             if _is_finite(row[metric]):
                 self.writer.add_scalar(name, row[metric], row["epoch"])
         if crops is not None:

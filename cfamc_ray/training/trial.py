@@ -9,13 +9,13 @@ Shapes: V views, B images of a minibatch, b of one worker, C/H/W channels/height
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from cfamc_ray.config.method import EncoderConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.cost.work import peak_memory_bytes, reset_peak_memory, training_flops
-from cfamc_ray.data.images import ImageSubset
+from cfamc_ray.data.images import UNLABELLED, ImageSubset
 from cfamc_ray.data.splits import Splits
 from cfamc_ray.evaluation.protocols import Scores, search_scores
 from cfamc_ray.host.files import replacing
@@ -35,7 +35,7 @@ from cfamc_ray.method.crops import draw_crop_parameters, make_crops
 from cfamc_ray.method.cuda_graph import GraphedUpdate, unchanged
 from cfamc_ray.method.encoder import InChunks, SelfSupervisedEncoder, save_encoder
 from cfamc_ray.method.inner_maximization import Runner, eagerly, free_replays, pgd_update
-from cfamc_ray.method.losses import emp_ssl_loss, nt_xent_loss
+from cfamc_ray.method.losses import Loss
 from cfamc_ray.method.optimizer import Lars, build_optimizer, build_scheduler
 from cfamc_ray.method.parallel import Workers, data_parallel, gather_embeddings, gather_images
 from cfamc_ray.method.phases import phase
@@ -87,10 +87,8 @@ class TrialMetrics:
     validation_images: int
     attacked_images: int
     loss: float
-    invariance: float
-    """Mean cosine to the mean view."""
-    coding_rate: float
-    """Mean over views, in nats."""
+    loss_terms: Mapping[str, float]
+    """What the loss reports beside its value."""
     learning_rate: float
     """After the epoch's last update."""
     clipped_share: float | None
@@ -112,6 +110,11 @@ class TrialMetrics:
     """Over the epoch's training, all workers together."""
     precision: str
     device: str
+
+    def row(self) -> dict[str, Any]:
+        """As it is recorded: every term of the loss is a column of its own."""
+        columns = asdict(self)
+        return {**columns, **columns.pop("loss_terms")}
 
 
 class Trial:
@@ -155,7 +158,9 @@ class Trial:
         self.splits = splits
         self.images = splits.pretrain.to(device) if _fits(splits.pretrain, device) else splits.pretrain
         self.rows: list[TrialMetrics] = []
-        self._terms_2 = torch.zeros(2, dtype=torch.float64, device=device)
+        self.loss: Loss = config.loss.build()
+        self.labels_B = torch.full((B,), UNLABELLED, device=device)
+        self._terms_T = torch.zeros(len(config.loss.terms), dtype=torch.float64, device=device)
         self._run: Runner | None = None
         # What the host alone has to know of another worker must not wait for the GPU.
         hosts = dist.new_group(backend="gloo") if size > 1 and device.type == "cuda" else None
@@ -253,7 +258,7 @@ class Trial:
     ) -> TrialMetrics:
         config, epoch = self.config, self.epoch + 1
         before = self.rows[-1] if self.rows else None
-        invariance, rate = (self._terms_2 * (config.pretraining.epochs / config.updates)).tolist()
+        terms = (self._terms_T * (config.pretraining.epochs / config.updates)).tolist()
         clipped = self.optimizer.clipped_share
         delta, border = self.delta_VbCHW.abs(), config.perturbation.epsilon * (1 - 1e-6)
         return TrialMetrics(
@@ -261,8 +266,7 @@ class Trial:
             done=epoch == config.pretraining.epochs,
             **asdict(scores),
             loss=loss,
-            invariance=invariance,
-            coding_rate=rate,
+            loss_terms=dict(zip(config.loss.terms, terms, strict=True)),
             learning_rate=float(self.scheduler.get_last_lr()[0]),
             clipped_share=None if clipped is None else clipped.item(),
             delta_mean=delta.mean().item(),
@@ -281,11 +285,12 @@ class Trial:
     def _train_epoch(self, started: float) -> Tensor:
         config = self.config
         self.encoder.train()
-        self._terms_2.zero_()
+        self._terms_T.zero_()
         spent = self.rows[-1].train_seconds + self.rows[-1].eval_seconds if self.rows else 0.0
         order_n = self._order(self.epoch)
         losses = []
         for step in range(config.minibatches_per_epoch):
+            self._take_labels(order_n, step)
             losses.append(self._update(self.crops(order_n, step)))
             self.on_minibatch()
             if self._out_of_time(spent + time.perf_counter() - started):
@@ -305,6 +310,12 @@ class Trial:
         """
         with phase("crops"):
             return self._crops(order_n, self.epoch, step, self.share).to(self.weight_type)
+
+    def _take_labels(self, order_n: Tensor, step: int) -> None:
+        """Labels of the minibatch of all workers, where a captured update reads them too."""
+        if self.config.loss.needs_labels:
+            images_B = order_n[step * len(self.labels_B) : (step + 1) * len(self.labels_B)]
+            self.labels_B.copy_(self.images.labels(images_B))
 
     def last_crops(self, images: int) -> tuple[Tensor, Tensor]:
         """Crops and perturbations of the first images of the minibatch that was trained last, to be looked at.
@@ -354,7 +365,7 @@ class Trial:
         self._run = eagerly
         if self.place.device.type != "cuda" and not (self.speedups.compile or self.speedups.cuda_graph):
             return
-        state = [*self.encoder.state_dict().values(), *self.optimizer.momenta(), self._terms_2]
+        state = [*self.encoder.state_dict().values(), *self.optimizer.momenta(), self._terms_T]
         graphed = GraphedUpdate(self.optimizer, state)
         crops_VbCHW = self.crops(self._order(self.epoch), 0)
         try:
@@ -392,13 +403,13 @@ class Trial:
                 scheduler,
                 crops_VbCHW,
                 self.delta_VbCHW,
-                loss_function=self._loss,
+                loss_function=self._loss_of,
                 steps=perturbation.steps,
                 epsilon=self.epsilon_V1111,
                 step_size=perturbation.step_size,
                 attack_encoder=self._attack_pass,
                 attack_crops_VBCHW=crops_VbCHW[1:] if perturbation.attack_positive == "self" else None,
-                attack_loss_function=partial(self._loss, observed=False),
+                attack_loss_function=partial(self._loss_of, observed=False),
                 keep_attack_gradients=perturbation.keep_attack_gradients,
                 run=run,
             )
@@ -408,7 +419,7 @@ class Trial:
             scheduler,
             crops_VbCHW,
             self.delta_VbCHW,
-            loss_function=self._loss,
+            loss_function=self._loss_of,
             replays=self.config.pretraining.replays,
             epsilon=self.epsilon_V1111,
             step_size=perturbation.step_size,
@@ -416,22 +427,12 @@ class Trial:
             run=run,
         )
 
-    def _loss(self, z_VbD: Tensor, *, observed: bool = True) -> Tensor:
+    def _loss_of(self, z_VbD: Tensor, *, observed: bool = True) -> Tensor:
         z_VBD = gather_embeddings(z_VbD) if self.place.size > 1 else z_VbD
-        loss = self.config.loss
-        emp_ssl = emp_ssl_loss(
-            z_VBD,
-            invariance_weight=loss.invariance_weight,
-            rate_weight=loss.rate_weight,
-            epsilon=loss.rate_epsilon,
-            observe=self._observe if observed else None,
-        )
-        if loss.name == "nt_xent":  # its rows show the other's terms all the same
-            return nt_xent_loss(z_VBD[0], z_VBD[1], temperature=loss.temperature)
-        return emp_ssl
-
-    def _observe(self, *terms: Tensor) -> None:
-        self._terms_2 += torch.stack(terms)  # in place, so that a captured update does it too
+        total, terms = self.loss(z_VBD, self.labels_B if self.config.loss.needs_labels else None)
+        if observed and terms:  # summed in place, so that a captured update does it too
+            self._terms_T += torch.stack([term.detach() for term in terms])
+        return total
 
     def _attack_pass(self, images_NCHW: Tensor) -> Tensor:
         frozen = self.speedups.compile and not self.config.perturbation.keep_attack_gradients

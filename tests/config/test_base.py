@@ -210,7 +210,7 @@ class TestOverrides:
         tree = {"name": "a", "space": {"base": {"choice": ["cf-amc-ssl", "simclr-crops"]}, "seed": {"int": [0, 3]}}}
         config = resolve_study(tree, ["base=simclr-crops"], source="a")
         assert (config.base, list(config.space)) == ("simclr-crops", ["seed"])
-        assert config.trial.loss.name == "nt_xent"
+        assert config.trial.loss.component_name() == "nt_xent"
 
     def test_a_recipe_is_searched_under_space(self) -> None:
         config = resolve_study({"name": "a"}, ["space.base={choice: [cf-amc-ssl, simclr-crops]}"], source="a")

@@ -34,6 +34,6 @@ def test_values_bounds_and_defaults_are_those_of_the_models() -> None:
     assert found["perturbation.epsilon"][1] == "8/255"
     assert found["crops.scale"][:2] == ["[number, number]", "[0.08, 1.0]"]
     assert found["optimizer.momentum"][0] == "number, ≥ 0, < 1"
-    assert found["loss.name"][0] == "`emp_ssl`, `nt_xent`"
+    assert found["loss.name"][0] == "`emp_ssl`, `nt_xent`, `sup_con`"
     assert found["name"][1] == "must be given"
     assert found["search.mo_asha"][:2] == ["a group of keys, below", "null"]

@@ -44,7 +44,7 @@ BAD_VALUES = [
     Bad("resources: {cpus: 3}", ("unknown key resources.cpus", "cpus_per_worker")),
     Bad("trial: {crop: {views: 3}}", ("unknown key trial.crop", "did you mean crops?")),
     Bad("trial: {crops: {veiws: 3}}", ("unknown key trial.crops.veiws", "did you mean views?")),
-    Bad("trial: {loss: {zzz: 3}}", ("unknown key trial.loss.zzz", "known here: name, temperature")),
+    Bad("trial: {loss: {zzz: 3}}", ("unknown key trial.loss.zzz", "known here: name, invariance_weight")),
     Bad("space: {crops.viewz: {int: [2, 4]}}", ("space.crops.viewz", "did you mean crops.views?")),
     Bad("objectives: {robust_acuracy: maximize}", ("objectives", "'robust_acuracy'", "did you mean robust_accuracy?")),
     Bad("objectives: {train_seconds: minimize}", ("objectives", "no trial reports 'train_seconds'", "peak_memory_byt")),
@@ -113,7 +113,7 @@ def test_one_line_names_file_key_value_and_remedy(path: Path, bad: Bad) -> None:
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("", ("must hold keys of a study", "name, question, objectives", "not None")),
+        ("", ("must hold keys of a study", "name, question, plugins", "not None")),
         ("# only a comment\n", ("must hold keys of a study", "not None")),
         ("- name: a\n", ("must hold keys of a study", "[{'name': 'a'}]")),
         ("name", ("must hold keys of a study", "not 'name'")),

@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from cfamc_ray.config import recipes
+from cfamc_ray.config.components import branch
 from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.losses import NtXentConfig
 from cfamc_ray.config.recipes import VARIANTS, Variant, read_recipe, recipe_names
-from cfamc_ray.config.trees import branch, lay
-from cfamc_ray.config.trial import TrialConfig, trial_keys
+from cfamc_ray.config.trial import TrialConfig, lay_trials, trial_keys
 from cfamc_ray.method.optimizer import build_optimizer, build_scheduler
 
 PUBLISHED = {
@@ -64,7 +65,7 @@ def test_a_name_says_what_is_trained(name: str, variant: Variant) -> None:
         "free" if name == "cf-amc-ssl" else name.rpartition("-")[2].replace("crops", "none").replace("patches", "none")
     )
     assert config.perturbation.attack == attack
-    assert (config.loss.name, config.crops.views) == (("nt_xent", 2) if simclr else ("emp_ssl", 16))
+    assert (config.loss.component_name(), config.crops.views) == (("nt_xent", 2) if simclr else ("emp_ssl", 16))
     assert (config.crops.scale, config.crops.ratio) == (
         ((0.25, 0.25), (1, 1)) if patches else ((0.08, 1), (3 / 4, 4 / 3))
     )
@@ -84,7 +85,8 @@ def test_a_name_says_what_is_trained(name: str, variant: Variant) -> None:
     if attack == "pgd":
         assert config.perturbation.steps == 5
     if simclr:
-        assert (config.encoder.embedding_width, config.loss.temperature, config.crops.hue) == (128, 0.07, 0.1)
+        assert (config.encoder.embedding_width, config.crops.hue) == (128, 0.1)
+        assert config.loss == NtXentConfig(temperature=0.07)
         assert config.crops.blur_probability == config.crops.solarize_probability == 0
     else:
         assert (config.encoder.embedding_width, config.crops.hue) == (1024, 0.2)
@@ -179,7 +181,7 @@ def test_nothing_is_written_that_the_bases_or_the_defaults_have_already(name: st
     recipe = read_recipe(name)
     bases: dict[str, object] = {}
     for base in recipe.base:
-        bases = lay(bases, read_recipe(base).tree())
+        bases = lay_trials(bases, read_recipe(base).tree())
     for section, keys in recipe.differences.items():
         for key, value in keys.items():
             assert bases.get(section, {}).get(key) != value, (section, key)  # type: ignore[attr-defined]
@@ -240,9 +242,9 @@ def test_a_tree_is_laid_over_another_section_by_section() -> None:
         "loss": {"name": "nt_xent"},
     }
     before = repr((under, over))
-    assert lay(under, over) == expected
+    assert lay_trials(under, over) == expected
     assert repr((under, over)) == before
-    assert lay(under, {}) == under == lay({}, under)
+    assert lay_trials(under, {}) == under == lay_trials({}, under)
 
 
 def test_a_dotted_key_is_a_branch() -> None:

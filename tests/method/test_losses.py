@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cfamc_ray.method.losses import coding_rate, emp_ssl_loss, nt_xent_loss, view_invariance
+from cfamc_ray.config.losses import EmpSslConfig, LossConfig, NtXentConfig, SupConConfig
+from cfamc_ray.method.losses import coding_rate, emp_ssl_loss, nt_xent_loss, sup_con_loss, view_invariance
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -40,17 +41,15 @@ def test_coding_rate_and_its_gradient_are_the_published_ones(file: Path) -> None
 def test_emp_ssl_loss_its_gradient_and_its_terms_are_the_published_ones(file: Path) -> None:
     data = np.load(file)
     z_ND = torch.from_numpy(data["z"]).requires_grad_()
-    terms: list[Tensor] = []
-    loss = emp_ssl_loss(
-        z_ND.reshape(data["crops"].item(), -1, z_ND.shape[-1]),
+    config = EmpSslConfig(
         invariance_weight=data["invariance_weight"].item(),
         rate_weight=data["rate_weight"].item(),
-        epsilon=data["eps"].item(),
-        observe=lambda invariance, rate: terms.extend([invariance, rate]),
+        rate_epsilon=data["eps"].item(),
     )
+    loss, terms = config.build()(z_ND.reshape(data["crops"].item(), -1, z_ND.shape[-1]))
     assert_pinned(loss.item(), data["loss"])
     assert_pinned(torch.autograd.grad(loss, z_ND)[0], data["grad"])
-    assert_pinned(torch.stack(terms), [-data["invariance"], -data["negative_rate"]])
+    assert_pinned(torch.stack(terms).detach(), [-data["invariance"], -data["negative_rate"]])
 
 
 @golden("nt_xent_*.npz")
@@ -106,12 +105,11 @@ def test_invariance_of_two_orthogonal_views_is_the_cosine_of_45_degrees() -> Non
     assert view_invariance(z_VBD).item() == pytest.approx(np.sqrt(0.5), rel=1e-12)
 
 
-def test_observed_terms_are_unweighted_and_detached() -> None:
-    z_VBD = unit_rows(3, 4, 5).requires_grad_()
-    terms: list[Tensor] = []
-    emp_ssl_loss(z_VBD, invariance_weight=7, rate_weight=11, observe=lambda *pair: terms.extend(pair))
-    assert_pinned(torch.stack(terms), [view_invariance(z_VBD).item(), coding_rate(z_VBD).mean().item()])
-    assert not any(term.requires_grad for term in terms)
+def test_terms_are_those_before_they_are_weighted() -> None:
+    z_VBD = unit_rows(3, 4, 5)
+    value = EmpSslConfig(invariance_weight=7, rate_weight=11).build()(z_VBD)
+    assert_pinned(torch.stack(value.terms), [view_invariance(z_VBD).item(), coding_rate(z_VBD).mean().item()])
+    assert_pinned(value.total, emp_ssl_loss(z_VBD, invariance_weight=7, rate_weight=11).item())
 
 
 @pytest.mark.parametrize("loss", [lambda z: coding_rate(z).mean(), view_invariance, emp_ssl_loss])
@@ -131,3 +129,45 @@ def test_nt_xent_of_orthonormal_pairs_is_known() -> None:
     z_BD = torch.eye(4, dtype=torch.float64)
     expected = np.log(np.exp(1 / 0.5) + 6) - 1 / 0.5  # the positive has cosine 1, the other six cosine 0
     assert nt_xent_loss(z_BD, z_BD, temperature=0.5).item() == pytest.approx(expected, rel=1e-12)
+
+
+class TestSupCon:
+    def test_without_labels_and_with_two_views_it_is_nt_xent(self) -> None:
+        z_2BD = unit_rows(2, 5, 7).requires_grad_()
+        ours = sup_con_loss(z_2BD, torch.full((5,), -1), temperature=0.2)
+        theirs = nt_xent_loss(z_2BD[0], z_2BD[1], temperature=0.2)
+        assert_pinned(ours.item(), theirs.item())
+        assert_pinned(*(torch.autograd.grad(loss, z_2BD)[0] for loss in (ours, theirs)))
+
+    def test_it_is_equation_2_of_the_paper(self) -> None:
+        V, B, temperature = 3, 4, 0.3
+        z_VBD, labels = unit_rows(V, B, 6), [0, 1, 0, -1]
+        rows = [(z_VBD[v, b], b) for v in range(V) for b in range(B)]
+        total = 0.0
+        for z, b in rows:
+            others = [(other, c) for other, c in rows if other is not z]
+            positive = [other for other, c in others if c == b or labels[c] == labels[b] >= 0]
+            shares = sum(torch.exp(z @ other / temperature) for other, _ in others)
+            total -= sum(torch.log(torch.exp(z @ other / temperature) / shares).item() for other in positive) / len(
+                positive
+            )
+        assert_pinned(sup_con_loss(z_VBD, torch.tensor(labels), temperature=temperature), total / len(rows))
+
+    def test_its_term_is_the_mean_cosine_of_positive_pairs(self) -> None:
+        z_VBD = torch.eye(3, dtype=torch.float64)[:2].repeat(2, 1, 1)  # two views that agree, of two orthogonal images
+        for labels, alignment in (([0, 1], 1.0), ([0, 0], 1 / 3), ([-1, -1], 1.0)):
+            value = SupConConfig().build()(z_VBD, torch.tensor(labels))
+            assert value.terms[0].item() == pytest.approx(alignment)
+
+    def test_images_of_one_class_attract_each_other(self) -> None:
+        alike_VBD, apart_VBD = unit_rows(1, 1, 6).expand(2, 4, 6), unit_rows(2, 4, 6)
+        one_class = torch.zeros(4, dtype=torch.int64)
+        losses = [sup_con_loss(z_VBD, one_class, temperature=0.1) for z_VBD in (alike_VBD, apart_VBD)]
+        assert losses[0] < losses[1]
+
+
+@pytest.mark.parametrize("config", [EmpSslConfig(), NtXentConfig(), SupConConfig()])
+def test_each_loss_has_a_value_for_each_of_its_terms(config: LossConfig) -> None:
+    value = config.build()(unit_rows(2, 4, 6), torch.tensor([0, 1, 1, -1]))
+    assert len(value.terms) == len(config.terms) > 0
+    assert value.total.ndim == 0

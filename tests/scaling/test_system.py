@@ -25,10 +25,11 @@ from cells_by_hand import (
 from made_by_hand import study
 
 from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.losses import EmpSslConfig
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.cost.work import training_work
-from cfamc_ray.scaling.communication import Communication, fit_communication, loss_flops, predict_efficiency
+from cfamc_ray.scaling.communication import Communication, fit_communication, predict_efficiency
 from cfamc_ray.scaling.system import fit_system, predicted, read_costs, system_conclusions, system_tree
 from cfamc_ray.store.cells import (
     CellFolder,
@@ -153,7 +154,7 @@ def test_efficiency_falls_with_workers_from_what_one_takes_alone() -> None:
     trial, updates = pair.cell.trial, pair.found["updates"]
     alone = pair.seconds("alone") / updates
     embeddings = trial.crops.views * 25 * 8
-    loss = (loss_flops(2, 200, 8) - loss_flops(2, 25, 8)) / 2e11
+    loss = (EmpSslConfig().flops(2, 200, 8) - EmpSslConfig().flops(2, 25, 8)) / 2e11
     gathered = 7 * (LATENCY + 4 * embeddings * PER_BYTE)
     summed = 14 * (LATENCY + 4 * pair.found["parameters"] / 8 * PER_BYTE)
     seen = COMMUNICATION_SHARE * pair.seconds("steps") / updates
@@ -176,8 +177,8 @@ def test_the_sum_of_the_gradients_costs_as_much_as_was_measured(share: float) ->
 
 
 def test_the_loss_of_few_images_grows_with_their_square_and_of_many_evenly() -> None:
-    assert loss_flops(3, 16, 1024) == 4 * loss_flops(3, 8, 1024)
-    assert loss_flops(3, 4096, 64) == 2 * loss_flops(3, 2048, 64)
+    assert EmpSslConfig().flops(3, 16, 1024) == 4 * EmpSslConfig().flops(3, 8, 1024)
+    assert EmpSslConfig().flops(3, 4096, 64) == 2 * EmpSslConfig().flops(3, 2048, 64)
 
 
 class TestReadCosts:

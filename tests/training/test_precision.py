@@ -44,7 +44,7 @@ def ends() -> dict[str, list[TrialMetrics]]:
 def test_bfloat16_agrees_with_float32_within_the_spread_of_the_seeds(
     ends: dict[str, list[TrialMetrics]], metric: str
 ) -> None:
-    exact, rounded = ([getattr(row, metric) for row in ends[precision]] for precision in ("float32", "bfloat16"))
+    exact, rounded = ([row.row()[metric] for row in ends[precision]] for precision in ("float32", "bfloat16"))
     assert exact != rounded, "the two are not the same arithmetic"
     spread = max(statistics.stdev(exact), statistics.stdev(rounded))
     assert abs(statistics.mean(rounded) - statistics.mean(exact)) < 2 * spread

@@ -421,12 +421,12 @@ def test_what_is_done_between_epochs_is_overhead(tmp_path: Path) -> None:
 
 def test_the_loss_is_made_of_the_terms_beside_it() -> None:
     row = tiny_trial().run_epoch()
-    assert row.loss == pytest.approx(-200 * row.invariance - row.coding_rate, rel=1e-5)
+    assert row.loss == pytest.approx(-200 * row.loss_terms["invariance"] - row.loss_terms["coding_rate"], rel=1e-5)
 
 
 def test_the_loss_of_pgd_is_made_of_the_terms_beside_it() -> None:
     row = tiny_trial(tiny_config(**PGD)).run_epoch()
-    assert row.loss == pytest.approx(-200 * row.invariance - row.coding_rate, rel=1e-5)
+    assert row.loss == pytest.approx(-200 * row.loss_terms["invariance"] - row.loss_terms["coding_rate"], rel=1e-5)
 
 
 def test_the_perturbation_grows_to_the_border_of_its_ball() -> None:
@@ -658,7 +658,7 @@ class TestSimClr:
     def test_the_loss_is_nt_xent_of_the_two_views(self) -> None:
         trial = tiny_trial(tiny_config(**self.CHANGES))
         z_VBD = torch.nn.functional.normalize(torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0)), dim=-1)
-        assert trial._loss(z_VBD) == nt_xent_loss(z_VBD[0], z_VBD[1], temperature=0.5)
+        assert trial._loss_of(z_VBD) == nt_xent_loss(z_VBD[0], z_VBD[1], temperature=0.5)
 
     @pytest.mark.parametrize("changes", [{"loss.name": "nt_xent", "crops.views": 3}, {"perturbation.clean_views": 2}])
     def test_views_that_do_not_fit_are_refused(self, changes: dict[str, Any]) -> None:

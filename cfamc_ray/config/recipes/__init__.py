@@ -1,15 +1,14 @@
 """The published systems and their relatives by name, as corrected and as published."""
 
 import difflib
-from functools import cache, reduce
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import Field, ValidationError, field_validator
 
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.trees import lay
-from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.config.trial import TrialConfig, lay_trials
 from cfamc_ray.config.types import Real, Strict
 from cfamc_ray.config.yaml12 import read_yaml
 
@@ -64,11 +63,15 @@ class Recipe(Strict):
     def tree(self, variant: Variant = "corrected") -> dict[str, Any]:
         """All keys of a trial that the recipe sets, those of its bases included."""
         own = self._own(variant)
-        return own if variant == "corrected" else lay(own, _read(FOLDER / "variants" / f"{variant}.yaml").differences)
+        return (
+            own
+            if variant == "corrected"
+            else lay_trials(own, _read(FOLDER / "variants" / f"{variant}.yaml").differences)
+        )
 
     def _own(self, variant: Variant) -> dict[str, Any]:
         bases = [read_recipe(base)._own(variant) for base in self.base]
-        return reduce(lay, [*bases, self.differences, self.variants.get(variant, {})])
+        return lay_trials(*bases, self.differences, self.variants.get(variant, {}))
 
     def trial(self, variant: Variant = "corrected") -> TrialConfig:
         """The trial that the recipe is."""
