@@ -33,8 +33,9 @@ from cfamc_ray.data.splits import Splits
 from cfamc_ray.method import crops
 from cfamc_ray.method.phases import now
 from cfamc_ray.training import trial
+from cfamc_ray.training.place import Place
 from cfamc_ray.training.throughput import in_turns, random_splits, seconds_of
-from cfamc_ray.training.trial import Place, Trial
+from cfamc_ray.training.trial import Trial
 
 MINIBATCHES = {"cpu": 8, "cuda": 2}
 PARTS = {
@@ -63,7 +64,7 @@ def ours(config: TrialConfig, splits: Splits, device: torch.device) -> Making:
     """As a trial makes them."""
     trial = Trial(config, splits, place=Place(device=device))
     order_n = torch.arange(len(splits.pretrain))
-    return lambda: [trial.crops(order_n, step) for step in range(config.minibatches_per_epoch)]
+    return lambda: [trial.minibatches.crops(order_n, 0, step) for step in range(config.minibatches_per_epoch)]
 
 
 def pil(config: TrialConfig, splits: Splits, device: torch.device) -> Making:

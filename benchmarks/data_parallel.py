@@ -36,8 +36,9 @@ from benchmarks.timing import BATCH, parser, ratios, report, summary
 from cfamc_ray.config.recipes import read_recipe
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.training.allocator import keep_freed_memory
+from cfamc_ray.training.place import Place
 from cfamc_ray.training.throughput import epoch_of, in_turns, random_splits
-from cfamc_ray.training.trial import Place, Trial
+from cfamc_ray.training.trial import Trial
 
 VIEWS = 8
 MINIBATCHES = {"cpu": 1, "cuda": 10}

@@ -26,8 +26,9 @@ from cfamc_ray.evaluation.probe import fit_probe
 from cfamc_ray.evaluation.protocols import encode, predicted_right, still_right
 from cfamc_ray.store.records import read_trials
 from cfamc_ray.training.allocator import keep_freed_memory
+from cfamc_ray.training.place import Place
 from cfamc_ray.training.throughput import in_turns
-from cfamc_ray.training.trial import Place, Trial
+from cfamc_ray.training.trial import Trial
 
 
 def measure(study: StudyConfig, device: torch.device, *, repeats: int) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def measure(study: StudyConfig, device: torch.device, *, repeats: int) -> dict[s
     trial = Trial(config, splits, place=Place(device=device))
     rows = list(trial)
     judged = config.evaluation
-    encoder = trial.encoder.eval().requires_grad_(False)
+    encoder = trial.trainer.encoder.eval().requires_grad_(False)
     classifier = LinearClassifier(encoder, nn.Identity(), features=judged.features)
     features_NF = encode(classifier, splits.probe.images_NCHW)
     fit = partial(

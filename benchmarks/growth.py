@@ -95,7 +95,7 @@ def _rows(config: StudyConfig, point: Point, source: random.Random) -> list[Row]
     """Accuracies that more compute raises and ε trades for each other; seconds and memory as the work has it."""
     trial = config.trial_at(point)
     work, epochs = training_work(trial), trial.pretraining.epochs
-    effort, grey_levels = math.log10(trial.crop_passes) - 4, 255 * trial.perturbation.epsilon
+    effort, grey_levels = math.log10(trial.crop_passes) - 4, 255 * max(trial.perturbation.radii(trial.crops.views))
     clean = 0.3 + 0.08 * effort - 0.012 * grey_levels
     robust = 0.1 + 0.03 * effort + 0.02 * grey_levels - 0.0009 * grey_levels**2
     return [

@@ -27,8 +27,9 @@ from benchmarks.timing import BATCH, Apart, parser, ratios, report, summary
 from cfamc_ray.config.recipes import read_recipe
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.training.allocator import keep_freed_memory
+from cfamc_ray.training.place import Place
 from cfamc_ray.training.throughput import in_turns, random_splits
-from cfamc_ray.training.trial import Place, Trial
+from cfamc_ray.training.trial import Trial
 
 CHUNK = 4
 MODES: dict[str, dict[str, Any]] = {
@@ -54,7 +55,7 @@ class Cell:
 
     def bytes(self) -> tuple[int, int]:
         """The peak over all epochs; crops and perturbation, which every mode holds."""
-        delta = self.trial.delta_VbCHW
+        delta = self.trial.trainer.delta_VbCHW
         return self.trial.rows[-1].peak_memory_bytes, 2 * delta.numel() * delta.element_size()
 
 

@@ -157,7 +157,7 @@ def run_cell(config: TrialConfig, group: str) -> dict[str, Any]:
         }
     started = time.perf_counter()
     measured = run_protocol(
-        trial.encoder,
+        trial.trainer.encoder,
         splits.probe,
         load_test(config.data),
         classes=splits.classes,

@@ -22,7 +22,8 @@ from cfamc_ray.config.reading import read_study
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.data.splits import load_splits
 from cfamc_ray.training.allocator import keep_freed_memory
-from cfamc_ray.training.trial import Trial, TrialMetrics
+from cfamc_ray.training.epoch_metrics import TrialMetrics
+from cfamc_ray.training.trial import Trial
 
 HERE = Path(__file__).parent
 TABLE = HERE / "search_table.jsonl.gz"

@@ -32,8 +32,9 @@ from cfamc_ray.cost.work import crop_pass_flops
 from cfamc_ray.method.losses import coding_rate
 from cfamc_ray.method.phases import timed_phases
 from cfamc_ray.training.allocator import keep_freed_memory
+from cfamc_ray.training.place import Place
 from cfamc_ray.training.throughput import in_turns, product_flops, random_splits, seconds_of
-from cfamc_ray.training.trial import Place, Trial
+from cfamc_ray.training.trial import Trial
 
 MINIBATCHES = {"cpu": 2, "cuda": 30}
 KEEPING = "reference, memory kept"
@@ -58,7 +59,7 @@ class Ours:
     def crops(self) -> None:
         """The crops of all minibatches, alone."""
         for step in range(self.config.minibatches_per_epoch):
-            self.trial.crops(torch.arange(self.config.data.pretrain_images), step)
+            self.trial.minibatches.crops(torch.arange(self.config.data.pretrain_images), 0, step)
 
     def coding_rates(self) -> None:
         """The coding rate of all updates, forward and backward."""
@@ -71,7 +72,7 @@ class Ours:
 
     def gemm(self) -> tuple[str, float]:
         """Arithmetic of the steps, and FLOP a second of a large matrix product in it."""
-        dtype = self.trial.autocast or self.trial.weight_type
+        dtype = self.trial.trainer.autocast or self.trial.trainer.weight_type
         return str(dtype).removeprefix("torch."), product_flops(self.device, dtype)
 
     def phases(self) -> dict[str, float]:

@@ -515,8 +515,8 @@ def _open(study: Study) -> None:
 def _train_here(study: Study, detail: Detail) -> None:
     import torch  # noqa: PLC0415 (slow to import)
 
+    from cfamc_ray.training.place import Place  # noqa: PLC0415
     from cfamc_ray.training.recording import run_recorded  # noqa: PLC0415
-    from cfamc_ray.training.trial import Place  # noqa: PLC0415
 
     for line in repair(study.folder, lambda: {0: {}}):
         logger.warning(line)

@@ -45,7 +45,8 @@ from cfamc_ray.store.images import note
 from cfamc_ray.store.records import Row, Status, TrialFolder, TrialRecord, read_trials, write_config
 from cfamc_ray.train import main as train
 from cfamc_ray.training.recording import RecordedTrial
-from cfamc_ray.training.trial import Trial, initial_encoder
+from cfamc_ray.training.trainer import initial_encoder
+from cfamc_ray.training.trial import Trial
 from cfamc_ray.tune import main as tune
 
 WIDTHS = {"width": 8, "prefeature_width": 8, "hidden_width": 8, "embedding_width": 8}

@@ -16,7 +16,7 @@ import pytest
 import torch
 from test_train_command import NO_GPU, Said, Terminal, files, said_by, tiny_study, train_into
 
-from cfamc_ray.config.data import DataConfig
+from cfamc_ray.config.data import DataConfig, parse_data
 from cfamc_ray.config.protocol import HEADS, PROTOCOLS, ProtocolConfig
 from cfamc_ray.config.recipes import PublishedRow, read_recipe
 from cfamc_ray.config.study import StudyConfig
@@ -28,7 +28,7 @@ from cfamc_ray.evaluation.protocols import Measurement
 from cfamc_ray.lifecycle.evaluation import Run, find_run, published, published_row
 from cfamc_ray.method.encoder import save_encoder
 from cfamc_ray.store.records import TrialFolder, write_config
-from cfamc_ray.training.trial import initial_encoder
+from cfamc_ray.training.trainer import initial_encoder
 
 FEW = ["--set", "images=60", "--set", "attacked_images=20"]
 QUICK = [*FEW, "--set", "attack.steps=2", "--set", "attack.restarts=1", "--set", "epsilons=[1/255, 4/255]"]
@@ -433,7 +433,7 @@ class TestPublishedRow:
         assert published(run, run.trial.data) == expected
 
     def test_there_is_none_for_a_transfer(self) -> None:
-        assert published_row(self.run_of("cf-amc-ssl", "cifar10"), DataConfig(name="cifar100")) is None
+        assert published_row(self.run_of("cf-amc-ssl", "cifar10"), parse_data(name="cifar100")) is None
 
     def test_there_is_none_for_initial_weights(self) -> None:
         run = self.run_of("cf-amc-ssl", "cifar10", encoder=None)

@@ -37,10 +37,12 @@ from cfamc_ray.method.crops import draw_crop_parameters, make_crops
 from cfamc_ray.method.encoder import load_encoder
 from cfamc_ray.store.records import TrialFolder
 from cfamc_ray.train import main as train
+from cfamc_ray.training.epoch_metrics import TrialMetrics
+from cfamc_ray.training.place import Place
 from cfamc_ray.training.recording import Row, run_recorded
 from cfamc_ray.training.speedups import fused_norm_problem
 from cfamc_ray.training.throughput import random_splits
-from cfamc_ray.training.trial import Place, Trial, TrialMetrics
+from cfamc_ray.training.trial import Trial
 
 CPU = torch.device("cpu")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -172,7 +174,7 @@ def test_the_host_never_waits_in_the_loop_over_minibatches(splits: Splits, attac
 @pytest.mark.parametrize("loss", ["cross_entropy", "margin"])
 @pytest.mark.parametrize("every_step", [False, True])
 def test_the_host_never_waits_between_the_steps_of_an_attack(splits: Splits, loss: Any, every_step: bool) -> None:
-    encoder = trial(splits, DEVICE, {"pretraining.precision": "float32"}).encoder.eval()
+    encoder = trial(splits, DEVICE, {"pretraining.precision": "float32"}).trainer.encoder.eval()
     pixels_NCHW, labels_N = (each.to(DEVICE) for each in (splits.probe.images_NCHW / 255, splits.probe.labels_N))
     steps = 4
     passes: list[int] = []
@@ -209,7 +211,7 @@ def test_a_trial_is_that_of_the_cpu(splits: Splits, changes: dict[str, Any]) -> 
 
 
 def test_scores_are_those_of_the_cpu(splits: Splits) -> None:
-    encoder = trial(splits, CPU, {"pretraining.precision": "float32"}).encoder
+    encoder = trial(splits, CPU, {"pretraining.precision": "float32"}).trainer.encoder
     found = [
         search_scores(
             encoder.to(device),
@@ -254,7 +256,7 @@ def test_an_encoder_is_read_on_the_cpu(splits: Splits, tmp_path: Path) -> None:
     trained.save_encoder(tmp_path / "encoder.safetensors")
     pixels_NCHW = splits.validation.images_NCHW[:8] / 255
     with torch.no_grad():
-        there_ND = trained.encoder.eval()(pixels_NCHW.to(DEVICE)).cpu()
+        there_ND = trained.trainer.encoder.eval()(pixels_NCHW.to(DEVICE)).cpu()
         here_ND = load_encoder(tmp_path / "encoder.safetensors").eval()(pixels_NCHW)
     torch.testing.assert_close(here_ND, there_ND, rtol=1e-3, atol=1e-3)
 
@@ -264,7 +266,7 @@ def out_of_memory() -> Iterator[None]:
     """No memory for large trials; on a CPU for none."""
     if not ON_GPU:
         with mock.patch(
-            "cfamc_ray.training.trial.make_crops", side_effect=torch.OutOfMemoryError("CUDA out of memory.")
+            "cfamc_ray.training.minibatches.make_crops", side_effect=torch.OutOfMemoryError("CUDA out of memory.")
         ):
             yield
         return
@@ -331,7 +333,7 @@ def test_a_faster_trial_is_the_same_trial(splits: Splits, keys: list[str], attac
 
 def pass_through(splits: Splits, changes: dict[str, Any]) -> list[Tensor]:
     """Embeddings of some images by a trial's network, and the gradients for the images and the first weights."""
-    network = trial(splits, DEVICE, {"encoder.width": 16, **changes}).network.train()
+    network = trial(splits, DEVICE, {"encoder.width": 16, **changes}).trainer.network.train()
     dtype = next(network.parameters()).dtype
     pixels_NCHW = (splits.probe.images_NCHW.to(DEVICE, dtype) / 255).requires_grad_()
     z_ND = network(pixels_NCHW)

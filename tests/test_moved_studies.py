@@ -166,14 +166,14 @@ def test_a_study_goes_on_with_its_images_wherever_both_are(
 ) -> None:
     said = project.tune("--trials", "1", "--mirror", f"file://{tmp_path}/store")
     assert (said.code, said.err) == (0, "")
-    assert begun[0].trial.data.path == str(project.images)
-    assert not Path(read_study(project.study / "study.yaml").trial.data.path or "").is_absolute()
+    assert begun[0].trial.data.location == str(project.images)
+    assert not Path(read_study(project.study / "study.yaml").trial.data.location or "").is_absolute()
     before = read_trials(project.study)
     there, said, study = way(project, tmp_path / "there")
     assert (said.code, said.err) == (0, "")
     assert len(begun) == 2
-    assert Path(begun[1].trial.data.path or "").name in (there.images.name, "a copy")
-    assert str(tmp_path / "project") not in str(begun[1].trial.data.path)
+    assert Path(begun[1].trial.data.location or "").name in (there.images.name, "a copy")
+    assert str(tmp_path / "project") not in str(begun[1].trial.data.location)
     assert before[0].rows[0]["clean_accuracy"] == read_trials(study)[0].rows[0]["clean_accuracy"]
     assert len(read_trials(study)) == 2
 
@@ -211,7 +211,7 @@ def test_a_trial_of_a_moved_study_is_trained_anew_on_its_images_alone(
     said = train_trial(there, tmp_path / "trained")
     assert (said.code, said.err) == (0, "")
     (run,) = (tmp_path / "trained").iterdir()
-    kept = read_study(run / "study.yaml").trial.data.path
+    kept = read_study(run / "study.yaml").trial.data.location
     assert kept is not None
     assert (run / kept).resolve() == there.images
     there.draw_images(seed=1)
@@ -243,7 +243,7 @@ def test_a_front_is_confirmed_on_the_images_that_it_was_found_on(
     assert project.tune(*words).code == 130, "None is no complete confirmation"
     there = project.moved_to(tmp_path / "there")
     assert there.tune(*words).code == 130
-    assert [config.trial.data.path for config in confirmed] == [str(project.images), str(there.images)]
+    assert [config.trial.data.location for config in confirmed] == [str(project.images), str(there.images)]
     there.draw_images(seed=1)
     said = there.tune(*words)
     assert (said.code, said.err.count("\n"), len(confirmed)) == (2, 1, 2)
@@ -265,7 +265,7 @@ def test_a_scaling_study_goes_on_with_its_images_wherever_both_are_and_with_no_o
     trials = there.runs / "grown" / "learning"
     (trials / "trial_00001" / "epochs.jsonl").unlink()
     assert grow(there.folder).err == ""
-    assert [config.trial.data.path for config in begun] == [str(project.images), str(there.images)]
+    assert [config.trial.data.location for config in begun] == [str(project.images), str(there.images)]
     (trials / "trial_00001" / "epochs.jsonl").unlink()
     there.draw_images(seed=1)
     said = grow(there.folder)

@@ -77,8 +77,8 @@ def test_a_study_and_all_that_it_needs_may_lie_in_a_folder_of_any_name(
     assert (said.code, said.err) == (130, "")
     said = said_by(tune.main, *shlex.split(said.out.splitlines()[-1])[3:])
     assert (said.code, said.err) == (0, "")
-    assert [config.trial.data.path for config in begun] == [str(images)] * 2
-    assert read_study(tmp_path / name / "runs" / "mine" / "study.yaml").trial.data.path == "../../images.npz"
+    assert [config.trial.data.location for config in begun] == [str(images)] * 2
+    assert read_study(tmp_path / name / "runs" / "mine" / "study.yaml").trial.data.location == "../../images.npz"
     assert len(read_trials(copy / "mine")) == 2
 
     mirrors = {"named": str(copy), "in a URI": f"file://{quote(str(copy))}"}

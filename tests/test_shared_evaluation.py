@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from test_trial import tiny_config, tiny_splits
+from tiny_trials import tiny_config, tiny_splits
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
@@ -17,7 +17,9 @@ from cfamc_ray.evaluation.attacks import pgd
 from cfamc_ray.evaluation.protocols import search_scores
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
 from cfamc_ray.method.parallel import ALONE, Workers
-from cfamc_ray.training.trial import Place, Trial, TrialFailed, initial_encoder
+from cfamc_ray.training.place import Place
+from cfamc_ray.training.trainer import initial_encoder
+from cfamc_ray.training.trial import Trial, TrialFailed
 
 pytestmark = pytest.mark.slow
 
@@ -86,7 +88,7 @@ def reason_of_failure(rank: int) -> str:
     """Of a trial whose second worker alone computes features that are no numbers."""
     trial = Trial(tiny_config(), tiny_splits(), place=Place(rank=rank, size=2))
     if rank == 1:
-        trial.encoder.features = blind(trial.encoder.features)  # type: ignore[method-assign]
+        trial.trainer.encoder.features = blind(trial.trainer.encoder.features)  # type: ignore[method-assign]
     try:
         trial.run_epoch()
     except TrialFailed as error:

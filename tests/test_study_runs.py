@@ -132,7 +132,7 @@ def test_a_killed_study_goes_on_where_it_was(space: Path) -> None:
         alone = Trial(trial_config, load_splits(trial_config.data))
         list(alone)
         saved = load_encoder(study / record.trial_id / "encoder.safetensors").state_dict()
-        for name, weight in alone.encoder.state_dict().items():
+        for name, weight in alone.trainer.encoder.state_dict().items():
             assert torch.equal(weight, saved[name]), name
 
 
@@ -361,6 +361,6 @@ def test_two_workers_train_what_one_does(space: Path) -> None:
     alone = Trial(config, load_splits(config.data))
     list(alone)
     together = load_encoder(study / record.trial_id / "encoder.safetensors").state_dict()
-    for name, weight in alone.encoder.state_dict().items():
+    for name, weight in alone.trainer.encoder.state_dict().items():
         torch.testing.assert_close(together[name], weight, rtol=1e-9, atol=1e-12)
     assert [row["clean_accuracy"] for row in record.rows] == [row.clean_accuracy for row in alone.rows]

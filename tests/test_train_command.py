@@ -286,8 +286,8 @@ class TestRun:
         alone = Trial(config, load_splits(config.data))
         list(alone)
         saved = load_encoder(TrialFolder(trained[0], 0).encoder).state_dict()
-        assert saved.keys() == alone.encoder.state_dict().keys()
-        assert all(torch.equal(weight, saved[name]) for name, weight in alone.encoder.state_dict().items())
+        assert saved.keys() == alone.trainer.encoder.state_dict().keys()
+        assert all(torch.equal(weight, saved[name]) for name, weight in alone.trainer.encoder.state_dict().items())
 
     def test_tensorboard_has_its_curves(self, trained: tuple[Path, Said]) -> None:
         (record,) = read_trials(trained[0])

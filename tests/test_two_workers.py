@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from test_trial import state, tiny_config, tiny_splits, tiny_trial
+from tiny_trials import state, tiny_config, tiny_splits, tiny_trial
 from torch.multiprocessing.spawn import spawn
 
 from cfamc_ray.config.trial import TrialConfig
-from cfamc_ray.training.trial import Place, Trial
+from cfamc_ray.training.place import Place
+from cfamc_ray.training.trial import Trial
 
 pytestmark = pytest.mark.slow
 

@@ -63,24 +63,24 @@ class Watched:
         self.outputs: list[Tensor] = []
         self.rates: list[float] = []
         self.gradients: list[dict[str, Tensor]] = []
-        update, advance = self.trial._update, self.trial.scheduler.step
+        update, advance = self.trial.trainer.update, self.trial.trainer.scheduler.step
         V, B = config.crops.views, config.pretraining.batch_images
 
-        def watched_update(crops_VBCHW: Tensor) -> Tensor:
+        def watched_update(crops_VBCHW: Tensor, labels_B: Tensor | None) -> Tensor:
             self.crops.append(crops_VBCHW.clone())
-            self.encoders.append(copy.deepcopy(self.trial.encoder))
+            self.encoders.append(copy.deepcopy(self.trial.trainer.encoder))
             self.gradients.append({})
-            losses = update(crops_VBCHW)
-            self.deltas.append(self.trial.delta_VbCHW.clone())
+            losses = update(crops_VBCHW, labels_B)
+            self.deltas.append(self.trial.trainer.delta_VbCHW.clone())
             return losses
 
         def watched_advance() -> None:
-            self.rates.append(self.trial.optimizer.param_groups[0]["lr"])
+            self.rates.append(self.trial.trainer.optimizer.param_groups[0]["lr"])
             advance()
 
         def before_the_step(_: Optimizer, *__: Any) -> None:
             if not self.gradients[-1]:  # LARS changes them in place
-                named = self.trial.encoder.named_parameters()
+                named = self.trial.trainer.encoder.named_parameters()
                 self.gradients[-1].update({name: p.grad.clone() for name, p in named if p.grad is not None})
 
         parts: list[tuple[Tensor, Tensor]] = []
@@ -93,10 +93,10 @@ class Watched:
                 self.outputs.append(z_ND.unflatten(0, (V, B)))
                 parts.clear()
 
-        monkeypatch.setattr(self.trial, "_update", watched_update)
-        monkeypatch.setattr(self.trial.scheduler, "step", watched_advance)
-        self.trial.optimizer.register_step_pre_hook(before_the_step)
-        hook = self.trial.encoder.register_forward_hook(of_a_call)
+        monkeypatch.setattr(self.trial.trainer, "update", watched_update)
+        monkeypatch.setattr(self.trial.trainer.scheduler, "step", watched_advance)
+        self.trial.trainer.optimizer.register_step_pre_hook(before_the_step)
+        hook = self.trial.trainer.encoder.register_forward_hook(of_a_call)
         self.rows = list(self.trial)
         hook.remove()
         assert not parts
@@ -179,7 +179,7 @@ def passes_by_hand(
         if step < 5:
             delta_VBCHW = (delta_VBCHW.detach() + STEP * of_delta.sign()).clamp(-EPSILON, EPSILON)
             delta_VBCHW = (crops_VBCHW + delta_VBCHW).clamp(0, 1) - crops_VBCHW
-            delta_VBCHW[: config.perturbation.clean_views] = 0
+            delta_VBCHW[[radius == 0 for radius in config.perturbation.radii(V)]] = 0
     return gradients, delta_VBCHW.detach()
 
 
@@ -209,7 +209,7 @@ def test_a_published_pgd_update_adds_the_gradients_of_its_attack_and_a_sane_one_
             torch.testing.assert_close(
                 watched.gradients[minibatch][weight], torch.stack(of_passes).sum(0), rtol=1e-9, atol=1e-9
             )
-        after = watched.encoders[minibatch + 1] if minibatch < 2 else watched.trial.encoder
+        after = watched.encoders[minibatch + 1] if minibatch < 2 else watched.trial.trainer.encoder
         statistics = dict(after.named_buffers())
         for buffer, by_hand in encoder.named_buffers():
             torch.testing.assert_close(statistics[buffer], by_hand, rtol=1e-9, atol=1e-12)
@@ -243,7 +243,8 @@ def test_batch_norm_counts_every_pass_in_train_mode_and_both_views_of_simclr(
     variant: Variant, name: str, changes: dict[str, Any], per_minibatch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trial = Watched(tiny(name, variant, **changes), monkeypatch).trial
-    counts = [buffer.item() for key, buffer in trial.encoder.named_buffers() if key.endswith("num_batches_tracked")]
+    buffers = trial.trainer.encoder.named_buffers()
+    counts = [buffer.item() for key, buffer in buffers if key.endswith("num_batches_tracked")]
     assert counts
     assert set(counts) == {3 * per_minibatch}
 
@@ -362,4 +363,5 @@ def test_both_dialects_see_the_same_crops_from_the_same_weights(name: str, monke
     assert all(torch.equal(a, b) for a, b in zip(ours.crops, theirs.crops, strict=True))
     first, second = ours.encoders[0].state_dict(), theirs.encoders[0].state_dict()
     assert all(torch.equal(first[key], second[key]) for key in first)
-    assert not torch.equal(ours.trial.encoder.backbone.stem.weight, theirs.trial.encoder.backbone.stem.weight)
+    one, other = (each.trial.trainer.encoder.backbone.stem.weight for each in (ours, theirs))
+    assert not torch.equal(one, other)

@@ -18,8 +18,9 @@ from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.cost.work import training_flops
 from cfamc_ray.data.images import LabelledImages
 from cfamc_ray.evaluation.protocols import run_protocol, search_scores
+from cfamc_ray.training.place import Place
 from cfamc_ray.training.throughput import random_splits
-from cfamc_ray.training.trial import Place, Trial
+from cfamc_ray.training.trial import Trial
 
 PAPER = "cf-amc-ssl"
 MINIBATCHES = 2
@@ -53,8 +54,7 @@ class Case:
     @property
     def passes(self) -> int:
         """Of a minibatch, forward and backward: its replays, and the attack's own."""
-        steps = self.config.perturbation.steps if self.config.perturbation.attack == "pgd" else 0
-        return self.config.pretraining.replays + steps
+        return self.config.pretraining.replays + self.config.perturbation.attack_passes
 
 
 class Work(NamedTuple):
@@ -146,7 +146,8 @@ def _config(recipe: str, variant: Variant, overrides: Sequence[str], *, whole: b
     values = {"data.validation_images": 0, "data.pretrain_images": images * (MINIBATCHES if whole else 1)}
     if not whole:
         values["pretraining.replays"] = min(trial.pretraining.replays, FEW_PASSES)
-        values["perturbation.steps"] = min(trial.perturbation.steps, FEW_PASSES)
+        if trial.perturbation.attack_passes:
+            values["perturbation.steps"] = min(trial.perturbation.attack_passes, FEW_PASSES)
     return eager(trial.with_values(values))
 
 
@@ -176,7 +177,7 @@ def _search(features: str, trial: Trial) -> None:
     """As after an epoch: two batches, three steps, two starts."""
     few = {"features": features, "probe_iterations": 3, "batch_images": 2, "attack_steps": 3, "attack_restarts": 2}
     config = trial.config.evaluation.model_copy(update=few)
-    search_scores(trial.encoder, _images(), _images(), classes=10, config=config, generator=torch.Generator())
+    search_scores(trial.trainer.encoder, _images(), _images(), classes=10, config=config, generator=torch.Generator())
 
 
 FEW = [
@@ -187,7 +188,8 @@ FEW = [
 
 def _protocol(head: str, changes: Sequence[str], trial: Trial) -> None:
     protocol = resolve_protocol("standard", head=head, overrides=[*FEW, *changes])
-    list(run_protocol(trial.encoder, _images(), _images(), classes=10, protocol=protocol, crops=trial.config.crops))
+    encoder, crops = trial.trainer.encoder, trial.config.crops
+    list(run_protocol(encoder, _images(), _images(), classes=10, protocol=protocol, crops=crops))
 
 
 EVALUATIONS: dict[str, Evaluation] = {

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-import cfamc_ray.training.trial
+import cfamc_ray.training.trainer
 from benchmarks.gpu_check.backward import PythonEngine
 from benchmarks.gpu_check.recorder import Recorder
 from cfamc_ray.config.trial import TrialConfig
@@ -77,7 +77,7 @@ def fake_cuda(*, free_bytes: int = MEMORY_BYTES) -> Iterator[Recorder]:
         (torch.autograd, "grad", engine.grad),
         (Tensor, "pin_memory", lambda tensor, *_: recorder.pin(tensor.clone())),
         (nn.Module, "_apply", _apply),
-        (cfamc_ray.training.trial, "initial_encoder", encoder),
+        (cfamc_ray.training.trainer, "initial_encoder", encoder),
     ]
     with ExitStack() as stack:
         for where, name, instead in patches:

@@ -10,7 +10,7 @@ import pkgutil
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Generic, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -169,20 +169,27 @@ def _path(component: type) -> str:
 
 
 def component_field(field: FieldInfo) -> ComponentField | None:
-    """What marks a field as one that holds a component."""
-    return next((mark for mark in field.metadata if isinstance(mark, ComponentField)), None)
+    """What marks a field as one that holds a component, or none."""
+    optional = (mark for part in get_args(field.annotation) for mark in getattr(part, "__metadata__", ()))
+    return next((mark for mark in (*field.metadata, *optional) if isinstance(mark, ComponentField)), None)
 
 
 def keys_of(model: type[BaseModel]) -> list[str]:
     """All dotted keys of a config, those of every component that is registered included."""
     keys: list[str] = []
     for name, field in model.model_fields.items():
-        if mark := component_field(field):
-            inner = [key for component in mark.registry.classes.values() for key in keys_of(component)]
+        section, mark = field.annotation, component_field(field)
+        if mark is not None and field.default is not None:
+            inner = list(dict.fromkeys(key for each in mark.registry.classes.values() for key in keys_of(each)))
+            if not mark.default.own_keys():  # written as its bare name
+                keys.append(name)
+                inner.remove(mark.default.component_key())
+        elif isinstance(section, type) and issubclass(section, BaseModel):
+            inner = keys_of(section)
         else:
-            section = field.annotation
-            inner = keys_of(section) if isinstance(section, type) and issubclass(section, BaseModel) else []
-        keys += [f"{name}.{key}" for key in dict.fromkeys(inner)] or [name]
+            inner = []
+            keys.append(name)
+        keys += [f"{name}.{key}" for key in inner]
     return keys
 
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from cfamc_ray.config.data import DataConfig
+from cfamc_ray.config.data import DataSet
 from cfamc_ray.config.types import Pixels, Real, Strict
 
 
@@ -13,7 +13,7 @@ class EvaluationConfig(Strict):
 
     every_epochs: int = Field(default=1, ge=1)
     """Epochs between two measurements; the last epoch is always measured."""
-    transfer: DataConfig | None = None
+    transfer: DataSet | None = None
     """Another data set that the probe is fitted and judged on, the encoder being frozen; null: the one of `data`."""
     features: Literal["prefeature", "backbone"] = "prefeature"
     """What the linear probe reads: the pre-feature, as published, or the backbone's output."""

@@ -91,9 +91,11 @@ def _components(path: str, written: Mapping[str, Any], groups: Mapping[str, Any]
     yield f"## `{path.removesuffix('.')}`\n"
     yield f"{_line(written.get('description', ''))}\n"
     yield "| key | value | default | what |\n|---|---|---|---|"
-    default = written["default"][key] if isinstance(written["default"], Mapping) else written["default"]
+    is_bare = isinstance(written["default"], str)
+    default = written["default"] if is_bare else written["default"][key]
     what = "; ".join(f"`{name}`: {_line(each['description'])}" for name, each in zip(names, components, strict=True))
-    yield f"| `{path}{key}` | {', '.join(f'`{name}`' for name in names)} | {default} | {what} |"
+    place, values = path.removesuffix(".") if is_bare else path + key, ", ".join(f"`{name}`" for name in names)
+    yield f"| `{place}` | {values} | {default} | {what} |"
     for name, component in zip(names, components, strict=True):
         rows = [_key(path + own, each) for own, each in component["properties"].items() if own != key]
         yield from (f"| `{row.name}` | {row.values} | {row.default} | Of `{name}`. {row.meaning} |" for row in rows)
@@ -132,7 +134,12 @@ def _values(written: Mapping[str, Any]) -> str:
 
 
 def _value(name: str, value: Any) -> str:
-    if isinstance(value, float) and name.endswith("epsilon") and "rate" not in name and math.isclose(value * 255, round(value * 255)):
+    if (
+        isinstance(value, float)
+        and name.endswith("epsilon")
+        and "rate" not in name
+        and math.isclose(value * 255, round(value * 255))
+    ):
         return f"{round(value * 255)}/255"
     return "" if value == "" else f"{json.dumps(value, ensure_ascii=False)}".strip('"')
 

@@ -1,10 +1,10 @@
-"""How an encoder is pretrained: crops, perturbation, encoder, loss, optimizer and the loop."""
+"""How an encoder is pretrained: crops, optimizer and the loop."""
 
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from cfamc_ray.config.types import Pixels, Real, Strict
+from cfamc_ray.config.types import Real, Strict
 
 Choice = bool | Literal["auto"]
 """`auto`: as suits the hardware."""
@@ -56,67 +56,6 @@ class CropsConfig(Strict):
             if name.endswith("_probability") and not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be from 0 to 1, not {getattr(self, name)}")
         return self
-
-
-class PerturbationConfig(Strict):
-    """One perturbation per crop, inside the l∞ ball of radius epsilon and inside the pixel box."""
-
-    attack: Literal["free", "pgd", "none"] = "free"
-    """`free`: the backward pass of each replay also moves the perturbation; `pgd`: separate attack passes before one
-    weight update; `none`: ordinary pretraining."""
-    epsilon: Pixels = 8 / 255
-    """Radius of the ball."""
-    step_ratio: Real = Field(default=0.01 * 255 / 8, gt=0)
-    """Step size over epsilon; the published step of 0.01 at 8/255 is 0.31875."""
-    steps: int = Field(default=5, ge=1)
-    """Attack passes per minibatch; read by `pgd` alone."""
-    clean_views: int = Field(default=0, ge=0)
-    """So many of the first views stay as they are; SimCLR's adversarial form compares a clean view with a perturbed."""
-    carry: bool = True
-    """Whether the perturbation goes on to the next minibatch's crops by position; else it starts at zero each time."""
-    project_first: bool = True
-    """Whether a carried perturbation is clipped to its new crops before the first replay (published: no)."""
-    keep_attack_gradients: bool = False
-    """Whether a `pgd` weight update also adds the weight gradients of its attack passes (published: yes)."""
-    attack_in_train_mode: bool = True
-    """Whether batch norm uses and moves its batch statistics in the attack passes of `pgd` (published: yes)."""
-    attack_positive: Literal["first", "self"] = "first"
-    """Positive of the perturbed second view in the attack passes of `pgd` under `nt_xent`: the clean `first` view, as
-    in the update, or `self`, the second view without its perturbation (published)."""
-
-    @property
-    def step_size(self) -> float:
-        """What one ascent step adds to a pixel."""
-        return self.step_ratio * self.epsilon
-
-
-class EncoderConfig(Strict):
-    """A backbone without its classifier, then the pre-feature, then the projector."""
-
-    architecture: Literal["resnet18", "resnet50", "vit"] = "resnet18"
-    """`vit`: a vision transformer of 12 blocks and 3 heads, whose features are the mean of its tokens."""
-    stem: Literal["small", "large"] = "small"
-    """For images of about 32 pixels (ResNet: a 3x3 convolution of stride 1 and no max-pooling; ViT: patches of 4x4) or
-    about 224 (a 7x7 convolution of stride 2 and max-pooling; patches of 16x16)."""
-    width: int = Field(default=64, ge=4, multiple_of=4)
-    """Channels of a ResNet's first stage, a third of a ViT's token width; 64 is the paper's."""
-    norm: Literal["batch", "group"] = "batch"
-    """`group` normalises each image by itself, so nothing depends on the batch or on the number of workers. The blocks
-    of a ViT always use layer norm; its pre-feature and projector obey this key."""
-    prefeature_width: int = Field(default=4096, ge=2)
-    """Width of the layer that the linear probe reads."""
-    hidden_width: int = Field(default=4096, ge=2)
-    """Width of the projector's hidden layer."""
-    embedding_width: int = Field(default=1024, ge=2)
-    """Width of the unit-length rows that the loss sees (D)."""
-    synchronize_norm: bool = True
-    """Whether several workers on GPUs share one batch norm over the global batch (published: no); torch has no such
-    batch norm for CPUs, where each worker normalises its own share."""
-
-    @property
-    def patch(self) -> int:
-        """Side in pixels of what images are cut into: their sides must be multiples of it."""
-        return {"small": 4, "large": 16}[self.stem] if self.architecture == "vit" else 1
 
 
 class OptimizerConfig(Strict):

@@ -13,16 +13,12 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from cfamc_ray.config.components import Component, ComponentField, branch, keys_of, lay
-from cfamc_ray.config.data import DataConfig
+from cfamc_ray.config.data import Cifar10Config, DataConfig, DataSet
+from cfamc_ray.config.encoder import EncoderConfig
 from cfamc_ray.config.evaluation import EvaluationConfig
 from cfamc_ray.config.losses import LOSSES, EmpSslConfig, LossConfig
-from cfamc_ray.config.method import (
-    CropsConfig,
-    EncoderConfig,
-    OptimizerConfig,
-    PerturbationConfig,
-    PretrainingConfig,
-)
+from cfamc_ray.config.method import CropsConfig, OptimizerConfig, PretrainingConfig
+from cfamc_ray.config.perturbation import PERTURBATIONS, FreeAttackConfig, PerturbationConfig
 from cfamc_ray.config.types import Strict
 
 
@@ -31,9 +27,11 @@ class TrialConfig(Strict):
 
     seed: int = Field(default=0, ge=0)
     """Seed of the initial weights, the order of the images, the crops and the attacks' starts."""
-    data: DataConfig = DataConfig()
+    data: DataSet = Cifar10Config()
+    """Which images, and how many of them pretrain, probe and validate."""
     crops: CropsConfig = CropsConfig()
-    perturbation: PerturbationConfig = PerturbationConfig()
+    perturbation: Annotated[PerturbationConfig, ComponentField(PERTURBATIONS, FreeAttackConfig)] = FreeAttackConfig()
+    """One perturbation per crop, which the inner maximisation moves."""
     encoder: EncoderConfig = EncoderConfig()
     loss: Annotated[LossConfig, ComponentField(LOSSES, EmpSslConfig)] = EmpSslConfig()
     """What pretraining minimises, and the perturbation ascends."""
@@ -52,9 +50,9 @@ class TrialConfig(Strict):
             if data is not None and data.validation_images == 1:
                 raise ValueError(f"{key}.validation_images must be 0 or at least 2, not 1")
         sizes = {
-            f"{key}.image_size": data.image_size
+            f"{key}.image_size": data.resized
             for key, data in (("data", self.data), ("evaluation.transfer", self.evaluation.transfer))
-            if data is not None and data.name in ("digits", "imagefolder")
+            if data is not None and data.resized
         }
         for key, size in {"crops.size": self.crops.size, **sizes}.items():
             if size % self.encoder.patch:
@@ -62,26 +60,11 @@ class TrialConfig(Strict):
                     f"{key} must be a multiple of {self.encoder.patch}, the patch of a vit with encoder.stem "
                     f"{self.encoder.stem}, not {size}"
                 )
-        if self.perturbation.attack == "pgd" and self.pretraining.replays != 1:
-            raise ValueError(
-                f"pretraining.replays must be 1 with perturbation.attack pgd, not {self.pretraining.replays}: "
-                "its attack passes are perturbation.steps"
-            )
-        loss = self.loss.component_name()
         if self.loss.pair and self.crops.views != 2:
-            raise ValueError(f"crops.views must be 2 with loss.name {loss}, not {self.crops.views}")
-        contrasts = self.loss.pair and self.perturbation.attack == "pgd"
-        if self.perturbation.attack_positive == "self" and not (contrasts and self.perturbation.clean_views == 1):
             raise ValueError(
-                "perturbation.attack_positive self needs loss.name nt_xent, perturbation.attack pgd and "
-                f"perturbation.clean_views 1, not {loss}, {self.perturbation.attack} and "
-                f"{self.perturbation.clean_views}: set it to first"
+                f"crops.views must be 2 with loss.name {self.loss.component_name()}, not {self.crops.views}"
             )
-        if self.perturbation.clean_views >= self.crops.views and self.perturbation.attack != "none":
-            raise ValueError(
-                f"perturbation.clean_views {self.perturbation.clean_views} leaves none of crops.views "
-                f"{self.crops.views} to perturb: lower it, or set perturbation.attack to none"
-            )
+        self.perturbation.check(self)
         return self
 
     @property
@@ -112,9 +95,7 @@ class TrialConfig(Strict):
     @property
     def attack_passes_per_epoch(self) -> int:
         """Forward and backward passes of a crop that serve the attack alone, per epoch."""
-        if self.perturbation.attack != "pgd":
-            return 0
-        return self._crops_per_epoch * self.perturbation.steps
+        return self._crops_per_epoch * self.perturbation.attack_passes
 
     @property
     def crop_passes_per_epoch(self) -> int:
@@ -169,15 +150,12 @@ class TrialConfig(Strict):
         """
         value: Any = self
         for name in key.split("."):
-            known = isinstance(value, Strict) and (
-                name in type(value).model_fields or isinstance(vars(type(value)).get(name), property)
-            )
-            if name.startswith("_") or not known:
+            if name.startswith("_") or not isinstance(value, Strict) or not _has(type(value), name):
                 if isinstance(value, Component) and key in trial_keys():
                     return None
                 raise ValueError(f"names {key}, which no trial has")
             value = getattr(value, name)
-        return value
+        return value.component_name() if isinstance(value, Component) else value
 
     def with_values(self, values: dict[str, Any]) -> "TrialConfig":
         """This config with the values of some dotted keys replaced, validated anew.
@@ -187,6 +165,12 @@ class TrialConfig(Strict):
         """
         branches = (branch(key, value) for key, value in values.items())
         return TrialConfig.model_validate(lay_trials(self.model_dump(exclude_unset=True), *branches))
+
+
+def _has(model: type[Strict], name: str) -> bool:
+    """Whether a config has a key, or a derived quantity that one of our classes defines."""
+    ours = (vars(each).get(name) for each in model.__mro__ if issubclass(each, Strict))
+    return name in model.model_fields or any(isinstance(each, property) for each in ours)
 
 
 def lay_trials(*trees: Mapping[str, Any]) -> dict[str, Any]:

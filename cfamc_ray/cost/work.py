@@ -14,8 +14,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from cfamc_ray.config.data import DataConfig
+from cfamc_ray.config.encoder import EncoderConfig
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.method import EncoderConfig
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.data.sources import read_source
@@ -31,7 +31,7 @@ def training_flops(config: TrialConfig) -> int:
     """
     update, attack = crop_pass_flops(config.encoder, config.crops.size)
     attack_passes = config.attack_passes_per_epoch
-    attack_flops = update if config.perturbation.keep_attack_gradients else attack
+    attack_flops = update if config.perturbation.attack_gradients_of_weights else attack
     if config.pretraining.activation_checkpointing:
         again = forward_flops(config.encoder, config.crops.size)
         update, attack_flops = update + again, attack_flops + again
@@ -132,16 +132,21 @@ def _number_bytes(config: TrialConfig) -> int:
     return 8 if config.pretraining.precision == "float64" else 4
 
 
+ASSUMED_SIDE = 32
+"""Height and width in pixels of images that are not here."""
+
+
 def image_side(data: DataConfig) -> int:
-    """Height and width in pixels of a data set's images; of a file that is not here, `image_size`.
+    """Height and width in pixels of a data set's images; of a file that is not here, `ASSUMED_SIDE`.
 
     Args:
-        data: of which an npz file alone has to be looked at.
+        data: is read, where its keys do not tell.
     """
-    if data.name == "npz":
-        with suppress(InputError):
-            return int(read_source(data).train.images_NCHW.shape[-1])
-    return 32 if data.name.startswith("cifar") else data.image_size
+    if data.side is not None:
+        return data.side
+    with suppress(InputError):
+        return int(read_source(data).train.images_NCHW.shape[-1])
+    return ASSUMED_SIDE
 
 
 def scale_remark(size: int, data: DataConfig) -> str:

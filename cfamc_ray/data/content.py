@@ -5,7 +5,7 @@ import json
 from functools import lru_cache
 from pathlib import Path
 
-from cfamc_ray.config.data import DataConfig
+from cfamc_ray.config.data import DataConfig, ImageFolderConfig
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.data.folders import list_images
 from cfamc_ray.data.sources import locate
@@ -14,11 +14,11 @@ from cfamc_ray.data.sources import locate
 def content_digest(config: DataConfig, *, folder: Path | None = None) -> str:
     """A digest that is equal for copies of a data set at different places, and another one for other images.
 
-    It covers the bytes of an .npz file; of a folder of images the relative names and sizes of the files that are
-    read, and the image size; of what a library brings along its name and, for digits, the image size.
+    It covers the bytes of a file; of a folder of images the relative names and sizes of the files that are read; where
+    there is neither, the name; and the size to which images are brought when they are read.
 
     Args:
-        config: `name`, `path` and `image_size` are read.
+        config: of the data set.
         folder: as for `read_source`.
 
     Returns:
@@ -28,11 +28,15 @@ def content_digest(config: DataConfig, *, folder: Path | None = None) -> str:
         InputError: where the data set is not there or cannot be read, or its folder is not laid out as one.
     """
     path = locate(config, folder)
+    resized = [] if config.resized is None else [config.resized]
     if path is None:
-        content = [config.name, config.image_size] if config.name == "digits" else [config.name]
-    elif config.name == "imagefolder":
+        content = [config.name, *resized]
+    elif isinstance(config, ImageFolderConfig):
         files = [file for split in list_images(path).splits.values() for file in split]
-        content = [config.image_size, sorted((file.name, file.size) for file in files)]
+        content = [*resized, sorted((file.name, file.size) for file in files)]
+    elif config.is_folder:
+        every = (file for file in path.rglob("*") if file.is_file())
+        content = [*resized, sorted((file.relative_to(path).as_posix(), file.stat().st_size) for file in every)]
     else:
         stat = path.stat()
         return _file_digest(path.resolve(), stat.st_size, stat.st_mtime_ns)[:16]

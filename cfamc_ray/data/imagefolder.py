@@ -22,6 +22,7 @@ import numpy.typing as npt
 import torch
 from numpy.lib.format import open_memmap, write_array_header_1_0
 
+from cfamc_ray.config.data import ImageFolderConfig
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.data.decoding import READING_RULES, read_square
 from cfamc_ray.data.folders import ImageFile, list_images
@@ -36,6 +37,11 @@ Shapes = Mapping[str, tuple[int, int, int, int]]
 """NCHW of each split's array."""
 Arrays = Mapping[str, npt.NDArray[Any]]
 """The images_NCHW of each split."""
+
+
+def read_configured(config: ImageFolderConfig, path: Path, folder: Path) -> Source:
+    """Read the folder of images that a config names; arguments as for `DataConfig.build`."""
+    return read_imagefolder(path, config.image_size, cache=folder / "imagefolder-cache")
 
 
 def read_imagefolder(folder: Path, image_size: int, *, cache: Path) -> Source:

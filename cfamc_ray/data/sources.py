@@ -13,9 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cfamc_ray.config.data import DataConfig
+from cfamc_ray.config.data import Cifar10Config, Cifar100Config, DataConfig, DigitsConfig, NpzConfig
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.data.imagefolder import read_imagefolder
 from cfamc_ray.data.images import UNLABELLED, LabelledImages, Source, uniformity
 from cfamc_ray.data.stratification import stratified_order
 
@@ -23,16 +22,12 @@ DIGITS_TEST_IMAGES = 360
 """A fifth of the digits, always the same ones: scikit-learn defines no test split."""
 
 
-_held: dict[tuple[str, str | None, int], Source] = {}
+_held: dict[DataConfig, Source] = {}
 
 
 def hold_source(config: DataConfig, source: Source) -> None:
     """Let `read_source` give this for a config from now on, whatever this machine has on its disk."""
-    _held[_key(config)] = source
-
-
-def _key(config: DataConfig) -> tuple[str, str | None, int]:
-    return config.name, config.path, config.image_size
+    _held[config.source()] = source
 
 
 def read_source(config: DataConfig, *, folder: Path | None = None) -> Source:
@@ -42,19 +37,20 @@ def read_source(config: DataConfig, *, folder: Path | None = None) -> Source:
     were converted.
 
     Args:
-        config: `name`, `path` and `image_size` are read.
+        config: of the data set; how many images are used for what does not matter here.
         folder: where data sets and caches are kept; by default the folder that the environment variable CFAMC_DATA
             names, else ~/.cache/cfamc_ray.
 
     Raises:
         InputError: where the data set is missing, cannot be downloaded, or is not what it should be.
     """
-    if _key(config) in _held:
-        return _held[_key(config)]
+    config = config.source()
+    if config in _held:
+        return _held[config]
     path = locate(config, folder)
-    if folder is None:  # two of them need none, and so no home
-        folder = Path() if config.name in ("digits", "npz") else data_folder()
-    return _read(config.name, path, config.image_size, folder, path.stat().st_mtime_ns if path else None)
+    if folder is None:  # some need none, and so no home
+        folder = data_folder() if config.needs_folder else Path()
+    return _read(config, path, folder, path.stat().st_mtime_ns if path else None)
 
 
 def data_folder() -> Path:
@@ -70,25 +66,23 @@ def locate(config: DataConfig, folder: Path | None = None) -> Path | None:
     """The file or folder of images; none for what a library brings along.
 
     Args:
-        config: `name` and `path` are read.
+        config: of the data set.
         folder: as for `read_source`.
 
     Raises:
         InputError: where there is no such file or folder.
     """
-    if config.name == "digits":
-        return None
-    if config.path is None:
-        packed = (folder or data_folder()) / f"{config.name}.npz"
-        return packed if packed.is_file() else None
-    given = _expanded(config.path)
+    if config.location is None:
+        packed = (folder or data_folder()) / f"{config.name}.npz" if config.is_packed else None
+        return packed if packed and packed.is_file() else None
+    given = _expanded(config.location)
     if given.exists():
         return given
     folder = folder or data_folder()
-    if (folder / config.path).exists():
-        return folder / config.path
+    if (folder / config.location).exists():
+        return folder / config.location
     raise InputError(
-        f"data.path {config.path}: no such file or folder, neither from {Path.cwd()} nor from {folder}; "
+        f"data.path {config.location}: no such file or folder, neither from {Path.cwd()} nor from {folder}; "
         "--set data.path=PATH names another place"
     )
 
@@ -104,31 +98,24 @@ def _expanded(path: str) -> Path:
 
 
 @lru_cache(maxsize=2)  # what pretrains, and what a transfer is judged on
-def _read(name: str, path: Path | None, image_size: int, folder: Path, _modified_ns: int | None) -> Source:
+def _read(config: DataConfig, path: Path | None, folder: Path, _modified_ns: int | None) -> Source:
     """Read anew unless all arguments, the time of modification among them, are those of the last call."""
-    source = _read_any(name, path, image_size, folder)
+    source: Source = config.build(path, folder)
     for split, images in (("training", source.train), ("test", source.test)):
         if remark := uniformity(images.images_NCHW):
-            warnings.warn(f"{path or name}: {remark.format(f'{split} images')}", stacklevel=3)
+            warnings.warn(f"{path or config.name}: {remark.format(f'{split} images')}", stacklevel=3)
     return source
 
 
-def _read_any(name: str, path: Path | None, image_size: int, folder: Path) -> Source:
-    if name == "digits":
-        return _read_digits(image_size)
-    if path is None:
-        return _read_torchvision(name, folder)
-    if name == "imagefolder":
-        return read_imagefolder(path, image_size, cache=folder / "imagefolder-cache")
-    return _read_npz(path)
-
-
-def _read_digits(image_size: int) -> Source:
+def read_digits(config: DigitsConfig, path: Path | None, folder: Path) -> Source:
+    """The digits of scikit-learn; arguments as for `DataConfig.build`."""
     from sklearn.datasets import load_digits  # noqa: PLC0415 (slow to import, and no other source needs it)
 
     digits = load_digits()
     gray_N1HW = torch.nn.functional.interpolate(
-        torch.from_numpy(digits.images).unsqueeze(1) * (255 / 16), size=(image_size, image_size), mode="bilinear"
+        torch.from_numpy(digits.images).unsqueeze(1) * (255 / 16),
+        size=(config.image_size, config.image_size),
+        mode="bilinear",
     )
     images = LabelledImages(
         gray_N1HW.round().to(torch.uint8).repeat(1, 3, 1, 1),
@@ -137,6 +124,16 @@ def _read_digits(image_size: int) -> Source:
     order = stratified_order(images.labels_N, seed=0)
     train, test = images.take(order[DIGITS_TEST_IMAGES:]), images.take(order[:DIGITS_TEST_IMAGES])
     return Source(train, test, tuple(map(str, digits.target_names)))
+
+
+def read_cifar(config: Cifar10Config | Cifar100Config, path: Path | None, folder: Path) -> Source:
+    """CIFAR from a packed file or by torchvision; arguments as for `DataConfig.build`."""
+    return _read_torchvision(config.name, folder) if path is None else _read_npz(path)
+
+
+def read_npz(config: NpzConfig, path: Path, folder: Path) -> Source:
+    """An .npz file; arguments as for `DataConfig.build`."""
+    return _read_npz(path)
 
 
 def _read_torchvision(name: str, folder: Path) -> Source:

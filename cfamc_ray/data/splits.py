@@ -57,7 +57,7 @@ def load_splits(config: DataConfig, *, judged_on: DataConfig | None = None, fold
     if len(probe) < config.probe_images:
         raise InputError(
             f"data.probe_images {config.probe_images} must not pretrain (data.probe_overlap is false), but of the "
-            f"{len(labelled)} labelled training images of {config.path or config.name} only {len(probe)} neither "
+            f"{len(labelled)} labelled training images of {config.location or config.name} only {len(probe)} neither "
             "pretrain nor validate: lower the counts, or let the probe overlap"
         )
     return Splits(
@@ -104,7 +104,7 @@ def describe_test(config: DataConfig, *, images: int, folder: Path | None = None
 def _check_counts(config: DataConfig, *, labelled: int, unlabelled: int) -> None:
     pretrain, probe, validation = config.pretrain_images, config.probe_images, config.validation_images
     needed = validation + (max(pretrain, probe) if config.probe_overlap else pretrain + probe)
-    has = f"{config.path or config.name} has {labelled + unlabelled}"
+    has = f"{config.location or config.name} has {labelled + unlabelled}"
     has += f", of which {labelled} are labelled: lower the counts" if unlabelled else ": lower the counts"
     if needed > labelled + unlabelled:
         learning = f"data.pretrain_images {pretrain} {'or' if config.probe_overlap else '+'} data.probe_images {probe}"

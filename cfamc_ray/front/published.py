@@ -24,7 +24,7 @@ def published_results(config: StudyConfig) -> list[PublishedResult]:
         config: of the study; its data set is known by name, or by that of its file.
     """
     trial = config.trial
-    name = trial.data.name if trial.data.path is None else PurePath(trial.data.path).stem
+    name = trial.data.name if trial.data.location is None else PurePath(trial.data.location).stem
     radius = next((r for r in (4, 8) if math.isclose(trial.evaluation.attack_epsilon, r / 255)), None)
     if name not in ("cifar10", "cifar100") or radius is None:
         return []

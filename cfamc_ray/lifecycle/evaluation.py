@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
-from cfamc_ray.config.data import DataConfig
+from cfamc_ray.config.data import DATA_SETS, DataConfig, parse_data
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.protocol import ProtocolConfig
 from cfamc_ray.config.reading import resolve_protocol
@@ -86,7 +86,7 @@ class Evaluation:
 
     def _repr_html_(self) -> str:
         problem = f"<p>Not to be trusted: {html.escape(self.problem)}</p>" if self.problem else ""
-        name = f"{self.run.name}: {self.record['protocol']['name']} on {self.data.path or self.data.name}"
+        name = f"{self.run.name}: {self.record['protocol']['name']} on {self.data.location or self.data.name}"
         return f"<h3>{html.escape(name)}</h3>{problem}{self.results.to_html(index=False)}"
 
     def write(self) -> None:
@@ -119,7 +119,7 @@ def evaluate_run(
     """
     from cfamc_ray.data.splits import describe_test  # noqa: PLC0415 (torch is slow to import)
     from cfamc_ray.evaluation.autoattack import AttackInvalid  # noqa: PLC0415
-    from cfamc_ray.training.trial import device_name  # noqa: PLC0415
+    from cfamc_ray.training.place import device_name  # noqa: PLC0415
 
     settings = {
         "run": run.name,
@@ -132,7 +132,7 @@ def evaluate_run(
     identity = settings | unplaced | without_paths({"data": settings["data"]})
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     path = out or run.folder / "evaluations" / f"{protocol.name}-{digest}.json"
-    say(f"{run.name}: protocol {protocol.name} on the test split of {data.path or data.name}", detail)
+    say(f"{run.name}: protocol {protocol.name} on the test split of {data.location or data.name}", detail)
     if detail == "verbose":
         print(dump_yaml(settings["protocol"]), flush=True)
     started = time.perf_counter()
@@ -197,7 +197,7 @@ def planned_evaluations(
     others = [text for text in overrides if text not in places]
     resolved = [resolve_protocol(name, head=head, overrides=others) for name in protocols]
     found = find_run(run, untrained=untrained)
-    data = transfer_data(transfer, found.trial.data.image_size) if transfer else own_data(found, places)
+    data = transfer_data(transfer, found.trial.data.side or 32) if transfer else own_data(found, places)
     where = device_of(device)
     warn_of_scale(found.trial, data, resolved)
     return [Plan(found, data, protocol, where) for protocol in resolved]
@@ -250,7 +250,7 @@ def own_data(run: Run, places: Sequence[str]) -> DataConfig:
 
     data = run.trial.data
     if places:
-        if data.path is None:
+        if data.location is None:
             raise InputError(f"--set {places[-1]}: {run.name} was trained on {data.name}, which has no path")
         data = data.model_copy(update={"path": str(Path(places[-1].removeprefix(PLACE)).resolve())})
     if run.study is not None and "data" not in {key.split(".")[0] for key in run.study.space}:
@@ -285,10 +285,12 @@ def transfer_data(spec: str, image_size: int) -> DataConfig:
     from cfamc_ray.data.sources import read_source  # noqa: PLC0415 (torch is slow to import)
 
     name, _, path = spec.partition(":")
-    tree = {"name": name, "path": path or None, "validation_images": 0, "image_size": image_size}
     try:
-        images = len(read_source(DataConfig.model_validate(tree)).train.labelled_n)
-        return DataConfig.model_validate(tree | {"pretrain_images": images, "probe_images": images})
+        known = DATA_SETS.find(name).model_fields
+        tree = {"name": name, "validation_images": 0} | ({"path": path} if path else {})
+        tree |= {"image_size": image_size} if "image_size" in known else {}
+        images = len(read_source(parse_data(**tree)).train.labelled_n)
+        return parse_data(**tree, pretrain_images=images, probe_images=images)
     except ValidationError as error:
         raise InputError(f"--transfer {spec}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
 
@@ -309,7 +311,7 @@ def measure(
     from cfamc_ray.evaluation.protocols import measure_on  # noqa: PLC0415 (torch is slow to import)
     from cfamc_ray.method.encoder import load_encoder  # noqa: PLC0415
     from cfamc_ray.training.allocator import keep_freed_memory  # noqa: PLC0415 (torch is slow to import)
-    from cfamc_ray.training.trial import initial_encoder  # noqa: PLC0415
+    from cfamc_ray.training.trainer import initial_encoder  # noqa: PLC0415
 
     keep_freed_memory()
     encoder = initial_encoder(run.trial) if run.encoder is None else load_encoder(run.encoder)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cfamc_ray.config.encoder import BackboneConfig, EncoderConfig
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.method import EncoderConfig
 from cfamc_ray.method.convolution import Convolution
 
 BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
@@ -30,10 +30,19 @@ Norm = Callable[[int], nn.Module]
 
 def build_backbone(config: EncoderConfig) -> "Backbone":
     """What a config's architecture, stem, width and norm say."""
-    if config.architecture == "vit":
-        return VisionTransformer(HEADS * config.width, config.patch)
-    norm = BatchNorm if config.norm == "batch" else _group_norm
-    return ResNet(config.architecture, config.width, norm, stem=config.stem)
+    backbone: Backbone = config.architecture.build(config)
+    return backbone
+
+
+def build_resnet(config: BackboneConfig, encoder: EncoderConfig) -> "ResNet":
+    """A ResNet with the encoder's width, norm and stem; what `config` builds."""
+    norm = BatchNorm if encoder.norm == "batch" else _group_norm
+    return ResNet(config.name, encoder.width, norm, stem=encoder.stem)
+
+
+def build_vit(config: BackboneConfig, encoder: EncoderConfig) -> "VisionTransformer":
+    """A vision transformer with the encoder's width and stem; what `config` builds."""
+    return VisionTransformer(HEADS * encoder.width, config.patch(encoder.stem))
 
 
 def _group_norm(channels: int) -> nn.Module:

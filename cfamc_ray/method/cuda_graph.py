@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from cfamc_ray.method.inner_maximization import Update
+from cfamc_ray.method.learner import Update
 from cfamc_ray.method.optimizer import Lars
 from cfamc_ray.method.phases import timing
 

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from cfamc_ray.config.encoder import EncoderConfig
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.method import EncoderConfig
 from cfamc_ray.host.files import replacing
 from cfamc_ray.method.backbones import build_backbone
 from cfamc_ray.method.convolution import split_convolution

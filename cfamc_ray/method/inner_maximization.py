@@ -3,35 +3,100 @@
 Shapes: V views, B images, C/H/W channels/height/width, D embedding width, R replays.
 """
 
-from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from cfamc_ray.config.perturbation import FreeAttackConfig, NoAttackConfig, PgdAttackConfig
+from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.method.learner import Encoder, Learner, LossFunction, Runner, eagerly
 from cfamc_ray.method.perturbation import Radius, ascend, project
 from cfamc_ray.method.phases import phase
 
-Encoder = Callable[[Tensor], Tensor]
-"""(V*B, C, H, W) pixels to (V*B, D) unit rows."""
-LossFunction = Callable[[Tensor], Tensor]
-"""z_VBD to a scalar."""
-Update = Callable[..., tuple[Tensor, Tensor]]
-"""Crops, perturbation and what else one update of the weights reads, to the moved perturbation and the loss."""
+
+@dataclass(frozen=True)
+class FreeReplays:
+    """Free adversarial training (`free_replays`).
+
+    Attributes:
+        replays: weight updates on the same crops (m).
+        step_size: of the ascent, in pixels.
+        project_first: whether a carried perturbation is clipped to its new crops before the first replay.
+    """
+
+    replays: int
+    step_size: float = 0.0
+    project_first: bool = True
+
+    @classmethod
+    def of_config(cls, config: FreeAttackConfig, trial: TrialConfig) -> "FreeReplays":
+        """As a trial's config has it."""
+        return cls(trial.pretraining.replays, config.step_size, config.project_first)
+
+    @classmethod
+    def without_attack(cls, config: NoAttackConfig, trial: TrialConfig) -> "FreeReplays":
+        """Ordinary pretraining: the same updates, whose perturbation does not move."""
+        return cls(trial.pretraining.replays)
+
+    def __call__(self, learner: Learner, crops_VBCHW: Tensor, delta_VBCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """See `InnerMaximization`."""
+        return free_replays(
+            learner.replica,
+            learner.optimizer,
+            learner.scheduler,
+            crops_VBCHW,
+            delta_VBCHW,
+            loss_function=learner.loss_of,
+            replays=self.replays,
+            epsilon=learner.epsilon,
+            step_size=self.step_size,
+            project_first=self.project_first,
+            run=learner.run,
+        )
 
 
-class Runner(Protocol):
-    """How an update is run: eagerly, or as the CUDA graph that was captured of it (`cuda_graph.GraphedUpdate`)."""
+class PgdUpdate:
+    """Projected gradient descent before each update (`pgd_update`)."""
 
-    def __call__(self, update: Update, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """The moved perturbation and the loss."""
+    def __init__(self, config: PgdAttackConfig, trial: TrialConfig) -> None:
+        self.config = config
 
+    def __call__(self, learner: Learner, crops_VBCHW: Tensor, delta_VBCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """See `InnerMaximization`."""
+        return pgd_update(
+            learner.replica,
+            learner.optimizer,
+            learner.scheduler,
+            crops_VBCHW,
+            delta_VBCHW,
+            loss_function=learner.loss_of,
+            steps=self.config.steps,
+            epsilon=learner.epsilon,
+            step_size=self.config.step_size,
+            attack_encoder=partial(self._attack_pass, learner),
+            attack_crops_VBCHW=crops_VBCHW[1:] if self.config.attack_positive == "self" else None,
+            attack_loss_function=learner.attack_loss_of,
+            keep_attack_gradients=self.config.keep_attack_gradients,
+            run=learner.run,
+        )
 
-def eagerly(update: Update, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Call it."""
-    return update(*inputs)
+    def _attack_pass(self, learner: Learner, images_NCHW: Tensor) -> Tensor:
+        """The network in the attack's mode."""
+        encoder = learner.encoder
+        # Else the compiled backward pass would compute the weights' gradients, too.
+        frozen = learner.compiled and not self.config.keep_attack_gradients
+        encoder.train(self.config.attack_in_train_mode)
+        if frozen:
+            encoder.requires_grad_(False)
+        z_ND = learner.network(images_NCHW)
+        encoder.train()
+        if frozen:
+            encoder.requires_grad_(True)
+        return z_ND
 
 
 def free_replays(

@@ -17,8 +17,8 @@ from cfamc_ray.store.cells import CellFolder, cell_line
 from cfamc_ray.store.environment import environment
 from cfamc_ray.terminal import Detail, ProgressView
 from cfamc_ray.training.allocator import use_device
+from cfamc_ray.training.place import Place
 from cfamc_ray.training.throughput import measure_cell
-from cfamc_ray.training.trial import Place
 
 
 class CellWorker:

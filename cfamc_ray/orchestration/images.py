@@ -18,11 +18,11 @@ SharedSources = list[tuple[DataConfig, Any]]
 def share_sources(study: StudyConfig) -> SharedSources:
     """Hand the images of a study's trials to Ray; what a space varies beyond the first is read where it is needed.
 
-    A folder of images is left where it is: every machine maps its own cache of it into memory, which may be larger than
-    the memory.
+    Images that are mapped into memory are left where they are: every machine maps its own cache of them, which may be
+    larger than the memory.
     """
     trial = study.trial_at(next(study.points()))
-    kept = [config for config in dict.fromkeys((trial.data, trial.judged_on)) if config.name != "imagefolder"]
+    kept = [config for config in dict.fromkeys((trial.data, trial.judged_on)) if not config.is_mapped]
     return [(config, ray.put(_arrays(read_source(config)))) for config in kept]
 
 

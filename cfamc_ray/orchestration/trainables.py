@@ -18,8 +18,8 @@ from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.orchestration.crashes import CrashReport
 from cfamc_ray.orchestration.images import SharedSources, take_sources
 from cfamc_ray.store.records import TrialFolder
+from cfamc_ray.training.place import Place
 from cfamc_ray.training.recording import Row, run_recorded
-from cfamc_ray.training.trial import Place
 
 Point = dict[str, Any]
 """A Tune config: ``number`` of the trial and ``point``, the searched keys and their values."""

@@ -22,7 +22,7 @@ Digests = Mapping[str, str]
 
 def paths_of(config: Config) -> dict[str, Path]:
     """The dotted keys of a trial that hold a path, and their paths."""
-    return {f"{key}.path": Path(data.path) for key, data in data_of(config).items() if data.path}
+    return {f"{key}.path": Path(data.location) for key, data in data_of(config).items() if data.location}
 
 
 def data_of(config: Config) -> dict[str, DataConfig]:
@@ -117,7 +117,7 @@ def check_same(study: Path, digests: Digests, *, config: Config) -> None:
         known = noted.get(key, {}).get("digest", digest)
         if known != digest:
             raise InputError(
-                f"{key} {data[key].path or data[key].name}: holds other images than those that {study} began with: "
+                f"{key} {data[key].location or data[key].name}: holds other images than those that {study} began with: "
                 f"name the same ones with --set {key}.path=PATH, or another study with --set name=NAME"
             )
 
@@ -125,7 +125,7 @@ def check_same(study: Path, digests: Digests, *, config: Config) -> None:
 def note(study: Path, digests: Digests, *, config: Config) -> None:
     """Keep the digests, and where the images lie, beside a study; arguments as for `check_same`."""
     data, noted = data_of(config), _noted(study)
-    now = {key: {"digest": digest, "path": str(data[key].path or "")} for key, digest in digests.items()}
+    now = {key: {"digest": digest, "path": str(data[key].location or "")} for key, digest in digests.items()}
     if {**noted, **now} != noted:
         write_text(study / NAME, json.dumps({**noted, **now}, indent=1) + "\n")
 

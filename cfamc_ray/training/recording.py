@@ -18,8 +18,10 @@ from cfamc_ray.data.splits import Splits, load_splits
 from cfamc_ray.host.files import DiskFullError, is_disk_full, set_aside
 from cfamc_ray.store.records import Status, TrialFolder
 from cfamc_ray.training.allocator import keep_freed_memory, release_freed_memory, use_device
+from cfamc_ray.training.checkpoint import CheckpointError
+from cfamc_ray.training.place import Place
 from cfamc_ray.training.tensorboard import TrialEvents
-from cfamc_ray.training.trial import CheckpointError, OutOfTime, Place, Trial, TrialFailed
+from cfamc_ray.training.trial import OutOfTime, Trial, TrialFailed
 
 SHOWN = 4
 """Images whose crops TensorBoard shows."""
@@ -170,7 +172,9 @@ class RecordedTrial:
         elif self.writes:
             self.folder.checkpoint.unlink(missing_ok=True)
         if self.events is not None:
-            self.events.write(row, self.trial.last_crops(SHOWN), epsilon=self.trial.config.perturbation.epsilon)
+            config = self.trial.config
+            radius = max(config.perturbation.radii(config.crops.views))
+            self.events.write(row, self.trial.last_crops(SHOWN), epsilon=radius)
         return row
 
 

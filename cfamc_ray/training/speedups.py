@@ -42,7 +42,7 @@ def speedups(config: TrialConfig, device: torch.device, *, workers: int, autocas
         InputError: where the config asks for what the device, the precision or the encoder cannot do.
     """
     chosen, gpu = config.pretraining, device.type == "cuda"
-    normed = config.encoder.norm == "batch" and config.encoder.architecture != "vit"
+    normed = config.encoder.norm == "batch" and config.encoder.architecture.fuses_norm
     for key, right, needs in (
         ("cuda_graph", gpu, "a GPU"),
         ("cuda_graph", workers == 1, "one worker"),

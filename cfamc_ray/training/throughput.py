@@ -17,7 +17,8 @@ from cfamc_ray.data.images import ImageSubset, LabelledImages
 from cfamc_ray.data.splits import Splits
 from cfamc_ray.method.phases import now, timed_phases
 from cfamc_ray.training.allocator import keep_freed_memory
-from cfamc_ray.training.trial import Place, Trial, device_name
+from cfamc_ray.training.place import Place, device_name
+from cfamc_ray.training.trial import Trial
 
 PRODUCT_SIDE = {"cpu": 2048, "cuda": 8192}
 """Rows and columns of the matrices whose product measures what the hardware can do."""
@@ -53,7 +54,7 @@ def measure_cell(cell: Cell, system: SystemConfig, place: Place) -> dict[str, An
         trial.run_epoch()
         phases["all"] += now(place.device)
     work, updates = training_work(cell.trial), cell.trial.updates // cell.trial.pretraining.epochs
-    product_type = trial.autocast or trial.weight_type
+    product_type = trial.trainer.autocast or trial.trainer.weight_type
     return {
         "seconds": seconds,
         "phases": dict(phases),
@@ -67,7 +68,7 @@ def measure_cell(cell: Cell, system: SystemConfig, place: Place) -> dict[str, An
         "activations": work.activations / cell.trial.pretraining.epochs,
         "kept": work.kept,
         "parameters": work.parameters,
-        "number_bytes": trial.weight_type.itemsize,
+        "number_bytes": trial.trainer.weight_type.itemsize,
         "precision": str(product_type).removeprefix("torch."),
         "device": device_name(place.device),
         "threads": torch.get_num_threads(),
@@ -129,8 +130,8 @@ def epoch_of(trial: Trial, *, synchronised: bool = True) -> Callable[[], object]
     """An epoch of a trial of several workers, with or without the sum of the gradients."""
 
     def epoch() -> None:
-        assert isinstance(trial.replica, DistributedDataParallel)
-        with nullcontext() if synchronised else trial.replica.no_sync():
+        assert isinstance(trial.trainer.replica, DistributedDataParallel)
+        with nullcontext() if synchronised else trial.trainer.replica.no_sync():
             trial.run_epoch()
 
     return epoch

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from test_trial import tiny_config, tiny_splits
+from tiny_trials import tiny_config, tiny_splits
 from torch.multiprocessing.spawn import spawn
 
 from benchmarks.data_parallel import Sizes
 from cfamc_ray.config.recipes import read_recipe
+from cfamc_ray.training.place import Place
 from cfamc_ray.training.throughput import epoch_of
-from cfamc_ray.training.trial import Place, Trial
+from cfamc_ray.training.trial import Trial
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -37,7 +38,7 @@ def both_kinds_of_epoch(rank: int, folder: Path) -> None:
     trial = Trial(tiny_config(), tiny_splits(), place=Place(rank=rank, size=2))
     for synchronised in (True, False):
         epoch_of(trial, synchronised=synchronised)()
-        weights = torch.cat([parameter.detach().flatten() for parameter in trial.encoder.parameters()])
+        weights = torch.cat([parameter.detach().flatten() for parameter in trial.trainer.encoder.parameters()])
         torch.save(weights, folder / f"{synchronised} {rank}.pt")
     dist.barrier()
     dist.destroy_process_group()

@@ -33,7 +33,7 @@ from cfamc_ray.cost.work import crop_pass_flops, forward_flops
 from cfamc_ray.evaluation import probe
 from cfamc_ray.method import crops, perturbation
 from cfamc_ray.method import losses as loss
-from cfamc_ray.training.trial import Trial
+from cfamc_ray.method.inner_maximization import PgdUpdate
 
 B, V = 4, 4
 SMALL = eager(
@@ -207,7 +207,7 @@ def test_parameters_of_crops_that_are_not_pinned_are_found(monkeypatch: pytest.M
 
 
 def test_views_that_a_list_selects_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    (place,) = plant(monkeypatch, Trial, "_train", ("crops_VbCHW[1:]", "crops_VbCHW[[1, 1]]"))
+    (place,) = plant(monkeypatch, PgdUpdate, "__call__", ("crops_VBCHW[1:]", "crops_VBCHW[[1, 1]]"))
     recipe = read_recipe("simclr-crops-pgd").trial("published").with_values({"pretraining.batch_images": B})
     config = recipe.with_values({"data.pretrain_images": B, "encoder": SMALL.encoder.model_dump()})
     (failure,) = run(Case(eager(config))).failures

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.reference_loop import Crops, ReferenceEncoder, ReferenceLars, crop_loader, reference_training
-from cfamc_ray.config.method import EncoderConfig
+from cfamc_ray.config.encoder import EncoderConfig
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
 from cfamc_ray.method.inner_maximization import free_replays
 from cfamc_ray.method.losses import emp_ssl_loss

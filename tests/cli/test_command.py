@@ -204,7 +204,7 @@ class TestAbsolutePath:
         config = found_from(study(trial={"evaluation": {"transfer": transfer}}), Path())
         resolved = config.trial.evaluation.transfer
         assert resolved is not None
-        assert (resolved.path, resolved.probe_images) == (str(tmp_path / "elsewhere" / "here.npz"), 9)
+        assert (resolved.location, resolved.probe_images) == (str(tmp_path / "elsewhere" / "here.npz"), 9)
 
     @pytest.mark.parametrize("data", [{"name": "npz", "path": "there.npz"}, {"name": "npz", "path": "no.npz"}, {}])
     def test_all_else_stays_as_it_was_written(self, data: dict[str, str]) -> None:

@@ -79,11 +79,13 @@ def test_a_name_says_what_is_trained(name: str, variant: Variant) -> None:
     }[simclr, attack]
     assert (config.pretraining.epochs, config.pretraining.replays) == (epochs, replays)
     assert config.pretraining.batch_images == (512 if simclr else 100 if attack == "free" else 128)
-    assert config.perturbation.clean_views == int(simclr)
-    assert config.perturbation.carry is (attack != "pgd")
-    assert config.perturbation.step_size == pytest.approx(0.01)
-    if attack == "pgd":
-        assert config.perturbation.steps == 5
+    if attack == "none":
+        assert config.perturbation.radii(2) == [0, 0]
+    else:
+        assert config.perturbation.radii(2) == [0 if simclr else 8 / 255, 8 / 255]
+        assert config.perturbation.starts_anew is (attack == "pgd")
+        assert config.value_of("perturbation.step_size") == pytest.approx(0.01)
+        assert config.perturbation.attack_passes == (5 if attack == "pgd" else 0)
     if simclr:
         assert (config.encoder.embedding_width, config.crops.hue) == (128, 0.1)
         assert config.loss == NtXentConfig(temperature=0.07)
@@ -129,14 +131,14 @@ def test_the_published_variant_changes_the_hidden_choices_alone(name: str) -> No
         "data.pretrain_images": 50_000,
         "data.probe_images": 50_000,
         "data.validation_images": 0,
-        "perturbation.project_first": False,
-        "perturbation.keep_attack_gradients": True,
         "encoder.synchronize_norm": False,
         "optimizer.schedule": "minibatches",
         "pretraining.precision": "float32",
+        **({"perturbation.project_first": False} if published.perturbation.attack == "free" else {}),
+        **({"perturbation.keep_attack_gradients": True} if published.perturbation.attack == "pgd" else {}),
         **({"perturbation.attack_positive": "self"} if name.startswith("simclr") and name.endswith("pgd") else {}),
     }
-    assert published.perturbation.attack_in_train_mode
+    assert published.value_of("perturbation.attack_in_train_mode") is not False
     assert published.evaluation.features == "prefeature"
 
 

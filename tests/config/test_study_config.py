@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from cfamc_ray.config.study import METRICS, StudyConfig, draw
-from cfamc_ray.training.trial import TrialMetrics
+from cfamc_ray.training.epoch_metrics import TrialMetrics
 
 
 def study(**given: Any) -> StudyConfig:

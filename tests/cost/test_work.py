@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from cfamc_ray.config.data import DataConfig
-from cfamc_ray.config.method import EncoderConfig
+from cfamc_ray.config.data import parse_data
+from cfamc_ray.config.encoder import EncoderConfig, VitConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.cost.work import (
     BATCH,
@@ -75,7 +75,7 @@ def test_a_vit_costs_what_its_products_add_up_to(stem: str, patch: int, size: in
     attention = 12 * (2 * T**2 * D)  # whose factors both depend on the input, so no pass spares half of their gradients
     rows = D * 8 + 8 * 12 + 12 * 6
     forward = 2 * (linear + attention + rows)
-    vit = TINY.model_copy(update={"architecture": "vit", "stem": stem})
+    vit = TINY.model_copy(update={"architecture": VitConfig(), "stem": stem})
     assert crop_pass_flops(vit, size) == (3 * forward, 2 * forward + 2 * attention)
 
 
@@ -321,14 +321,14 @@ def test_a_transfer_is_counted_by_the_images_that_it_is_judged_on() -> None:
 
 
 def test_images_of_a_file_are_as_large_as_they_are(tmp_path: Path) -> None:
-    data = DataConfig(name="npz", path=str(tmp_path / "images.npz"), image_size=48)
-    assert image_side(data) == 48, "it is not here yet"
+    data = parse_data(name="npz", path=str(tmp_path / "images.npz"))
+    assert image_side(data) == 32, "it is not here yet"
     pixels = np.random.default_rng(0).integers(0, 256, (4, 20, 20, 3), dtype=np.uint8)
     labels = np.arange(4) % 2
     np.savez(tmp_path / "images.npz", x_train=pixels, y_train=labels, x_test=pixels, y_test=labels)
     assert image_side(data) == 20
-    assert [image_side(DataConfig.model_validate({"name": name})) for name in ("cifar10", "cifar100")] == [32, 32]
-    assert image_side(DataConfig(name="digits", image_size=24)) == 24
+    assert [image_side(parse_data(name=name)) for name in ("cifar10", "cifar100")] == [32, 32]
+    assert image_side(parse_data(name="digits", image_size=24)) == 24
 
 
 @pytest.mark.parametrize(
@@ -337,7 +337,7 @@ def test_images_of_a_file_are_as_large_as_they_are(tmp_path: Path) -> None:
 def test_crops_and_images_that_differ_by_more_than_a_factor_of_2_are_warned_of(
     size: int, side: int, said: bool
 ) -> None:
-    remark = scale_remark(size, DataConfig(name="digits", image_size=side))
+    remark = scale_remark(size, parse_data(name="digits", image_size=side))
     assert bool(remark) is said
     assert (
         not said or f"crops of {size} pixels a side (crops.size) but is evaluated on whole images of {side}" in remark

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cfamc_ray.config.data import DataConfig
+from cfamc_ray.config.data import parse_data
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.data import imagefolder
 from cfamc_ray.data.imagefolder import read_imagefolder
@@ -158,7 +158,7 @@ def test_a_faster_writer_wins(folder: Path, cache: Path, monkeypatch: pytest.Mon
 def test_pretraining_images_stay_on_disk(folder: Path, cache: Path) -> None:
     for split in ("train", "test"):  # a set of single colours is warned of
         write_pixels(folder / split / "red" / "0.png", np.arange(324).reshape(9, 12, 3))
-    config = DataConfig(
+    config = parse_data(
         name="imagefolder", path=str(folder), image_size=8, pretrain_images=6, probe_images=6, validation_images=3
     )
     pretrain = load_splits(config, folder=cache).pretrain

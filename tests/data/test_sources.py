@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torchvision.datasets import CIFAR10
 
-from cfamc_ray.config.data import DataConfig
+from cfamc_ray.config.data import DataConfig, parse_data
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.data import sources
 from cfamc_ray.data.images import UNLABELLED
@@ -22,7 +22,7 @@ Arrays = dict[str, Any]
 
 
 def npz(path: Path | str) -> DataConfig:
-    return DataConfig(name="npz", path=str(path))
+    return parse_data(name="npz", path=str(path))
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def arrays() -> Arrays:
 
 class TestDigits:
     def test_pixels_span_the_whole_range_in_three_equal_channels(self) -> None:
-        source = read_source(DataConfig(name="digits", image_size=8))
+        source = read_source(parse_data(name="digits", image_size=8))
         images_NCHW = source.train.images_NCHW
         assert images_NCHW.shape == (1437, 3, 8, 8)
         assert (images_NCHW.dtype, source.train.labels_N.dtype) == (torch.uint8, torch.int64)
@@ -48,14 +48,14 @@ class TestDigits:
         assert torch.equal(images_NCHW[:, :1].expand(-1, 3, -1, -1), images_NCHW)
 
     def test_enlarging_keeps_the_mean_brightness(self) -> None:
-        small, large = (read_source(DataConfig(name="digits", image_size=size)).test for size in (8, 24))
+        small, large = (read_source(parse_data(name="digits", image_size=size)).test for size in (8, 24))
         assert large.images_NCHW.shape == (360, 3, 24, 24)
         assert torch.equal(small.labels_N, large.labels_N)
         difference = small.images_NCHW.double().mean((1, 2, 3)) - large.images_NCHW.double().mean((1, 2, 3))
         assert difference.abs().max() < 5
 
     def test_the_test_split_holds_a_fifth_of_each_class(self) -> None:
-        source = read_source(DataConfig(name="digits", image_size=8))
+        source = read_source(parse_data(name="digits", image_size=8))
         train, test = torch.bincount(source.train.labels_N), torch.bincount(source.test.labels_N)
         assert source.classes == len(test) == 10
         assert (test - (train + test) / 5).abs().max() <= 1
@@ -255,7 +255,7 @@ class TestHomeless:
         monkeypatch.setattr("pwd.getpwuid", unknown)
 
     def test_digits_need_no_home(self) -> None:
-        assert read_source(DataConfig(name="digits", image_size=9)).train.images_NCHW.shape[-1] == 9
+        assert read_source(parse_data(name="digits", image_size=9)).train.images_NCHW.shape[-1] == 9
 
     def test_nor_does_a_file_that_is_there(self, tmp_path: Path, arrays: Arrays) -> None:
         np.savez(tmp_path / "own.npz", **arrays)
@@ -263,7 +263,7 @@ class TestHomeless:
 
     @pytest.mark.parametrize(
         "config",
-        [DataConfig(name="cifar10"), npz("none.npz"), DataConfig(name="imagefolder", path="/"), npz("~/x.npz")],
+        [parse_data(name="cifar10"), npz("none.npz"), parse_data(name="imagefolder", path="/"), npz("~/x.npz")],
     )
     def test_others_say_what_to_set(self, config: DataConfig) -> None:
         with pytest.raises(InputError, match=r"there is no home folder that ~ could stand for.* variable CFAMC_DATA"):
@@ -272,13 +272,13 @@ class TestHomeless:
     def test_a_user_who_is_not_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("CFAMC_DATA", "~nobody-of-this-name/data")
         with pytest.raises(InputError, match="~nobody-of-this-name/data: there is no home folder"):
-            read_source(DataConfig(name="cifar10"))
+            read_source(parse_data(name="cifar10"))
 
 
 class TestCifar:
     def test_a_packed_file_comes_first(self, tmp_path: Path, arrays: Arrays) -> None:
         np.savez(tmp_path / "cifar100.npz", **arrays)
-        assert len(read_source(DataConfig(name="cifar100"), folder=tmp_path).test) == 4
+        assert len(read_source(parse_data(name="cifar100"), folder=tmp_path).test) == 4
 
     def test_the_extracted_archive_is_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for attribute, files in (("train_list", ["data_batch_1", "data_batch_2"]), ("test_list", ["test_batch"])):
@@ -292,7 +292,7 @@ class TestCifar:
             (archive / file).write_bytes(pickle.dumps({"data": red + np.uint8(label), "labels": [label]}))
         (archive / "batches.meta").write_bytes(pickle.dumps({"label_names": ["plane", "car", "bird"]}))
 
-        source = read_source(DataConfig(name="cifar10"), folder=tmp_path)
+        source = read_source(parse_data(name="cifar10"), folder=tmp_path)
         assert source.train.images_NCHW[:, :, 31, 31].tolist() == [[200, 0, 0], [201, 1, 1]]
         assert source.test.images_NCHW[0, :, 0, 0].tolist() == [202, 2, 2]
         assert (source.train.labels_N.tolist(), source.test.labels_N.tolist()) == ([0, 1], [2])
@@ -305,13 +305,13 @@ class TestCifar:
 
         monkeypatch.setattr("urllib.request.urlopen", unreachable)
         with pytest.raises(InputError, match=rf"{name} is not in {tmp_path} .*no route to host.*put {name}\.npz"):
-            read_source(DataConfig(name=name), folder=tmp_path)
+            read_source(parse_data(name=name), folder=tmp_path)
 
     def test_the_real_one(self) -> None:
         folder = Path(os.environ.get("CFAMC_DATA") or "absent")
         if not (folder / "cifar10.npz").is_file():
             pytest.skip("needs cifar10.npz in the folder that CFAMC_DATA names")
-        source = read_source(DataConfig(name="cifar10"), folder=folder)
+        source = read_source(parse_data(name="cifar10"), folder=folder)
         assert source.classes == 10
         assert source.train.images_NCHW.shape[1:] == (3, 32, 32)
         means = source.train.images_NCHW.double().mean((0, 2, 3)) / 255
@@ -322,11 +322,11 @@ def test_a_source_that_is_held_is_given_whatever_lies_on_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sources, "_held", {})
-    config = DataConfig(name="npz", path="nowhere.npz")
+    config = parse_data(name="npz", path="nowhere.npz")
     with pytest.raises(InputError, match="no such file"):
         read_source(config, folder=tmp_path)
-    digits = read_source(DataConfig(name="digits"))
+    digits = read_source(parse_data(name="digits"))
     hold_source(config, digits)
     assert read_source(config.model_copy(update={"pretrain_images": 7}), folder=tmp_path) is digits
     with pytest.raises(InputError, match="no such file"):
-        read_source(DataConfig(name="npz", path="other.npz"), folder=tmp_path)
+        read_source(parse_data(name="npz", path="other.npz"), folder=tmp_path)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from cfamc_ray.config.data import DataConfig
+from cfamc_ray.config.data import DataConfig, parse_data
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.data import sources
 from cfamc_ray.data.images import UNLABELLED, LabelledImages, Source
@@ -20,7 +20,7 @@ from cfamc_ray.data.stratification import stratified_order
 
 def digits(**values: Any) -> DataConfig:
     counts = {"pretrain_images": 300, "probe_images": 200, "validation_images": 100}
-    return DataConfig(name="digits", image_size=8, **{**counts, **values})
+    return parse_data(name="digits", image_size=8, **{**counts, **values})
 
 
 def identities(images_NCHW: torch.Tensor) -> list[bytes]:
@@ -77,7 +77,7 @@ def class_sorted(path: Path, sizes: dict[str, Sequence[int]]) -> DataConfig:
         arrays[f"x_{split}"] = np.random.default_rng(len(labels)).integers(0, 256, (len(labels), 8, 8, 3), np.uint8)
         arrays[f"y_{split}"] = labels
     np.savez(path, **arrays)
-    return DataConfig(name="npz", path=str(path), pretrain_images=40, probe_images=30, validation_images=20)
+    return parse_data(name="npz", path=str(path), pretrain_images=40, probe_images=30, validation_images=20)
 
 
 TRAIN_SIZES, TEST_SIZES = (60, 30, 30), (40, 20, 20)
@@ -195,7 +195,7 @@ class TestUnlabelled:
             torch.arange(len(labels)) % 256,
         )
         images = LabelledImages(images_NCHW, labels_N)
-        config = DataConfig(name="npz", path="held", **values)
+        config = parse_data(name="npz", path="held", **values)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sources, "_held", {})
             hold_source(config, Source(images, images, ("a", "b", "c")))
@@ -310,7 +310,7 @@ def npz(path: Path, *, classes: int, images: int = 60, seed: int = 0) -> DataCon
     rng = np.random.default_rng(seed)
     pixels, labels = rng.integers(0, 256, (images, 8, 8, 3), dtype=np.uint8), np.arange(images) % classes
     np.savez(path, x_train=pixels, y_train=labels, x_test=pixels[:classes], y_test=labels[:classes])
-    return DataConfig(name="npz", path=str(path), pretrain_images=20, probe_images=15, validation_images=10)
+    return parse_data(name="npz", path=str(path), pretrain_images=20, probe_images=15, validation_images=10)
 
 
 def test_a_transfer_takes_all_labelled_images_from_the_other_data_set(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cfamc_ray.config.data import DataConfig
+from cfamc_ray.config.encoder import EncoderConfig
 from cfamc_ray.config.evaluation import EvaluationConfig
-from cfamc_ray.config.method import CropsConfig, EncoderConfig
+from cfamc_ray.config.method import CropsConfig
 from cfamc_ray.config.protocol import PROTOCOLS, AttackConfig, HeadConfig, ProtocolConfig
 from cfamc_ray.config.study import ConfirmConfig
 from cfamc_ray.cost import work as cost

@@ -16,7 +16,8 @@ from cfamc_ray.data.splits import load_splits
 from cfamc_ray.host.files import DiskFullError, is_disk_full, replacing, set_aside, write_text
 from cfamc_ray.method.encoder import save_encoder
 from cfamc_ray.store.records import TrialFolder
-from cfamc_ray.training.trial import Trial, initial_encoder
+from cfamc_ray.training.trainer import initial_encoder
+from cfamc_ray.training.trial import Trial
 
 Write = Callable[[Path], None]
 

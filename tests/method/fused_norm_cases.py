@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cfamc_ray.config.method import EncoderConfig
+from cfamc_ray.config.encoder import EncoderConfig
 from cfamc_ray.method import backbones, fused_norm
 from cfamc_ray.method.backbones import BatchNorm, use_fused_norm
 from cfamc_ray.method.encoder import InChunks, SelfSupervisedEncoder

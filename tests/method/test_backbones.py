@@ -9,8 +9,8 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cfamc_ray.config.encoder import EncoderConfig
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.method import EncoderConfig
 from cfamc_ray.method.backbones import ResNet, VisionTransformer, build_backbone, position_embeddings
 
 RESNETS = ["resnet18", "resnet50"]

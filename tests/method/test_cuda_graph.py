@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 from tape import Tape, record_on_tape
-from test_trial import state, tiny_config, tiny_trial
+from tiny_trials import state, tiny_config, tiny_trial
 
 from cfamc_ray.method import cuda_graph
 from cfamc_ray.method.phases import timed_phases
-from cfamc_ray.training import trial as trial_module
+from cfamc_ray.training import trainer
 from cfamc_ray.training.speedups import Speedups
 from cfamc_ray.training.trial import Trial
 
@@ -44,7 +44,7 @@ def graphed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trial]:
     def build(case: str = "free", record: Any = record_on_tape) -> Trial:
         monkeypatch.setattr(cuda_graph, "record", record)
         with monkeypatch.context() as patches:
-            patches.setattr(trial_module, "speedups", lambda *_, **__: Speedups(False, True, False, False))
+            patches.setattr(trainer, "speedups", lambda *_, **__: Speedups(False, True, False, False))
             return tiny_trial(config(case))
 
     return build
@@ -52,7 +52,7 @@ def graphed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trial]:
 
 def assert_alike(graphed: Trial, eager: Trial) -> None:
     torch.testing.assert_close(state(graphed), state(eager), rtol=1e-9, atol=1e-12)
-    assert graphed.optimizer.clipped_share == eager.optimizer.clipped_share
+    assert graphed.trainer.optimizer.clipped_share == eager.trainer.optimizer.clipped_share
     for ours, theirs in zip(graphed.rows, eager.rows, strict=True):
         for name in ("loss", *ours.loss_terms, "learning_rate", "clean_accuracy"):
             assert ours.row()[name] == pytest.approx(theirs.row()[name], rel=1e-9), name
@@ -72,19 +72,19 @@ def test_after_its_capture_an_update_runs_no_python(graphed: Callable[..., Trial
     trial = graphed()
     trial.run_epoch()
     calls: list[None] = []
-    trial.encoder.register_forward_hook(lambda *_: calls.append(None))
-    trial._update(trial.crops(trial._order(1), 0))
+    trial.trainer.encoder.register_forward_hook(lambda *_: calls.append(None))
+    trial.trainer.update(trial.minibatches.crops(trial.minibatches.order(1), 1, 0))
     assert not calls
 
 
 def test_the_rehearsal_changes_nothing_and_is_no_training(graphed: Callable[..., Trial]) -> None:
     trial, before = graphed(), tiny_trial(config("free"))
-    trial._rehearse()
-    for name, value in before.encoder.state_dict().items():
-        assert torch.equal(trial.encoder.state_dict()[name], value), name
-    assert not any(momentum.any() for momentum in trial.optimizer.momenta())
-    assert not trial.delta_VbCHW.any()
-    assert trial.optimizer.param_groups[0]["lr"] == before.optimizer.param_groups[0]["lr"]
+    trial.trainer.rehearse(trial.minibatches.crops(trial.minibatches.order(0), 0, 0))
+    for name, value in before.trainer.encoder.state_dict().items():
+        assert torch.equal(trial.trainer.encoder.state_dict()[name], value), name
+    assert not any(momentum.any() for momentum in trial.trainer.optimizer.momenta())
+    assert not trial.trainer.delta_VbCHW.any()
+    assert trial.trainer.optimizer.param_groups[0]["lr"] == before.trainer.optimizer.param_groups[0]["lr"]
 
 
 def test_a_trial_goes_on_from_a_checkpoint_that_is_read_after_a_capture(

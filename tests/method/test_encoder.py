@@ -9,14 +9,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import cfamc_ray
+from cfamc_ray.config.encoder import BACKBONES, EncoderConfig, VitConfig
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.method import EncoderConfig
 from cfamc_ray.method.encoder import InChunks, SelfSupervisedEncoder, load_encoder, save_encoder
 
 TINY = EncoderConfig(width=4, prefeature_width=8, hidden_width=12, embedding_width=6)
 TINY_GROUP = TINY.model_copy(update={"norm": "group"})
 TINY_LARGE = TINY.model_copy(update={"stem": "large"})
-TINY_VIT = TINY.model_copy(update={"architecture": "vit"})
+TINY_VIT = TINY.model_copy(update={"architecture": VitConfig()})
 TINY_VIT_GROUP = TINY_VIT.model_copy(update={"norm": "group"})
 
 
@@ -96,7 +96,7 @@ def test_autocast_computes_after_the_stem_in_bfloat16_and_leaves_features_alone(
     ],
 )
 def test_features_have_the_width_of_their_layer(architecture: str, kind: str, width: int) -> None:
-    network = encoder(TINY.model_copy(update={"architecture": architecture}))
+    network = encoder(TINY.model_copy(update={"architecture": BACKBONES.find(architecture)(name=architecture)}))
     features_NF = network.features(images(3), kind=kind)
     assert features_NF.shape == (3, width)
     assert bool((features_NF >= 0).all()) is (architecture != "vit")  # which ends in a norm, the others in a ReLU

@@ -15,8 +15,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from cfamc_ray.config.encoder import EncoderConfig
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.method import EncoderConfig
 from cfamc_ray.method import backbones
 from cfamc_ray.method.backbones import BatchNorm, ResNet, build_backbone, missing_for_triton, norm_relu, use_fused_norm
 from cfamc_ray.method.encoder import SelfSupervisedEncoder

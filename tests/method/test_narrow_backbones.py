@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cfamc_ray.config.method import EncoderConfig
+from cfamc_ray.config.encoder import EncoderConfig
 from cfamc_ray.method.backbones import Backbone, build_backbone
 
 LARGEST_ERROR = 1e-3

@@ -14,7 +14,7 @@ from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.orchestration import cells, confirmation, trainables
 from cfamc_ray.store.records import TrialFolder
 from cfamc_ray.training import recording
-from cfamc_ray.training.trial import Place
+from cfamc_ray.training.place import Place
 
 HALF = ResourceConfig(gpus_per_worker=0.5, trials_at_once=2)
 STUDY = StudyConfig(name="shared", resources=HALF, confirm=ConfirmConfig())

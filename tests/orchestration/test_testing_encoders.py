@@ -10,7 +10,7 @@ from cfamc_ray.data.splits import describe_test
 from cfamc_ray.method.encoder import save_encoder
 from cfamc_ray.orchestration.confirmation import test_encoder as measure_encoder
 from cfamc_ray.store.records import TrialFolder
-from cfamc_ray.training.trial import initial_encoder
+from cfamc_ray.training.trainer import initial_encoder
 
 STUDY = StudyConfig.model_validate(
     {

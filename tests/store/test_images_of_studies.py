@@ -28,7 +28,7 @@ def study(path: Path | str | None, *, transfer: Path | str | None = None) -> Stu
 
 
 def path_of(config: StudyConfig) -> str | None:
-    return config.trial.data.path
+    return config.trial.data.location
 
 
 @pytest.fixture

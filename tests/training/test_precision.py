@@ -6,7 +6,8 @@ import pytest
 
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.data.splits import load_splits
-from cfamc_ray.training.trial import Trial, TrialMetrics
+from cfamc_ray.training.epoch_metrics import TrialMetrics
+from cfamc_ray.training.trial import Trial
 
 pytestmark = pytest.mark.long  # minutes where bfloat16 is emulated
 

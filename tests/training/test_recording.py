@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from test_trial import tiny_config, tiny_splits
+from tiny_trials import tiny_config, tiny_splits
 
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.store.records import TrialFolder
 from cfamc_ray.training import recording
 from cfamc_ray.training import trial as trial_module
+from cfamc_ray.training.place import Place
 from cfamc_ray.training.recording import Row, ends_trial, run_recorded
-from cfamc_ray.training.trial import OutOfTime, Place, Trial, TrialFailed
+from cfamc_ray.training.trial import OutOfTime, Trial, TrialFailed
 
 CUDA = "CUDA error: {}\nCUDA kernel errors might be asynchronously reported at some other API call."
 ASSERTED = CUDA.format("device-side assert triggered")
@@ -94,10 +95,10 @@ def alive(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[str]]]:
             self.itself = self  # as what is compiled may hold its trial
             parts = {
                 "trial": self,
-                "weights": next(self.encoder.parameters()),
-                "optimizer": self.optimizer,
-                "images": self.images.images_NCHW,
-                "delta": self.delta_VbCHW,
+                "weights": next(self.trainer.encoder.parameters()),
+                "optimizer": self.trainer.optimizer,
+                "images": self.minibatches.images.images_NCHW,
+                "delta": self.trainer.delta_VbCHW,
             }
             held.update({f"{name} {len(held)}": weakref.ref(part) for name, part in parts.items()})
 

@@ -11,8 +11,8 @@ from torch.multiprocessing.spawn import spawn
 
 from cfamc_ray.config.scaling import Cell, ScalingConfig
 from cfamc_ray.store.cells import Measured
+from cfamc_ray.training.place import Place
 from cfamc_ray.training.throughput import in_turns, measure_cell, product_flops, random_splits, seconds_of
-from cfamc_ray.training.trial import Place
 
 CPU = torch.device("cpu")
 CONFIG = ScalingConfig.model_validate(

@@ -9,78 +9,29 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import pytest
 import torch
+from tiny_trials import state, tiny_config, tiny_splits, tiny_trial
 from torch import Tensor, nn
 from torch._dynamo.exc import InternalTorchDynamoError
 
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.cost.work import training_flops
-from cfamc_ray.data.images import ImageSubset, LabelledImages
+from cfamc_ray.data.images import ImageSubset
 from cfamc_ray.data.splits import Splits, load_splits
 from cfamc_ray.method.encoder import load_encoder
 from cfamc_ray.method.losses import nt_xent_loss
+from cfamc_ray.training import minibatches
+from cfamc_ray.training import trainer as trainer_module
 from cfamc_ray.training import trial as trial_module
+from cfamc_ray.training.checkpoint import CheckpointError
+from cfamc_ray.training.epoch_metrics import TrialMetrics
+from cfamc_ray.training.place import Place
+from cfamc_ray.training.precision import resolve_precision
 from cfamc_ray.training.speedups import Speedups
-from cfamc_ray.training.trial import (
-    CheckpointError,
-    OutOfTime,
-    Place,
-    Trial,
-    TrialFailed,
-    TrialMetrics,
-    initial_encoder,
-    resolve_precision,
-)
+from cfamc_ray.training.trainer import initial_encoder
+from cfamc_ray.training.trial import OutOfTime, Trial, TrialFailed
 
 MEASURED = ("train_seconds", "eval_seconds", "overhead_seconds", "peak_memory_bytes", "crop_passes_per_second")
 """Metrics of the machine, not of the trial."""
-
-
-def tiny_config(**changes: Any) -> TrialConfig:
-    """Three minibatches an epoch through an encoder of a few thousand weights."""
-    return TrialConfig().with_values(
-        {
-            "data.pretrain_images": 13,
-            "data.probe_images": 20,
-            "data.validation_images": 10,
-            "crops.views": 2,
-            "crops.size": 16,
-            "encoder.width": 4,
-            "encoder.prefeature_width": 8,
-            "encoder.hidden_width": 8,
-            "encoder.embedding_width": 4,
-            "pretraining.epochs": 2,
-            "pretraining.replays": 2,
-            "pretraining.batch_images": 4,
-            "pretraining.precision": "float32",
-            "evaluation.attack_steps": 1,
-            "evaluation.attack_images": 5,
-            "evaluation.probe_iterations": 10,
-            **changes,
-        }
-    )
-
-
-def tiny_splits() -> Splits:
-    generator = torch.Generator().manual_seed(0)
-    images_NCHW = torch.randint(0, 256, (43, 3, 20, 20), dtype=torch.uint8, generator=generator)
-    labelled = LabelledImages(images_NCHW, torch.arange(43) % 2)
-    return Splits(
-        pretrain=ImageSubset(images_NCHW, torch.arange(13)),
-        probe=labelled.take(torch.arange(13, 33)),
-        validation=labelled.take(torch.arange(33, 43)),
-        classes=2,
-    )
-
-
-def tiny_trial(config: TrialConfig | None = None, **settings: Any) -> Trial:
-    return Trial(config or tiny_config(), tiny_splits(), **settings)
-
-
-def state(trial: Trial) -> dict[str, Tensor]:
-    """All that training has changed."""
-    momenta = [s["momentum_buffer"] for s in trial.optimizer.state.values()]
-    named = {f"momentum {i}": momentum for i, momentum in enumerate(momenta)}
-    return {**trial.encoder.state_dict(), **named, "delta": trial.delta_VbCHW}
 
 
 def without_measurements(rows: list[TrialMetrics]) -> list[dict[str, Any]]:
@@ -112,7 +63,7 @@ def test_equal_configs_give_equal_weights_and_metrics() -> None:
 
 def test_another_seed_gives_other_initial_weights_and_another_result() -> None:
     first, second = tiny_trial(), tiny_trial(tiny_config(seed=1))
-    assert not torch.equal(first.encoder.backbone.stem.weight, second.encoder.backbone.stem.weight)
+    assert not torch.equal(first.trainer.encoder.backbone.stem.weight, second.trainer.encoder.backbone.stem.weight)
     assert first.run_epoch().loss != second.run_epoch().loss
 
 
@@ -169,7 +120,7 @@ def test_initial_weights_follow_from_the_seed_and_are_each_trials_own() -> None:
     with torch.no_grad():
         for parameter in first.parameters():
             parameter.zero_()
-    again, fresh = initial_encoder(config, autocast=torch.bfloat16), tiny_trial(config).encoder
+    again, fresh = initial_encoder(config, autocast=torch.bfloat16), tiny_trial(config).trainer.encoder
     assert again.autocast == torch.bfloat16
     assert initial_encoder(config).autocast is None
     torch.testing.assert_close(again.state_dict(), fresh.state_dict(), rtol=0, atol=0)
@@ -217,7 +168,7 @@ def test_a_compiled_attack_asks_for_no_gradients_of_the_weights(keep: bool, monk
     plain = tiny_trial(tiny_config(**changes))
     compiled = tiny_trial(plain.config.with_values({"pretraining.compile": True}))
     asked: list[bool] = []
-    compiled.encoder.register_forward_hook(
+    compiled.trainer.encoder.register_forward_hook(
         lambda module, *_: asked.append(all(weight.requires_grad for weight in module.parameters()))
     )
     list(compiled)
@@ -237,7 +188,7 @@ def test_where_auto_cannot_compile_a_trial_is_the_plain_one(
     config = tiny_config(**{"pretraining.compile": compile})
     plain = tiny_trial(config)
     monkeypatch.setattr(torch, "compile", lambda work: fails)
-    monkeypatch.setattr(trial_module, "speedups", lambda *_, **__: Speedups(True, False, False, False))
+    monkeypatch.setattr(trainer_module, "speedups", lambda *_, **__: Speedups(True, False, False, False))
     compiled = tiny_trial(config)
     if compile is True:
         with pytest.raises(InternalTorchDynamoError):
@@ -262,7 +213,7 @@ def test_of_several_compiled_workers_the_wrapper_is_compiled_that_adds_up_gradie
         return wrap
 
     monkeypatch.setattr(torch, "compile", lambda work: noting("compile")(work) if isinstance(work, nn.Module) else work)
-    monkeypatch.setattr(trial_module, "data_parallel", noting("data_parallel"))
+    monkeypatch.setattr(trainer_module, "data_parallel", noting("data_parallel"))
     tiny_trial(tiny_config(**{"pretraining.compile": True}), place=Place(size=2))
     # The encoder by itself is what attacks see.
     assert done == [
@@ -292,13 +243,13 @@ def test_images_stay_on_a_gpu_that_has_four_times_their_memory_free(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free_bytes, 2 * free_bytes))
     images = ImageSubset(tiny_splits().pretrain.images_NCHW, torch.arange(43))
-    assert trial_module._fits(images, torch.device("cuda")) == fit
-    assert trial_module._fits(images, torch.device("cpu"))
+    assert minibatches.fits(images, torch.device("cuda")) == fit
+    assert minibatches.fits(images, torch.device("cpu"))
 
 
 def test_images_that_do_not_fit_a_gpu_give_the_same_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     on_the_device = tiny_trial()
-    monkeypatch.setattr(trial_module, "_fits", lambda *_: False)
+    monkeypatch.setattr(minibatches, "fits", lambda *_: False)
     monkeypatch.setattr(ImageSubset, "to", lambda *_: pytest.fail("all images were copied to the device"))
     gathered = tiny_trial()
     list(on_the_device)
@@ -344,7 +295,7 @@ def test_a_saved_encoder_is_the_trials(tmp_path: Path) -> None:
     trial.save_encoder(tmp_path / "encoder.safetensors")
     restored = load_encoder(tmp_path / "encoder.safetensors")
     pixels_NCHW = tiny_splits().validation.images_NCHW / 255
-    expected = trial.encoder.eval().features(pixels_NCHW)
+    expected = trial.trainer.encoder.eval().features(pixels_NCHW)
     torch.testing.assert_close(restored.features(pixels_NCHW), expected)
 
 
@@ -447,7 +398,7 @@ def test_a_perturbation_that_is_not_carried_starts_each_minibatch_at_zero() -> N
     list(fresh)
     list(carried)
     two_steps = 2 * 0.1 * 8 / 255
-    assert fresh.delta_VbCHW.abs().max() <= two_steps * (1 + 1e-6) < carried.delta_VbCHW.abs().max()
+    assert fresh.trainer.delta_VbCHW.abs().max() <= two_steps * (1 + 1e-6) < carried.trainer.delta_VbCHW.abs().max()
 
 
 @pytest.mark.parametrize(("coefficient", "reported"), [(0.005, True), (None, False)])
@@ -460,7 +411,7 @@ def test_the_share_of_clipped_layers_is_reported_with_lars_alone(coefficient: fl
 def test_the_precision_is_reported_and_decides_the_type_of_the_weights(precision: str, weights: torch.dtype) -> None:
     trial = tiny_trial(tiny_config(**{"pretraining.precision": precision}))
     assert trial.run_epoch().precision == precision
-    assert trial.encoder.backbone.stem.weight.dtype == trial.delta_VbCHW.dtype == weights
+    assert trial.trainer.encoder.backbone.stem.weight.dtype == trial.trainer.delta_VbCHW.dtype == weights
 
 
 @pytest.mark.parametrize(("instructions", "autocast"), [("amx_bf16", torch.bfloat16), ("avx512_bf16", None)])
@@ -474,13 +425,13 @@ def test_a_cpu_computes_in_bfloat16_where_it_has_amx(
 def crops_of_all_minibatches(config: TrialConfig, splits: Splits, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     seen: list[Tensor] = []
     trial = Trial(config, splits)
-    update = trial._update
+    update = trial.trainer.update
 
-    def remember(crops_VbCHW: Tensor) -> Tensor:
+    def remember(crops_VbCHW: Tensor, labels_B: Tensor | None) -> Tensor:
         seen.append(crops_VbCHW)
-        return update(crops_VbCHW)
+        return update(crops_VbCHW, labels_B)
 
-    monkeypatch.setattr(trial, "_update", remember)
+    monkeypatch.setattr(trial.trainer, "update", remember)
     list(trial)
     assert len(seen) == 2 * config.minibatches_per_epoch
     return seen
@@ -517,7 +468,7 @@ def test_the_crops_that_are_shown_are_those_of_the_last_minibatch_also_after_a_r
     crops_VbCHW, delta_VbCHW = trial.last_crops(images)
     assert crops_VbCHW.shape[1] == min(images, 4)
     assert torch.equal(crops_VbCHW, trained[-1][:, :images])
-    assert torch.equal(delta_VbCHW, trial.delta_VbCHW[:, :images])
+    assert torch.equal(delta_VbCHW, trial.trainer.delta_VbCHW[:, :images])
     trial.save(tmp_path / "checkpoint.pt")
     resumed = tiny_trial()
     resumed.load(tmp_path / "checkpoint.pt")
@@ -611,7 +562,7 @@ def test_a_transfer_is_judged_on_the_other_data_set_and_pretrained_on_its_own(
         }
     )
     own = tiny_config(**{"data.name": "digits", "data.image_size": 16, "data.validation_images": own_validation})
-    assert config.judged_on.path == str(other)
+    assert config.judged_on.location == str(other)
     trial = Trial(config, load_splits(config.data, judged_on=config.judged_on))
     alone = Trial(own, load_splits(own.data))
     list(trial)
@@ -638,7 +589,7 @@ def test_the_initial_encoder_is_the_trials_before_its_first_update(seed: int, pr
     before = torch.get_rng_state()
     initial = initial_encoder(config)
     assert torch.equal(torch.get_rng_state(), before)
-    ours, theirs = initial.state_dict(), tiny_trial(config).encoder.state_dict()
+    ours, theirs = initial.state_dict(), tiny_trial(config).trainer.encoder.state_dict()
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if not torch.equal(ours[name].to(theirs[name].dtype), theirs[name])] == []
     assert initial.backbone.stem.weight.dtype == torch.float32
@@ -651,14 +602,14 @@ class TestSimClr:
     def test_a_clean_view_is_never_perturbed(self) -> None:
         trial = tiny_trial(tiny_config(**self.CHANGES))
         trial.run_epoch()
-        clean_bCHW, perturbed_bCHW = trial.delta_VbCHW
+        clean_bCHW, perturbed_bCHW = trial.trainer.delta_VbCHW
         assert not clean_bCHW.any()
         assert perturbed_bCHW.abs().max() == pytest.approx(8 / 255)
 
     def test_the_loss_is_nt_xent_of_the_two_views(self) -> None:
         trial = tiny_trial(tiny_config(**self.CHANGES))
         z_VBD = torch.nn.functional.normalize(torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0)), dim=-1)
-        assert trial._loss_of(z_VBD) == nt_xent_loss(z_VBD[0], z_VBD[1], temperature=0.5)
+        assert trial.trainer.loss_of(z_VBD) == nt_xent_loss(z_VBD[0], z_VBD[1], temperature=0.5)
 
     @pytest.mark.parametrize("changes", [{"loss.name": "nt_xent", "crops.views": 3}, {"perturbation.clean_views": 2}])
     def test_views_that_do_not_fit_are_refused(self, changes: dict[str, Any]) -> None:

@@ -1,0 +1,89 @@
+"""The encoder: a backbone by name, the pre-feature and the projector."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from cfamc_ray.config.components import Component, ComponentField, Registry
+from cfamc_ray.config.types import Strict
+
+Stem = Literal["small", "large"]
+
+
+class BackboneConfig(Component):
+    """A backbone; `build(encoder)`, given the `EncoderConfig`, gives a `cfamc_ray.method.backbones.Backbone`."""
+
+    fuses_norm: ClassVar[bool] = False
+    """Whether its batch norms and the operations after them can be one kernel (`backbones.norm_relu`)."""
+
+    name: str
+    """Of the architecture."""
+
+    def patch(self, stem: Stem) -> int:
+        """Side in pixels of the patches that images are cut into: the sides of images must be multiples of it."""
+        return 1
+
+
+BACKBONES = Registry[BackboneConfig]("architecture")
+
+
+@BACKBONES.register
+class ResNet18Config(BackboneConfig):
+    """ResNet-18 (arXiv 1512.03385)."""
+
+    implementation: ClassVar[str] = "cfamc_ray.method.backbones:build_resnet"
+    fuses_norm: ClassVar[bool] = True
+
+    name: Literal["resnet18"] = "resnet18"
+
+
+@BACKBONES.register
+class ResNet50Config(BackboneConfig):
+    """ResNet-50 (arXiv 1512.03385)."""
+
+    implementation: ClassVar[str] = "cfamc_ray.method.backbones:build_resnet"
+    fuses_norm: ClassVar[bool] = True
+
+    name: Literal["resnet50"] = "resnet50"
+
+
+@BACKBONES.register
+class VitConfig(BackboneConfig):
+    """A vision transformer (arXiv 2010.11929) of 12 blocks and 3 heads, whose features are the mean of its tokens."""
+
+    implementation: ClassVar[str] = "cfamc_ray.method.backbones:build_vit"
+
+    name: Literal["vit"] = "vit"
+
+    def patch(self, stem: Stem) -> int:
+        """See the base class."""
+        return {"small": 4, "large": 16}[stem]
+
+
+class EncoderConfig(Strict):
+    """A backbone without its classifier, then the pre-feature, then the projector."""
+
+    architecture: Annotated[BackboneConfig, ComponentField(BACKBONES, ResNet18Config)] = ResNet18Config()
+    """The backbone."""
+    stem: Stem = "small"
+    """For images of about 32 pixels (ResNet: a 3x3 convolution of stride 1 and no max-pooling; ViT: patches of 4x4) or
+    about 224 (a 7x7 convolution of stride 2 and max-pooling; patches of 16x16)."""
+    width: int = Field(default=64, ge=4, multiple_of=4)
+    """Channels of a ResNet's first stage, a third of a ViT's token width; 64 is the paper's."""
+    norm: Literal["batch", "group"] = "batch"
+    """`group` normalises each image by itself, so nothing depends on the batch or on the number of workers. The blocks
+    of a ViT always use layer norm; its pre-feature and projector obey this key."""
+    prefeature_width: int = Field(default=4096, ge=2)
+    """Width of the layer that the linear probe reads."""
+    hidden_width: int = Field(default=4096, ge=2)
+    """Width of the projector's hidden layer."""
+    embedding_width: int = Field(default=1024, ge=2)
+    """Width of the unit-length rows that the loss sees (D)."""
+    synchronize_norm: bool = True
+    """Whether several workers on GPUs share one batch norm over the global batch (published: no); torch has no such
+    batch norm for CPUs, where each worker normalises its own share."""
+
+    @property
+    def patch(self) -> int:
+        """Side in pixels of what images are cut into: their sides must be multiples of it."""
+        return self.architecture.patch(self.stem)

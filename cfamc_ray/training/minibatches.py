@@ -1,0 +1,75 @@
+"""Minibatches of crops: the same for any number of workers, each of which makes its share.
+
+Shapes: V views, B images of a minibatch, b of one worker, n images of an epoch, C/H/W channels/height/width.
+"""
+
+import torch
+from torch import Tensor
+
+from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.data.images import ImageSubset
+from cfamc_ray.method.crops import draw_crop_parameters, make_crops
+from cfamc_ray.method.phases import phase
+from cfamc_ray.method.transfer import to_device
+from cfamc_ray.training.generators import CROPS, ORDER, make_generator
+
+IMAGES_SHARE = 0.25
+"""Of a GPU's free memory, that the images may take."""
+
+
+class Minibatches:
+    """Crops of a trial's images, in a new order each epoch.
+
+    Args:
+        config: of the trial.
+        images: that pretrain; they are moved to the device where they fit.
+        rank: of this worker.
+        world_size: how many workers share each minibatch.
+        device: on which crops are made.
+    """
+
+    def __init__(
+        self, config: TrialConfig, images: ImageSubset, *, rank: int, world_size: int, device: torch.device
+    ) -> None:
+        self.config, self.device = config, device
+        self.images = images.to(device) if fits(images, device) else images
+        self.B = config.pretraining.batch_images
+        assert self.B % world_size == 0, "a minibatch is shared evenly"
+        self.share = slice(rank * self.B // world_size, (rank + 1) * self.B // world_size)
+
+    def order(self, epoch: int) -> Tensor:
+        """Positions of the images in their order, (n,)."""
+        order_n = torch.randperm(len(self.images), generator=make_generator(self.config.seed, ORDER, epoch))
+        return order_n.to(self.images.indices_n.device)
+
+    def crops(self, order_n: Tensor, epoch: int, step: int, share: slice | None = None) -> Tensor:
+        """crops_VbCHW in [0, 1].
+
+        Args:
+            order_n: of the images in this epoch.
+            epoch: from 0.
+            step: minibatch of the epoch, from 0.
+            share: of the minibatch's images; this worker's unless given.
+        """
+        config, share = self.config.crops, share or self.share
+        H, W = self.images.images_NCHW.shape[-2:]
+        with phase("crops"):
+            generator = make_generator(self.config.seed, CROPS, epoch, step)
+            parameters = draw_crop_parameters(config, images=self.B, height=H, width=W, generator=generator)
+            images_bCHW = to_device(self.images.batch(self._positions(order_n, step)[share]), self.device)
+            return make_crops(images_bCHW, parameters.of_images(share), size=config.size)
+
+    def labels(self, order_n: Tensor, step: int) -> Tensor:
+        """labels_B of the minibatch of all workers; the arguments are those of `crops`."""
+        return self.images.labels(self._positions(order_n, step))
+
+    def _positions(self, order_n: Tensor, step: int) -> Tensor:
+        return order_n[step * self.B : (step + 1) * self.B]
+
+
+def fits(images: ImageSubset, device: torch.device) -> bool:
+    """Whether the images stay on the device, where batches of them are gathered without the host."""
+    if device.type != "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    return len(images) * images.images_NCHW[0].numel() <= IMAGES_SHARE * free
