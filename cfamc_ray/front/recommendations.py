@@ -35,14 +35,14 @@ def advise(config: StudyConfig, records: Sequence[TrialRecord], *, budget: float
     front = find_front(config, records)
     if not front.members:
         return []
-    found = [Advice(_best_at(config, name), _best(config, front.members, name), name) for name in config.objectives]
+    advice = [Advice(_best_at(config, name), _best(config, front.members, name), name) for name in config.objectives]
     if len(config.objectives) > 1 and len(front.members) > 2:
-        found.append(Advice("the knee: nearest to the best of everything", _knee(config, front.members)))
+        advice.append(Advice("the knee: nearest to the best of everything", _knee(config, front.members)))
     if budget is not None:
         affordable = [r for r in front.members + front.dominated if r.value("crop_passes") <= budget]
         role = f"{_best_at(config, headline(config))} within {format_count(budget)} crop passes"
-        found += [Advice(role, _best(config, affordable, headline(config)))] if affordable else []
-    return found
+        advice += [Advice(role, _best(config, affordable, headline(config)))] if affordable else []
+    return advice
 
 
 def _best_at(config: StudyConfig, name: str) -> str:
