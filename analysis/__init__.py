@@ -1,1 +1,1 @@
-"""The scripts that people type: what a study folder says, computed by `cfamc_ray.study` and drawn by `.figures`."""
+"""Scripts that read the folder of a study and print, draw or write what it shows."""

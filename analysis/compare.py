@@ -11,7 +11,7 @@ from cfamc_ray.figures.static import draw, save_figure
 from cfamc_ray.front.comparison import compare_studies
 from cfamc_ray.lifecycle.checks import warn_of_damage
 from cfamc_ray.store.records import read_config, read_trials
-from cfamc_ray.store.tables import Table
+from cfamc_ray.store.tables import Column, Table, metric_column
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,8 +45,9 @@ def _compare(studies: Sequence[Path], out: Path | None) -> int:
         }
         for one in found
     ]
-    print(Table("compare", "", list(rows[0]), rows).markdown(), end="")
-    print(f"Gain of hypervolume over {found[0].name}, with its 95 % interval over trials drawn anew.")
+    columns = [metric_column(name) if name == "crop_passes" else Column(name) for name in rows[0]]
+    print(Table("compare", "", columns, rows).markdown(), end="")
+    print(f"Gain of hypervolume over {found[0].name}, with its 95 % bootstrap interval over trials.")
     if out:
         with writing(out):
             save_figure(draw(comparison_chart(found)), out)

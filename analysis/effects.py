@@ -10,6 +10,7 @@ from cfamc_ray.figures.charts import importance_chart, slices_chart
 from cfamc_ray.figures.static import draw, save_figure
 from cfamc_ray.front.effects import effects_table, find_effects
 from cfamc_ray.lifecycle.checks import warn_of_damage
+from cfamc_ray.store.layout import REPORT
 from cfamc_ray.store.records import read_config, read_trials
 
 
@@ -22,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("study", type=Path, help="the study's folder")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where importance.png and slices.png go (report)")
     arguments = parser.parse_args(argv)
-    return exit_code(lambda: _show(arguments.study, arguments.out or arguments.study / "report"))
+    return exit_code(lambda: _show(arguments.study, arguments.out or arguments.study / REPORT))
 
 
 def _show(study: Path, folder: Path) -> int:

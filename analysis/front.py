@@ -10,6 +10,7 @@ from cfamc_ray.figures.charts import front_chart
 from cfamc_ray.figures.static import draw, save_figure
 from cfamc_ray.front.front import find_front
 from cfamc_ray.lifecycle.checks import warn_of_damage
+from cfamc_ray.store.layout import REPORT
 from cfamc_ray.store.records import read_config, read_trials
 
 
@@ -21,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--out", type=Path, help="the figure, as .png, .svg or .pdf (report/front.png in the study's folder)"
     )
     arguments = parser.parse_args(argv)
-    return exit_code(lambda: _draw(arguments.study, arguments.out or arguments.study / "report" / "front.png"))
+    return exit_code(lambda: _draw(arguments.study, arguments.out or arguments.study / REPORT / "front.png"))
 
 
 def _draw(study: Path, path: Path) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from cfamc_ray.cli.command import exit_code, writing
 from cfamc_ray.lifecycle.checks import warn_of_damage
 from cfamc_ray.report.page import write_report
+from cfamc_ray.store.layout import REPORT
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _write(study: Path, budget: float | None) -> int:
     warn_of_damage(study)
-    with writing(study / "report"):
+    with writing(study / REPORT):
         print(write_report(study, budget=budget))
     return 0
 

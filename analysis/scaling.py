@@ -11,7 +11,7 @@ from cfamc_ray.config.reading import read_resolved
 from cfamc_ray.config.scaling import ScalingConfig
 from cfamc_ray.lifecycle.checks import warn_of_damage
 from cfamc_ray.scale import write_fits
-from cfamc_ray.scaling.study import CONFIG, LEARNING, SYSTEM
+from cfamc_ray.store.layout import LEARNING, SCALING, SYSTEM
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,12 +25,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _write(run: Path) -> int:
-    if not (run / CONFIG).is_file():
-        raise InputError(f"{run}: holds no scaling study (there is no {CONFIG} in it)")
+    if not (run / SCALING).is_file():
+        raise InputError(f"{run}: holds no scaling study (there is no {SCALING} in it)")
     for part in (SYSTEM, LEARNING):
         warn_of_damage(run / part)
     with writing(run):
-        return write_fits(read_resolved(ScalingConfig, run / CONFIG), run)
+        return write_fits(read_resolved(ScalingConfig, run / SCALING), run)
 
 
 if __name__ == "__main__":

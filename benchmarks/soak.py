@@ -42,7 +42,8 @@ from cfamc_ray.config.yaml12 import dump_yaml
 from cfamc_ray.front.front import find_front
 from cfamc_ray.host.files import write_text
 from cfamc_ray.search.storage import open_storage
-from cfamc_ray.store.records import ENVIRONMENT, TrialFolder, TrialRecord, read_config, read_trials, trial_name
+from cfamc_ray.store.layout import ENVIRONMENT, trial_name
+from cfamc_ray.store.records import TrialFolder, TrialRecord, read_config, read_trials
 
 ROOT = Path(__file__).resolve().parents[1]
 MARK = "CFAMC_SOAK"

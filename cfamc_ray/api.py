@@ -37,22 +37,11 @@ from cfamc_ray.scaling.system import read_costs
 from cfamc_ray.search.budget import Budget
 from cfamc_ray.store.environment import environment
 from cfamc_ray.store.images import found_from, note
+from cfamc_ray.store.layout import CONFIRM, ENVIRONMENT, FRONT, RAY_LOG, TRIALS, trial_name
 from cfamc_ray.store.mirror import mirrored
-from cfamc_ray.store.records import (
-    ENVIRONMENT,
-    TRIALS,
-    TrialFolder,
-    TrialRecord,
-    csv_text,
-    damaged_records,
-    read_config,
-    read_trials,
-    table_columns,
-    trial_name,
-    trials_table,
-    write_config,
-)
+from cfamc_ray.store.records import TrialFolder, TrialRecord, damaged_records, read_config, read_trials, write_config
 from cfamc_ray.store.repair import repair
+from cfamc_ray.store.trial_tables import trials_table
 from cfamc_ray.store.warm_start import warm_start_from
 from cfamc_ray.terminal import Detail, TrainingView, say
 
@@ -161,8 +150,7 @@ class Study:
             raise InputError(f"{self.folder}: nothing says how to confirm; give overrides=['confirm={{seeds: 5}}']")
         check_folder(study.config, self.folder, resume=True)
         confirmed = confirm(study, address=address, narrator=_narrator(verbose))
-        table = confirmation_table(confirmed, study.config.objectives)
-        return _frame(csv_text(table, columns=list(table[0]) if table else ["trial"]))
+        return _frame(confirmation_table(confirmed, study.config).csv())
 
     def _with(self, overrides: Sequence[str]) -> "Study":
         tree = self.config.model_dump(mode="json")
@@ -173,7 +161,7 @@ class Study:
         """What a notebook shows: name, counts, the front as a figure and as a table."""
         from cfamc_ray.figures.charts import front_chart  # noqa: PLC0415 (matplotlib is slow to import)
         from cfamc_ray.figures.static import draw  # noqa: PLC0415
-        from cfamc_ray.report.page import counts  # noqa: PLC0415
+        from cfamc_ray.report.contents import counts  # noqa: PLC0415
 
         image = io.BytesIO()
         draw(front_chart(self._front, title=self.config.question or self.config.name)).savefig(image, format="png")
@@ -619,7 +607,7 @@ def _run(study: Study, costs: CostModel | None, address: str | None, narrator: N
     config, folder = study.config, study.folder
     at_once = f"{config.budget.trials} trials, {config.resources.trials_at_once} at once"
     say(f"{config.name}: {at_once} → {folder}", narrator.detail)
-    say(f"Ray is starting; what it says goes to {folder / 'ray.log'}", narrator.detail)
+    say(f"Ray is starting; what it says goes to {folder / RAY_LOG}", narrator.detail)
     before_end(lambda: _finish(study, narrator))
     try:
         over = run_study(config, folder, address=address, detail=narrator.detail, costs=costs)
@@ -637,7 +625,7 @@ def _finish(study: Study, narrator: Narrator, *, over: str = "") -> Found:
 
     config, folder, records = study.config, study.folder, read_trials(study.folder)
     front = find_front(config, records)
-    for name, rows in ((TRIALS, records), ("front.csv", front.members)):
+    for name, rows in ((TRIALS, records), (FRONT, front.members)):
         write_text(folder / name, _trials_csv(config, rows))
     kept = {record.number for record in front.members}
     if config.keep_encoders == "front":
@@ -672,7 +660,7 @@ def confirm(study: Study, *, address: str | None = None, narrator: Narrator) -> 
     known = confirmed_front(config, folder)
     if not known or any(found.seeds < config.confirm.seeds for found in known):
         check_data(config, [config.trial_at(next(config.points()))], folder)
-    say(f"\nThe front is confirmed with {config.confirm.seeds} fresh seeds → {folder / 'confirm'}", narrator.detail)
+    say(f"\nThe front is confirmed with {config.confirm.seeds} fresh seeds → {folder / CONFIRM}", narrator.detail)
     complete = False
     with driving(folder):
         write_config(folder, config)
@@ -697,7 +685,7 @@ def _listed(overrides: Sequence[str]) -> Sequence[str]:
 
 
 def _trials_csv(config: StudyConfig, records: Sequence[TrialRecord]) -> str:
-    return csv_text(trials_table(config, records), columns=table_columns(config))
+    return trials_table(config, records).csv()
 
 
 def _frame(text: str) -> "pd.DataFrame":

@@ -16,7 +16,7 @@ from cfamc_ray.cli.command import exit_code, whole_table
 from cfamc_ray.config.data import DataConfig
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.protocol import HEADS, PROTOCOLS
-from cfamc_ray.formatting import format_radius, format_seconds, format_value
+from cfamc_ray.formatting import format_quantity, format_radius, format_seconds
 from cfamc_ray.lifecycle.evaluation import Plan, Run, evaluate_run, planned_evaluations, published_row
 from cfamc_ray.terminal import Detail, add_detail_options
 
@@ -94,9 +94,9 @@ def _print_table(run: Run, data: DataConfig, measured: Sequence["Measurement"]) 
     for name in ("ε", "accuracy", "95 % interval", "images", *(["published"] if published else [])):
         table.add_column(name, justify="right", no_wrap=True)
     for found in measured:
-        low, high = (format_value("accuracy", bound) for bound in found.interval)
+        low, high = (format_quantity("fraction", bound) for bound in found.interval)
         value = None if found.attack.startswith("+") else published.get(found.epsilon)
-        cells = [format_value("accuracy", found.accuracy), f"{low} – {high}", str(found.images)]
+        cells = [format_quantity("fraction", found.accuracy), f"{low} – {high}", str(found.images)]
         beside = ["–" if value is None else f"{value:g} %"] if published else []
         table.add_row(found.attack, format_radius(found.epsilon) if found.epsilon else "–", *cells, *beside)
     print("\n" + whole_table(table))

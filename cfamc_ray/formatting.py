@@ -3,20 +3,33 @@
 import math
 from collections.abc import Mapping, Sequence
 
-COUNTED = ("passes", "flops", "bytes")
-"""Endings of metrics that are counts, and mostly large."""
+from cfamc_ray.config.components import field_of
+from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.metrics import Unit, find_metric
+
 LETTERS = ("", "k", "M", "G", "T", "P", "E")
+MISSING = "–"
 
 
 def format_value(metric: str, value: float | None) -> str:
-    """A metric as a person reads it; a dash where it is missing."""
+    """A metric in its unit, such as 12.3% or 2.16M; a dash where it is missing."""
+    return format_quantity(find_metric(metric).unit, value)
+
+
+def format_quantity(unit: Unit, value: float | None) -> str:
+    """A number in a unit; a dash where it is missing."""
     if value is None or not math.isfinite(value):
-        return "–"
-    if metric.endswith("accuracy"):
-        return f"{value:.1%}"
-    if metric.endswith("seconds"):
-        return format_seconds(value)
-    return format_count(value) if metric.endswith(COUNTED) else f"{value:.3g}"
+        return MISSING
+    match unit:
+        case "fraction":
+            return f"{value:.1%}"
+        case "seconds":
+            return format_seconds(value)
+        case "pixels":
+            return format_radius(value)
+        case "number":
+            return f"{value:.3g}"
+    return format_count(value)
 
 
 def format_count(value: float) -> str:
@@ -46,32 +59,49 @@ def format_radius(epsilon: float) -> str:
 
 
 def format_change(metric: str, change: float) -> str:
-    """A difference with its sign: of an accuracy in points, of what is counted with three digits."""
-    if not math.isfinite(change):
-        return "–"
-    return f"{100 * change:+.1f} points" if metric.endswith("accuracy") else f"{change:+.3g}"
+    """A difference with its sign, such as +1.2 points for a metric that is a fraction, or -3.1e+04."""
+    points = " points" if find_metric(metric).unit == "fraction" and math.isfinite(change) else ""
+    return _signed(metric, change) + points
 
 
 def format_interval(metric: str, interval: tuple[float, float]) -> str:
-    """Both ends of an interval of differences: of an accuracy in points, which the difference beside it names."""
-    return " to ".join(format_change(metric, end).removesuffix(" points") for end in interval)
+    """Both ends of an interval of differences, in the unit of the difference that stands beside it."""
+    return " to ".join(_signed(metric, end) for end in interval)
+
+
+def _signed(metric: str, change: float) -> str:
+    if not math.isfinite(change):
+        return MISSING
+    return f"{100 * change:+.1f}" if find_metric(metric).unit == "fraction" else f"{change:+.3g}"
+
+
+def format_metric(metric: str, value: float | None) -> str:
+    """A metric with its label, as in clean accuracy 12.3%."""
+    return f"{find_metric(metric).label} {format_value(metric, value)}"
 
 
 def format_point(point: Mapping[str, object]) -> str:
-    """Settings by their short names, as in views 4, epsilon 8/255."""
+    """Settings with their short names, as in views 4, epsilon 8/255."""
     names = short_names(list(point))
     return ", ".join(f"{name} {format_setting(key, point[key])}" for name, key in zip(names, point, strict=True))
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """Keys and metrics as a person reads them; of a key its last part, where no other ends alike."""
+    """Dotted keys and labels as headings: of a key its last part, unless another one has the same last part."""
     leaves = [name.rpartition(".")[2] for name in names]
     short = [leaf if leaves.count(leaf) == 1 else name for leaf, name in zip(leaves, names, strict=True)]
     return [name.replace("_", " ") for name in short]
 
 
 def format_setting(key: str, value: object) -> str:
-    """A value of a key; a radius in grey levels."""
-    if key.endswith("epsilon") and isinstance(value, float) and "rate" not in key:
-        return format_radius(value)
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    """The value of a key; of one that is an amount of brightness, such as a radius, in grey levels."""
+    if isinstance(value, float):
+        return format_radius(value) if is_brightness(key) else f"{value:.4g}"
+    return str(value)
+
+
+def is_brightness(key: str) -> bool:
+    """Whether the values of a trial's key are `Pixels`: brightness from 0 to 1."""
+    field = field_of(TrialConfig, key)
+    extra = field.json_schema_extra if field else None
+    return isinstance(extra, dict) and extra.get("unit") == "pixels"

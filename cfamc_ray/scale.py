@@ -14,13 +14,14 @@ from cfamc_ray.cost.model import CostModel
 from cfamc_ray.host.files import write_text
 from cfamc_ray.host.process import INTERRUPTED
 from cfamc_ray.lifecycle.checks import check_data, check_folder, driving
-from cfamc_ray.scaling.study import CONFIG, LEARNING, SYSTEM, conclusions, read_run
+from cfamc_ray.scaling.study import conclusions, read_run
 from cfamc_ray.scaling.system import system_conclusions
-from cfamc_ray.scaling.trial_table import learning_columns, learning_table
-from cfamc_ray.store.cells import CellFolder, system_columns, system_table
+from cfamc_ray.scaling.trial_table import learning_table
+from cfamc_ray.store.cells import CellFolder, system_table
 from cfamc_ray.store.images import Digests, found_from, note, portable
+from cfamc_ray.store.layout import FITS, LEARNING, LEARNING_TABLE, SCALING, STUDY, SYSTEM, SYSTEM_TABLE
 from cfamc_ray.store.mirror import mirrored
-from cfamc_ray.store.records import STUDY, csv_text, damaged_records
+from cfamc_ray.store.records import damaged_records
 from cfamc_ray.terminal import say
 
 Part = Callable[[ScalingConfig, Path, argparse.Namespace, CostModel | None], bool]
@@ -37,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m cfamc_ray.scale",
         description="Measure training steps, and train a designed set of trials at several budgets; fit how time, "
-        "memory and error grow; typed again, go on.",
+        "memory and error grow. Running it again resumes it.",
     )
     parser.add_argument("--part", choices=("all", SYSTEM, LEARNING), default="all", help="which to run (all)")
     parser.add_argument("--space", required=True, metavar="FILE", help="a YAML file, or the bare name of a given space")
@@ -73,7 +74,7 @@ def _grow(
     parts: dict[str, Part] = {SYSTEM: _measure, LEARNING: _learn}
     complete = all(parts[name](config, folder, arguments, costs) for name in wanted)
     if complete:
-        write_text(folder / CONFIG, dump_study(portable(config, folder)))  # also where it was damaged
+        write_text(folder / SCALING, dump_study(portable(config, folder)))  # also where it was damaged
     code = write_fits(config, folder)
     if not complete:
         raise KeyboardInterrupt
@@ -103,7 +104,7 @@ def _measure(config: ScalingConfig, folder: Path, arguments: argparse.Namespace,
 
     say(f"{config.name}: {missing} cells to measure → {cells.path}", arguments.detail)
     with driving(cells.path):
-        write_text(folder / CONFIG, dump_study(portable(config, folder)))
+        write_text(folder / SCALING, dump_study(portable(config, folder)))
         try:
             run_cells(config, cells, address=arguments.address, detail=arguments.detail)
         except KeyboardInterrupt:
@@ -138,7 +139,7 @@ def _learn(config: ScalingConfig, folder: Path, arguments: argparse.Namespace, c
     digests = _check_images(config, inner)
     say(f"{config.name}: {study.budget.trials} trials → {inner}", arguments.detail)
     with driving(inner):
-        write_text(folder / CONFIG, dump_study(portable(config, folder)))
+        write_text(folder / SCALING, dump_study(portable(config, folder)))
         note(inner, digests, config=config)
         try:
             return bool(run_study(study, inner, address=arguments.address, detail=arguments.detail, costs=costs))
@@ -159,11 +160,11 @@ def write_fits(config: ScalingConfig, folder: Path) -> int:
 
     run = read_run(config, folder)
     charts = scaling_charts(run)
-    tables = {"fits.json": json.dumps(run.tree, indent=1) + "\n"}
+    tables = {FITS: json.dumps(run.tree, indent=1) + "\n"}
     if run.measured:
-        tables["system.csv"] = csv_text(system_table(config, run.cells), columns=system_columns(config))
+        tables[SYSTEM_TABLE] = system_table(config, run.cells).csv()
     if run.records:
-        tables["learning.csv"] = csv_text(learning_table(config, run.records), columns=learning_columns(config))
+        tables[LEARNING_TABLE] = learning_table(config, run.records).csv()
     for name, text in tables.items():
         write_text(folder / name, text)
     for chart in charts:

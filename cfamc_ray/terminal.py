@@ -1,4 +1,4 @@
-"""What a person sees while something is computed: lines everywhere and, on a terminal, a bar below them."""
+"""Progress on the terminal: lines and, where the terminal can move its cursor, a bar below them."""
 
 import argparse
 from collections.abc import Mapping
@@ -9,11 +9,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
-from cfamc_ray.formatting import format_radius, format_value
+from cfamc_ray.formatting import format_count, format_quantity, format_radius, format_value
 from cfamc_ray.store.records import TrialFolder
 
 Detail = Literal["quiet", "normal", "verbose"]
-"""How much is said on the way; the result and what went wrong are always said."""
+"""How much is printed meanwhile; results and errors are always printed."""
 
 
 def add_detail_options(parser: argparse.ArgumentParser, *, verbose: str) -> None:
@@ -21,7 +21,7 @@ def add_detail_options(parser: argparse.ArgumentParser, *, verbose: str) -> None
 
     Args:
         parser: of the command.
-        verbose: what it says in addition.
+        verbose: what it prints in addition, for the help text.
     """
     options = parser.add_mutually_exclusive_group()
     options.set_defaults(detail="normal")
@@ -30,29 +30,29 @@ def add_detail_options(parser: argparse.ArgumentParser, *, verbose: str) -> None
 
 
 def say(line: str, detail: Detail) -> None:
-    """On the way to the result."""
+    """Print a line about the progress, unless detail is quiet."""
     if detail != "quiet":
         print(line, flush=True)
 
 
 def detail_words(detail: Detail) -> list[str]:
-    """The option as it is typed."""
+    """The command-line option for a detail; none for normal."""
     return [] if detail == "normal" else [f"--{detail}"]
 
 
 def console_on(stream: TextIO, detail: Detail) -> Console:
-    """What writes on a stream, as on a terminal or a file: in a notebook too there are lines alone."""
+    """A console that writes to a stream; in a notebook it prints lines only."""
     return Console(file=stream, highlight=False, quiet=detail == "quiet", force_jupyter=False)
 
 
 class ProgressView:
-    """Lines and a bar; without a terminal, or on one that cannot move its cursor, lines alone, without escape codes.
+    """Lines and a bar; lines only, without escape codes, where the stream is no terminal that can move its cursor.
 
     Args:
-        what: is counted.
-        total: of it; 0 where that is not known yet.
-        stream: what reaches the person.
-        detail: nothing is said where it is quiet.
+        what: name of the things that are counted.
+        total: how many there are; 0: not known yet.
+        stream: a terminal or file.
+        detail: quiet: nothing is printed.
     """
 
     def __init__(self, what: str, total: int, stream: TextIO, *, detail: Detail = "normal") -> None:
@@ -80,22 +80,22 @@ class ProgressView:
         self.console.print(line, soft_wrap=True, markup=False)
 
     def advance(self, count: int = 1) -> None:
-        """Count on."""
+        """Increase the count."""
         self._bar.advance(self._task, count)
 
     def move_to(self, completed: int, *, what: str | None = None, total: int | None = None) -> None:
-        """Set the count and, where it is another now, what is counted and of how many."""
+        """Set the count and, unless None, the name of what is counted and the total."""
         self._bar.update(self._task, completed=completed, description=what, total=total)
 
 
 class TrainingView(ProgressView):
-    """A run as it goes: its minibatches, and a line each `evaluation.every_epochs`.
+    """The progress of a training run: a bar over its minibatches, and a line every `evaluation.every_epochs` epochs.
 
     Args:
         folder: of the trial, whose rows are shown.
         study: of one trial.
-        stream: what reaches the person.
-        detail: a line each epoch where it is verbose.
+        stream: a terminal or file.
+        detail: verbose: a line every epoch.
     """
 
     def __init__(self, folder: TrialFolder, study: StudyConfig, stream: TextIO, *, detail: Detail = "normal") -> None:
@@ -117,27 +117,27 @@ class TrainingView(ProgressView):
 
 
 def is_live(console: Console) -> bool:
-    """Whether it can show something that changes in place."""
+    """Whether a console can show something that changes in place."""
     return console.is_interactive and not console.quiet
 
 
 def epoch_line(trial: TrialConfig, row: Mapping[str, Any], *, detail: Detail) -> str:
-    """What an epoch reached.
+    """The metrics of an epoch in a line.
 
     Args:
-        trial: its config.
-        row: of the epoch; what was not measured is left out.
-        detail: verbose for the state of the optimizer and the perturbation, and for memory, too.
+        trial: the trial's config.
+        row: of the epoch; metrics that were not measured are left out.
+        detail: verbose: with the state of the optimizer and the perturbation, and memory.
     """
     attack = f"PGD-{trial.evaluation.attack_steps} at {format_radius(trial.evaluation.attack_epsilon)}"
     accuracies = {"clean": row["clean_accuracy"], attack: row["robust_accuracy"]}
     words = [f"loss {format_value('loss', row['loss'])}"]
-    words += [f"{name} {format_value('accuracy', value)}" for name, value in accuracies.items() if value is not None]
+    words += [f"{name} {format_quantity('fraction', value)}" for name, value in accuracies.items() if value is not None]
     words.append(f"{row['crop_passes_per_second']:,.0f} crop passes a second")
     if detail == "verbose":
         words.append(f"learning rate {row['learning_rate']:.3g}")
         if row["clipped_share"] is not None:
             words.append(f"{row['clipped_share']:.0%} of the layers' steps clipped")
         words.append(f"{row['delta_border_share']:.0%} of the perturbation at the border")
-        words.append(f"{format_value('bytes', row['peak_memory_bytes'])}B of memory")
+        words.append(f"{format_count(row['peak_memory_bytes'])}B of memory")
     return f"epoch {row['epoch']} of {trial.pretraining.epochs}: {', '.join(words)}"

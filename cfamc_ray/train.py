@@ -19,10 +19,11 @@ from cfamc_ray.cli.command import add_run_options, command_line, exit_code, prog
 from cfamc_ray.config.reading import dump_study
 from cfamc_ray.config.recipes import VARIANTS, PublishedRow, Variant, read_recipe, recipe_names
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.formatting import format_value
+from cfamc_ray.formatting import format_quantity, format_seconds
 from cfamc_ray.host.process import INTERRUPTED
+from cfamc_ray.store.layout import STUDY
 from cfamc_ray.store.mirror import mirrored
-from cfamc_ray.store.records import STUDY, TrialFolder, TrialRecord
+from cfamc_ray.store.records import TrialFolder, TrialRecord
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -118,12 +119,12 @@ def _print_result(run: Study, record: TrialRecord) -> int:
     seconds, device = record.value("train_seconds") + record.value("eval_seconds"), record.rows[-1].get("device", "–")
     print(
         f"\n{study.name}: {study.trial.pretraining.epochs} epochs, {record.value('crop_passes'):.3g} crop passes, "
-        f"{record.value('flops') / 1e15:.3g} PFLOP, {format_value('seconds', seconds)} on {device}"
+        f"{record.value('flops') / 1e15:.3g} PFLOP, {format_seconds(seconds)} on {device}"
     )
     if math.isfinite(record.value("clean_accuracy")):
         print(
-            f"On validation images: clean {format_value('accuracy', record.value('clean_accuracy'))}, "
-            f"under PGD {format_value('accuracy', record.value('robust_accuracy'))}"
+            f"On validation images: clean {format_quantity('fraction', record.value('clean_accuracy'))}, "
+            f"under PGD {format_quantity('fraction', record.value('robust_accuracy'))}"
         )
     print(f"Encoder   {TrialFolder(folder, 0).encoder}")
     print(f"Evaluate  {shlex.join([program('python'), '-m', 'cfamc_ray.evaluate', str(folder)])}")

@@ -22,11 +22,14 @@ from cfamc_ray.cli.command import (
 from cfamc_ray.config.reading import dump_study
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.cost.model import CostModel
-from cfamc_ray.formatting import format_seconds, format_setting, format_value, short_names
+from cfamc_ray.formatting import format_quantity, format_seconds, format_setting, format_value, short_names
 from cfamc_ray.front.confirmation import Confirmation
 from cfamc_ray.host.process import INTERRUPTED
+from cfamc_ray.metrics import find_metric
+from cfamc_ray.store.layout import ATTAINMENT, CONFIRM_TABLE, FRONT, STUDY, TRIALS
 from cfamc_ray.store.mirror import mirrored
-from cfamc_ray.store.records import STUDY, TrialRecord, with_cost
+from cfamc_ray.store.records import TrialRecord
+from cfamc_ray.store.trial_tables import with_cost
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,7 +92,7 @@ class Printer(Narrator):
         """Print the front and why the study is over."""
         _print_front(study.config, found.front.members, found.records)
         print(f"\nReport     {found.report}")
-        print(f"Tables     {study.folder / 'front.csv'}, {study.folder / 'trials.csv'}")
+        print(f"Tables     {study.folder / FRONT}, {study.folder / TRIALS}")
         print(f"Live view  {shlex.join([program('tensorboard'), '--logdir', str(study.folder)])}")
         if found.over:
             print(f"\nThe study is over: {found.over}")
@@ -99,7 +102,7 @@ class Printer(Narrator):
         if confirmed:
             _print_confirmed(study.config, confirmed)
         print(f"\nReport     {report}")
-        print(f"Tables     {study.folder / 'confirm.csv'}, {study.folder / 'attainment.csv'}")
+        print(f"Tables     {study.folder / CONFIRM_TABLE}, {study.folder / ATTAINMENT}")
 
 
 def _print_confirmed(config: StudyConfig, confirmed: Sequence[Confirmation]) -> None:
@@ -108,18 +111,18 @@ def _print_confirmed(config: StudyConfig, confirmed: Sequence[Confirmation]) -> 
     for name in ("trial", "seeds", "on the front"):
         table.add_column(name, justify="right")
     for name in config.objectives:
-        again = ["again"] if f"{name}_again" in confirmed[0].means else []
+        again = ["again"] if name in confirmed[0].again else []
         for column in ("searched", *again, "confirmed", "optimism"):
-            table.add_column(f"{name.replace('_', ' ')}\n{column}", justify="right", no_wrap=True)
+            table.add_column(f"{find_metric(name).label}\n{column}", justify="right", no_wrap=True)
     for found in confirmed:
-        cells = [str(found.record.number), str(found.seeds), format_value("accuracy", found.front_probability)]
+        cells = [str(found.record.number), str(found.seeds), format_quantity("fraction", found.front_probability)]
         for name in config.objectives:
-            low, high = found.intervals[name]
-            again = [format_value(name, found.means[f"{name}_again"])] if f"{name}_again" in found.means else []
+            _, mean, (low, high) = found.tested[name]
+            again = [format_value(name, found.again[name].mean)] if name in found.again else []
             cells += [
                 format_value(name, found.searched[name]),
                 *again,
-                f"{format_value(name, found.means[name])} ({format_value(name, low)} – {format_value(name, high)})",
+                f"{format_value(name, mean)} ({format_value(name, low)} – {format_value(name, high)})",
                 format_value(name, found.optimism[name]),
             ]
         table.add_row(*cells)
@@ -136,7 +139,7 @@ def _print_front(config: StudyConfig, members: Sequence[TrialRecord], records: S
         return
     table = Table(box=None, pad_edge=False)
     metrics = with_cost(config.objectives)
-    for name in ("trial", *short_names(metrics), "time", *short_names(list(config.space))):
+    for name in ("trial", *(find_metric(name).label for name in metrics), "time", *short_names(list(config.space))):
         table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True, vertical="bottom")
     for record in members:
         values = [format_value(metric, record.value(metric)) for metric in metrics]

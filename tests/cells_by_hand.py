@@ -5,7 +5,7 @@ from typing import Any
 
 from cfamc_ray.config.scaling import Cell, ScalingConfig
 from cfamc_ray.cost.work import training_work
-from cfamc_ray.store.cells import Measured
+from cfamc_ray.store.cells import Measured, Measurements
 
 FLOP, ACTIVATION, UPDATED, UPDATE = 8e-13, 3e-9, 5e-9, 0.01
 PROCESS, KEPT, PARAMETER = 5e8, 3.0, 16.0
@@ -63,4 +63,4 @@ def found_of(cell: Cell, noise: Callable[[], float] = lambda: 1.0) -> dict[str, 
 
 
 def measured(config: ScalingConfig, noise: Callable[[], float] = lambda: 1.0) -> list[Measured]:
-    return [Measured(cell, found_of(cell, noise)) for cell in config.cells]
+    return [Measured(cell, Measurements.model_validate(found_of(cell, noise))) for cell in config.cells]

@@ -11,21 +11,22 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "cfamc_ray"
 
 ALLOWED = {
-    "config": set(),
-    "formatting": set(),
+    "config": {"metrics"},
+    "metrics": set(),
+    "formatting": {"config", "metrics"},
     "host": set(),
     "data": {"config"},
     "method": {"config", "host"},
     "space": {"config"},
-    "store": {"config", "formatting", "host"},
+    "store": {"config", "formatting", "host", "metrics"},
     "cost": {"config", "data", "method", "store"},
-    "front": {"config", "formatting", "host", "space", "store"},
+    "front": {"config", "formatting", "host", "metrics", "space", "store"},
     "terminal": {"config", "formatting", "store"},
     "evaluation": {"config", "cost", "data", "method"},
-    "scaling": {"config", "cost", "formatting", "store"},
-    "search": {"config", "cost", "front", "host", "space", "store"},
-    "figures": {"formatting", "front", "scaling", "store"},
-    "training": {"config", "cost", "data", "evaluation", "host", "method", "store"},
+    "scaling": {"config", "cost", "formatting", "metrics", "store"},
+    "search": {"config", "cost", "front", "host", "metrics", "space", "store"},
+    "figures": {"formatting", "front", "host", "metrics", "scaling", "store"},
+    "training": {"config", "cost", "data", "evaluation", "host", "method", "metrics", "store"},
     "lifecycle": {
         "config",
         "cost",
@@ -48,12 +49,13 @@ ALLOWED = {
         "front",
         "host",
         "method",
+        "metrics",
         "search",
         "store",
         "terminal",
         "training",
     },
-    "report": {"config", "figures", "formatting", "front", "host", "scaling", "store"},
+    "report": {"config", "figures", "formatting", "front", "host", "metrics", "scaling", "store"},
     "api": {
         "config",
         "cost",
@@ -85,7 +87,7 @@ ALLOWED = {
         "terminal",
     },
     "train": {"api", "cli", "config", "cost", "formatting", "host", "store"},
-    "tune": {"api", "cli", "config", "cost", "formatting", "front", "host", "store"},
+    "tune": {"api", "cli", "config", "cost", "formatting", "front", "host", "metrics", "store"},
 }
 WITHOUT_RAY = [name for name in ALLOWED if name != "orchestration"]
 WITHOUT_TORCH = [
@@ -95,6 +97,7 @@ WITHOUT_TORCH = [
     "formatting",
     "front",
     "lifecycle",
+    "metrics",
     "report",
     "scaling",
     "search",

@@ -311,7 +311,7 @@ def test_a_trial_that_nothing_tells_the_point_of_is_set_aside_and_another_takes_
         DAMAGES["zeros"](study / file)
     said = type_tune(study, "--resume")
     assert said.code == 0
-    assert f"{study / 'trial_00001'}: nothing tells its point any more; kept as trial_00001.damaged" in said.err
+    assert f"{study / 'trial_00001'}: its point is lost; kept as trial_00001.damaged" in said.err
     assert (study / "trial_00001.damaged" / "epochs.jsonl").exists()
     assert trained == [4]
     assert [record.number for record in read_trials(study)] == [0, 2, 3, 4]

@@ -112,7 +112,7 @@ def test_it_writes_table_fits_and_figures_and_says_what_they_show(
     assert (said.code, said.err) == (0, "")
     assert "7 of 7 cells of grown have been measured" in said.out
     assert "a cell that was left out is predicted to 0% in time and 0% in memory" in said.out
-    assert "weak efficiency 80.0%; the sum of the gradients takes 10.0% of the time" in said.out
+    assert "weak efficiency 80.0%; the all-reduce of the gradients takes 10.0% of the time" in said.out
     assert "12 of 12 trials of grown have finished" in said.out
     assert "twice the crops and half the epochs change clean accuracy by +" in said.out
     assert said.out.count("groups): ") == said.out.count("noise drawn anew agree: ") == 2
@@ -120,7 +120,7 @@ def test_it_writes_table_fits_and_figures_and_says_what_they_show(
     folder = tmp_path / "runs" / "grown"
     assert {path.name for path in folder.iterdir()} == {
         *("scaling.yaml", "system", "system.csv", "learning", "learning.csv", "fits.json"),
-        *(f"{name}.{ending}" for name in ("system", "phases", "learning", "split") for ending in ("png", "svg")),
+        *(f"{name}.{ending}" for name in ("system", "phases", "learning", "allocation") for ending in ("png", "svg")),
     }
     with (folder / "system.csv").open(encoding="utf-8", newline="") as file:
         cells = list(csv.DictReader(file))
@@ -140,7 +140,7 @@ def test_it_writes_table_fits_and_figures_and_says_what_they_show(
     page = (folder / "learning" / "report" / "report.html").read_text(encoding="utf-8")
     assert "How it grows" in page
     assert "weak efficiency 80.0%" in page
-    for name in ("system", "phases", "learning", "split"):
+    for name in ("system", "phases", "learning", "allocation"):
         assert f'id="{name}-0"' in page
 
 

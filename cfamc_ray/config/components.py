@@ -193,6 +193,17 @@ def keys_of(model: type[BaseModel]) -> list[str]:
     return keys
 
 
+def field_of(model: Any, key: str) -> FieldInfo | None:
+    """The field of a dotted key of a config, of whichever registered component has it; None where there is none."""
+    name, _, rest = key.partition(".")
+    field: FieldInfo | None = getattr(model, "model_fields", {}).get(name)
+    if field is None or not rest:
+        return field
+    mark = component_field(field)
+    sections = mark.registry.classes.values() if mark else [field.annotation]
+    return next(filter(None, (field_of(section, rest) for section in sections)), None)
+
+
 def lay(model: Any, under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """One tree of keys laid over another: what both have is that of `over`, section by section.
 

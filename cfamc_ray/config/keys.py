@@ -112,7 +112,7 @@ def _group_of(written: Mapping[str, Any], groups: Mapping[str, Any]) -> Mapping[
 
 
 def _key(name: str, written: Mapping[str, Any]) -> Key:
-    default = _value(name, written["default"]) if "default" in written else "must be given"
+    default = _value(written, written["default"]) if "default" in written else "must be given"
     return Key(name, SPECIAL.get(name) or _values(written), default, _line(written.get("description", "")))
 
 
@@ -133,13 +133,8 @@ def _values(written: Mapping[str, Any]) -> str:
     return ", ".join([TYPES.get(written.get("type", ""), "a value"), *bounds])
 
 
-def _value(name: str, value: Any) -> str:
-    if (
-        isinstance(value, float)
-        and name.endswith("epsilon")
-        and "rate" not in name
-        and math.isclose(value * 255, round(value * 255))
-    ):
+def _value(written: Mapping[str, Any], value: Any) -> str:
+    if written.get("unit") == "pixels" and math.isclose(value * 255, round(value * 255)):
         return f"{round(value * 255)}/255"
     return "" if value == "" else f"{json.dumps(value, ensure_ascii=False)}".strip('"')
 

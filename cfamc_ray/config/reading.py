@@ -11,7 +11,7 @@ from cfamc_ray.config.components import branch, component_field, import_plugins,
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.protocol import HEADS, PROTOCOLS, ProtocolConfig
 from cfamc_ray.config.scaling import ScalingConfig
-from cfamc_ray.config.study import METRICS, StudyConfig
+from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig, lay_trials, trial_keys
 from cfamc_ray.config.types import Strict
 from cfamc_ray.config.yaml12 import dump_yaml, parse_yaml, read_yaml
@@ -220,8 +220,6 @@ def _fields_at(model: Any, location: Iterable[str]) -> list[str]:
 
 
 def _nearest_space_key(message: str) -> str:
-    if message.startswith("objectives: no trial reports"):
-        return _nearest(message.rpartition("reports ")[2].strip("'"), list(METRICS))
     if message.startswith("space.") and "no such key" in message:
         return _nearest(message.split(":", maxsplit=1)[0].removeprefix("space."), [*trial_keys(), "base"])
     return ""

@@ -25,23 +25,10 @@ from cfamc_ray.config.ranges import Choice, Constant, FloatRange, IntRange, Rang
 from cfamc_ray.config.recipes import VARIANTS, Variant, read_recipe
 from cfamc_ray.config.trial import TrialConfig, lay_trials, trial_keys, without_paths
 from cfamc_ray.config.types import Real, Scalar, Strict, plain
+from cfamc_ray.metrics import Direction, find_metric, find_objective
 
-Direction = Literal["maximize", "minimize"]
 Point = Mapping[str, Scalar]
 """Searched keys and their values."""
-
-METRICS: dict[str, Direction] = {
-    "clean_accuracy": "maximize",
-    "robust_accuracy": "maximize",
-    "crop_passes": "minimize",
-    "flops": "minimize",
-    "peak_memory_bytes": "minimize",
-}
-"""What a finished trial can be judged by, with the direction that makes sense. Seconds are reported, not optimised:
-they depend on what else the machine does."""
-PLANNED_COSTS = ("crop_passes", "flops")
-"""Metrics that are known before a trial runs and grow evenly with its epochs."""
-
 
 IDENTITY = {"objectives", "search", "variant", "trial", "space", "constraints"}
 RANDOM_POINTS = 4096
@@ -334,8 +321,7 @@ class StudyConfig(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> "StudyConfig":
         for name in self.objectives:
-            if name not in METRICS:
-                raise ValueError(f"objectives: no trial reports {name!r}")
+            find_objective(name)  # refuses what no trial reports
         for name in self.reference:
             if name not in self.objectives:
                 raise ValueError(f"reference: {name} is not among the objectives {', '.join(self.objectives)}")
@@ -405,7 +391,7 @@ class StudyConfig(Strict):
             raise ValueError(f"constraints: none of {points} meets them ({shown})")
         if grid and len(admitted) < self.budget.trials:
             raise ValueError(f"budget.trials must be at most {len(admitted)}, the points of the grid")
-        scores = [name for name in self.objectives if name.endswith("_accuracy")]
+        scores = [name for name in self.objectives if find_metric(name).images]
         measured = any(self.trial_at(point).judged_on.validation_images for point in admitted)
         if self.space and scores and not measured:
             key = "evaluation.transfer" if self.trial_at(admitted[0]).evaluation.transfer else "data"

@@ -33,7 +33,7 @@ def plain(value: object) -> Any:
 
 
 Real = Annotated[float, BeforeValidator(parse_fraction), Field(allow_inf_nan=False)]
-Pixels = Annotated[Real, Field(ge=0, le=1)]
+Pixels = Annotated[Real, Field(ge=0, le=1, json_schema_extra={"unit": "pixels"})]
 """An amount of brightness: pixels run from 0 to 1, so the usual 8 of 255 grey levels is written 8/255."""
 
 

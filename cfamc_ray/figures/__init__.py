@@ -1,1 +1,1 @@
-"""Drawing, thin, from what `study` computed."""
+"""Charts as data, and what draws them."""

@@ -1,14 +1,13 @@
-"""What a figure shows, whatever draws it: panels of points, lines, bands and bars."""
+"""Figures as data, independent of what draws them: panels of points, lines, areas and bars."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-Unit = Literal["share", "seconds", "count", "number"]
-"""How an axis is written: in per cent, as a duration, in thousands and millions, or as it is."""
+from cfamc_ray.metrics import Unit
 
 
 class Axis(NamedTuple):
-    """What one direction of a panel stands for."""
+    """The quantity on one axis of a panel."""
 
     label: str
     unit: Unit = "number"
@@ -16,38 +15,38 @@ class Axis(NamedTuple):
 
 
 class Points(NamedTuple):
-    """Places in a panel."""
+    """Points in a panel."""
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
     style: Literal["plain", "front", "faint", "published"] = "plain"
     colour: Sequence[float] = ()
-    """Value of each point on the chart's colour axis; empty: none has one."""
+    """Value of each point on the chart's colour axis; empty: the points are not coloured by a value."""
     labels: Sequence[str] = ()
-    """Written beside each point; empty: nothing is."""
+    """Text beside each point; empty: none."""
     details: Sequence[str] = ()
-    """Shown where a person points at one; a line ends in <br>."""
+    """Text shown while the mouse is over each point; <br> breaks a line."""
     hue: int | None = None
-    """Which colour of the palette, so that points and lines that belong together share one; None: the next."""
+    """Index of the colour in the palette, so that points and lines can share one; None: the next colour."""
 
 
 class Line(NamedTuple):
-    """A line through places; where one is not a number, it breaks off and begins anew at the next."""
+    """A line through points; a point that is NaN interrupts it."""
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
     style: Literal["plain", "unmarked", "stairs", "steps", "faint", "attained"] = "plain"
-    """Stairs, steps and attained hold until the next place; stairs are drawn as strongly as plain lines."""
+    """Stairs, steps and attained are constant until the next point; stairs are as bold as plain lines."""
     details: str | Sequence[str] = ""
-    """Shown where a person points at the line, or at each of its places."""
+    """Text shown while the mouse is over the line, or over each of its points."""
     hue: int | None = None
-    """As of points."""
+    """As for points."""
 
 
 class Area(NamedTuple):
-    """What lies within a closed outline."""
+    """The area within a closed outline."""
 
     name: str
     x: Sequence[float]
@@ -55,7 +54,7 @@ class Area(NamedTuple):
 
 
 class Bars(NamedTuple):
-    """Horizontal bars; those of one label are stacked."""
+    """Horizontal bars; bars with the same label are stacked."""
 
     name: str
     labels: Sequence[str]
@@ -70,16 +69,16 @@ class Panel(NamedTuple):
     marks: Sequence[Points | Line | Area | Bars]
     title: str = ""
     missing: str = ""
-    """Why there is nothing to be seen, where there is nothing."""
+    """Text that is shown if there are no marks."""
 
 
 class Chart(NamedTuple):
     """A figure."""
 
     name: str
-    """Of its files, without an ending."""
+    """Name of its files, without an ending."""
     title: str
     panels: Sequence[Panel]
     columns: int = 1
     colour: Axis | None = None
-    """Of the points that have a value on it, from dark for little to light for much, on a log scale."""
+    """The quantity that points are coloured by, on a log scale from dark (little) to light (much)."""

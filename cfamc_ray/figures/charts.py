@@ -1,28 +1,29 @@
-"""The figures of a study, from what `study` computed."""
+"""The figures of a study."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 from cfamc_ray.figures.chart import Area, Axis, Bars, Chart, Line, Panel, Points
-from cfamc_ray.formatting import format_change, format_interval, format_setting, format_value
+from cfamc_ray.formatting import format_change, format_interval, format_metric, format_setting, is_brightness
 from cfamc_ray.front.comparison import Comparison
 from cfamc_ray.front.effects import Effect
 from cfamc_ray.front.front import Front
 from cfamc_ray.front.growth import Growth, Spent
 from cfamc_ray.front.published import PublishedResult
-from cfamc_ray.store.records import TrialRecord, with_cost
+from cfamc_ray.metrics import find_metric, results
+from cfamc_ray.store.records import TrialRecord
+from cfamc_ray.store.trial_tables import with_cost
 
 COST = "crop_passes"
-"""Shown as colour."""
+"""The metric that points are coloured by."""
 NOTHING = "no trial has finished yet"
 
 
 def metric_axis(name: str, objectives: Mapping[str, str], *, log: bool = False) -> Axis:
-    """An axis for a metric, with the direction where it is an objective."""
-    label = name.replace("_", " ") + (f" ({objectives[name]})" if name in objectives else "")
-    unit = "share" if name.endswith("accuracy") else "seconds" if name.endswith("seconds") else "count"
-    return Axis(label, unit, log)  # type: ignore[arg-type]
+    """The axis of a metric; its label names the direction where the metric is an objective."""
+    metric = find_metric(name)
+    return Axis(metric.label + (f" ({objectives[name]})" if name in objectives else ""), metric.unit, log)
 
 
 def front_chart(
@@ -31,14 +32,14 @@ def front_chart(
     title: str,
     attained: Sequence[Mapping[str, float]] = (),
 ) -> Chart:
-    """Finished trials in the plane of the first two objectives, coloured by cost; the front joined by steps.
+    """Finished trials in the plane of the first two objectives, coloured by cost; steps join the front.
 
-    With one objective the other axis is the cost. The points of the front carry their trial's number.
+    With one objective the other axis is the cost. Points on the front are labelled with their trial's number.
 
     Args:
         front: of the study.
         title: of the figure.
-        attained: rows of attainment.csv: objectives and the share of seeds that attain them.
+        attained: rows of attainment.csv: objectives, and the share of seeds that attain them.
     """
     x_name, y_name = ([*front.objectives, COST])[:2]
     marks: list[Points | Line | Area] = []
@@ -55,7 +56,7 @@ def front_chart(
         )
 
     if front.members:
-        # From the best first objective on, the second stays attained until the next point takes over.
+        # From the best point in the first objective on, the second objective is attained up to the next point.
         if len(front.objectives) == 2:
             x, y = ([trial.value(name) for trial in front.members] for name in (x_name, y_name))
             marks.append(Line("attained", x, y, style="steps"))
@@ -68,9 +69,9 @@ def front_chart(
 
 
 def _attainment(attained: Sequence[Mapping[str, float]], objectives: Mapping[str, str]) -> list[Area | Line]:
-    """What half of the seeds attain, within what few and most of them do.
+    """The surface that half of the seeds attain, and the area between those that few and most of them attain.
 
-    Beside its outermost points a surface goes on straight, as far as any of the surfaces reaches.
+    Beyond its outermost points a surface is extended straight, as far as any of the surfaces reaches.
     """
     (x_name, x_direction), (y_name, y_direction) = objectives.items()
     worst = {"maximize": min, "minimize": max}
@@ -97,29 +98,29 @@ def _split(places: Sequence[tuple[float, float]]) -> tuple[list[float], list[flo
 
 
 def _corners(surface: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """A staircase point by point: each height holds until the next point takes over."""
+    """The corners of a staircase: each height holds until the next point."""
     between = [(after[0], before[1]) for before, after in pairwise(surface)]
     return [surface[0], *(place for step in zip(between, surface[1:], strict=True) for place in step)]
 
 
 def published_chart(front: Front, published: Sequence[PublishedResult]) -> Chart:
-    """The front, far below what is published at far more compute, in the plane of clean and robust accuracy.
+    """The front and published results in the plane of clean and robust accuracy.
 
     Args:
         front: of the study; its members have both metrics.
-        published: results on the same images.
+        published: results on the same images, at far more compute.
     """
     x_name, y_name = "clean_accuracy", "robust_accuracy"
     ours = [[trial.value(name) for trial in front.members] for name in (x_name, y_name)]
     theirs = sorted(published, key=lambda one: one.values[x_name])
     x, y = ([one.values[name] for one in theirs] for name in (x_name, y_name))
-    details = [f"{one.name}<br>{', '.join(format_value(n, v) for n, v in one.values.items())}" for one in theirs]
+    details = [f"{one.name}<br>{', '.join(format_metric(n, v) for n, v in one.values.items())}" for one in theirs]
     marks = [
         Points("on the front", ours[0], ours[1], "plain"),
         Points("published", x, y, "published", labels=[one.name for one in theirs], details=details),
     ]
     panel = Panel(metric_axis(x_name, {}), metric_axis(y_name, {}), marks)
-    return Chart("published", "Beside what is published, at far more compute and under another attack", [panel])
+    return Chart("published", "Published results, at far more compute and under another attack", [panel])
 
 
 def comparison_chart(studies: Sequence[Comparison]) -> Chart:
@@ -139,14 +140,14 @@ def comparison_chart(studies: Sequence[Comparison]) -> Chart:
 
 
 def describe(trial: TrialRecord, objectives: Iterable[str]) -> str:
-    """A trial in a few lines, parted by <br>."""
-    values = [f"{name.replace('_', ' ')} {format_value(name, trial.value(name))}" for name in with_cost(objectives)]
+    """Metrics and point of a trial, in lines that <br> separates."""
+    values = [format_metric(name, trial.value(name)) for name in with_cost(objectives)]
     point = [f"{key} {format_setting(key, value)}" for key, value in trial.point.items()]
     return "<br>".join([f"trial {trial.number}", *values, *point])
 
 
 def growth_chart(growth: Growth) -> Chart:
-    """The hypervolume against what was spent: crop passes and seconds."""
+    """The hypervolume over crop passes and over seconds."""
     volume = Axis("hypervolume")
 
     def panel(axis: Axis, spent: Sequence[float]) -> Panel:
@@ -165,33 +166,32 @@ def growth_chart(growth: Growth) -> Chart:
 
 
 def importance_chart(effects: Sequence[Effect]) -> Chart:
-    """Which key sets the better trials apart, in each objective."""
-    known = [effect for effect in effects if math.isfinite(effect.importance)]
+    """The importance of each key for each objective."""
+    important = [effect for effect in effects if math.isfinite(effect.importance)]
     panels = [
         Panel(
-            Axis("importance (PED-ANOVA)", "share"),
+            Axis("importance (PED-ANOVA)", "fraction"),
             Axis(""),
             [Bars("", [one.key for one in chosen], [one.importance for one in chosen])],
-            title=metric.replace("_", " "),
+            title=find_metric(metric).label,
         )
-        for metric in dict.fromkeys(effect.metric for effect in known)
-        if (chosen := sorted((e for e in known if e.metric == metric), key=lambda e: -e.importance))
+        for metric in dict.fromkeys(effect.metric for effect in important)
+        if (chosen := sorted((e for e in important if e.metric == metric), key=lambda e: -e.importance))
     ]
-    nothing = Panel(Axis("importance (PED-ANOVA)", "share"), Axis(""), [], missing="too few finished trials")
-    return Chart("importance", "What sets the better trials apart", panels or [nothing], columns=2)
+    nothing = Panel(Axis("importance (PED-ANOVA)", "fraction"), Axis(""), [], missing="too few finished trials")
+    return Chart("importance", "Importance of the keys", panels or [nothing], columns=2)
 
 
 def slices_chart(effects: Sequence[Effect], objectives: Mapping[str, str]) -> Chart:
-    """Every objective against every key, with the trend where there is one, the other keys held."""
+    """Each objective over each key, with its linear trend where there is one."""
     panels = [_slice(effect, objectives) for effect in effects if math.isfinite(effect.ends[0])]
     nothing = Panel(Axis(""), Axis(""), [], missing="too few finished trials")
     keys = len({effect.key for effect in effects}) or 1
-    return Chart("slices", "Every objective against every key", panels or [nothing], columns=min(keys, 3))
+    return Chart("slices", "Each objective over each key", panels or [nothing], columns=min(keys, 3))
 
 
 def _slice(effect: Effect, objectives: Mapping[str, str]) -> Panel:
-    # A radius is read in grey levels.
-    scale, unit = (255, " × 255") if effect.key == "perturbation.epsilon" else (1, "")
+    scale, unit = (255, " × 255") if is_brightness(effect.key) else (1, "")  # in grey levels
     x = [scale * float(setting) for setting in effect.settings]  # type: ignore[arg-type]
     marks: list[Points | Line] = [Points("", x, effect.results)]
     title = ""
@@ -202,10 +202,10 @@ def _slice(effect: Effect, objectives: Mapping[str, str]) -> Panel:
 
 
 def curves_chart(records: Sequence[TrialRecord], members: Sequence[TrialRecord]) -> Chart:
-    """Clean and robust accuracy after every epoch; the front's trials strong, all others faint."""
+    """The results after every epoch; trials on the front as lines of their own, all others faint."""
     front = {record.number for record in members}
     panels = []
-    for name in ("clean_accuracy", "robust_accuracy"):
+    for name in results():
         lines: list[Line] = []
         faint_x, faint_y, faint_details = list[float](), list[float](), list[str]()
         for record in records:
@@ -214,7 +214,7 @@ def curves_chart(records: Sequence[TrialRecord], members: Sequence[TrialRecord])
             details = f"trial {record.number} ({record.status})"
             if rows and record.number in front:
                 lines.append(Line(f"trial {record.number}", x, y, details=details))
-            elif rows:  # all in one line with gaps: a thousand lines would take long to draw, and to show
+            elif rows:  # one line with gaps for all of them: a thousand lines would be slow to draw
                 faint_x += [*x, math.nan]
                 faint_y += [*y, math.nan]
                 faint_details += [details] * (len(rows) + 1)
@@ -226,7 +226,7 @@ def curves_chart(records: Sequence[TrialRecord], members: Sequence[TrialRecord])
 
 
 def spending_chart(spending: Sequence[Spent]) -> Chart:
-    """Seconds of training, of evaluation and of neither, by how the trials ended."""
+    """Time of training, evaluation and overhead, by the status of the trials."""
     paid = [spent for spent in spending if spent.train_seconds + spent.eval_seconds > 0]
     labels = [f"{spent.status} ({spent.trials})" for spent in paid]
     seconds = {

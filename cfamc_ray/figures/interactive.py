@@ -1,4 +1,4 @@
-"""Charts for a page, by Plotly: a figure for each panel, so that they flow with the page's width."""
+"""Charts for an HTML page, drawn by Plotly: a figure for each panel, so that they adapt to the width of the page."""
 
 import math
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from plotly.offline import get_plotlyjs
 
 from cfamc_ray.figures.chart import Area, Axis, Bars, Chart, Line, Panel, Points
 from cfamc_ray.figures.labels import Side, label_sides
-from cfamc_ray.formatting import format_count, format_seconds
+from cfamc_ray.formatting import format_quantity
 
 HEIGHTS = (460, 320)
-"""Pixels of a panel that is alone, and of one among others."""
+"""Height in pixels of a single panel, and of one among several."""
 POINTS: dict[str, dict[str, Any]] = {
     "plain": {"size": 6, "opacity": 0.8},
     "front": {"size": 13, "line": {"width": 1.5, "color": "#888"}},
@@ -35,13 +35,13 @@ GRID = "rgba(128, 128, 128, 0.25)"
 
 
 def script() -> str:
-    """Plotly's own code, for one page; nothing is fetched."""
+    """Plotly's JavaScript, to be embedded once in a page."""
     code: str = get_plotlyjs()
     return code
 
 
 def embed(chart: Chart) -> list[str]:
-    """A chart as HTML, one element for each panel."""
+    """A chart as HTML: an element for each panel."""
     return [
         pio.to_html(
             _figure(chart, panel),
@@ -116,7 +116,7 @@ def _points(chart: Chart, mark: Points, sides: Sequence[Side]) -> go.Scatter:
 
 
 def _colours(chart: Chart, values: Sequence[float]) -> dict[str, Any]:
-    """Plotly has no logarithmic colours: the logarithm is coloured, and ticks tell the values."""
+    """Plotly has no logarithmic colour scale: colours are those of the logarithm, and ticks are written as values."""
     assert chart.colour is not None
     every = [v for panel in chart.panels for mark in panel.marks if isinstance(mark, Points) for v in mark.colour]
     low, high = math.log10(min(every)), math.log10(max(every))
@@ -171,7 +171,7 @@ def _is_coloured(panel: Panel) -> bool:
 
 
 def _places(panel: Panel) -> list[float]:
-    """Where the panel's data are from left to right; the ends of stacked bars."""
+    """All x values of the panel; for stacked bars, their ends."""
     stacked: dict[str, float] = {}
     places: list[float] = []
     for mark in panel.marks:
@@ -184,7 +184,7 @@ def _places(panel: Panel) -> list[float]:
 
 
 def _heights(panel: Panel) -> list[float]:
-    """Where the panel's data are from bottom to top; of other axes than logarithmic ones Plotly knows better."""
+    """All y values of a panel with a logarithmic y axis; other axes are left to Plotly."""
     if not panel.y.log:
         return []
     return [float(height) for mark in panel.marks if not isinstance(mark, Bars) for height in mark.y]
@@ -203,18 +203,15 @@ def _axis(axis: Axis, places: Sequence[float]) -> dict[str, Any]:
         ticks = _log_ticks(min(places), max(places))
     elif axis.unit == "seconds":
         ticks = [max(places, default=0.0) * share for share in (0, 0.5, 1)]
-    elif axis.unit == "share":
+    elif axis.unit == "fraction":
         written["tickformat"] = ".0%"
-    elif axis.unit == "count":
+    elif axis.unit not in ("number", "pixels"):
         written["exponentformat"] = "SI"
     return written | ({"tickvals": ticks, "ticktext": [_written(axis, tick) for tick in ticks]} if ticks else {})
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten, from the first below to the first above; powers of ten alone over 3 decades.
-
-    Within less than half a decade, even steps of such a size.
-    """
+    """Ticks at 1, 2 and 5 times powers of ten; beyond 3 decades at powers of ten; below half a decade at even steps."""
     if low < high < 3 * low:
         power = 10.0 ** math.floor(math.log10((high - low) / 3))
         step = power * max(digit for digit in (1, 2, 5) if digit * power <= (high - low) / 3)
@@ -225,11 +222,4 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 
 def _written(axis: Axis, value: float) -> str:
-    match axis.unit:
-        case "share":
-            return f"{value:.1%}"
-        case "seconds":
-            return format_seconds(value)
-        case "count":
-            return format_count(value)
-    return f"{value:.4g}"
+    return f"{value:.4g}" if axis.unit == "number" else format_quantity(axis.unit, value)

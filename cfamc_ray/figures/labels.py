@@ -1,4 +1,4 @@
-"""Where labels of points go, so that they lie neither on each other nor beyond the edge."""
+"""Placement of the labels of points, so that they neither overlap nor cross the edge of the panel."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Literal
 from cfamc_ray.figures.chart import Area, Axis, Line, Panel, Points
 
 Side = tuple[Literal["top", "bottom"], Literal["right", "left"]]
-"""Of its point."""
+"""The side of its point on which a label lies."""
 SIDES: tuple[Side, ...] = (("top", "right"), ("bottom", "right"), ("top", "left"), ("bottom", "left"))
 LETTER, HEIGHT, GAP = 0.011, 0.04, 0.01
 """Width of a letter, height of a line, and distance from the point, as shares of the panel."""
@@ -16,11 +16,11 @@ Box = tuple[float, float, float, float]
 
 
 def label_sides(panel: Panel, mark: Points) -> list[Side]:
-    """For each label the first side on which it fits, or else the one that covers least.
+    """For each label the first side on which it fits, or else the side on which it overlaps least.
 
     Args:
-        panel: in which all marks lie.
-        mark: one of them.
+        panel: that holds the points.
+        mark: the points.
     """
     if not mark.labels:
         return []
@@ -39,7 +39,7 @@ def label_sides(panel: Panel, mark: Points) -> list[Side]:
 
 
 def _shares(values: Sequence[float], every: Sequence[float], axis: Axis) -> list[float]:
-    """Where values lie on an axis, from 0 to 1."""
+    """Positions of values on an axis, from 0 to 1."""
     scale = math.log if axis.log else float
     low, high = scale(min(every)), scale(max(every))
     return [(scale(value) - low) / (high - low) if high > low else 0.5 for value in values]
@@ -58,5 +58,5 @@ def _overlap(one: Box, other: Box) -> float:
 
 
 def _outside(box: Box) -> float:
-    """What lies beyond the left and right edges; above and below there is a margin."""
+    """Area beyond the left and right edges; above and below there is a margin."""
     return (max(box[2] - 1, 0.0) + max(-box[0], 0.0)) * HEIGHT

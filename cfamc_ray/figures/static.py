@@ -17,16 +17,17 @@ from matplotlib.transforms import ScaledTranslation
 
 from cfamc_ray.figures.chart import Area, Axis, Bars, Chart, Line, Panel, Points
 from cfamc_ray.figures.labels import Side, label_sides
-from cfamc_ray.formatting import format_seconds
+from cfamc_ray.formatting import format_radius, format_seconds
+from cfamc_ray.host.files import replacing
 
 PANEL_INCHES = ((7.2, 5.0), (4.0, 3.0))
-"""Width and height of a panel that is alone, and of one among others."""
+"""Width and height of a single panel, and of one among several."""
 MOST_INSIDE = 3
-"""Names that a panel has room for."""
+"""Entries of a legend for which a panel has room."""
 BELOW_LABELS = 0.45
-"""Inches from a panel to names that it has no room for."""
+"""Inches between a panel and a legend below it."""
 DATED = {"svg": "Date", "pdf": "CreationDate"}
-"""Formats that would note when they were written, and under which name."""
+"""Formats whose metadata hold the time of writing, and the name of that entry."""
 POINTS: dict[str, dict[str, Any]] = {
     "plain": {"s": 22, "linewidth": 0, "alpha": 0.8, "zorder": 2},
     "front": {"s": 72, "edgecolor": "black", "linewidth": 0.8, "zorder": 4},
@@ -72,18 +73,16 @@ def save_chart(chart: Chart, folder: Path) -> None:
     """Write a chart into a folder under its own name, for screens and for papers."""
     figure = draw(chart)
     save_figure(figure, folder / f"{chart.name}.png")
-    figure.set_layout_engine(None)  # it is laid out: that takes as long as drawing
+    figure.set_layout_engine(None)  # the layout is done, and would take as long as drawing
     save_figure(figure, folder / f"{chart.name}.svg")
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure under a temporary name first; the ending decides the format. Equal figures are equal files."""
+    """Write a figure atomically; the ending decides the format. Equal figures give equal files."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"partial-{path.name}")
     ending = path.suffix[1:] or "png"
-    with rc_context({"svg.hashsalt": "cfamc_ray"}):
+    with rc_context({"svg.hashsalt": "cfamc_ray"}), replacing(path) as partial:
         figure.savefig(partial, format=ending, metadata={DATED[ending]: None} if ending in DATED else None)
-    partial.replace(path)
 
 
 def _norm(chart: Chart) -> LogNorm | None:
@@ -120,7 +119,7 @@ def _draw_panel(panel: Panel, axes: Axes, norm: LogNorm | None) -> None:
     axes.margins(0.08)
     names = [mark.name for mark in panel.marks if mark.name]
     bars = any(isinstance(mark, Bars) for mark in panel.marks)
-    if names and (bars or len(names) > MOST_INSIDE):  # which leaves no room
+    if names and (bars or len(names) > MOST_INSIDE):  # for which there is no room inside
         columns = min(3 if bars else 2, len(names))
         below = axes.transAxes + ScaledTranslation(0, -BELOW_LABELS, axes.figure.dpi_scale_trans)
         style = {"ncols": columns, "frameon": False, "fontsize": 8}
@@ -146,7 +145,7 @@ def _hue(mark: Points | Line) -> dict[str, str]:
 
 
 def _draw_bars(mark: Bars, axes: Axes) -> None:
-    """On top of those that the panel has already, the first label highest."""
+    """Stacked on the bars that the panel already has, with the first label at the top."""
     begun = dict.fromkeys(mark.labels, 0.0)
     for container in axes.containers:
         for label, bar in zip(mark.labels, container, strict=True):
@@ -158,17 +157,20 @@ def _draw_bars(mark: Bars, axes: Axes) -> None:
 
 def _format(axis: MatplotlibAxis, wanted: Axis) -> None:
     match wanted.unit:
-        case "share":
+        case "fraction":
             axis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.4g}%"))
         case "seconds":
             axis.set_major_formatter(FuncFormatter(lambda seconds, _: format_seconds(seconds)))
-        case "count":
+        case "pixels":
+            axis.set_major_formatter(FuncFormatter(lambda value, _: format_radius(value)))
+        case "number":
+            if wanted.log:
+                axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        case _:
             axis.set_major_formatter(EngFormatter(sep=""))
-        case "number" if wanted.log:
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    if wanted.log:  # whose ticks between the powers of ten matplotlib would write as 2×10⁴
+    if wanted.log:  # matplotlib would write the ticks between powers of ten as 2×10⁴
         low, high = axis.get_data_interval()
-        if high > 4 * low:  # where labels of all nine to a power of ten would overlap
+        if high > 4 * low:  # nine labels for each power of ten would overlap
             axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
             axis.set_minor_formatter(NullFormatter())
         else:

@@ -1,4 +1,4 @@
-"""Two studies beside each other: whose front is better, and whether that is significant."""
+"""Comparison of studies: whose front is better, and whether the difference is significant."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.front.dominance import hypervolume
+from cfamc_ray.front.dominance import hypervolume, signs
 from cfamc_ray.front.front import Front, find_front
 from cfamc_ray.store.records import TrialRecord
 
@@ -16,30 +16,30 @@ Array = npt.NDArray[np.float64]
 
 
 class Comparison(NamedTuple):
-    """A study's front against that of the first one, all with one reference."""
+    """A study's front compared with that of the first study; all hypervolumes have the same reference."""
 
     name: str
     front: Front
     crop_passes: float
-    """That its trials took."""
+    """Sum over its trials."""
     gain: float
-    """Of hypervolume over the first study."""
+    """Hypervolume minus that of the first study."""
     interval: tuple[float, float]
-    """Of the gain, 95 %, over trials drawn anew with replacement in both studies."""
+    """95 % bootstrap interval of the gain; the trials of both studies are resampled."""
 
     @property
     def significant(self) -> bool:
-        """Whether the interval leaves out zero."""
+        """Whether the interval excludes zero."""
         return self.interval[0] > 0 or self.interval[1] < 0
 
 
 def compare_studies(
     studies: Sequence[tuple[StudyConfig, Sequence[TrialRecord]]], *, resamples: int = 2000, seed: int = 0
 ) -> list[Comparison]:
-    """Hypervolumes with a common reference, and what each study gains over the first.
+    """Hypervolumes with a common reference, and the gain of each study over the first.
 
-    The bootstrap draws trials, not seeds: it says how much a front hangs on single trials. A resample leaves out some
-    of the front, so its hypervolume is smaller; differences are shifted back by the mean of that loss.
+    The bootstrap resamples trials, not seeds: it shows how much a front depends on single trials. A resample misses
+    some points of the front, so its hypervolume is smaller on average; this bias is subtracted.
 
     Args:
         studies: config and records of each; at least one.
@@ -56,23 +56,23 @@ def compare_studies(
                 f"{config.name}: its objectives are {dict(config.objectives)}, those of {studies[0][0].name} "
                 f"{dict(objectives)}: only equal ones can be compared"
             )
-    signs_K = np.array([1.0 if direction == "maximize" else -1.0 for direction in objectives.values()])
+    signs_K = signs(objectives.values())
     references = np.array([find_front(config, records).reference for config, records in studies]) * signs_K
     reference = (references.min(axis=0) * signs_K).tolist()
     fronts = [find_front(config, records, reference=reference) for config, records in studies]
     drawn = [_resampled(front, resamples, (seed, place)) for place, front in enumerate(fronts)]
-    found = []
+    comparisons = []
     for (config, records), front, volume_R in zip(studies, fronts, drawn, strict=True):
         gain = front.hypervolume - fronts[0].hypervolume
         spread_R = (volume_R - volume_R.mean()) - (drawn[0] - drawn[0].mean())
         low, high = (float(gain + end) for end in np.quantile(spread_R, (0.025, 0.975)))
         spent = sum(r.value("crop_passes") for r in records if r.rows and not r.source)
-        found.append(Comparison(config.name, front, spent, gain, (low, high)))
-    return found
+        comparisons.append(Comparison(config.name, front, spent, gain, (low, high)))
+    return comparisons
 
 
 def _resampled(front: Front, resamples: int, seed: tuple[int, int]) -> Array:
-    """Hypervolumes of the finished trials drawn with replacement, (R,)."""
+    """Hypervolumes of the finished trials resampled with replacement, (R,)."""
     trials = [*front.members, *front.dominated]
     directions = list(front.objectives.values())
     values_NK = np.array([trial.values(front.objectives) for trial in trials]).reshape(-1, len(directions))

@@ -1,56 +1,79 @@
-"""What fresh seeds say about a front: means, intervals, and how likely each point is to belong to it.
+"""Statistics of a front that was trained again with fresh seeds: means, intervals, and front probabilities.
 
-A search keeps the best of what it has seen, and the best of noisy values is partly luck. Points trained again with
-other seeds show how much.
+A search keeps the best of many noisy values, so these are optimistic (winner's curse). Fresh seeds show by how much.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import t
 
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.front.dominance import pareto_front
+from cfamc_ray.front.dominance import pareto_front, signs
 from cfamc_ray.front.front import find_front
 from cfamc_ray.store.records import TrialRecord
+from cfamc_ray.store.tables import Column, Statistic, Table, metric_column, setting_column
 
 Array = npt.NDArray[np.float64]
 LEVELS = (0.2, 0.5, 0.8)
+TESTED = ("clean_accuracy", "robust_accuracy")
+"""Metrics that a confirmation measures on the test split; all others are those of the fresh run itself."""
+MEAN: tuple[Statistic, ...] = ("mean", "low", "high")
+MEAN_AGAIN: tuple[Statistic, ...] = ("again_mean", "again_low", "again_high")
+
+
+class FreshRun(NamedTuple):
+    """A candidate trained with a fresh seed; a metric that was not measured is NaN or left out."""
+
+    tested: Mapping[str, float]
+    """Objectives and attacks: accuracies on the test split, robust accuracy under the strongest attack."""
+    again: Mapping[str, float]
+    """Objectives among `TESTED` as the search measures them: on validation images, under its own attack."""
+
+
+class Summary(NamedTuple):
+    """A metric over fresh seeds."""
+
+    values: tuple[float, ...]
+    """One for each seed."""
+    mean: float
+    """NaN without a seed."""
+    interval: tuple[float, float]
+    """Student's 95 % interval of the mean; NaN with fewer than two seeds."""
 
 
 @dataclass(frozen=True)
 class Confirmation:
-    """A point of the search, trained again with fresh seeds."""
+    """A candidate of the search, trained again with fresh seeds."""
 
     record: TrialRecord
-    """Of the search."""
-    values: Mapping[str, tuple[float, ...]]
-    """Metric to its values, one for each fresh seed."""
-    means: Mapping[str, float]
-    intervals: Mapping[str, tuple[float, float]]
-    """Student's, of 95 %; NaN with fewer than two seeds."""
+    """Its trial in the search."""
+    tested: Mapping[str, Summary]
+    """As `FreshRun.tested`."""
+    again: Mapping[str, Summary]
+    """As `FreshRun.again`."""
     front_probability: float
-    """Share of bootstrap resamples over seeds whose mean is on the front of all candidates."""
+    """Share of bootstrap resamples over seeds in which its mean is on the front of all candidates; NaN without one."""
     searched: Mapping[str, float]
-    """What the search had seen."""
+    """The values of the objectives that the search saw."""
     optimism: Mapping[str, float]
-    """How much better that was than the mean of the fresh seeds, in the direction of the objective."""
+    """By how much the searched values were better than the means over fresh seeds (winner's curse)."""
 
     @property
     def seeds(self) -> int:
-        """Fresh runs with all metrics."""
-        return len(next(iter(self.values.values()), ()))
+        """Number of fresh runs with all metrics."""
+        return len(next(iter(self.tested.values())).values)
 
 
 def candidates(config: StudyConfig, records: Sequence[TrialRecord], *, tolerance: float) -> list[TrialRecord]:
-    """The front and what is near it: worth to be trained again.
+    """The trials to train again: the front and what is near it.
 
-    A trial is near the front if no trial dominates it any more once all its objectives are improved by a share of the
-    front's range (additive ε-dominance).
+    A trial is near the front if no trial dominates it once all its objectives are improved by a share of the front's
+    range (additive ε-dominance).
 
     Args:
         config: of the study.
@@ -58,18 +81,19 @@ def candidates(config: StudyConfig, records: Sequence[TrialRecord], *, tolerance
         tolerance: this share.
 
     Returns:
-        members of the front, then the others by number; of trials at the same point the first alone.
+        members of the front, then the others by number; of several trials at one point only the first.
     """
     front = find_front(config, records)
     complete = sorted(front.members + front.dominated, key=lambda record: record.number)
     if not complete:
         return []
-    signs_K = _signs(config.objectives)
+    signs_K = signs(config.objectives.values())
     values_NK = np.array([record.values(config.objectives) for record in complete]) * signs_K
     span_K = np.ptp([record.values(config.objectives) for record in front.members], axis=0)
     span_K = np.where(span_K > 0, span_K, np.ptp(values_NK, axis=0))
+    better = ["maximize"] * len(signs_K)
     near = [
-        not _dominated(values_K + tolerance * span_K, np.delete(values_NK, place, axis=0))
+        pareto_front(np.vstack([values_K + tolerance * span_K, np.delete(values_NK, place, axis=0)]), better)[0]
         for place, values_K in enumerate(values_NK)
     ]
     members = {record.number for record in front.members}
@@ -80,55 +104,66 @@ def candidates(config: StudyConfig, records: Sequence[TrialRecord], *, tolerance
     return [record for record in chosen if first[repr(sorted(record.point.items()))] is record]
 
 
-def _dominated(point_K: Array, others_NK: Array) -> bool:
-    return bool(((others_NK >= point_K).all(axis=1) & (others_NK > point_K).any(axis=1)).any())
-
-
 def confirm(
     objectives: Mapping[str, str],
     searched: Sequence[TrialRecord],
-    fresh: Mapping[int, Sequence[Mapping[str, float]]],
+    fresh: Mapping[int, Sequence[FreshRun]],
     *,
-    extra: Sequence[str] = (),
+    attacks: Sequence[str] = (),
     resamples: int = 2000,
     seed: int = 0,
 ) -> list[Confirmation]:
-    """Compare what the search saw with fresh runs of the same points.
+    """Compare the values that the search saw with fresh runs of the same points.
 
     Args:
         objectives: metric and direction; the front is over these.
         searched: the candidates.
-        fresh: metrics of every fresh run, by the candidate's number; a run that misses one is left out.
-        extra: further metrics to summarise.
+        fresh: the fresh runs of each candidate, by its number; a run that misses a metric is left out.
+        attacks: further metrics of the test split.
         resamples: of the bootstrap.
-        seed: of the bootstrap; each candidate draws by itself.
+        seed: of the bootstrap; each candidate is resampled independently.
     """
-    metrics = [*objectives, *extra]
-    values = {record.number: _complete(fresh.get(record.number, ()), metrics) for record in searched}
-    known = [record.number for record in searched if len(values[record.number])]
-    means_RCK = (
-        np.stack(
-            [_resampled_means(values[number][:, : len(objectives)], resamples, (seed, number)) for number in known],
-            axis=1,
+    tested, again = list(dict.fromkeys([*objectives, *attacks])), [name for name in objectives if name in TESTED]
+
+    def is_complete(run: FreshRun) -> bool:
+        values = [run.tested.get(name, math.nan) for name in tested] + [run.again.get(name, math.nan) for name in again]
+        return all(map(math.isfinite, values))
+
+    complete = {record.number: list(filter(is_complete, fresh.get(record.number, ()))) for record in searched}
+    probability = _front_probabilities(objectives, complete, resamples=resamples, seed=seed)
+    confirmed = []
+    for record in searched:
+        group = complete[record.number]
+        summaries = {name: _summary([run.tested[name] for run in group]) for name in tested}
+        saw = {name: record.value(name) for name in objectives}
+        confirmed.append(
+            Confirmation(
+                record=record,
+                tested=summaries,
+                again={name: _summary([run.again[name] for run in group]) for name in again},
+                front_probability=probability.get(record.number, math.nan),
+                searched=saw,
+                optimism={
+                    name: float(sign * (saw[name] - summaries[name].mean))
+                    for name, sign in zip(objectives, signs(objectives.values()), strict=True)
+                },
+            )
         )
-        if known
-        else np.empty((resamples, 0, len(objectives)))
-    )
+    return confirmed
+
+
+def _front_probabilities(
+    objectives: Mapping[str, str], runs: Mapping[int, Sequence[FreshRun]], *, resamples: int, seed: int
+) -> dict[int, float]:
+    """Share of the resamples over seeds in which each candidate with a run is on the front of all of them."""
+    values = {n: np.array([[run.tested[name] for name in objectives] for run in group]) for n, group in runs.items()}
+    known = {number: values_nK for number, values_nK in values.items() if len(values_nK)}
+    if not known:
+        return {}
+    means_CRK = [_resampled_means(values_nK, resamples, (seed, number)) for number, values_nK in known.items()]
     directions = list(objectives.values())
-    on_front_C = np.mean([pareto_front(means_CK, directions) for means_CK in means_RCK], axis=0)
-    probability = dict(zip(known, map(float, on_front_C), strict=True))
-    return [
-        _confirmed(record, values[record.number], metrics, objectives, probability.get(record.number, math.nan))
-        for record in searched
-    ]
-
-
-def _complete(runs: Sequence[Mapping[str, float]], metrics: Sequence[str]) -> Array:
-    """Runs that have all metrics, (n, metrics)."""
-    table = np.array([[run.get(name, math.nan) for name in metrics] for run in runs], dtype=float)
-    table = table.reshape(-1, len(metrics))
-    complete: Array = table[np.isfinite(table).all(axis=1)]
-    return complete
+    on_front_RC = [pareto_front(means_CK, directions) for means_CK in np.stack(means_CRK, axis=1)]
+    return dict(zip(known, map(float, np.mean(on_front_RC, axis=0)), strict=True))
 
 
 def _resampled_means(values_nK: Array, resamples: int, seed: tuple[int, int]) -> Array:
@@ -137,46 +172,27 @@ def _resampled_means(values_nK: Array, resamples: int, seed: tuple[int, int]) ->
     return means
 
 
-def _confirmed(
-    record: TrialRecord, values: Array, metrics: Sequence[str], objectives: Mapping[str, str], probability: float
-) -> Confirmation:
-    means = values.mean(axis=0) if len(values) else np.full(len(metrics), math.nan)
-    searched = {name: record.value(name) for name in metrics}
-    gained = zip(objectives, _signs(objectives), means[: len(objectives)], strict=True)
-    return Confirmation(
-        record=record,
-        values={name: tuple(map(float, column)) for name, column in zip(metrics, values.T, strict=True)},
-        means=dict(zip(metrics, map(float, means), strict=True)),
-        intervals={name: _interval(column) for name, column in zip(metrics, values.T, strict=True)},
-        front_probability=probability,
-        searched=searched,
-        optimism={name: float(sign * (searched[name] - mean)) for name, sign, mean in gained},
-    )
-
-
-def _interval(values: Array) -> tuple[float, float]:
-    if len(values) < 2:
-        return math.nan, math.nan
-    half = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
-    return float(values.mean() - half), float(values.mean() + half)
-
-
-def _signs(objectives: Mapping[str, str]) -> Array:
-    return np.array([1.0 if direction == "maximize" else -1.0 for direction in objectives.values()])
+def _summary(values: Sequence[float]) -> Summary:
+    if not values:
+        return Summary((), math.nan, (math.nan, math.nan))
+    mean, half = float(np.mean(values)), math.nan
+    if len(values) > 1:  # scipy's t.interval has none where all values are equal
+        half = float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
+    return Summary(tuple(map(float, values)), mean, (mean - half, mean + half))
 
 
 def attainment(
     objectives: Mapping[str, str], fronts: Sequence[npt.ArrayLike], levels: Sequence[float] = LEVELS
 ) -> dict[float, Array]:
-    """Empirical attainment surfaces (Fonseca et al. 2011): what at least a share of the runs reaches.
+    """Empirical attainment surfaces (Fonseca et al. 2011): what at least a given share of the runs reaches.
 
     Args:
         objectives: metric and direction; two or three.
-        fronts: of every run its objective vectors, (n, k).
+        fronts: objective vectors of each run, (n, k).
         levels: the shares, above 0 and up to 1.
 
     Returns:
-        of each level the corner points of its surface, by the first objective.
+        the corner points of the surface of each level, sorted by the first objective.
 
     Raises:
         ValueError: for another number of objectives, or a level out of range.
@@ -187,34 +203,52 @@ def attainment(
         raise ValueError(f"attainment surfaces are computed for 2 or 3 objectives, not {len(objectives)}")
     if not all(0 < level <= 1 for level in levels):
         raise ValueError(f"levels must lie above 0 and not exceed 1, not {list(levels)}")
-    signs_K = _signs(objectives)
+    signs_K = signs(objectives.values())
     runs = [np.asarray(front, dtype=float).reshape(-1, len(objectives)) for front in fronts]
     points = np.concatenate(runs) * -signs_K  # moocore minimises
     sets = np.repeat(np.arange(len(runs)), [len(run) for run in runs])
-    found = {}
+    surfaces = {}
     for level in levels:
         surface = moocore.eaf(points, sets=sets, percentiles=[100 * level])[:, :-1] * -signs_K
-        found[level] = surface[np.argsort(surface[:, 0], kind="stable")]
-    return found
+        surfaces[level] = surface[np.argsort(surface[:, 0], kind="stable")]
+    return surfaces
 
 
-def confirmation_table(confirmed: Sequence[Confirmation], objectives: Mapping[str, str]) -> list[dict[str, Any]]:
-    """One row per candidate; what is not known is None."""
-    table = []
-    for found in confirmed:
-        row: dict[str, Any] = {
-            "trial_id": found.record.trial_id,
-            "seeds": found.seeds,
-            "front_probability": found.front_probability,
-        }
-        for name, mean in found.means.items():
-            low, high = found.intervals[name]
-            row |= {f"{name}_mean": mean, f"{name}_low": low, f"{name}_high": high}
-            if name in objectives:
-                row |= {f"{name}_searched": found.searched[name], f"{name}_optimism": found.optimism[name]}
-        table.append({**{key: _known(value) for key, value in row.items()}, **found.record.point})
-    return table
+def confirmation_columns(objectives: Iterable[str], attacks: Iterable[str]) -> list[Column]:
+    """Columns of confirm.csv before those of the point."""
+    names = list(objectives)
+    again = [name for name in names if name in TESTED]
+    return [
+        Column("trial_id"),
+        Column("seeds"),
+        Column("front_probability", "probability of being on the front", "fraction"),
+        *(metric_column(name, part) for name in names for part in (*MEAN, "searched", "optimism")),
+        *(metric_column(name, part) for name in again for part in MEAN_AGAIN),
+        *(metric_column(name, part) for name in attacks for part in MEAN),
+    ]
 
 
-def _known(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def confirmation_table(confirmed: Sequence[Confirmation], config: StudyConfig) -> Table:
+    """One row per candidate; a value that is missing is None."""
+    attacks = config.confirm.attacks if config.confirm else ()
+    columns = [*confirmation_columns(config.objectives, attacks), *map(setting_column, config.space)]
+    return Table("confirm", "With fresh seeds, on test images", columns, [_row(one) for one in confirmed])
+
+
+def _row(one: Confirmation) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "trial_id": one.record.trial_id,
+        "seeds": one.seeds,
+        "front_probability": one.front_probability,
+    }
+    for summaries, statistics in ((one.tested, MEAN), (one.again, MEAN_AGAIN)):
+        for name, (_, mean, interval) in summaries.items():
+            for statistic, value in zip(statistics, (mean, *interval), strict=True):
+                row[metric_column(name, statistic).name] = value
+    for name in one.searched:
+        row[metric_column(name, "searched").name] = one.searched[name]
+        row[metric_column(name, "optimism").name] = one.optimism[name]
+    finite = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()
+    }
+    return {**finite, **one.record.point}

@@ -1,6 +1,6 @@
 """Fronts and hypervolumes of objective vectors."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -9,11 +9,23 @@ Values = npt.ArrayLike
 """n points with k objectives, (n, k)."""
 
 
-def pareto_front(values: Values, directions: Sequence[str]) -> npt.NDArray[np.bool_]:
-    """Which points no other point dominates.
+def signs(directions: Iterable[str]) -> npt.NDArray[np.float64]:
+    """1 for an objective that is maximised, -1 for one that is minimised; values times signs are better if larger.
 
-    A point dominates another if it is at least as good in all objectives and better in one; so equal points of the
-    front are all on it. A point with a value that is not finite is never on the front and dominates nothing.
+    Raises:
+        ValueError: for another direction than ``maximize`` and ``minimize``.
+    """
+    names = list(directions)
+    if unknown := set(names) - {"maximize", "minimize"}:
+        raise ValueError(f"directions must be maximize or minimize, not {sorted(unknown)}")
+    return np.array([1.0 if name == "maximize" else -1.0 for name in names])
+
+
+def pareto_front(values: Values, directions: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Mask of the points that no other point dominates.
+
+    A point dominates another if it is at least as good in all objectives and better in at least one; of equal points
+    on the front, all are on it. A point with a value that is not finite is never on the front and dominates nothing.
 
     Args:
         values: (n, k).
@@ -32,10 +44,11 @@ def pareto_front(values: Values, directions: Sequence[str]) -> npt.NDArray[np.bo
 
 
 def best_first(values: Values, directions: Sequence[str]) -> list[int]:
-    """Rows from the best to the worst: by non-dominated rank, within one by spread.
+    """Rows from the best to the worst: by non-dominated rank, and within a rank by spread.
 
-    Of each rank the point nearest to the ideal one comes first, then always the one farthest from those before it, in
-    ranges of the objectives (Schmucker et al., arXiv 2106.12639). Points with a value that is not finite come last.
+    In each rank the point nearest to the ideal point comes first, then repeatedly the one farthest from those before
+    it, with each objective scaled to its range (Schmucker et al., arXiv 2106.12639). Points with a value that is not
+    finite come last.
 
     Args:
         values: (n, k).
@@ -59,17 +72,17 @@ def best_first(values: Values, directions: Sequence[str]) -> list[int]:
 
 
 def farthest_first(places: npt.NDArray[np.float64], begun: Sequence[int]) -> Iterator[int]:
-    """All other rows, each the farthest from those before it.
+    """Indices of all other rows, each the farthest from those before it.
 
     Args:
-        places: (n, f).
-        begun: rows that come before all others.
+        places: coordinates, (n, f).
+        begun: indices of the rows that come before all others.
     """
     gaps = np.full(len(places), np.inf)
 
     def near(row: int) -> None:
         np.minimum(gaps, np.linalg.norm(places - places[row], axis=1), out=gaps)
-        gaps[row] = -1.0  # for good: no distance is smaller
+        gaps[row] = -1.0  # below every distance, so it is not chosen again
 
     for row in begun:
         near(row)
@@ -80,7 +93,7 @@ def farthest_first(places: npt.NDArray[np.float64], begun: Sequence[int]) -> Ite
 
 
 def hypervolume(values: Values, reference: Sequence[float], directions: Sequence[str]) -> float:
-    """Volume that the points dominate, up to a reference point.
+    """Volume that the points dominate, bounded by a reference point.
 
     Args:
         values: (n, k); points with a value that is not finite, or that are not better than the reference in all
@@ -104,15 +117,12 @@ def hypervolume(values: Values, reference: Sequence[float], directions: Sequence
 
 
 def _as_costs(values: Values, directions: Sequence[str]) -> npt.NDArray[np.float64]:
-    """The values with signs such that less is better."""
-    unknown = set(directions) - {"maximize", "minimize"}
-    if unknown:
-        raise ValueError(f"directions must be maximize or minimize, not {sorted(unknown)}")
+    """The values with signs such that smaller is better."""
+    costs_per_unit = -signs(directions)
     array = np.asarray(values, dtype=np.float64)
     if array.size == 0:
         array = array.reshape(0, len(directions))
     if array.ndim != 2 or array.shape[1] != len(directions):
         raise ValueError(f"values of shape {array.shape} do not go with {len(directions)} directions")
-    signs = np.array([-1.0 if direction == "maximize" else 1.0 for direction in directions])
-    costs: npt.NDArray[np.float64] = array * signs
+    costs: npt.NDArray[np.float64] = array * costs_per_unit
     return costs

@@ -1,4 +1,4 @@
-"""Which searched key moves which objective, and by how much."""
+"""Effects of the searched keys on the objectives: importances and trends."""
 
 import math
 import warnings
@@ -13,43 +13,45 @@ from optuna.trial import create_trial
 from scipy.stats import t
 
 from cfamc_ray.config.ranges import Choice, FloatRange, IntRange, Range
-from cfamc_ray.config.study import Direction, StudyConfig
+from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.types import Scalar
+from cfamc_ray.metrics import Direction, find_metric
 from cfamc_ray.space.encoding import distributions, encode
 from cfamc_ray.store.records import TrialRecord
-from cfamc_ray.store.tables import Table
+from cfamc_ray.store.tables import Column, Table
 
 Array = npt.NDArray[np.float64]
 FEWEST = 8
-"""Finished trials below which no share of the variance means anything."""
+"""Finished trials that importances need."""
 
 
 class Effect(NamedTuple):
-    """What one searched key does to one metric over the finished trials."""
+    """The effect of a searched key on a metric over the finished trials."""
 
     key: str
     metric: str
     settings: tuple[Scalar, ...]
-    """Of every finished trial its value of the key."""
+    """Value of the key in each finished trial."""
     results: tuple[float, ...]
-    """And of the metric."""
+    """Value of the metric in the same trials."""
     importance: float
-    """Share, from 0 to 1, of what sets the better trials apart (PED-ANOVA); NaN for too few trials."""
+    """PED-ANOVA importance, from 0 to 1: how much the key separates the better trials from all; NaN for too few
+    trials."""
     slope: float
-    """Change of the metric from the low to the high end of the key, the other keys held (least squares on the keys'
-    own scales); NaN where the trials do not decide it, and for a key without an order."""
+    """Change of the metric from the low to the high end of the key with the other keys held fixed (least squares on
+    each key's own scale); NaN where the trials do not determine it, and for a key without an order."""
     interval: tuple[float, float]
-    """Of the slope, Student's, 95 %."""
+    """Student's 95 % interval of the slope."""
     log: bool
     """Whether the key's own scale is logarithmic."""
     ends: tuple[float, float]
-    """Low and high end of a key that is a number; NaN for another."""
+    """Low and high end of a numeric key; NaN for another."""
     trend: tuple[float, float]
-    """The metric at these ends, the other keys as they are on average."""
+    """The metric at these ends, with the other keys at their means."""
 
     @property
     def significant(self) -> bool:
-        """Whether the interval of the slope leaves out zero."""
+        """Whether the interval of the slope excludes zero."""
         low, high = self.interval
         return low > 0 or high < 0
 
@@ -57,14 +59,14 @@ class Effect(NamedTuple):
 def find_effects(
     config: StudyConfig, records: Sequence[TrialRecord], metrics: Mapping[str, Direction] | None = None
 ) -> list[Effect]:
-    """Of each metric the effect of each key that is searched and differs between the trials.
+    """The effect of each searched key that differs between the trials on each metric.
 
     Args:
         config: of the study.
-        records: of its trials; the finished ones that have the metric count.
-        metrics: and their directions; the objectives unless given.
+        records: of its trials; only finished ones that have the metric count.
+        metrics: metrics and their directions; None: the objectives.
     """
-    found = []
+    effects = []
     for metric, direction in (metrics or config.objectives).items():
         finished = [r for r in records if r.status == "finished" and math.isfinite(r.value(metric))]
         keys = [key for key in distributions(config.space) if len({r.point[key] for r in finished}) > 1]
@@ -75,7 +77,7 @@ def find_effects(
             slope, half = slopes.get(key, (math.nan, math.nan))
             low, high, log = _scale(config.space[key])
             place = float(np.mean([encode({key: config.space[key]}, r.point)[0] for r in finished]))
-            found.append(
+            effects.append(
                 Effect(
                     key=key,
                     metric=metric,
@@ -89,15 +91,15 @@ def find_effects(
                     trend=(float(y_N.mean()) - slope * place, float(y_N.mean()) + slope * (1 - place)),
                 )
             )
-    return found
+    return effects
 
 
 def effects_table(effects: Sequence[Effect]) -> Table:
     """A row for each effect."""
-    columns = ["metric", "key", "importance", "change", "low", "high", "significant"]
+    columns = [*map(Column, ("metric", "key", "importance", "change", "low", "high", "significant"))]
     rows = [
         {
-            "metric": effect.metric.replace("_", " "),
+            "metric": find_metric(effect.metric).label,
             "key": effect.key,
             "importance": effect.importance,
             "change": effect.slope,
@@ -137,11 +139,11 @@ def _importances(
 def _slopes(
     config: StudyConfig, finished: Sequence[TrialRecord], keys: Sequence[str], y_N: Array
 ) -> dict[str, tuple[float, float]]:
-    """Slope and half its interval, of every key that is a number; empty where there are too few trials for all keys."""
+    """Slope and half the width of its interval for each numeric key; empty where there are too few trials."""
     columns: dict[str, Array] = {}
     for key in keys:
         encoded = np.array([encode({key: config.space[key]}, record.point) for record in finished])
-        # Of the values of a choice without an order one is the rest.
+        # One-hot columns sum to one, so the last of them is redundant.
         columns[key] = encoded if encoded.shape[1] == 1 else encoded[:, :-1]
     X_NF = np.hstack([np.ones((len(finished), 1)), *columns.values()])
     spare = len(finished) - np.linalg.matrix_rank(X_NF) if len(finished) else 0
@@ -152,20 +154,19 @@ def _slopes(
     weight_F = inverse_FF @ X_NF.T @ shifted_N
     variance = float(((shifted_N - X_NF @ weight_F) ** 2).sum()) / spare
     half_F = t.ppf(0.975, spare) * np.sqrt(variance * np.diag(inverse_FF))
-    found, place = {}, 1
+    slopes, place = {}, 1
     for key, column in columns.items():
         others = np.delete(X_NF, place, axis=1)
         alone = column.shape[1] == 1 and np.linalg.matrix_rank(others) < np.linalg.matrix_rank(X_NF)
-        if alone and math.isfinite(
-            _scale(config.space[key])[0]
-        ):  # what other keys explain as well cannot be told apart
-            found[key] = (float(weight_F[place]), float(half_F[place]))
+        # A key that the other keys determine has no effect of its own.
+        if alone and math.isfinite(_scale(config.space[key])[0]):
+            slopes[key] = (float(weight_F[place]), float(half_F[place]))
         place += column.shape[1]
-    return found
+    return slopes
 
 
 def _scale(written: Range) -> tuple[float, float, bool]:
-    """Ends of a key that is a number, and whether `encode` takes its logarithm; NaN for another."""
+    """Ends of a numeric key, and whether `encode` takes its logarithm; NaN for another key."""
     match written:
         case IntRange(bounds=(low, high), log=log) | FloatRange(bounds=(low, high), log=log):
             return float(low), float(high), log

@@ -1,31 +1,41 @@
-"""The front's points with fresh seeds as a study of their own, and what it and its tests say about them."""
+"""The study that trains the front again with fresh seeds, and what its trials and their tests say of the front."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from itertools import count, islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from cfamc_ray.config.ranges import Choice
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.front.confirmation import Confirmation, attainment, candidates, confirm, confirmation_table
+from cfamc_ray.front.confirmation import (
+    TESTED,
+    Confirmation,
+    FreshRun,
+    attainment,
+    candidates,
+    confirm,
+    confirmation_table,
+)
 from cfamc_ray.host.files import write_text
-from cfamc_ray.store.records import TrialFolder, TrialRecord, csv_text, read_trials
+from cfamc_ray.store.layout import ATTAINMENT, CONFIRM, CONFIRM_TABLE
+from cfamc_ray.store.records import TrialFolder, TrialRecord, read_trials
+from cfamc_ray.store.tables import Column, Table, metric_column
 
 LAST_MEASURED = {"pgd20": "+ PGD on the margin", "autoattack": "+ AutoAttack"}
-"""What a protocol measures last under each attack of `confirm`."""
+"""Name of the last measurement of a protocol that belongs to each attack of `confirm`."""
 
 
 def confirming_study(
-    config: StudyConfig, searched: Sequence[TrialRecord], known: Sequence[TrialRecord]
+    config: StudyConfig, searched: Sequence[TrialRecord], trained: Sequence[TrialRecord]
 ) -> StudyConfig | None:
     """A study of every candidate with every fresh seed, seed by seed; None without a candidate.
 
     Args:
         config: of the study whose front is confirmed.
         searched: its trials.
-        known: trials of an earlier confirmation; what it trained is not trained again.
+        trained: trials of an earlier confirmation, which are not trained again.
     """
     assert config.confirm is not None
     finalists = candidates(config, searched, tolerance=config.confirm.tolerance)
@@ -33,9 +43,9 @@ def confirming_study(
         return None
     seeds = fresh_seeds(config, searched, config.confirm.seeds)
     points = [{**record.point, "seed": seed} for seed in seeds for record in finalists]
-    others = sum(record.point not in points for record in known)
+    others = sum(record.point not in points for record in trained)
     tree = config.model_dump(mode="json") | {
-        "name": "confirm",
+        "name": CONFIRM,
         "question": f"What of the front of {config.name} is luck?",
         "search": {"sampler": "random", "seed": config.search.seed},
         "budget": {"trials": len(points) + others},
@@ -53,36 +63,32 @@ def fresh_seeds(config: StudyConfig, searched: Sequence[TrialRecord], number: in
 
 
 def confirmed_front(config: StudyConfig, folder: Path) -> list[Confirmation]:
-    """What the fresh seeds say of each candidate, so far."""
+    """What the fresh seeds say of each candidate so far."""
     assert config.confirm is not None
     finalists = candidates(config, read_trials(folder), tolerance=config.confirm.tolerance)
-    return confirm(
-        config.objectives,
-        finalists,
-        {record.number: _fresh_values(config, folder, record) for record in finalists},
-        extra=[*(f"{name}_again" for name in _accuracies(config)), *config.confirm.attacks],
-    )
+    fresh = {record.number: _fresh_runs(config, folder, record) for record in finalists}
+    return confirm(config.objectives, finalists, fresh, attacks=config.confirm.attacks)
 
 
-def _fresh_values(config: StudyConfig, folder: Path, finalist: TrialRecord) -> list[Mapping[str, float]]:
-    """Of each fresh run its objectives as tested, every attack, and the search's own metrics measured again."""
+def _fresh_runs(config: StudyConfig, folder: Path, finalist: TrialRecord) -> list[FreshRun]:
+    """The tested runs at a finalist's point, whatever their seed."""
     assert config.confirm is not None
-    found: list[Mapping[str, float]] = []
-    for record in read_trials(folder / "confirm"):
+    runs = []
+    for record in read_trials(folder / CONFIRM):
         same = {key: value for key, value in record.point.items() if key in finalist.point and key != "seed"}
-        test = TrialFolder(folder / "confirm", record.number).read_test()
+        test = TrialFolder(folder / CONFIRM, record.number).read_test()
         if test is None or same != {key: value for key, value in finalist.point.items() if key != "seed"}:
             continue
-        attacks: dict[str, float] = {name: test.get(LAST_MEASURED[name], np.nan) for name in config.confirm.attacks}
-        tested = {"clean_accuracy": test.get("none", np.nan), "robust_accuracy": attacks[config.confirm.attacks[-1]]}
-        costs: dict[str, float] = {name: record.value(name) for name in config.objectives if name not in tested}
-        again = {f"{name}_again": record.value(name) for name in _accuracies(config)}
-        found.append({**costs, **tested, **attacks, **again})
-    return found
-
-
-def _accuracies(config: StudyConfig) -> list[str]:
-    return [name for name in config.objectives if name.endswith("_accuracy")]
+        values = {name: math.nan if value is None else value for name, value in test.items()}
+        attacks: dict[str, float] = {name: values.get(LAST_MEASURED[name], math.nan) for name in config.confirm.attacks}
+        tested = {
+            "clean_accuracy": values.get("none", math.nan),
+            "robust_accuracy": attacks[config.confirm.attacks[-1]],
+        }
+        others = {name: record.value(name) for name in config.objectives if name not in TESTED}
+        again = {name: record.value(name) for name in config.objectives if name in TESTED}
+        runs.append(FreshRun({**others, **tested, **attacks}, again))
+    return runs
 
 
 def write_confirmation(config: StudyConfig, folder: Path, confirmed: Sequence[Confirmation]) -> None:
@@ -90,24 +96,26 @@ def write_confirmation(config: StudyConfig, folder: Path, confirmed: Sequence[Co
 
     A surface needs two or three objectives, and the same seeds of every candidate.
     """
-    table = confirmation_table(confirmed, config.objectives)
-    if table:
-        write_text(folder / "confirm.csv", csv_text(table))
-    surfaces = _surfaces(config, confirmed)
-    if surfaces:
-        write_text(folder / "attainment.csv", csv_text(surfaces))
+    for name, table in (
+        (CONFIRM_TABLE, confirmation_table(confirmed, config)),
+        (ATTAINMENT, _attainment_table(config, confirmed)),
+    ):
+        if table.rows:
+            write_text(folder / name, table.csv())
 
 
-def _surfaces(config: StudyConfig, confirmed: Sequence[Confirmation]) -> list[dict[str, Any]]:
-    seeds = min((found.seeds for found in confirmed), default=0)
-    if not seeds or len(config.objectives) not in (2, 3):
-        return []
-    fronts = [
-        np.array([[found.values[name][seed] for name in config.objectives] for found in confirmed])
-        for seed in range(seeds)
-    ]
-    return [
-        {"attained_by": level, **dict(zip(config.objectives, map(float, point), strict=True))}
-        for level, points in attainment(config.objectives, fronts).items()
-        for point in points
-    ]
+def _attainment_table(config: StudyConfig, confirmed: Sequence[Confirmation]) -> Table:
+    columns = [Column("attained_by", unit="fraction"), *map(metric_column, config.objectives)]
+    rows: list[dict[str, float]] = []
+    seeds = min((one.seeds for one in confirmed), default=0)
+    if seeds and len(config.objectives) in (2, 3):
+        fronts = [
+            np.array([[one.tested[name].values[seed] for name in config.objectives] for one in confirmed])
+            for seed in range(seeds)
+        ]
+        rows = [
+            {"attained_by": level, **dict(zip(config.objectives, map(float, point), strict=True))}
+            for level, points in attainment(config.objectives, fronts).items()
+            for point in points
+        ]
+    return Table("attainment", "Attainment surfaces", columns, rows)

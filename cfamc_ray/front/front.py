@@ -1,4 +1,4 @@
-"""The front of a study, and how far a running study has come."""
+"""The front of a study, and the progress of a running study."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,32 +7,34 @@ from dataclasses import dataclass
 import numpy as np
 
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.front.dominance import hypervolume, pareto_front
+from cfamc_ray.front.dominance import hypervolume, pareto_front, signs
 from cfamc_ray.store.records import Status, TrialRecord
 
 
 @dataclass(frozen=True)
 class Front:
-    """Finished trials and which of them no other finished trial dominates."""
+    """The finished trials of a study, split into its Pareto front and the others."""
 
     objectives: Mapping[str, str]
-    """Metric and direction."""
+    """Direction of each objective, by metric."""
     members: list[TrialRecord]
-    """The front, best first in the first objective."""
+    """Trials that no other finished trial dominates, the best in the first objective first."""
     dominated: list[TrialRecord]
     hypervolume: float
+    """Of the front, bounded by the reference."""
     reference: list[float]
+    """The worst value of each objective that counts for the hypervolume."""
 
 
 def find_front(
     config: StudyConfig, records: Sequence[TrialRecord], *, reference: Sequence[float] | None = None
 ) -> Front:
-    """The front over the finished trials; a trial that misses an objective is on neither list.
+    """The Pareto front of the finished trials. A trial without a value for an objective is left out.
 
     Args:
         config: of the study.
         records: of its trials.
-        reference: of the hypervolume; the config's unless given.
+        reference: of the hypervolume; None: that of the config.
     """
     objectives = config.objectives
     complete = [record for record in records if record.status == "finished"]
@@ -42,10 +44,10 @@ def find_front(
     mask = pareto_front(values, directions)
     worst = [_reference(config, name, values[:, place]) for place, name in enumerate(objectives)]
     reference = worst if reference is None else list(reference)
-    first, sign = next(iter(objectives)), -1 if directions[0] == "maximize" else 1
+    first, sign = next(iter(objectives)), signs(directions)[0]
     return Front(
         objectives=objectives,
-        members=sorted((r for r, on in zip(complete, mask, strict=True) if on), key=lambda r: sign * r.value(first)),
+        members=sorted((r for r, on in zip(complete, mask, strict=True) if on), key=lambda r: -sign * r.value(first)),
         dominated=[r for r, on in zip(complete, mask, strict=True) if not on],
         hypervolume=hypervolume(values, reference, directions),
         reference=reference,
@@ -62,20 +64,22 @@ def _reference(config: StudyConfig, name: str, values: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a person wants to know of a running study."""
+    """How far a running study is."""
 
     total: int
+    """Trials of the budget."""
     finished: int
     running: int
     others: Mapping[str, int]
-    """How many were stopped, failed, or refused for they would not fit; what did not happen is left out."""
+    """Number of stopped, failed and refused trials; without those that are zero."""
     best: dict[str, float]
-    """Of each objective over finished trials; NaN where there is none."""
+    """Best value of each objective over the finished trials; NaN where there is none."""
     front_size: int
     hypervolume: float
     seconds: float
+    """Since this run of the study began."""
     seconds_left: float
-    """NaN until a trial has ended."""
+    """Estimate; NaN until a trial has ended."""
 
 
 def progress_of(config: StudyConfig, records: Sequence[TrialRecord], *, seconds: float, ended_before: int) -> Progress:
@@ -85,7 +89,7 @@ def progress_of(config: StudyConfig, records: Sequence[TrialRecord], *, seconds:
         config: of the study.
         records: of all trials so far.
         seconds: since this run of the study began.
-        ended_before: trials that the budget pays for and that had ended when it began.
+        ended_before: number of trials that the budget pays for and that had ended when this run began.
     """
     front = find_front(config, records)
     statuses = [record.status for record in records]

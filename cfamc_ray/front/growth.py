@@ -1,4 +1,4 @@
-"""How a study's front grew, and where its compute went."""
+"""The hypervolume of a study over its compute, and the compute by how trials ended."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,26 +10,26 @@ from cfamc_ray.store.records import Status, TrialRecord
 
 
 class Growth(NamedTuple):
-    """The hypervolume after each trial that cost something, in the order of their numbers."""
+    """The hypervolume after each trial that took compute, in the order of their numbers."""
 
     trials: tuple[int, ...]
     """Numbers of the trials."""
     crop_passes: tuple[float, ...]
-    """All that were spent so far."""
+    """Sum over the trials so far."""
     seconds: tuple[float, ...]
-    """Of training and evaluation, added over all trials so far."""
+    """Training and evaluation time, summed over the trials so far."""
     hypervolume: tuple[float, ...]
-    """Of those that finished so far, with the reference of all."""
+    """Of the trials that have finished so far, with the reference of the whole study."""
 
 
 def find_growth(config: StudyConfig, records: Sequence[TrialRecord]) -> Growth:
-    """How the hypervolume grew with what was spent.
+    """How the hypervolume grew with the compute.
 
-    Trials that were taken over from another study count from the start and cost nothing.
+    Warm-started trials are there from the start and cost nothing.
 
     Args:
         config: of the study.
-        records: of its trials; those that run count with what they have spent.
+        records: of its trials; running ones count with what they have taken so far.
     """
     reference, directions = find_front(config, records).reference, list(config.objectives.values())
     front: list[list[float]] = []
@@ -50,7 +50,7 @@ def find_growth(config: StudyConfig, records: Sequence[TrialRecord]) -> Growth:
 
 
 class Spent(NamedTuple):
-    """What the trials of one status took."""
+    """Compute of all trials with the same status."""
 
     status: Status
     trials: int
@@ -63,16 +63,18 @@ class Spent(NamedTuple):
 
 
 def find_spending(records: Sequence[TrialRecord]) -> list[Spent]:
-    """What the trials of each status took; taken over ones cost nothing.
+    """Compute of the trials by status, without warm-started ones.
 
     Args:
-        records: of the trials; those that reported nothing are counted and took nothing that is known.
+        records: of the trials; one without rows counts as a trial that took nothing.
     """
     statuses: tuple[Status, ...] = ("finished", "stopped", "failed", "infeasible", "running")
-    found = []
+    spending = []
     for status in statuses:
         group = [record for record in records if record.status == status and not record.source]
         paid = [record for record in group if record.rows]
         if group:
-            found.append(Spent(status, len(group), *(sum(r.value(name) for r in paid) for name in Spent._fields[2:])))
-    return found
+            spending.append(
+                Spent(status, len(group), *(sum(r.value(name) for r in paid) for name in Spent._fields[2:]))
+            )
+    return spending

@@ -1,4 +1,4 @@
-"""What a study recommends to run."""
+"""Configurations that a study recommends."""
 
 import math
 from collections.abc import Sequence
@@ -8,52 +8,56 @@ import numpy as np
 
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.formatting import format_count
-from cfamc_ray.front.dominance import pareto_front
+from cfamc_ray.front.dominance import pareto_front, signs
 from cfamc_ray.front.front import find_front
+from cfamc_ray.metrics import find_metric
 from cfamc_ray.store.records import TrialRecord
 
 
 class Advice(NamedTuple):
-    """A trial that is worth to be trained, and what it is best at."""
+    """A recommended trial."""
 
     role: str
+    """What it is best at, in words."""
     record: TrialRecord
+    objective: str | None = None
+    """The objective in which it is the best of all; None for a compromise, or within a budget."""
 
 
 def advise(config: StudyConfig, records: Sequence[TrialRecord], *, budget: float | None = None) -> list[Advice]:
-    """The best in each objective, the knee of the front, and the best within a budget in what matters most.
+    """The best in each objective, the knee of the front, and the best in the main objective within a budget.
 
     Args:
         config: of the study.
         records: of its trials.
-        budget: crop passes that a trial may take; None for no such advice.
+        budget: crop passes that a trial may take; None: without the last one.
     """
     front = find_front(config, records)
     if not front.members:
         return []
-    found = [Advice(best_at(config, name), _best(config, front.members, name)) for name in config.objectives]
+    advice = [Advice(_best_at(config, name), _best(config, front.members, name), name) for name in config.objectives]
     if len(config.objectives) > 1 and len(front.members) > 2:
-        found.append(Advice("the knee: nearest to the best of everything", _knee(config, front.members)))
+        advice.append(Advice("the knee: nearest to the best of everything", _knee(config, front.members)))
     if budget is not None:
         affordable = [r for r in front.members + front.dominated if r.value("crop_passes") <= budget]
-        role = f"{best_at(config, headline(config))} within {format_count(budget)} crop passes"
-        found += [Advice(role, _best(config, affordable, headline(config)))] if affordable else []
-    return found
+        role = f"{_best_at(config, headline(config))} within {format_count(budget)} crop passes"
+        advice += [Advice(role, _best(config, affordable, headline(config)))] if affordable else []
+    return advice
 
 
-def best_at(config: StudyConfig, name: str) -> str:
-    """How the best in an objective is called."""
-    return f"{'best' if config.objectives[name] == 'maximize' else 'lowest'} {name.replace('_', ' ')}"
+def _best_at(config: StudyConfig, name: str) -> str:
+    """How the best trial in an objective is called."""
+    return f"{'best' if config.objectives[name] == 'maximize' else 'lowest'} {find_metric(name).label}"
 
 
 def _best(config: StudyConfig, records: Sequence[TrialRecord], name: str) -> TrialRecord:
-    sign = 1 if config.objectives[name] == "maximize" else -1
+    sign = signs([config.objectives[name]])[0]
     return max(records, key=lambda record: sign * record.value(name))
 
 
 def _knee(config: StudyConfig, members: Sequence[TrialRecord]) -> TrialRecord:
-    """The member nearest to the best value of every objective, in ranges of the front."""
-    signs_K = np.array([1.0 if direction == "maximize" else -1.0 for direction in config.objectives.values()])
+    """The member nearest to the ideal point, with each objective scaled to its range on the front."""
+    signs_K = signs(config.objectives.values())
     values_NK = np.array([record.values(config.objectives) for record in members]) * signs_K
     span_K = np.where(np.ptp(values_NK, axis=0) > 0, np.ptp(values_NK, axis=0), 1.0)
     distance_N = np.linalg.norm((values_NK.max(axis=0) - values_NK) / span_K, axis=1)
@@ -63,13 +67,13 @@ def _knee(config: StudyConfig, members: Sequence[TrialRecord]) -> TrialRecord:
 def cost_ladder(
     config: StudyConfig, records: Sequence[TrialRecord], *, metric: str = "", cost: str = "crop_passes"
 ) -> list[TrialRecord]:
-    """What more cost buys: the finished trials that no cheaper one equals in a metric, the cheapest first.
+    """The finished trials that are better in a metric than every cheaper one, the cheapest first.
 
     Args:
         config: of the study.
         records: of its trials.
-        metric: an objective; robust accuracy where it is one, else the first that is no cost.
-        cost: that is paid.
+        metric: an objective; empty: that of `headline`.
+        cost: metric that is paid.
     """
     metric = metric or headline(config)
     front = find_front(config, records)
@@ -81,6 +85,6 @@ def cost_ladder(
 
 
 def headline(config: StudyConfig) -> str:
-    """The objective that matters most to who asks: robust accuracy, else any accuracy, else the first."""
-    accuracies = [name for name in config.objectives if name.endswith("accuracy")]
-    return "robust_accuracy" if "robust_accuracy" in accuracies else [*accuracies, *config.objectives][0]
+    """The main objective: robust accuracy, else the first that is a result, else the first."""
+    results = [name for name in config.objectives if find_metric(name).role == "result"]
+    return "robust_accuracy" if "robust_accuracy" in results else [*results, *config.objectives][0]

@@ -14,8 +14,9 @@ from cfamc_ray.cost.model import Work
 from cfamc_ray.host.files import is_text
 from cfamc_ray.store.cells import damaged_cells
 from cfamc_ray.store.images import Digests, check_same, data_of
+from cfamc_ray.store.layout import STUDY
 from cfamc_ray.store.lock import only_driver
-from cfamc_ray.store.records import STUDY, TrialRecord, damaged_records, read_config, read_trials
+from cfamc_ray.store.records import TrialRecord, damaged_records, read_config, read_trials
 from cfamc_ray.store.repair import set_damaged_aside
 
 logger = logging.getLogger(__name__)

@@ -21,11 +21,12 @@ from cfamc_ray.config.recipes import PublishedRow, read_recipe, recipe_names
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig, without_paths
 from cfamc_ray.config.yaml12 import dump_yaml
-from cfamc_ray.formatting import format_radius, format_value
+from cfamc_ray.formatting import format_quantity, format_radius
 from cfamc_ray.host.files import write_text
 from cfamc_ray.store.environment import environment
 from cfamc_ray.store.images import check_same
-from cfamc_ray.store.records import TrialFolder, read_config, read_trials, trial_name
+from cfamc_ray.store.layout import trial_name
+from cfamc_ray.store.records import TrialFolder, read_config, read_trials
 from cfamc_ray.terminal import Detail, ProgressView, say
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def evaluate_run(
         with ProgressView("probe", 0, sys.stdout, detail=detail) as view:
             for measurement in measure(run, data, protocol, device, view):
                 measured.append(measurement)
-                accuracy = format_value("accuracy", measurement.accuracy)
+                accuracy = format_quantity("fraction", measurement.accuracy)
                 view.say(f"  {attack_name(measurement.attack, measurement.epsilon)}: {accuracy}")
     except (AttackInvalid, FloatingPointError) as error:
         problem = str(error)

@@ -16,6 +16,7 @@ from cfamc_ray.front.finalists import confirming_study
 from cfamc_ray.method.encoder import load_encoder
 from cfamc_ray.orchestration.images import SharedSources, share_sources, take_sources
 from cfamc_ray.orchestration.run import run_study, running_ray
+from cfamc_ray.store.layout import CONFIRM
 from cfamc_ray.store.records import TrialFolder, TrialRecord, read_trials
 from cfamc_ray.store.repair import renew_untested
 from cfamc_ray.terminal import Detail, ProgressView
@@ -40,7 +41,7 @@ def run_confirmation(
         whether all is done; False after Ctrl-C.
     """
     assert config.confirm is not None
-    inner = folder / "confirm"
+    inner = folder / CONFIRM
     fresh = confirming_study(config, read_trials(folder), read_trials(inner))
     if fresh is None:
         return True

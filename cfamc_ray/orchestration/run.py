@@ -45,16 +45,10 @@ from cfamc_ray.orchestration.watch import check_reachable, watched_ray
 from cfamc_ray.search.search import Search
 from cfamc_ray.search.storage import open_storage, repair_storage, stored_points
 from cfamc_ray.store.environment import environment
-from cfamc_ray.store.records import (
-    ENVIRONMENT,
-    TrialFolder,
-    TrialRecord,
-    read_trials,
-    tabled_points,
-    trial_name,
-    write_config,
-)
+from cfamc_ray.store.layout import ENVIRONMENT, RAY_LOG, trial_name
+from cfamc_ray.store.records import TrialFolder, TrialRecord, read_trials, write_config
 from cfamc_ray.store.repair import repair
+from cfamc_ray.store.trial_tables import tabled_points
 from cfamc_ray.terminal import Detail
 from cfamc_ray.training.allocator import gpu_bytes
 from cfamc_ray.training.tensorboard import StudyEvents
@@ -144,7 +138,7 @@ def running_ray(resources: ResourceConfig, folder: Path, address: str | None) ->
     Raises:
         InputError: where the cluster cannot be reached or is too small, or the process is connected to another.
     """
-    log = folder / "ray.log"
+    log = folder / RAY_LOG
     if is_command():
         with output_to(log) as person, last_words(person, log):
             _start_ray(address)

@@ -14,9 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.formatting import format_point, format_seconds, format_value
+from cfamc_ray.formatting import format_metric, format_point, format_seconds, format_value
 from cfamc_ray.front.front import Progress
 from cfamc_ray.host.process import lasting_stream
+from cfamc_ray.metrics import find_metric
 from cfamc_ray.store.records import TrialRecord
 from cfamc_ray.terminal import Detail, console_on, epoch_line, is_live
 
@@ -112,7 +113,7 @@ def _draw(config: StudyConfig, progress: Progress) -> Group:
     table.add_row("", ProgressBar(total=progress.total, completed=_ended(progress), width=40))
     table.add_row("trials", f"{progress.finished} of {progress.total} done, {_others(progress)}")
     for name, value in progress.best.items():
-        table.add_row(f"best {name.replace('_', ' ')}", format_value(name, value))
+        table.add_row(f"best {find_metric(name).label}", format_value(name, value))
     points = f"{progress.front_size} point{'' if progress.front_size == 1 else 's'}"
     table.add_row("front", f"{points}, hypervolume {progress.hypervolume:.4g}")
     table.add_row("time", f"{format_seconds(progress.seconds)}, about {format_seconds(progress.seconds_left)} left")
@@ -121,9 +122,7 @@ def _draw(config: StudyConfig, progress: Progress) -> Group:
 
 
 def _line(progress: Progress) -> str:
-    best = ", ".join(
-        f"best {name.replace('_', ' ')} {format_value(name, value)}" for name, value in progress.best.items()
-    )
+    best = ", ".join(f"best {format_metric(name, value)}" for name, value in progress.best.items())
     return (
         f"{progress.finished} of {progress.total} trials done, {_others(progress)}; {best}; "
         f"front of {progress.front_size}, hypervolume {progress.hypervolume:.4g}; "

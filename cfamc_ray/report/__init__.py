@@ -1,1 +1,1 @@
-"""The page that a study ends with."""
+"""The report of a study."""

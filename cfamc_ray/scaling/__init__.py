@@ -1,1 +1,1 @@
-"""How work and learning grow."""
+"""Scaling studies: how time, memory and error depend on size and budget."""

@@ -1,4 +1,4 @@
-"""How a budget of crop passes is best split between crops, replays and epochs."""
+"""How to allocate a budget of crop passes to crops, replays and epochs."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -13,95 +13,96 @@ from cfamc_ray.scaling.laws import Fit
 from cfamc_ray.scaling.trial_table import VIEWS, TrialTable
 
 DRAWN = 40
-"""Places at which a predicted curve is known."""
+"""Points of a predicted curve."""
 
 
 class Doubling(NamedTuple):
-    """What a doubling changes at equal crop passes, all other keys but epochs held."""
+    """Change of a metric when a factor is doubled at equal crop passes, with all other keys but epochs held fixed."""
 
     key: str
     metric: str
     among: Mapping[str, Any]
-    """Settings of the trials that were looked at; empty for all."""
+    """Settings that all compared trials have; empty: all trials are compared."""
     per_doubling: float
     low: float
     high: float
+    """Ends of the 95 % interval."""
     blocks: int
-    """Groups of trials that share budget, seed and all other keys; each gives one slope."""
+    """Number of groups of trials with the same budget, seed and other keys; each gives one slope."""
 
     @property
     def significant(self) -> bool:
-        """Whether the 95 % interval leaves out zero."""
+        """Whether the 95 % interval excludes zero."""
         return self.low > 0 or self.high < 0
 
 
 class Allocation(NamedTuple):
-    """How a budget is best spent."""
+    """The best allocation of a budget."""
 
     budget: float
     metric: str
     measured: Mapping[str, Any]
-    """The point with the best mean over its seeds."""
+    """The measured point with the best mean over its seeds."""
     measured_accuracy: float
     predicted: Mapping[str, Any]
-    """The point that the law puts first, among whole numbers within the sizes that were tried; of its factors alone."""
+    """The factors of the point that the law predicts to be best, among whole numbers within the measured range."""
     predicted_accuracy: float
     support: float
-    """Share of the resampled laws that put the same first."""
+    """Share of the resampled laws that predict the same point to be best."""
 
 
 class AllocationCurves(NamedTuple):
-    """What trials of equal budgets reached over their crops, all other keys but epochs held."""
+    """Accuracy over crops at equal budgets (as isoFLOP curves), with all other keys but epochs held fixed."""
 
     metric: str
     held: Mapping[str, Any]
-    """The other keys that are split, and their values."""
+    """Values of the other keys that share the budget."""
     curves: Mapping[float, Mapping[float, float]]
     """Mean over seeds, by budget and crops, both ascending."""
     predicted: Mapping[float, Mapping[float, float]]
-    """What the law says of the same budgets, epochs being any number; empty without such a law."""
+    """The law's prediction at the same budgets, with fractional epochs; empty without a law."""
 
 
-def doublings(config: ScalingConfig, found: TrialTable, metric: str) -> list[Doubling]:
-    """What twice the crops change among all trials, then for each setting of the other keys that are split.
+def doublings(config: ScalingConfig, trials: TrialTable, metric: str) -> list[Doubling]:
+    """The effect of doubling the crops in all trials, then for each setting of the other keys that share the budget.
 
     Args:
         config: of the run.
-        found: the trials.
+        trials: finished trials.
         metric: an accuracy.
     """
     others = [key for key in config.learning.split if key != VIEWS]
-    settings = {tuple(point[key] for key in others): None for point in found.points} if others else {}
+    settings = {tuple(point[key] for key in others): None for point in trials.points} if others else {}
     among = [dict(zip(others, setting, strict=True)) for setting in settings]
-    every = [doubling(found, metric, among=each) for each in ({}, *(among if len(among) > 1 else ()))]
+    every = [doubling(trials, metric, among=each) for each in ({}, *(among if len(among) > 1 else ()))]
     return [one for one in every if one]
 
 
 def doubling(
-    found: TrialTable, metric: str, key: str = VIEWS, *, among: Mapping[str, Any] | None = None
+    trials: TrialTable, metric: str, key: str = VIEWS, *, among: Mapping[str, Any] | None = None
 ) -> Doubling | None:
-    """What a doubling of a factor changes at equal crop passes: more of it, and fewer epochs.
+    """The effect of doubling a factor at equal crop passes, and so with fewer epochs.
 
     The interval is Student's over blocks. None where fewer than two blocks have two sizes.
 
     Args:
-        found: the trials.
+        trials: finished trials.
         metric: an accuracy.
-        key: of the factor.
-        among: settings of the trials to look at; None for all.
+        key: the factor.
+        among: settings that the compared trials have; None: all trials are compared.
     """
-    known, among = found.measured(metric), among or {}
+    measured, among = trials.measured(metric), among or {}
     blocks: dict[tuple[Any, ...], list[int]] = {}
-    for place, point in enumerate(known.points):
+    for place, point in enumerate(measured.points):
         if key in point and among.items() <= point.items():
             others = tuple((name, value) for name, value in point.items() if name not in (key, EPOCHS))
-            blocks.setdefault((known.budgets[place], *others), []).append(place)
+            blocks.setdefault((measured.budgets[place], *others), []).append(place)
     slopes = []
     for places in blocks.values():
-        logs = np.log2([float(known.points[n][key]) for n in places])
-        values = known.accuracies[metric][places]
+        logs = np.log2([float(measured.points[n][key]) for n in places])
+        values = measured.accuracies[metric][places]
         if np.ptp(logs) > 0:
-            # A line through equal values has a slope of rounding errors, which would all have one sign.
+            # The slope through equal values is a rounding error, and all of these errors have the same sign.
             slopes.append(np.polyfit(logs, values, 1)[0] if np.ptp(values) > 0 else 0.0)
     if len(slopes) < 2:
         return None
@@ -111,39 +112,39 @@ def doubling(
 
 
 def allocation_curves(
-    config: ScalingConfig, found: TrialTable, metric: str, fitted: Fit | None
+    config: ScalingConfig, trials: TrialTable, metric: str, fitted: Fit | None
 ) -> list[AllocationCurves]:
-    """Curves for each setting of the other keys that are split, images and the like as in `trial`.
+    """Curves for each setting of the other keys that share the budget, with the keys of `vary` as in `trial`.
 
     Args:
         config: of the run.
-        found: the trials.
+        trials: finished trials.
         metric: an accuracy.
-        fitted: the law that predicts, where there is one.
+        fitted: the law that predicts; None: there is none.
     """
-    known = found.measured(metric)
+    measured = trials.measured(metric)
     shared = {key: config.trial.value_of(key) for key in config.learning.vary}
     others = [key for key in config.learning.split if key != VIEWS]
     values: dict[tuple[Any, ...], dict[float, dict[float, list[float]]]] = {}
-    for budget, point, value in zip(known.budgets, known.points, known.accuracies[metric], strict=True):
+    for budget, point, value in zip(measured.budgets, measured.points, measured.accuracies[metric], strict=True):
         if VIEWS in point and shared.items() <= point.items():
             curves = values.setdefault(tuple(point[key] for key in others), {})
             curves.setdefault(float(budget), {}).setdefault(float(point[VIEWS]), []).append(float(value))
-    found_curves = []
+    every = []
     for settings, curves in values.items():
         held = dict(zip(others, settings, strict=True))
         means = {b: {views: float(np.mean(curves[b][views])) for views in sorted(curves[b])} for b in sorted(curves)}
         predicted = (
             {b: _predicted(config, {**shared, **held}, b, list(means[b]), fitted) for b in means} if fitted else {}
         )
-        found_curves.append(AllocationCurves(metric, held, means, predicted))
-    return found_curves
+        every.append(AllocationCurves(metric, held, means, predicted))
+    return every
 
 
 def _predicted(
     config: ScalingConfig, held: Mapping[str, Any], budget: float, views: Sequence[float], fitted: Fit
 ) -> dict[float, float]:
-    """The law's accuracies between the fewest and the most crops that were tried."""
+    """The law's accuracies between the fewest and the most measured crops."""
     places = np.geomspace(views[0], views[-1], DRAWN)
     per_view = config.trial.with_values({**held, VIEWS: int(views[0])}).crop_passes_per_epoch / views[0]
     sizes = {VIEWS: places, EPOCHS: budget / (per_view * places)}
@@ -153,29 +154,29 @@ def _predicted(
     return dict(zip(map(float, places), map(float, 1 - fitted.law.predict(sizes_NF)), strict=True))
 
 
-def best_allocations(config: ScalingConfig, found: TrialTable, metric: str, fitted: Fit) -> list[Allocation]:
-    """The measured and the predicted best of every budget.
+def best_allocations(config: ScalingConfig, trials: TrialTable, metric: str, fitted: Fit) -> list[Allocation]:
+    """The best measured and the best predicted allocation of each budget.
 
     Args:
         config: of the run.
-        found: the trials.
+        trials: finished trials.
         metric: an accuracy.
         fitted: the law that predicts.
     """
-    known = found.measured(metric)
-    splits = []
-    for budget in np.unique(known.budgets):
-        here = known.take(known.budgets == budget)
+    measured = trials.measured(metric)
+    allocations = []
+    for budget in np.unique(measured.budgets):
+        here = measured.take(measured.budgets == budget)
         means = [here.mean_of_alike(metric, point) for point in here.points]
         best = int(np.argmax(means))
-        candidates = _candidates(config, known, float(budget), fitted.law.exponents)
+        candidates = _candidates(config, measured, float(budget), fitted.law.exponents)
         if len(candidates) < 2:  # nothing to choose
             continue
         sizes_NF = np.array([[float(point[key]) for key in fitted.law.exponents] for point in candidates])
         errors_N = fitted.law.predict(sizes_NF)
         first = candidates[int(np.argmin(errors_N))]
         same = [candidates[int(np.argmin(law.predict(sizes_NF)))] == first for law in fitted.resampled]
-        splits.append(
+        allocations.append(
             Allocation(
                 budget=float(budget),
                 metric=metric,
@@ -186,24 +187,24 @@ def best_allocations(config: ScalingConfig, found: TrialTable, metric: str, fitt
                 support=float(np.mean(same)) if same else math.nan,
             )
         )
-    return splits
+    return allocations
 
 
 def _candidates(
-    config: ScalingConfig, found: TrialTable, budget: float, known: Collection[str]
+    config: ScalingConfig, trials: TrialTable, budget: float, factors: Collection[str]
 ) -> list[dict[str, Any]]:
-    """Whole numbers within the sizes that were tried, whose passes are the budget's; all else as in `trial`.
+    """All points of whole numbers within the measured range that take exactly the budget; the rest as in `trial`.
 
-    Of each point the factors that a law knows, and epochs.
+    A point has the given factors and epochs.
     """
     learning = config.learning
     ranges: dict[str, Sequence[Any]] = {}
-    for key in [key for key in learning.split if key in known]:
-        values = sorted({point[key] for point in found.points})
+    for key in [key for key in learning.split if key in factors]:
+        values = sorted({point[key] for point in trials.points})
         whole = all(isinstance(value, int) for value in values)
         ranges[key] = range(values[0], values[-1] + 1) if whole else values
-    held = {key: config.trial.value_of(key) for key in learning.vary if key in known}
-    most = max(int(point[EPOCHS]) for point in found.points)
+    held = {key: config.trial.value_of(key) for key in learning.vary if key in factors}
+    most = max(int(point[EPOCHS]) for point in trials.points)
     points = []
     for combination in product(*ranges.values()):
         point = held | dict(zip(ranges, combination, strict=True))

@@ -1,17 +1,18 @@
-"""What the exchange between workers costs, measured between few and predicted for many.
+"""The cost of communication between workers, measured with a few and predicted for many.
 
-A sum over N workers by rings sends 2 (N - 1) messages one after the other, and of its bytes the part 2 (N - 1) / N;
-gathering from all sends N - 1 messages of one worker's bytes (Thakur et al., 2005):
+A ring all-reduce over N workers sends 2 (N - 1) messages one after the other, in total 2 (N - 1) / N times its bytes.
+An all-gather sends N - 1 messages of one worker's bytes (Thakur et al., 2005):
 
-    sum     = 2 (N - 1) latency + 2 (N - 1) / N bytes / bandwidth
-    gather  = (N - 1) latency + (N - 1) bytes / bandwidth
+    all-reduce  = 2 (N - 1) latency + 2 (N - 1) / N bytes / bandwidth
+    all-gather  = (N - 1) latency + (N - 1) bytes / bandwidth
 
-Every update sums the gradients and gathers the embeddings once. The loss is that of the global batch on every worker,
-so its arithmetic grows with N, too. Synchronised batch norm, which GPUs can have, is not in the model.
+Every update has one all-reduce of the gradients and one all-gather of the embeddings. Each worker computes the loss of
+the global batch, so that this part of the arithmetic grows with N, too. Synchronised batch norm is not modelled.
 """
 
 import math
 from collections.abc import Sequence
+from statistics import median
 from typing import NamedTuple
 
 import numpy as np
@@ -20,17 +21,17 @@ from scipy.optimize import nnls
 from cfamc_ray.store.cells import Measured
 
 BUCKET_BYTES = 25 * 2**20
-"""Gradients that DistributedDataParallel sums at once."""
+"""Size of the buckets in which DistributedDataParallel reduces gradients."""
 
 
 class Communication(NamedTuple):
-    """The constants of a connection between workers."""
+    """Latency and bandwidth between workers."""
 
     latency_seconds: float
     seconds_per_byte: float
 
-    def sum_seconds(self, size: float, workers: int) -> float:
-        """Of a sum over all workers of so many bytes on each, in buckets."""
+    def all_reduce_seconds(self, size: float, workers: int) -> float:
+        """Time of an all-reduce, in buckets, of `size` bytes on each worker."""
         buckets = max(1, math.ceil(size / BUCKET_BYTES))
         return (
             2 * (workers - 1) * (buckets * self.latency_seconds + size / workers * self.seconds_per_byte)
@@ -38,28 +39,28 @@ class Communication(NamedTuple):
             else 0.0
         )
 
-    def gather_seconds(self, size: float, workers: int) -> float:
-        """Of handing so many bytes of each worker to all."""
+    def all_gather_seconds(self, size: float, workers: int) -> float:
+        """Time of an all-gather of `size` bytes of each worker."""
         return (workers - 1) * (self.latency_seconds + size * self.seconds_per_byte)
 
 
 class Efficiency(NamedTuple):
-    """Of weak scaling to so many workers: a prediction, no measurement."""
+    """Predicted efficiency of weak scaling."""
 
     workers: int
     expected: float
-    """Where sums cost as much, beside their time on idle workers, as they did when it was measured: less where they
-    hide behind the backward pass, more where they take processors from it."""
+    """If the all-reduce costs the same multiple of its time on idle workers as when it was measured: below 1 where it
+    overlaps with the backward pass, above 1 where it takes processors from it."""
     exposed: float
-    """Where none of them hides."""
+    """If the all-reduce does not overlap with the backward pass at all."""
 
 
 def fit_communication(workers: int, sums: Sequence[tuple[float, float]]) -> Communication:
-    """Least squares of relative errors over sums of several sizes.
+    """A least-squares fit of the relative errors of all-reduces of several sizes.
 
     Args:
-        workers: that were summed over.
-        sums: bytes on each worker, and seconds.
+        workers: number of workers that took part.
+        sums: bytes on each worker and seconds of each all-reduce.
     """
     size, seconds = np.array(sums, dtype=float).T
     features = 2 * (workers - 1) * np.column_stack([np.ones(len(size)), size / workers])
@@ -68,34 +69,35 @@ def fit_communication(workers: int, sums: Sequence[tuple[float, float]]) -> Comm
 
 
 def predict_efficiency(measured: Measured, workers: Sequence[int]) -> list[Efficiency]:
-    """Weak scaling from a cell of several workers to more, each with the same share of the images.
+    """Predict weak scaling from a cell of several workers to more workers with the same share of the images each.
 
-    It begins from what one of them took alone, as on a machine of its own.
+    The prediction starts from the time that one worker takes alone, and so assumes a machine for each worker.
 
     Args:
-        measured: the cell.
-        workers: how many.
+        measured: a cell of several workers.
+        workers: the numbers of workers to predict.
     """
-    cell, found = measured.cell, measured.found
-    constants = fit_communication(cell.workers, found["sums"])
-    updates = float(found["updates"])
-    alone = measured.seconds("alone") / updates
-    gradients = float(found["parameters"] * found["number_bytes"])
-    seen = max(0.0, measured.seconds("steps") - measured.seconds("unsynchronised")) / updates
-    summed = constants.sum_seconds(gradients, cell.workers)
-    felt = seen / summed if summed > 0 else 1.0
+    cell, values = measured.cell, measured.values
+    seconds = values.seconds
+    assert seconds.alone is not None, "a cell of several workers has all measurements"
+    assert seconds.unsynchronised is not None
+    constants = fit_communication(cell.workers, values.sums)
+    alone = median(seconds.alone) / values.updates
+    gradients = float(values.parameters * values.number_bytes)
+    added = max(0.0, median(seconds.steps) - median(seconds.unsynchronised)) / values.updates
+    idle = constants.all_reduce_seconds(gradients, cell.workers)
+    multiple = added / idle if idle > 0 else 1.0
 
     trial = cell.trial
     views, width = trial.crops.views, trial.encoder.embedding_width
     images = trial.pretraining.batch_images // cell.workers
-    embeddings = float(views * images * width * found["number_bytes"])
-    arithmetic = float(found["float32_flops_per_second"])
+    embeddings = float(views * images * width * values.number_bytes)
     efficiencies = []
     for count in workers:
         more = trial.loss.flops(views, images * count, width) - trial.loss.flops(views, images, width)
-        loss = more / arithmetic
-        gathered = constants.gather_seconds(embeddings, count)
-        total = constants.sum_seconds(gradients, count)
-        each = [alone / (alone + loss + gathered + share * total) for share in (felt, max(felt, 1.0))]
+        loss = more / values.float32_flops_per_second
+        gathered = constants.all_gather_seconds(embeddings, count)
+        reduced = constants.all_reduce_seconds(gradients, count)
+        each = [alone / (alone + loss + gathered + times * reduced) for times in (multiple, max(multiple, 1.0))]
         efficiencies.append(Efficiency(count, *each))
     return efficiencies

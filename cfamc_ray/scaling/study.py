@@ -1,4 +1,4 @@
-"""All that a scaling study says: both parts of its run; of what is learned the laws, the splits, and sentences."""
+"""A scaling study: both parts of its run, the laws and allocations of the learning part, and its conclusions."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,6 +8,7 @@ import numpy as np
 
 from cfamc_ray.config.scaling import ScalingConfig
 from cfamc_ray.formatting import format_change, format_count, format_interval, format_point, format_value
+from cfamc_ray.metrics import accuracies, find_metric
 from cfamc_ray.scaling.allocation import (
     Allocation,
     AllocationCurves,
@@ -18,25 +19,24 @@ from cfamc_ray.scaling.allocation import (
 )
 from cfamc_ray.scaling.laws import ADDITIVE, INTERACTIONS, TOTAL, UNCHANGED, Fit, HeldOut, Terms, fit, forms, held_out
 from cfamc_ray.scaling.system import SystemFits, fit_system, system_tree
-from cfamc_ray.scaling.trial_table import ACCURACIES, TrialTable, trial_table
+from cfamc_ray.scaling.trial_table import TrialTable, trial_table
 from cfamc_ray.store.cells import CellFolder, Measured, read_cells
+from cfamc_ray.store.layout import LEARNING, SYSTEM
 from cfamc_ray.store.records import TrialRecord, read_trials
 
 PREDICTORS = {
     TOTAL: "the law of crop passes alone",
-    ADDITIVE: "the law of single factors",
-    INTERACTIONS: "the law of factors and their pairs",
-    UNCHANGED: "who expects no change from the budget before",
+    ADDITIVE: "the additive law",
+    INTERACTIONS: "the law with interactions",
+    UNCHANGED: "assuming no change from the next smaller budget",
 }
-"""Of the largest budget, in words."""
-DECIDED = 0.95
-"""Share of the resampled laws that must agree."""
-CONFIG, LEARNING, SYSTEM = "scaling.yaml", "learning", "system"
-"""In a run's folder: the space as resolved, the study of the learning part, the cells of the system part."""
+"""What predicts the largest budget, in words."""
+AGREEMENT = 0.95
+"""Share of the resampled laws that must agree for a prediction to be significant."""
 
 
 class ScalingRun(NamedTuple):
-    """Both parts of a run, as far as they have come."""
+    """Both parts of a run, finished or not."""
 
     config: ScalingConfig
     cells: CellFolder
@@ -48,18 +48,18 @@ class ScalingRun(NamedTuple):
 
     @property
     def learned(self) -> bool:
-        """Whether all trials have ended."""
+        """Whether all trials of the learning part have ended."""
         planned = len(self.config.learning_points)
         return 0 < planned == sum(record.ended for record in self.records)
 
     @property
     def fitted(self) -> bool:
-        """Whether anything could be."""
+        """Whether any model or law could be fitted."""
         return bool(self.system.costs) or any(one.laws for one in self.learning)
 
     @property
     def tree(self) -> dict[str, Any]:
-        """As fits.json holds it."""
+        """The content of fits.json."""
         return {**system_tree(self.system), LEARNING: fits_tree(self.learning)}
 
 
@@ -76,53 +76,53 @@ def read_run(config: ScalingConfig, folder: Path) -> ScalingRun:
 
 
 class Fits(NamedTuple):
-    """All that the learning part says of one accuracy."""
+    """All that the learning part says about one accuracy."""
 
     metric: str
     laws: Mapping[str, Fit]
-    """By name; without those that too few trials leave open."""
+    """By name; a law for which there are too few trials is left out."""
     held_out: HeldOut | None
     views: Sequence[Doubling]
-    """Among all trials first, then for each setting of the other keys that are split."""
-    splits: Sequence[Allocation]
+    """Effect of doubling the crops: in all trials, then for each setting of the other keys that share the budget."""
+    allocations: Sequence[Allocation]
     curves: Sequence[AllocationCurves]
 
 
-def fit_learning(config: ScalingConfig, found: TrialTable) -> list[Fits]:
-    """Everything, for each accuracy that was measured.
+def fit_learning(config: ScalingConfig, trials: TrialTable) -> list[Fits]:
+    """All fits, for each accuracy that was measured.
 
     Args:
         config: of the run.
-        found: its finished trials.
+        trials: its finished trials.
     """
-    return [_fits(config, found, name) for name in ACCURACIES if np.isfinite(found.accuracies[name]).any()]
+    return [_fits(config, trials, name) for name in accuracies() if np.isfinite(trials.accuracies[name]).any()]
 
 
-def _fits(config: ScalingConfig, found: TrialTable, metric: str) -> Fits:
+def _fits(config: ScalingConfig, trials: TrialTable, metric: str) -> Fits:
     split = config.learning.split
-    tried = {name: _fit(found, metric, terms) for name, terms in forms(found, split).items()}
+    tried = {name: _fit(trials, metric, terms) for name, terms in forms(trials, split).items()}
     laws = {name: fitted for name, fitted in tried.items() if fitted}
-    judged = held_out(found, metric, split)
+    judged = held_out(trials, metric, split)
     chosen = laws.get(judged.best if judged else ADDITIVE)
     return Fits(
         metric=metric,
         laws=laws,
         held_out=judged,
-        views=doublings(config, found, metric),
-        splits=best_allocations(config, found, metric, chosen) if chosen else [],
-        curves=allocation_curves(config, found, metric, chosen),
+        views=doublings(config, trials, metric),
+        allocations=best_allocations(config, trials, metric, chosen) if chosen else [],
+        curves=allocation_curves(config, trials, metric, chosen),
     )
 
 
-def _fit(found: TrialTable, metric: str, terms: Terms) -> Fit | None:
+def _fit(trials: TrialTable, metric: str, terms: Terms) -> Fit | None:
     try:
-        return fit(found, metric, terms) if terms else None
+        return fit(trials, metric, terms) if terms else None
     except ValueError:
         return None
 
 
 def fits_tree(every: Sequence[Fits]) -> dict[str, Any]:
-    """The fits as fits.json holds them."""
+    """The fits of the learning part, as in fits.json."""
     return {one.metric: _tree(one) for one in every}
 
 
@@ -144,39 +144,39 @@ def _tree(one: Fits) -> dict[str, Any]:
         "views_doubled_at_equal_crop_passes": [
             {**views._asdict(), "significant": views.significant} for views in one.views
         ],
-        "splits": [split._asdict() for split in one.splits],
+        "allocations": [best._asdict() for best in one.allocations],
     }
 
 
 def conclusions(every: Sequence[Fits]) -> list[str]:
-    """What the learning part found, in sentences with numbers."""
-    found = []
+    """What the learning part shows, in sentences with numbers."""
+    sentences = []
     for one in every:
-        name = one.metric.replace("_", " ")
+        name = find_metric(one.metric).label
         for views in one.views:
             subject = (
-                f"With {format_point(views.among)} alone it is"
+                f"For {format_point(views.among)} alone: by"
                 if views.among
                 else f"At equal crop passes, twice the crops and half the epochs change {name} by"
             )
-            found.append(
+            sentences.append(
                 f"{subject} {format_change(one.metric, views.per_doubling)} (95 % interval "
                 f"{format_interval(one.metric, (views.low, views.high))}, {views.blocks} groups): "
                 f"{'significant' if views.significant else 'not significant'}."
             )
         if one.held_out:
             errors = [f"{100 * one.held_out.mean(key):.1f} by {PREDICTORS[key]}" for key in one.held_out.errors]
-            found.append(
-                f"From the smaller budgets, {name} at the largest is predicted to within (points, means of "
-                f"{one.held_out.trials} trials) {', '.join(errors[:-1])} and {errors[-1]}"
-                + ("." if one.held_out.helps else ": no law is to be trusted beyond what was measured.")
+            sentences.append(
+                f"Predicting {name} at the largest budget from the smaller ones has a mean absolute error (in points, "
+                f"over {one.held_out.trials} trials) of {', '.join(errors[:-1])} and {errors[-1]}"
+                + ("." if one.held_out.helps else ": do not trust any law beyond the measured budgets.")
             )
-        for split in one.splits[-1:]:
-            found.append(
-                f"With {format_count(split.budget)} crop passes, {name} was best at {format_point(split.measured)} "
-                f"({format_value(one.metric, split.measured_accuracy)}); predicted best is "
-                f"{format_point(split.predicted)} "
-                f"({format_value(one.metric, split.predicted_accuracy)}), and {split.support:.0%} of the laws fitted "
-                f"to resampled noise agree: {'significant' if split.support >= DECIDED else 'not significant'}."
+        for best in one.allocations[-1:]:
+            sentences.append(
+                f"With {format_count(best.budget)} crop passes, {name} was best at {format_point(best.measured)} "
+                f"({format_value(one.metric, best.measured_accuracy)}). The law predicts the best allocation to be "
+                f"{format_point(best.predicted)} ({format_value(one.metric, best.predicted_accuracy)}), and "
+                f"{best.support:.0%} of its bootstrap resamples agree: "
+                f"{'significant' if best.support >= AGREEMENT else 'not significant'}."
             )
-    return found or ["Too few trials have finished to say anything."]
+    return sentences or ["Too few trials have finished to say anything."]

@@ -1,4 +1,4 @@
-"""All that a scaling study says of the machine: models of time and memory, of communication, and both in sentences."""
+"""Models of the machine from a scaling study: time, memory and communication, and the conclusions from them."""
 
 import json
 import statistics
@@ -19,47 +19,48 @@ from cfamc_ray.cost.model import (
 )
 from cfamc_ray.scaling.communication import Communication, Efficiency, fit_communication, predict_efficiency
 from cfamc_ray.store.cells import Measured
+from cfamc_ray.store.layout import FITS
 
 PREDICTED_WORKERS = (2, 4, 8, 16, 32, 64, 128, 256, 512)
-TOLD_WORKERS = (8, 64, 512)
-"""In sentences."""
+SHOWN_WORKERS = (8, 64, 512)
+"""Of these, the numbers of workers in the conclusions."""
 SECONDS_PER = ("flop", "activation", "updated_parameter", "update")
 BYTES_PER = ("process", "kept_activation", "parameter")
 FEWEST = len(SECONDS_PER) + 2
-"""Cells that a model needs: one of them is left out, and the others are not to be met exactly."""
+"""Cells that a model needs: one is left out, and the others are still more than the coefficients."""
 
 
 class Costs(NamedTuple):
-    """Models of one arithmetic on one kind of worker."""
+    """Models of time and memory for one precision on one device."""
 
     precision: str
     configured: Sequence[str]
-    """As the cells' configs name it: `auto`, where that was chosen."""
+    """The precision as the cells' configs name it, such as `auto`."""
     device: str
     threads: int
     cells: int
     seconds_per: Coefficients
     bytes_per: Coefficients
     left_out: Mapping[str, float]
-    """Median relative error of seconds and bytes of each cell from a fit to all others."""
+    """Median relative error of the seconds and bytes of each cell, predicted by a fit to all others."""
     larger_half: Mapping[str, float]
-    """The same of the half with the larger minibatches, in pixels, from the other half."""
+    """The same for the half with the larger minibatches (in pixels), predicted by a fit to the other half."""
 
     def describes(self, one: Measured) -> bool:
-        """Whether a cell is one of those that this was fitted to."""
+        """Whether this was fitted to a cell."""
         return (one.cell.workers, *one.arithmetic) == (1, self.precision, self.device)
 
 
 class SystemFits(NamedTuple):
-    """All that the system part says."""
+    """All fits of the system part."""
 
     costs: Sequence[Costs]
     communication: Sequence[tuple[Measured, Communication, Sequence[Efficiency]]]
-    """Of each cell of several workers."""
+    """For each cell of several workers."""
 
 
 def fit_system(measured: Sequence[Measured]) -> SystemFits:
-    """Everything that the measured cells allow."""
+    """All fits that the measured cells allow."""
     alone: dict[tuple[str, str], list[Measured]] = {}
     for one in measured:
         if one.cell.workers == 1:
@@ -68,26 +69,26 @@ def fit_system(measured: Sequence[Measured]) -> SystemFits:
     return SystemFits(
         [_costs(cells) for cells in alone.values() if len(cells) >= FEWEST],
         [
-            (one, fit_communication(one.cell.workers, one.found["sums"]), predict_efficiency(one, PREDICTED_WORKERS))
+            (one, fit_communication(one.cell.workers, one.values.sums), predict_efficiency(one, PREDICTED_WORKERS))
             for one in together
         ],
     )
 
 
 def predicted(costs: Costs, one: Measured) -> tuple[float, float]:
-    """Seconds of an update and peak bytes of a cell of one worker."""
+    """Predicted seconds of an update and peak bytes of a cell of one worker."""
     return predict(costs.seconds_per, _of_update(one)), predict(costs.bytes_per, _of_process(one))
 
 
 def _costs(cells: Sequence[Measured]) -> Costs:
-    first = cells[0].found
+    first = cells[0].values
     ordered = sorted(cells, key=_pixels)
     half = len(ordered) // 2
     return Costs(
-        precision=first["precision"],
+        precision=first.precision,
         configured=sorted({one.cell.trial.pretraining.precision for one in cells}),
-        device=first["device"],
-        threads=first["threads"],
+        device=first.device,
+        threads=first.threads,
         cells=len(cells),
         seconds_per=_fit_seconds(cells),
         bytes_per=_fit_bytes(cells),
@@ -97,56 +98,55 @@ def _costs(cells: Sequence[Measured]) -> Costs:
 
 
 def _errors(parts: Sequence[tuple[Sequence[Measured], Sequence[Measured]]]) -> dict[str, float]:
-    """Median relative errors of cells from fits to others."""
-    found: dict[str, list[float]] = {"seconds": [], "bytes": []}
-    for known, unknown in parts:
-        seconds_per, bytes_per = _fit_seconds(known), _fit_bytes(known)
-        for one in unknown:
-            found["seconds"].append(abs(predict(seconds_per, _of_update(one)) / one.update_seconds - 1))
-            found["bytes"].append(abs(predict(bytes_per, _of_process(one)) / _bytes(one) - 1))
-    return {name: statistics.median(errors) for name, errors in found.items()}
+    """Median relative errors of cells that are predicted by fits to other cells."""
+    errors: dict[str, list[float]] = {"seconds": [], "bytes": []}
+    for fitted, held_out in parts:
+        seconds_per, bytes_per = _fit_seconds(fitted), _fit_bytes(fitted)
+        for one in held_out:
+            errors["seconds"].append(abs(predict(seconds_per, _of_update(one)) / one.update_seconds - 1))
+            errors["bytes"].append(abs(predict(bytes_per, _of_process(one)) / one.values.peak_memory_bytes - 1))
+    return {name: statistics.median(each) for name, each in errors.items()}
 
 
 def _fit_seconds(cells: Sequence[Measured]) -> Coefficients:
-    """The optimizer and all else by themselves, for few cells tell a large network's updates from its arithmetic.
+    """Fit the optimizer's time and the other time separately: few cells would distinguish them in a single fit.
 
-    A FLOP takes no longer than in a large matrix product: what does is waiting for memory. Without that, cells of one
-    width, where FLOPs and activations grow together, would leave open which of them costs the time.
+    A FLOP is bounded by its time in a large matrix product; the rest is time for memory access. Without this bound the
+    cells of one width, where FLOPs and activations grow together, would not determine both coefficients.
     """
     updating = [one.phase_shares["optimizer"] for one in cells]
     parts = (
         (("updated_parameter", "update"), updating),
         (("activation", "flop", "update"), [1 - share for share in updating]),
     )
-    fastest = {"flop": 1 / statistics.median(one.product_rate for one in cells)}
-    found = dict.fromkeys(SECONDS_PER, 0.0)
+    fastest = {"flop": 1 / statistics.median(one.values.product_flops_per_second for one in cells)}
+    coefficients = dict.fromkeys(SECONDS_PER, 0.0)
     for names, shares in parts:
         amounts = [{name: _of_update(one)[name] for name in names} for one in cells]
         seconds = [share * one.update_seconds for share, one in zip(shares, cells, strict=True)]
         for name, value in (fit_coefficients(amounts, seconds, at_most=fastest) or {}).items():
-            found[name] += value
-    return found
+            coefficients[name] += value
+    return coefficients
 
 
 def _fit_bytes(cells: Sequence[Measured]) -> Coefficients:
-    return fit_coefficients([_of_process(one) for one in cells], [_bytes(one) for one in cells]) or {}
+    return fit_coefficients([_of_process(one) for one in cells], [one.values.peak_memory_bytes for one in cells]) or {}
 
 
 def _of_update(one: Measured) -> dict[str, float]:
-    """What the seconds of an update grow with; nothing is evaluated."""
-    flops, activations = (float(one.found[name] / one.found["updates"]) for name in ("flops", "activations"))
+    """Amounts that determine the time of an update, without evaluation."""
+    values = one.values
     return {
-        "flop": flops,
-        "activation": activations,
-        "updated_parameter": float(one.found["parameters"]),
+        "flop": values.flops / values.updates,
+        "activation": values.activations / values.updates,
+        "updated_parameter": float(values.parameters),
         "update": 1.0,
     }
 
 
 def _of_process(one: Measured) -> dict[str, float]:
-    """What its memory grows with."""
-    kept, parameters = float(one.found["kept"]), float(one.found["parameters"])
-    return {"process": 1.0, "kept_activation": kept, "parameter": parameters}
+    """Amounts that determine the memory of a process."""
+    return {"process": 1.0, "kept_activation": one.values.kept, "parameter": float(one.values.parameters)}
 
 
 def _pixels(one: Measured) -> int:
@@ -154,22 +154,18 @@ def _pixels(one: Measured) -> int:
     return trial.crops.views * trial.pretraining.batch_images * trial.crops.size**2
 
 
-def _bytes(one: Measured) -> float:
-    return float(one.found["peak_memory_bytes"])
-
-
 def read_costs(path: Path, study: StudyConfig, work_of: WorkOf) -> CostModel:
-    """The model that fits a study's trials, from a scaling study's fits.
+    """The cost model for a study's trials, from a scaling study's fits.
 
     Args:
         path: of the scaling study's folder, or of its fits.json.
-        study: whose arithmetic, device and threads decide which model that is.
-        work_of: what a trial comes to.
+        study: its precision, device and threads select the model.
+        work_of: gives the work of a trial.
 
     Raises:
-        InputError: where there is no such model.
+        InputError: where the fits hold no model for the study.
     """
-    file = path / "fits.json" if path.is_dir() else path
+    file = path / FITS if path.is_dir() else path
     try:
         every = TypeAdapter(list[Costs]).validate_python(json.loads(file.read_text(encoding="utf-8"))["costs"])
         if not all({*one.seconds_per} <= {*SECONDS_PER} and {*one.bytes_per} <= {*BYTES_PER} for one in every):
@@ -190,7 +186,7 @@ def read_costs(path: Path, study: StudyConfig, work_of: WorkOf) -> CostModel:
 
 
 def system_tree(fits: SystemFits) -> dict[str, Any]:
-    """The fits as fits.json holds them."""
+    """The fits of the system part, as in fits.json."""
     return {
         "costs": [one._asdict() for one in fits.costs],
         "communication": [
@@ -210,30 +206,30 @@ def system_tree(fits: SystemFits) -> dict[str, Any]:
 
 
 def system_conclusions(fits: SystemFits) -> list[str]:
-    """What the system part found, in sentences with numbers."""
-    found = []
+    """What the system part shows, in sentences with numbers."""
+    sentences = []
     for costs in fits.costs:
         errors = [f"{error:.0%}" for part in (costs.left_out, costs.larger_half) for error in part.values()]
-        found.append(
-            f"On {costs.device} in {costs.precision}, {costs.cells} cells: a cell that was left out is predicted to "
-            f"{errors[0]} in time and {errors[1]} in memory (median), the half with larger minibatches from the other "
-            f"to {errors[2]} and {errors[3]}."
+        sentences.append(
+            f"On {costs.device} in {costs.precision}, {costs.cells} cells: the model predicts a cell that was left "
+            f"out with a median error of {errors[0]} in time and {errors[1]} in memory, and the half with larger "
+            f"minibatches from the other half with {errors[2]} and {errors[3]}."
         )
     by_efficiency = sorted(fits.communication, key=lambda each: each[0].weak_efficiency or 0.0)
     for one, _, efficiencies in by_efficiency[:1] + by_efficiency[1:][-1:]:  # the least and the most efficient
-        predictions = ", ".join(_told(each) for each in efficiencies if each.workers in TOLD_WORKERS)
+        predictions = ", ".join(_prediction(each) for each in efficiencies if each.workers in SHOWN_WORKERS)
         weak, communication = one.weak_efficiency or 0.0, one.communication_share or 0.0
-        found.append(
+        sentences.append(
             f"{one.cell.workers} workers, {one.cell.trial.crops.views} crops of "
             f"{one.cell.trial.pretraining.batch_images} images, width {one.cell.trial.encoder.width}: weak efficiency "
-            f"{weak:.1%}; the sum of the gradients takes {communication:.1%} of the time, what the workers share "
-            f"(memory, cache, embeddings, waiting for the slowest) {1 - weak - communication:.1%}. Predicted from "
-            f"the constants measured here, each worker on a machine of its own: {predictions}."
+            f"{weak:.1%}; the all-reduce of the gradients takes {communication:.1%} of the time, and contention "
+            f"(memory, cache, embeddings, waiting for the slowest worker) {1 - weak - communication:.1%}. Predicted "
+            f"weak efficiency from the latency and bandwidth measured here, a machine for each worker: {predictions}."
         )
-    return found or ["Too few cells have been measured to say anything of the machine."]
+    return sentences or ["Too few cells have been measured to say anything of the machine."]
 
 
-def _told(efficiency: Efficiency) -> str:
+def _prediction(efficiency: Efficiency) -> str:
     hidden = efficiency.expected - efficiency.exposed
-    least = f" ({efficiency.exposed:.0%} where no sum hides behind arithmetic)" if hidden > 0.005 else ""
+    least = f" ({efficiency.exposed:.0%} without overlap of communication and computation)" if hidden > 0.005 else ""
     return f"{efficiency.expected:.0%} with {efficiency.workers}{least}"

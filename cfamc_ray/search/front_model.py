@@ -26,11 +26,12 @@ from sklearn.gaussian_process import GaussianProcessClassifier
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 from threadpoolctl import threadpool_limits
 
-from cfamc_ray.config.study import PLANNED_COSTS, Point, StudyConfig, draw
+from cfamc_ray.config.study import Point, StudyConfig, draw
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.cost.model import FlopsOf
-from cfamc_ray.front.dominance import best_first, farthest_first
+from cfamc_ray.front.dominance import best_first, farthest_first, signs
 from cfamc_ray.front.front import find_front
+from cfamc_ray.metrics import find_metric
 from cfamc_ray.search.gaussian_process import LENGTHS, fit_kernel, posterior
 from cfamc_ray.space.encoding import encode
 from cfamc_ray.store.records import TrialRecord
@@ -64,7 +65,7 @@ class FrontModel:
         self.config, self.flops_of, self.seed = config, flops_of, seed
         known = sorted(records, key=lambda record: record.number)
         self.records = [record for record in known if record.status != "infeasible"]
-        self.signs_K = np.array([1.0 if direction == "maximize" else -1.0 for direction in config.objectives.values()])
+        self.signs_K = signs(config.objectives.values())
         ended = [record for record in self.records if record.status == "finished"]
         self._finished = [record for record in ended if np.isfinite(self._signed(record)).all()]
 
@@ -111,14 +112,14 @@ class FrontModel:
         seen, Y_NK, noise_NK = self._observations()
         known = [*seen, *(record for record in self.records if not record.ended)]
         places = [*(record.point for record in known), *points]
-        planned = any(name in PLANNED_COSTS for name in self.config.objectives)
+        planned = any(find_metric(name).planned for name in self.config.objectives)
         trials = [self.config.trial_at(place) for place in places] if planned else []
         X_MF = self._encoded(places)
         source = np.random.default_rng(self.seed)
         drawn_SMK = np.empty((SAMPLES, len(places), len(self.signs_K)))
         with threadpool_limits(1):  # threads that spin beside the trials would slow both
             for k, name in enumerate(self.config.objectives):
-                if name in PLANNED_COSTS:
+                if find_metric(name).planned:
                     drawn_SMK[:, :, k] = [self.signs_K[k] * self._planned(name, trial) for trial in trials]
                 else:
                     drawn_SMK[:, :, k] = _draw(X_MF, Y_NK[:, k], noise_NK[:, k], source)

@@ -12,9 +12,10 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from cfamc_ray.config.study import PLANNED_COSTS, StudyConfig
+from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.front.dominance import best_first
+from cfamc_ray.metrics import find_metric
 from cfamc_ray.store.records import TrialRecord, trials_of
 
 
@@ -88,6 +89,6 @@ class MultiObjectiveAsha:
         then = TrialRecord(record.number, record.point, record.rows[: rung.epoch])
         whole = self._trial_of(record).pretraining.epochs / rung.epoch
         return [
-            *(then.value(name) * (whole if name in PLANNED_COSTS else 1.0) for name in self.config.objectives),
+            *(then.value(name) * (whole if find_metric(name).planned else 1.0) for name in self.config.objectives),
             then.value("flops") * whole,
         ]

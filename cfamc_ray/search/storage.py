@@ -15,9 +15,9 @@ from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.host.files import set_aside
 from cfamc_ray.space.encoding import constants
+from cfamc_ray.store.layout import STORAGE
 from cfamc_ray.store.records import TrialRecord
 
-NAME = "optuna.db"
 UNREADABLE = (sqlite3.Error, SQLAlchemyError, OptunaError, RuntimeError, ValueError, LookupError, TypeError)
 """What SQLite, SQLAlchemy and Optuna raise for a file that is no database, a damaged one, or one of another version."""
 CLOSED = (
@@ -35,7 +35,7 @@ def open_storage(folder: Path) -> BaseStorage:
     The path is handed to SQLite as it is: as part of a URL its %, ?, # and braces would mean something.
     """
     return RDBStorage(
-        "sqlite://", engine_kwargs={"creator": lambda: sqlite3.connect(folder / NAME, timeout=BUSY_SECONDS)}
+        "sqlite://", engine_kwargs={"creator": lambda: sqlite3.connect(folder / STORAGE, timeout=BUSY_SECONDS)}
     )
 
 
@@ -63,10 +63,10 @@ def repair_storage(config: StudyConfig, folder: Path, records: Sequence[TrialRec
         if not going_on:
             return []
         why = f"says that {', '.join(going_on)} ended"
-    kept = set_aside(folder / NAME)
+    kept = set_aside(folder / STORAGE)
     for journal in ("-journal", "-wal", "-shm"):
-        (folder / f"{NAME}{journal}").unlink(missing_ok=True)  # of the file that was set aside
-    return [f"{folder / NAME}: {why}; kept as {kept.name}, and made anew from the trials"]
+        (folder / f"{STORAGE}{journal}").unlink(missing_ok=True)  # of the file that was set aside
+    return [f"{folder / STORAGE}: {why}; kept as {kept.name}, and made anew from the trials"]
 
 
 def stored_points(config: StudyConfig, folder: Path) -> Mapping[int, Mapping[str, Any]]:
@@ -94,7 +94,7 @@ def _stored_trials(config: StudyConfig, folder: Path) -> list[optuna.trial.Froze
         _DamagedStorageError: where it cannot be read.
         InputError: where it cannot be opened or written, which says nothing of what it holds.
     """
-    path = folder / NAME
+    path = folder / STORAGE
     if not path.exists():
         return []
     try:

@@ -1,10 +1,6 @@
-"""The system part of a scaling study in its folder: what was measured of each cell, and the table of it.
+"""The system part of a scaling study in its folder: what was measured of each cell, and the table of all cells.
 
-    RUN/system/cell_0f3b….json   raw measurements of a cell, with where and when; the truth
-    RUN/system/environment.json  versions, hardware; ray.log: what Ray had to say
-    RUN/system.csv               derived
-
-Every file is written under a temporary name and renamed.
+The files of the cells hold raw measurements, with where and when they were made; all tables are derived from them.
 """
 
 import json
@@ -12,7 +8,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, Field, NonNegativeFloat, PositiveFloat, ValidationError
 
@@ -20,215 +16,235 @@ from cfamc_ray.config.scaling import WORKERS, Cell, ScalingConfig
 from cfamc_ray.formatting import format_count, format_point
 from cfamc_ray.host.files import write_text
 from cfamc_ray.store.content import DamagedFile, content_of, damage_of, json_object
+from cfamc_ray.store.layout import CELLS
+from cfamc_ray.store.tables import Column, Table, metric_column, setting_column
 
 PHASES = ("crops", "forward", "loss", "backward", "optimizer", "perturbation")
-RANGE = ("crop_passes_per_second", "lowest", "highest")
 COLUMNS = (
-    *RANGE,
-    "seconds_per_update",
-    *(f"{name}_share" for name in (*PHASES, "other")),
-    "communication_share",
-    "weak_efficiency",
-    "strong_efficiency",
-    "peak_memory_bytes",
-    "tflop_per_second",
-    "peak_tflop_per_second",  # of the cell with the fastest product: another may have been disturbed
-    "mfu",
-    "precision",
-    "threads",
-    "device",
+    metric_column("crop_passes_per_second"),
+    Column("lowest", unit="count"),
+    Column("highest", unit="count"),
+    Column("seconds_per_update"),
+    *(Column(f"{name}_share", unit="fraction") for name in (*PHASES, "other", "communication")),
+    Column("weak_efficiency", unit="fraction"),
+    Column("strong_efficiency", unit="fraction"),
+    metric_column("peak_memory_bytes"),
+    Column("tflop_per_second", "TFLOP/s"),
+    Column("peak_tflop_per_second", "peak TFLOP/s"),  # of the cell with the fastest product: others may be disturbed
+    Column("mfu", "MFU", "fraction"),
+    *map(Column, ("precision", "threads", "device")),
 )
 """Of system.csv, after what the cell is."""
 
 
+_Positive = Annotated[int | float, Field(gt=0)]
 _Repeats = Annotated[list[PositiveFloat], Field(min_length=1)]
 
 
-class _Seconds(BaseModel):
+class Seconds(BaseModel):
+    """Wall time of each repeat of the steps of an epoch, by what was run."""
+
     steps: _Repeats
+    """The steps as they are."""
     unsynchronised: _Repeats | None = None
+    """Without the all-reduce of the gradients; None with one worker."""
     alone: _Repeats | None = None
+    """One worker with its share of the images, without the others; None with one worker."""
 
 
-class _Phases(BaseModel, extra="allow"):
+class Phases(BaseModel, extra="allow"):
+    """Seconds of an epoch by phase; a phase that did not occur is left out."""
+
     all: PositiveFloat
     __pydantic_extra__: dict[str, float]
 
 
-class _Finished(BaseModel):
-    """What `measure_cell` gives, as far as it is read here."""
+class Measurements(BaseModel):
+    """What `measure_cell` measures. Amounts are those of an epoch unless they say otherwise."""
 
-    status: Literal["finished"]
-    reason: str
-    seconds: _Seconds
-    phases: _Phases
+    seconds: Seconds
+    phases: Phases
     sums: list[tuple[PositiveFloat, PositiveFloat]]
-    peak_memory_bytes: PositiveFloat
-    product_flops_per_second: PositiveFloat
-    float32_flops_per_second: PositiveFloat
-    updates: PositiveFloat
-    crop_passes: PositiveFloat
-    flops: PositiveFloat
+    """Bytes on each worker and seconds of an all-reduce, for several sizes; empty with one worker."""
+    peak_memory_bytes: _Positive
+    """Of one worker."""
+    product_flops_per_second: _Positive
+    """Of a large matrix product in one worker, in the precision of the steps."""
+    float32_flops_per_second: _Positive
+    updates: _Positive
+    crop_passes: _Positive
+    """Of all workers together."""
+    flops: _Positive
     activations: NonNegativeFloat
     kept: NonNegativeFloat
-    parameters: PositiveFloat
-    number_bytes: PositiveFloat
+    """Activations that are kept at once for the backward pass."""
+    parameters: _Positive
+    number_bytes: _Positive
+    """Size of a weight."""
     precision: str
     device: str
     threads: int
+
+
+class Failure(NamedTuple):
+    """Why a cell has no measurements."""
+
+    reason: str
 
 
 class Measured(NamedTuple):
     """A cell and what was measured of it."""
 
     cell: Cell
-    found: Mapping[str, Any]
-    """As `measure_cell` gives it, with status and reason."""
+    values: Measurements
 
     @property
     def arithmetic(self) -> tuple[str, str]:
         """Precision and device."""
-        return self.found["precision"], self.found["device"]
-
-    @property
-    def product_rate(self) -> float:
-        """FLOP a second of a large matrix product in one worker."""
-        return float(self.found["product_flops_per_second"])
+        return self.values.precision, self.values.device
 
     @property
     def update_seconds(self) -> float:
-        """Median of a weight update, its share of making crops included."""
-        return self.seconds("steps") / float(self.found["updates"])
-
-    def seconds(self, work: str) -> float:
-        """Median of a repeat."""
-        return float(statistics.median(self.found["seconds"][work]))
+        """Median time of a weight update, including its share of the time to make crops."""
+        return statistics.median(self.values.seconds.steps) / self.values.updates
 
     @property
     def speeds(self) -> list[float]:
         """Crop passes a second of each repeat, all workers together."""
-        return [self.found["crop_passes"] / seconds for seconds in self.found["seconds"]["steps"]]
+        return [self.values.crop_passes / seconds for seconds in self.values.seconds.steps]
 
     @property
     def phase_shares(self) -> dict[str, float]:
-        """Of the time of the steps, in their order; `other` is what is left."""
-        phases = self.found["phases"]
-        shares = {name: phases.get(name, 0.0) / phases["all"] for name in PHASES}
+        """Each phase's share of the time of a step, in the order of the phases; `other` is the rest."""
+        phases = self.values.phases
+        shares = {name: phases.__pydantic_extra__.get(name, 0.0) / phases.all for name in PHASES}
         return {**shares, "other": 1 - sum(shares.values())}
 
     @property
     def communication_share(self) -> float | None:
-        """Of the time, what the sum of the gradients adds; None with one worker."""
-        return self._median_of_turns("unsynchronised", lambda steps, without: 1 - without / steps)
+        """Share of the time that the all-reduce of the gradients adds; None with one worker."""
+        return self._median_of_repeats(self.values.seconds.unsynchronised, lambda steps, without: 1 - without / steps)
 
     @property
     def weak_efficiency(self) -> float | None:
-        """Speed over that of so many single workers with a share of the images each; None with one worker."""
-        return self._median_of_turns("alone", lambda steps, alone: alone / steps)
+        """Speed relative to as many single workers with a share of the images each; None with one worker."""
+        return self._median_of_repeats(self.values.seconds.alone, lambda steps, alone: alone / steps)
 
-    def _median_of_turns(self, other: str, compare: Callable[[float, float], float]) -> float | None:
-        seconds = self.found["seconds"]
-        if other not in seconds:
-            return None
-        return float(statistics.median(map(compare, seconds["steps"], seconds[other])))
+    def _median_of_repeats(
+        self, others: Sequence[float] | None, compare: Callable[[float, float], float]
+    ) -> float | None:
+        return None if others is None else statistics.median(map(compare, self.values.seconds.steps, others))
 
 
 @dataclass(frozen=True)
 class CellFolder:
-    """Where the system part lies."""
+    """The folder of a system part."""
 
     path: Path
 
     def _file(self, cell: Cell) -> Path:
         return self.path / f"{cell.name}.json"
 
-    def read(self, cell: Cell) -> dict[str, Any] | None:
-        """What was found of a cell; None before it was tried, and where the file is damaged."""
-        return content_of(self._file(cell), _tried)
+    def read(self, cell: Cell) -> Measurements | Failure | None:
+        """The result of a cell; None before it was tried, and where the file is damaged."""
+        return content_of(self._file(cell), _parse)
 
-    def write(self, cell: Cell, found: Mapping[str, Any]) -> None:
-        """Note what was found of a cell."""
-        write_text(self._file(cell), json.dumps({"cell": dict(cell.values), **found}, indent=1) + "\n")
+    def write(self, cell: Cell, result: Mapping[str, Any]) -> None:
+        """Write the result of a cell: its measurements, status and reason."""
+        write_text(self._file(cell), json.dumps({"cell": dict(cell.values), **result}, indent=1) + "\n")
 
     def measured(self, cell: Cell) -> bool:
-        """Whether a cell need not be tried again."""
-        return (self.read(cell) or {}).get("status") == "finished"
+        """Whether a cell has measurements."""
+        return isinstance(self.read(cell), Measurements)
 
 
 def damaged_cells(folder: Path) -> list[DamagedFile]:
     """The files of cells that cannot be read, in the folder of a system part."""
-    return [found for path in sorted(folder.glob("cell_*.json")) if (found := damage_of(path, _tried))]
+    return [file for path in sorted(folder.glob(CELLS)) if (file := damage_of(path, _parse))]
 
 
-def _tried(text: str) -> dict[str, Any]:
-    """What a cell's file holds: measurements, or why there are none."""
-    found = json_object(text)
-    if found.get("status") == "failed" and isinstance(found.get("reason"), str):
-        return found
+def _parse(text: str) -> Measurements | Failure:
+    return _result_of(json_object(text))
+
+
+def _result_of(tree: Mapping[str, Any]) -> Measurements | Failure:
+    reason = tree.get("reason")
+    if tree.get("status") == "failed" and isinstance(reason, str):
+        return Failure(reason)
     try:
-        _Finished.model_validate(found)
+        if tree.get("status") == "finished" and isinstance(reason, str):
+            return Measurements.model_validate(tree)
     except ValidationError:
-        raise ValueError("holds no measurements of a cell") from None
-    return found
+        pass
+    raise ValueError("holds no measurements of a cell")
 
 
 def read_cells(config: ScalingConfig, folder: CellFolder) -> list[Measured]:
-    """The cells that were measured, in their order."""
-    found = [(cell, folder.read(cell)) for cell in config.cells]
-    return [Measured(cell, each) for cell, each in found if each is not None and each["status"] == "finished"]
+    """The cells that were measured, in the order of the config."""
+    results = [(cell, folder.read(cell)) for cell in config.cells]
+    return [Measured(cell, result) for cell, result in results if isinstance(result, Measurements)]
 
 
-def system_table(config: ScalingConfig, folder: CellFolder) -> list[dict[str, Any]]:
+def system_table(config: ScalingConfig, folder: CellFolder) -> Table:
     """A row for every cell: what it is, and what was measured."""
     measured = {one.cell.name: one for one in read_cells(config, folder)}
     rows = []
     for cell in config.cells:
-        one, found = measured.get(cell.name), folder.read(cell) or {}
-        known = {"status": found.get("status", "missing"), "reason": found.get("reason", "")}
-        rows.append(
-            {"cell": cell.name, **known, **cell.values, **(_numbers(one, list(measured.values())) if one else {})}
-        )
-    return rows
-
-
-def system_columns(config: ScalingConfig) -> list[str]:
-    """Columns of `system_table`."""
-    return ["cell", "status", "reason", *config.cells[0].values, *COLUMNS]
+        row: dict[str, Any] = {"cell": cell.name, "status": "missing", "reason": "", **cell.values}
+        if one := measured.get(cell.name):
+            row |= {"status": "finished", **_numbers(one, list(measured.values()))}
+        elif isinstance(failure := folder.read(cell), Failure):
+            row |= {"status": "failed", "reason": failure.reason}
+        rows.append(row)
+    keys = list(config.cells[0].values) if config.cells else []
+    columns = [*map(Column, ("cell", "status", "reason")), *map(setting_column, keys), *COLUMNS]
+    return Table("system", "Training steps", columns, rows)
 
 
 def _numbers(one: Measured, others: Sequence[Measured]) -> dict[str, Any]:
-    found = one.found
-    rate = found["flops"] / one.seconds("steps")
-    peak = one.cell.workers * max(other.product_rate for other in others if other.arithmetic == one.arithmetic)
+    """The row's columns after what the cell is."""
+    values = one.values
+    rate = values.flops / statistics.median(values.seconds.steps)
+    fastest = max(other.values.product_flops_per_second for other in others if other.arithmetic == one.arithmetic)
+    peak = one.cell.workers * fastest
     return {
-        **dict(zip(RANGE, (statistics.median(one.speeds), min(one.speeds), max(one.speeds)), strict=True)),
+        "crop_passes_per_second": statistics.median(one.speeds),
+        "lowest": min(one.speeds),
+        "highest": max(one.speeds),
         "seconds_per_update": one.update_seconds,
         **{f"{name}_share": share for name, share in one.phase_shares.items()},
         "communication_share": one.communication_share,
         "weak_efficiency": one.weak_efficiency,
         "strong_efficiency": strong_efficiency(one, others),
+        "peak_memory_bytes": values.peak_memory_bytes,
         "tflop_per_second": rate / 1e12,
         "peak_tflop_per_second": peak / 1e12,
         "mfu": rate / peak,
-        **{name: found[name] for name in ("peak_memory_bytes", "precision", "threads", "device")},
+        "precision": values.precision,
+        "threads": values.threads,
+        "device": values.device,
     }
 
 
 def strong_efficiency(one: Measured, others: Sequence[Measured]) -> float | None:
-    """Speed over that of so many single workers with all of the images each; None where that was not measured."""
+    """Speed relative to as many single workers with all of the images each; None where that was not measured."""
     if one.cell.workers == 1:
         return None
+    steps = statistics.median(one.values.seconds.steps)
     for other in others:
         if other.cell.workers == 1 and other.cell.trial == one.cell.trial:
-            return other.seconds("steps") / (one.cell.workers * one.seconds("steps"))
+            return statistics.median(other.values.seconds.steps) / (one.cell.workers * steps)
     return None
 
 
-def cell_line(cell: Cell, found: Mapping[str, Any]) -> str:
-    """What a cell took, or why it failed."""
+def cell_line(cell: Cell, result: Mapping[str, Any]) -> str:
+    """The speed and memory of a cell in a line, or why it failed; arguments as for `CellFolder.write`."""
     values = {key: value for key, value in cell.values.items() if key != WORKERS}
     what = f"{cell.workers} worker{'s' if cell.workers > 1 else ''}, {format_point(values)}"
-    if found["status"] == "failed":
-        return f"{what}: failed: {found['reason']}"
-    speed, memory = statistics.median(Measured(cell, found).speeds), format_count(found["peak_memory_bytes"])
-    return f"{what}: {speed:,.0f} crop passes a second, {memory}B of memory"
+    match _result_of(result):
+        case Failure(reason):
+            return f"{what}: failed: {reason}"
+        case measurements:
+            speed = statistics.median(Measured(cell, measurements).speeds)
+            memory = format_count(measurements.peak_memory_bytes)
+            return f"{what}: {speed:,.0f} crop passes a second, {memory}B of memory"

@@ -1,4 +1,4 @@
-"""What a text file of a study holds, and what is wrong with one that holds something else."""
+"""Parsing the text files of a study, and saying what is wrong with a damaged one."""
 
 import json
 from collections.abc import Callable
@@ -10,18 +10,18 @@ Content = TypeVar("Content")
 
 
 class DamagedFile(NamedTuple):
-    """A file that is there and does not hold what was written."""
+    """A file that exists and cannot be parsed."""
 
     path: Path
     why: str
 
 
 def content_of(path: Path, parse: Callable[[str], Content]) -> Content | None:
-    """What a file holds; None where it is missing or damaged.
+    """The parsed content of a file; None where it is missing or damaged.
 
     Args:
         path: of a text file in UTF-8.
-        parse: of the text to its content; raises ValueError for what was never written.
+        parse: turns the text into its content; raises ValueError for a text that this package does not write.
     """
     with suppress(FileNotFoundError, NotADirectoryError, ValueError):
         return parse(path.read_text(encoding="utf-8"))
@@ -43,12 +43,12 @@ def json_object(text: str) -> dict[str, Any]:
     """The members of a JSON object.
 
     Raises:
-        ValueError: where the text is none.
+        ValueError: where the text is no JSON object.
     """
     try:
-        known = json.loads(text)
+        tree = json.loads(text)
     except RecursionError:
-        known = None
-    if not isinstance(known, dict):
+        tree = None
+    if not isinstance(tree, dict):
         raise ValueError("not a JSON object")
-    return known
+    return tree

@@ -1,4 +1,4 @@
-"""Which images a study is about, wherever they and it lie.
+"""Which images a study uses, wherever they and it lie.
 
 A study is identified by what its images hold, never by their path. images.json keeps a digest of each data set and
 where it lay; study.yaml keeps a path relative to itself, so that a project can be moved, copied or mounted as a whole.
@@ -14,8 +14,8 @@ from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import Config
 from cfamc_ray.host.files import is_text, write_text
 from cfamc_ray.store.content import content_of, json_object
+from cfamc_ray.store.layout import IMAGES
 
-NAME = "images.json"
 Digests = Mapping[str, str]
 """Key of a trial, such as ``data``, to the digest of its images."""
 
@@ -38,7 +38,7 @@ def with_paths(config: Config, paths: Mapping[str, Path]) -> Config:
 
 
 def found_from(config: Config, folder: Path) -> Config:
-    """The same config with the absolute paths of its data sets, which other processes find too.
+    """The same config with absolute paths of its data sets, which are valid in other processes too.
 
     Args:
         config: as a person wrote it.
@@ -49,8 +49,8 @@ def found_from(config: Config, folder: Path) -> Config:
         InputError: where a path cannot be written down.
     """
     places = {key: (path.expanduser(), folder / path) for key, path in paths_of(config).items()}
-    found = {key: next((path for path in both if path.exists()), None) for key, both in places.items()}
-    absolute = {key: path.resolve() for key, path in found.items() if path}
+    existing = {key: next((path for path in both if path.exists()), None) for key, both in places.items()}
+    absolute = {key: path.resolve() for key, path in existing.items() if path}
     for key, path in absolute.items():
         if not is_text(str(path)):
             raise InputError(f"{key} {path}: its name is no text in UTF-8; rename it, or name a link to it")
@@ -76,7 +76,7 @@ def located(config: Config, study: Path) -> Config:
 
 
 def _place(study: Path, key: str, path: Path) -> Path:
-    """Where images are; where they were expected, if they are nowhere."""
+    """Where the images of a key are; if they are nowhere, where they were expected."""
     places = [study / path, Path(_noted(study).get(key.removesuffix(".path"), {}).get("path") or path)]
     if folder := os.environ.get("CFAMC_DATA"):
         places += [Path(folder) / path, Path(folder) / path.name]
@@ -85,24 +85,24 @@ def _place(study: Path, key: str, path: Path) -> Path:
 
 
 def _noted(study: Path) -> Mapping[str, Mapping[str, str]]:
-    return content_of(study / NAME, noted_images) or {}
+    return content_of(study / IMAGES, noted_images) or {}
 
 
 def noted_images(text: str) -> Mapping[str, Mapping[str, str]]:
-    """Of each data set its digest and its path, from the text of images.json.
+    """Digest and path of each data set, from the text of images.json.
 
     Raises:
         ValueError: where the text holds something else.
     """
-    known = json_object(text)
-    of_each = [each if isinstance(each, dict) else {} for each in known.values()]
+    tree = json_object(text)
+    of_each = [each if isinstance(each, dict) else {} for each in tree.values()]
     if not all(isinstance(each.get(name), str) for each in of_each for name in ("digest", "path")):
         raise ValueError("holds no digests of images")
-    return known
+    return tree
 
 
 def check_same(study: Path, digests: Digests, *, config: Config) -> None:
-    """Refuse images other than those that a study began with.
+    """Refuse other images than those that a study began with.
 
     Args:
         study: its folder.
@@ -110,12 +110,11 @@ def check_same(study: Path, digests: Digests, *, config: Config) -> None:
         config: of the study, with the paths as they are now.
 
     Raises:
-        InputError: where they are others.
+        InputError: where a digest differs.
     """
     data, noted = data_of(config), _noted(study)
     for key, digest in digests.items():
-        known = noted.get(key, {}).get("digest", digest)
-        if known != digest:
+        if noted.get(key, {}).get("digest", digest) != digest:
             raise InputError(
                 f"{key} {data[key].location or data[key].name}: holds other images than those that {study} began with: "
                 f"name the same ones with --set {key}.path=PATH, or another study with --set name=NAME"
@@ -123,14 +122,14 @@ def check_same(study: Path, digests: Digests, *, config: Config) -> None:
 
 
 def note(study: Path, digests: Digests, *, config: Config) -> None:
-    """Keep the digests, and where the images lie, beside a study; arguments as for `check_same`."""
+    """Write the digests and paths of the images into images.json; arguments as for `check_same`."""
     data, noted = data_of(config), _noted(study)
     now = {key: {"digest": digest, "path": str(data[key].location or "")} for key, digest in digests.items()}
     if {**noted, **now} != noted:
-        write_text(study / NAME, json.dumps({**noted, **now}, indent=1) + "\n")
+        write_text(study / IMAGES, json.dumps({**noted, **now}, indent=1) + "\n")
 
 
 def same_images(one: Path, other: Path) -> bool:
-    """Whether two studies are about the same images, as far as both say."""
+    """Whether two studies use the same images, as far as both know their digests."""
     mine, theirs = _noted(one), _noted(other)
     return all(mine[key].get("digest") == theirs[key].get("digest") for key in mine.keys() & theirs.keys())

@@ -9,23 +9,24 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cfamc_ray.config.errors import InputError
+from cfamc_ray.store.layout import LOCK
 
 HELD = (errno.EWOULDBLOCK, errno.EACCES)
-"""What flock says where another process has the lock; everything else is the file system's."""
+"""Errors of flock where another process has the lock; all others come from the file system."""
 LONGEST = 500
-"""Bytes that are read of what the owner noted."""
+"""Bytes that are read of what the owner wrote about itself."""
 
 
 @contextmanager
 def only_driver(folder: Path) -> Iterator[None]:
-    """Hold a folder as long as this process lives; the system lets go of it even after a kill.
+    """Hold the lock of a folder within the block; the system releases it even after a kill.
 
     Raises:
         InputError: where another process holds it, its file system keeps no locks, or it cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / "driver.lock").open("a+b", buffering=0)
+        file = (folder / LOCK).open("a+b", buffering=0)
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror}); name another folder with --out") from None
     with file:
@@ -49,6 +50,6 @@ def only_driver(folder: Path) -> Iterator[None]:
 
 
 def _owner(content: bytes) -> str:
-    """The process that holds a lock, as it noted itself."""
+    """The process that holds a lock, as it described itself."""
     text = content.decode(errors="replace")
     return "".join(filter(str.isprintable, text)).strip() or "which has just begun"

@@ -1,4 +1,4 @@
-"""A copy of a study folder in an object store, kept while a command works on it: machines go, the study stays."""
+"""A copy of a study folder in an object store, kept up to date while a command works on it."""
 
 import logging
 import threading
@@ -11,15 +11,16 @@ from urllib.parse import urlsplit
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.host.files import replacing
 from cfamc_ray.host.process import before_end
+from cfamc_ray.store.layout import CELLS, STORAGE, TRIAL
 
 logger = logging.getLogger(__name__)
 
 SECONDS = 60.0
-"""Between two copies."""
-NEVER_REMOVED = ("trial.json", "cell_*.json")
-"""What a folder has as long as it is the one that was copied."""
-LEFT_OUT = ("optuna.db*", "*.lock", "*.pkl", "experiment_state-*", "search_gen_state-*", "*.partial", "partial-*")
-"""Half-written files, and what a command makes anew from the trials."""
+"""Time between two copies."""
+NEVER_REMOVED = (TRIAL, CELLS)
+"""Files that a folder never loses: one that lacks them is another folder than the one that was copied."""
+LEFT_OUT = (f"{STORAGE}*", "*.lock", "*.pkl", "experiment_state-*", "search_gen_state-*", "*.partial")
+"""Half-written files, and files that a command can make again from the trials."""
 
 
 class Mirror:
@@ -46,13 +47,13 @@ class Mirror:
         try:
             self._store, root = fs.FileSystem.from_uri(uri.rstrip("/"))
             self._root = f"{root}/{folder.name}"
-            found = self._store.get_file_info(fs.FileSelector(self._root, recursive=True, allow_not_found=True))
+            listed = self._store.get_file_info(fs.FileSelector(self._root, recursive=True, allow_not_found=True))
         except (OSError, ValueError) as error:
             raise InputError(
                 f"--mirror {uri}: no object store can be reached there ({error}); write s3://BUCKET/FOLDER, or the "
                 "whole path of a folder"
             ) from None
-        there = [Path(file.path.removeprefix(f"{self._root}/")) for file in found if file.is_file]
+        there = [Path(file.path.removeprefix(f"{self._root}/")) for file in listed if file.is_file]
         self._sent = dict.fromkeys(there, (0, 0))
         """Time of modification and size of what the copy has."""
         lacking = [path for path in there if _matches(path, NEVER_REMOVED) and not (folder / path).exists()]
@@ -63,7 +64,7 @@ class Mirror:
             )
 
     def fetch(self) -> int:
-        """Bring all files of the copy; how many."""
+        """Download all files of the copy; returns how many."""
         for path in self._sent:
             target = self.folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +77,7 @@ class Mirror:
         return len(self._sent)
 
     def send(self) -> int:
-        """Copy what has changed since the last time, remove what is gone; how many files were copied.
+        """Upload what has changed since the last time and remove what is gone; returns how many files were copied.
 
         Raises:
             OSError: where the store cannot be reached.
@@ -112,9 +113,9 @@ def _matches(path: Path, patterns: Sequence[str]) -> bool:
 
 @contextmanager
 def mirrored(folder: Path, uri: str | None) -> Iterator[None]:
-    """Keep a copy of a folder while something works on it; where the folder is empty, begin from the copy.
+    """Keep a copy of a folder up to date within the block; where the folder is empty, begin from the copy.
 
-    A copy that fails is tried again a minute later; one that fails at the end is said.
+    A copy that fails is tried again a minute later; if the last one fails, a warning says so.
 
     Args:
         folder: of the study.

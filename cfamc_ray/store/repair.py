@@ -1,7 +1,7 @@
-"""Damaged files of a study: what they are, and what a driver does about them before it goes on.
+"""Damaged files of a study: which they are, and how they are repaired before the study goes on.
 
-A damaged file is renamed, never removed. What it held is made anew: a derived file is written again, a trial without
-its rows is trained again, from its checkpoint where that is whole. All else is kept.
+A damaged file is renamed, never removed, and its content is made again: a derived file is written again, a trial
+without its rows is trained again, from its checkpoint where that is whole. All else is kept.
 """
 
 import zipfile
@@ -13,16 +13,16 @@ from typing import Any
 from cfamc_ray.host.files import set_aside
 from cfamc_ray.store.cells import damaged_cells
 from cfamc_ray.store.content import DamagedFile, damage_of, json_object
-from cfamc_ray.store.images import NAME as IMAGES
 from cfamc_ray.store.images import noted_images
-from cfamc_ray.store.records import ENVIRONMENT, TrialFolder, damaged_records, trial_folders
+from cfamc_ray.store.layout import CHECKPOINT, ENCODER, ENVIRONMENT, EPOCHS, IMAGES, OUTCOME, STUDY, TEST, TRIAL
+from cfamc_ray.store.records import TrialFolder, damaged_records, trial_folders
 
 Points = Callable[[], Mapping[int, Mapping[str, Any]]]
-"""Points of trials by number, as something other than the trials' folders knows them."""
+"""Gives the points of trials by number, from another source than the trials' folders."""
 
 
 def damaged_files(study: Path) -> list[DamagedFile]:
-    """The files of a study's folder that are there and cannot be read; weights and checkpoints among them.
+    """The files of a study's folder that exist and cannot be read, weights and checkpoints included.
 
     Args:
         study: its folder, or that of a scaling study's cells.
@@ -30,7 +30,7 @@ def damaged_files(study: Path) -> list[DamagedFile]:
     derived = (damage_of(study / ENVIRONMENT, json_object), damage_of(study / IMAGES, noted_images))
     weights = chain.from_iterable(_damaged_weights(folder) for folder in trial_folders(study))
     every = [*damaged_records(study), *derived, *damaged_cells(study), *weights]
-    return [found for found in every if found and found.path.exists()]
+    return [file for file in every if file and file.path.exists()]
 
 
 def _damaged_weights(folder: TrialFolder) -> Iterator[DamagedFile | None]:
@@ -54,7 +54,7 @@ def damaged_encoder(path: Path) -> DamagedFile | None:
     """What is wrong with an encoder's file; None where it is whole or missing.
 
     A safetensors file is the length of its header (8 bytes), the header as JSON, and the tensors it lists. It has no
-    checksum: a weight that was changed is not found.
+    checksum: a changed weight is not detected.
     """
     if not path.is_file():
         return None
@@ -87,7 +87,7 @@ def set_damaged_aside(study: Path) -> list[str]:
         "--warm-start reads it again"
         for path, source in taken_over
     ]
-    return done + [_set_aside(found) for found in damaged_files(study)]
+    return done + [_set_aside(file) for file in damaged_files(study)]
 
 
 def repair(study: Path, points: Points) -> list[str]:
@@ -95,28 +95,28 @@ def repair(study: Path, points: Points) -> list[str]:
 
     Args:
         study: its folder.
-        points: is asked where a trial's own note of its point is lost.
+        points: is called where a trial.json is lost.
 
     Returns:
         what was done, a sentence for each damaged file.
     """
     done = set_damaged_aside(study)
-    lost = [found.path for found in damaged_records(study) if found.path.name == "trial.json"]
-    known = points() if lost else {}
+    lost = [file.path for file in damaged_records(study) if file.path.name == TRIAL]
+    points_by_number = points() if lost else {}
     for folder in trial_folders(study):
         if folder.trial_file not in lost:
             continue
-        if folder.number in known:
-            folder.open(known[folder.number])
+        if folder.number in points_by_number:
+            folder.open(points_by_number[folder.number])
             done.append(f"{folder.trial_file}: written again")
         else:
             kept = set_aside(folder.path)
-            done.append(f"{folder.path}: nothing tells its point any more; kept as {kept.name}")
+            done.append(f"{folder.path}: its point is lost; kept as {kept.name}")
     return done
 
 
 def renew_untested(study: Path) -> list[str]:
-    """Have trials trained again whose encoders are to be tested and are damaged or missing.
+    """Set trials back whose encoders are untested and damaged or missing, so that they are trained again.
 
     Args:
         study: a confirming study's folder; only its driver may do so.
@@ -137,16 +137,16 @@ def renew_untested(study: Path) -> list[str]:
     return done
 
 
-def _set_aside(found: DamagedFile) -> str:
-    kept = set_aside(found.path)
-    return f"{found.path}: damaged ({found.why}); kept as {kept.name}{_CONSEQUENCES.get(found.path.name, '')}"
+def _set_aside(file: DamagedFile) -> str:
+    kept = set_aside(file.path)
+    return f"{file.path}: damaged ({file.why}); kept as {kept.name}{_CONSEQUENCES.get(file.path.name, '')}"
 
 
 _CONSEQUENCES = {
-    "epochs.jsonl": ", and the trial is trained again",
-    "outcome.json": ", and the trial goes on",
-    "checkpoint.pt": ", and the trial begins anew",
-    "encoder.safetensors": "; python -m cfamc_ray.train --trial trains the trial anew",
-    "test.json": ", and the encoder is tested again",
-    "study.yaml": ", and written again",
+    EPOCHS: ", and the trial is trained again",
+    OUTCOME: ", and the trial goes on",
+    CHECKPOINT: ", and the trial begins anew",
+    ENCODER: "; python -m cfamc_ray.train --trial trains the trial anew",
+    TEST: ", and the encoder is tested again",
+    STUDY: ", and written again",
 }

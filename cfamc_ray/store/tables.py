@@ -1,15 +1,59 @@
 """Tables of a study, as CSV, Markdown and LaTeX."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from tabulate import tabulate
 
-from cfamc_ray.formatting import format_setting, format_value, short_names
-from cfamc_ray.store.records import csv_text
+from cfamc_ray.formatting import MISSING, format_quantity, format_setting, short_names
+from cfamc_ray.metrics import Unit, find_metric
+from cfamc_ray.store.csv_files import csv_text
 
 LONG = 24
 """Letters of a cell that may be broken into lines."""
+Statistic = Literal["mean", "low", "high", "searched", "optimism", "again_mean", "again_low", "again_high"]
+"""What a table says of a metric: mean and 95 % interval over fresh seeds, the value that the search saw, by how much
+that was better than the mean (winner's curse), and the search's own measurement repeated with fresh seeds."""
+
+
+class Column(NamedTuple):
+    """A column of a table and how its cells are written."""
+
+    name: str
+    """Key of the rows, and heading of CSV files."""
+    label: str = ""
+    """Heading for people; empty: the name."""
+    unit: Unit | None = None
+    """Unit of its numbers; None: whole numbers with all digits, others with three."""
+    setting: bool = False
+    """Whether the name is the dotted key of a trial, and the cells are its values."""
+
+    def show(self, value: object) -> str:
+        """A cell as a person reads it; a dash where it is missing."""
+        if value is None or value == "":
+            return MISSING
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        if isinstance(value, str):
+            return value
+        if self.setting:
+            return format_setting(self.name, value)
+        if self.unit is None and isinstance(value, int):
+            return str(value)
+        return format_quantity(self.unit or "number", float(value))  # type: ignore[arg-type]
+
+
+def metric_column(metric: str, statistic: Statistic | None = None) -> Column:
+    """The column of a metric, or of a statistic of it: ``clean_accuracy_mean``."""
+    known = find_metric(metric)
+    if statistic is None:
+        return Column(metric, known.label, known.unit)
+    return Column(f"{metric}_{statistic}", f"{known.label} {statistic}", known.unit)
+
+
+def setting_column(key: str) -> Column:
+    """The column of a searched key."""
+    return Column(key, setting=True)
 
 
 class Table(NamedTuple):
@@ -18,24 +62,33 @@ class Table(NamedTuple):
     name: str
     """Of its files, without an ending."""
     title: str
-    columns: Sequence[str]
+    columns: Sequence[Column]
     rows: Sequence[Mapping[str, Any]]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the columns."""
+        return [column.name for column in self.columns]
+
+    def without(self, *names: str) -> "Table":
+        """The same table without some of its columns."""
+        return self._replace(columns=[column for column in self.columns if column.name not in names])
 
     def csv(self) -> str:
         """With every digit."""
-        return csv_text([{key: row.get(key) for key in self.columns} for row in self.rows], columns=self.columns)
+        return csv_text([{name: row.get(name) for name in self.names} for row in self.rows], columns=self.names)
 
     def shown(self) -> list[list[str]]:
         """The cells as a person reads them."""
-        return [[show_cell(column, row.get(column)) for column in self.columns] for row in self.rows]
+        return [[column.show(row.get(column.name)) for column in self.columns] for row in self.rows]
 
     def headings(self) -> list[str]:
         """The columns as a person reads them."""
-        return short_names(self.columns)
+        return short_names([column.label or column.name for column in self.columns])
 
     def kinds(self) -> list[str]:
         """Of each column: number, text, or long text."""
-        words = [[row[name] for row in self.rows if isinstance(row.get(name), str)] for name in self.columns]
+        words = [[row[name] for row in self.rows if isinstance(row.get(name), str)] for name in self.names]
         return ["number" if not some else "long text" if max(map(len, some)) > LONG else "text" for some in words]
 
     def markdown(self) -> str:
@@ -45,20 +98,3 @@ class Table(NamedTuple):
     def latex(self) -> str:
         """For a paper, with booktabs."""
         return tabulate(self.shown(), self.headings(), tablefmt="latex_booktabs", disable_numparse=True) + "\n"
-
-
-def show_cell(column: str, value: object) -> str:
-    """A cell as a person reads it; a dash where it is missing."""
-    if value is None or value == "":
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, str):
-        return value
-    metric = column.removesuffix("_mean").removesuffix("_low").removesuffix("_high")
-    metric = metric.removesuffix("_searched").removesuffix("_optimism").removesuffix("_again")
-    if metric.endswith(("accuracy", "probability", "pgd20", "autoattack", "share", "efficiency")):
-        return format_value("accuracy", float(value))  # type: ignore[arg-type]
-    if "." in column:
-        return format_setting(column, value)
-    return str(value) if isinstance(value, int) and abs(value) < 1000 else format_value(column, float(value))  # type: ignore[arg-type]

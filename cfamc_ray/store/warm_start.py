@@ -1,4 +1,4 @@
-"""Trials of an earlier study taken over into another one on the same space."""
+"""Warm start: trials of an earlier study are copied into another one on the same space."""
 
 import shutil
 from pathlib import Path
@@ -16,11 +16,11 @@ SAME = ("objectives", "variant", "base", "trial")
 def warm_start_from(config: StudyConfig, folder: Path, source: Path) -> int:
     """Copy the finished and the early stopped trials of a study whose points lie in this one's space.
 
-    They are told to the sampler and stand in the tables, but the budget does not pay for them. Those that were taken
-    over before are left out.
+    The sampler learns from them and they stand in the tables, but the budget does not pay for them. Trials that were
+    copied before are left out.
 
     Args:
-        config: of the study that takes over.
+        config: of the study that is warm-started.
         folder: of that study.
         source: folder of the earlier study.
 
@@ -39,11 +39,12 @@ def warm_start_from(config: StudyConfig, folder: Path, source: Path) -> int:
     if different:
         raise InputError(f"--warm-start {source}: is a study of something else (different: {', '.join(different)})")
     present = read_trials(folder)
-    known, number = {record.source for record in present}, max((record.number for record in present), default=-1) + 1
+    copied_before = {record.source for record in present}
+    number = max((record.number for record in present), default=-1) + 1
     copied = 0
     for record in read_trials(source):
         name = f"{theirs.name}/{record.trial_id}"
-        if record.status not in ("finished", "stopped") or name in known or not config.contains(record.point):
+        if record.status not in ("finished", "stopped") or name in copied_before or not config.contains(record.point):
             continue
         target, origin = TrialFolder(folder, number + copied), TrialFolder(source, record.number)
         target.open(record.point, source=name)

@@ -1,4 +1,4 @@
-"""TensorBoard's events: of a trial, in its folder while it trains; of a study, in its folder as trials end.
+"""TensorBoard events of a trial, in its folder while it trains, and of a study, in its folder as trials end.
 
 Shapes: V views, b images that are shown, C/H/W channels/height/width.
 """
@@ -15,46 +15,32 @@ from torch.nn import functional
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-SCALARS = {
-    "accuracy/clean": "clean_accuracy",
-    "accuracy/robust": "robust_accuracy",
-    "accuracy/probe": "probe_accuracy",
-    "loss/total": "loss",
-    "optimizer/learning rate": "learning_rate",
-    "optimizer/clipped share": "clipped_share",
-    "perturbation/mean size": "delta_mean",
-    "perturbation/share at the border": "delta_border_share",
-    "cost/crop passes": "crop_passes",
-    "cost/FLOPs": "flops",
-    "cost/crop passes per second": "crop_passes_per_second",
-    "cost/peak memory in bytes": "peak_memory_bytes",
-}
-"""Name on the page and metric; the step is the epoch."""
-COMPARED = ("clean_accuracy", "robust_accuracy", "crop_passes", "flops", "peak_memory_bytes")
-"""Metrics of the HParams page: whatever a study may have as an objective."""
+from cfamc_ray.metrics import METRICS
+
 VIEWS = 8
-"""At most so many views of an image are shown."""
+"""Views of an image that are shown, at most."""
 
 
 class TrialEvents:
-    """Scalars and crops per epoch, and the point for the HParams page, which shows the latest values beside it.
+    """Scalars and crops of each epoch, and the point for the HParams page, which shows the latest objectives beside it.
 
     Args:
         folder: of the trial.
         point: the searched keys and their values.
-        first_epoch: the next that will be written; what an interrupted run wrote from there on is hidden.
-        loss_terms: columns of the rows that are terms of the loss.
+        first_epoch: the next that will be written; events that an interrupted run wrote from it on are hidden.
+        loss_terms: columns of the rows that are terms of the loss; shown as ``loss/TERM`` unless they are metrics.
     """
 
     def __init__(
         self, folder: Path, point: Mapping[str, Any], *, first_epoch: int, loss_terms: Sequence[str] = ()
     ) -> None:
-        self.scalars = SCALARS | {f"loss/{name.replace('_', ' ')}": name for name in loss_terms}
+        terms = {f"loss/{name.replace('_', ' ')}": name for name in loss_terms if name not in METRICS}
+        self.scalars = {metric.scalar: metric.name for metric in METRICS.values() if metric.scalar} | terms
         self.point = {
             key: value if isinstance(value, bool | int | float) else str(value) for key, value in point.items()
         }
         self.writer = SummaryWriter(str(folder), purge_step=first_epoch)
-        compared = {name: 0.0 for name, metric in SCALARS.items() if metric in COMPARED}
+        compared = {metric.scalar: 0.0 for metric in METRICS.values() if metric.scalar and metric.objective}
         self._described, self._begun, self._ended = hparams(self.point, compared)
         if first_epoch == 1:
             self._add(self._described, self._begun)
@@ -62,7 +48,7 @@ class TrialEvents:
     def write(
         self, row: Mapping[str, Any], crops: tuple[Tensor, Tensor] | None = None, *, epsilon: float = 1.0
     ) -> None:
-        """Add an epoch; what is missing is left out.
+        """Add an epoch; missing metrics are left out.
 
         Args:
             row: the epoch's metrics.
@@ -70,8 +56,9 @@ class TrialEvents:
             epsilon: radius of the perturbations, which are shown so large that it spans black to white.
         """
         for name, metric in self.scalars.items():
-            if _is_finite(row[metric]):
-                self.writer.add_scalar(name, row[metric], row["epoch"])
+            value = row.get(metric)
+            if value is not None and math.isfinite(value):
+                self.writer.add_scalar(name, value, row["epoch"])
         if crops is not None:
             for name, grid_CHW in crop_grids(*crops, epsilon=epsilon).items():
                 self.writer.add_image(name, grid_CHW, row["epoch"])
@@ -80,7 +67,7 @@ class TrialEvents:
         self.writer.flush()
 
     def close(self) -> None:
-        """Write what is left."""
+        """Flush and close the file."""
         self.writer.close()
 
     def _add(self, *summaries: Any) -> None:
@@ -90,7 +77,7 @@ class TrialEvents:
 
 
 def crop_grids(crops_VbCHW: Tensor, delta_VbCHW: Tensor, *, epsilon: float) -> dict[str, Tensor]:
-    """Pictures of crops, of the perturbed ones, and of the perturbation alone, one row for each image."""
+    """Pictures of the crops, the perturbed crops, and the perturbation alone; a row for each image."""
 
     def grid(images_VbCHW: Tensor) -> Tensor:
         framed_VbCHW = functional.pad(images_VbCHW[:VIEWS].clamp(0, 1), (1, 0, 1, 0))
@@ -111,22 +98,18 @@ class StudyEvents:
 
     Args:
         folder: of the study.
-        first_step: finished trials when this run of the study began; what an earlier one wrote from there on is hidden.
+        first_step: finished trials when this run of the study began; later events of an earlier run are hidden.
     """
 
     def __init__(self, folder: Path, *, first_step: int) -> None:
         self.writer = SummaryWriter(str(folder), purge_step=first_step)
 
     def write(self, finished: int, hypervolume: float, front: Figure) -> None:
-        """Add what is known once so many trials have finished."""
+        """Add the hypervolume and the front after a number of finished trials."""
         self.writer.add_scalar("study/hypervolume", hypervolume, finished)
         self.writer.add_figure("study/front", front, finished)
         self.writer.flush()
 
     def close(self) -> None:
-        """Write what is left."""
+        """Flush and close the file."""
         self.writer.close()
-
-
-def _is_finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)

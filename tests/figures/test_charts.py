@@ -22,7 +22,7 @@ ALL = Chart(
     [
         Panel(
             Axis("views", log=True),
-            Axis("accuracy", "share"),
+            Axis("accuracy", "fraction"),
             [
                 Points("trials", [2, 4, 8], [0.1, 0.2, 0.3], colour=[10, 100, 1000], labels=["a", "b", "c"]),
                 Line("trend", [2, 8], [0.1, 0.3]),

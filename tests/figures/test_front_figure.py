@@ -138,7 +138,7 @@ def test_a_minimised_objective_says_so_and_the_front_leans_towards_less() -> Non
     objectives = {"flops": "minimize", "clean_accuracy": "maximize"}
     figure = draw([(1e12, 0.9), (1e10, 0.5), (1e11, 0.4)], objectives)
     assert points(figure, "on the front") == [(1e10, 0.5), (1e12, 0.9)]
-    assert axes_of(figure).get_xlabel() == "flops (minimize)"
+    assert axes_of(figure).get_xlabel() == "FLOPs (minimize)"
     (line,) = axes_of(figure).lines
     assert np.asarray(line.get_xdata()).tolist() == [1e10, 1e12]
 

@@ -13,7 +13,7 @@ from cfamc_ray.config.scaling import ScalingConfig
 from cfamc_ray.scaling.allocation import allocation_curves, best_allocations, doubling, doublings
 from cfamc_ray.scaling.laws import Fit, Law, fit, fit_law, forms, held_out
 from cfamc_ray.scaling.study import conclusions, fit_learning
-from cfamc_ray.scaling.trial_table import VIEWS, TrialTable, factors, learning_columns, learning_table, trial_table
+from cfamc_ray.scaling.trial_table import VIEWS, TrialTable, factors, learning_table, trial_table
 from cfamc_ray.store.records import TrialRecord
 
 CONFIG = ScalingConfig.model_validate(
@@ -107,7 +107,7 @@ def test_a_pair_of_factors_is_recovered_and_predicts_what_single_ones_miss() -> 
     assert judged is not None
     assert judged.best == "interactions"
     assert judged.mean("interactions") < 0.3 * judged.mean("additive")
-    assert next(one for one in fit_learning(CONFIG, found)).splits
+    assert next(one for one in fit_learning(CONFIG, found)).allocations
 
 
 def test_pairs_are_of_factors_that_share_a_budget() -> None:
@@ -128,12 +128,12 @@ def test_more_of_a_factor_may_make_worse() -> None:
 
 
 def test_a_law_needs_as_many_trials_as_it_has_free_numbers() -> None:
-    with pytest.raises(ValueError, match="3 free numbers"):
+    with pytest.raises(ValueError, match="3 free parameters"):
         fit_law([("crop_passes",), ("encoder.width",)], np.array([[1.0, 8.0], [2.0, 16.0]]), np.array([0.5, 0.4]))
 
 
 def test_one_size_says_nothing_of_others() -> None:
-    with pytest.raises(ValueError, match="crop_passes has one size alone"):
+    with pytest.raises(ValueError, match="crop_passes has a single size"):
         fit_law([("crop_passes",)], np.full((5, 1), 1000.0), np.linspace(0.4, 0.5, 5))
 
 
@@ -205,8 +205,8 @@ def test_a_law_that_misses_more_than_no_change_is_called_so() -> None:
         else record
         for record in trained(0.002)
     ]
-    assert "to be trusted" not in said(trained(0.002))
-    assert "no law is to be trusted beyond what was measured" in said(stalled)
+    assert "do not trust any law" not in said(trained(0.002))
+    assert "do not trust any law beyond the measured budgets" in said(stalled)
 
 
 @pytest.mark.parametrize("budgets", [0, 1, 2])
@@ -244,7 +244,7 @@ def test_what_a_doubling_changes_with_each_other_setting_that_is_split() -> None
     assert once.per_doubling < every.per_doubling < thrice.per_doubling
     assert every.blocks == once.blocks + thrice.blocks
     said = " ".join(conclusions(fit_learning(CONFIG, found)))
-    assert "With replays 1 alone it is -3.0 points (95 % interval -3.0 to -3.0" in said
+    assert "For replays 1 alone: by -3.0 points (95 % interval -3.0 to -3.0" in said
     alone = CONFIG.model_copy(
         update={"learning": CONFIG.learning.model_copy(update={"split": {"crops.views": (2, 4)}})}
     )
@@ -317,20 +317,20 @@ def test_a_study_that_does_not_split_the_crops_says_nothing_of_them() -> None:
     assert doublings(config, found, "clean_accuracy") == []
     said = conclusions(fit_learning(config, found))
     assert not any("twice the crops" in sentence for sentence in said)
-    assert any("predicted best is replays" in sentence for sentence in said)
+    assert any("best allocation to be replays" in sentence for sentence in said)
 
 
 def test_a_law_predicts_nothing_of_what_has_no_number() -> None:
     config, found = drawn({"encoder.norm": ["batch", "group"], "crops.views": [2, 4]}, 0.0)
     for one in fit_learning(config, found):
-        for split in one.splits:
+        for split in one.allocations:
             assert set(split.predicted) == {"crops.views", "pretraining.epochs"}
             assert set(split.measured) == {"encoder.norm", "crops.views", "pretraining.epochs"}
 
 
 def test_where_there_is_one_choice_none_is_recommended() -> None:
     config, found = drawn({"encoder.norm": ["batch", "group"], "crops.views": [4]}, 0.0)
-    assert [one.splits for one in fit_learning(config, found)] == [[], []]
+    assert [one.allocations for one in fit_learning(config, found)] == [[], []]
 
 
 @pytest.mark.parametrize("robust", [0.0, 0.2, 0.7])
@@ -344,8 +344,8 @@ def test_what_never_changes_is_not_decided(robust: float) -> None:
 def test_the_table_has_every_trial_and_nothing_for_what_is_missing() -> None:
     records = [*trained()[:2], TrialRecord(2, CONFIG.learning_points[2], (), "failed", "diverged")]
     table = learning_table(CONFIG, records)
-    assert [list(row) for row in table] == [learning_columns(CONFIG)] * 3
-    assert [row["status"] for row in table] == ["finished", "finished", "failed"]
-    assert [row["budget"] for row in table] == [2400] * 3
-    assert table[2]["clean_accuracy"] is None
+    assert [list(row) for row in table.rows] == [table.names] * 3
+    assert [row["status"] for row in table.rows] == ["finished", "finished", "failed"]
+    assert [row["budget"] for row in table.rows] == [2400] * 3
+    assert table.rows[2]["clean_accuracy"] is None
     assert trial_table(CONFIG, records).points == [record.point for record in records[:2]]

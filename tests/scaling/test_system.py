@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -37,11 +38,14 @@ from cfamc_ray.store.cells import (
     cell_line,
     read_cells,
     strong_efficiency,
-    system_columns,
     system_table,
 )
 
 CONFIG = scaling()
+
+
+def seconds_of(one: Measured, work: str) -> float:
+    return float(median(getattr(one.values.seconds, work)))
 
 
 def test_the_constants_of_a_machine_are_found_again() -> None:
@@ -56,12 +60,14 @@ def test_the_constants_of_a_machine_are_found_again() -> None:
         assert list(errors.values()) == pytest.approx([0, 0], abs=1e-4)
     for one in measured(CONFIG):
         if one.cell.workers == 1:
-            expected = (one.update_seconds, one.found["peak_memory_bytes"])
+            expected = (one.update_seconds, one.values.peak_memory_bytes)
             assert predicted(costs, one) == pytest.approx(expected, rel=1e-4)
 
 
 def test_arithmetic_is_not_blamed_for_more_than_a_large_product_would_take() -> None:
-    slow = [Measured(one.cell, {**one.found, "product_flops_per_second": 4e12}) for one in measured(CONFIG)]
+    slow = [
+        Measured(one.cell, one.values.model_copy(update={"product_flops_per_second": 4e12})) for one in measured(CONFIG)
+    ]
     (costs,) = fit_system(slow).costs
     assert costs.seconds_per["flop"] == pytest.approx(0.25e-12)
     assert costs.seconds_per["activation"] > ACTIVATION
@@ -78,7 +84,9 @@ def test_too_few_cells_make_no_model_and_other_hardware_another() -> None:
     alone = [one for one in measured(CONFIG) if one.cell.workers == 1]
     assert fit_system(alone[:5]).costs == []
     assert "Too few cells" in system_conclusions(fit_system([]))[0]
-    other = [Measured(one.cell, {**one.found, "device": "H100", "precision": "float32"}) for one in alone]
+    other = [
+        Measured(one.cell, one.values.model_copy(update={"device": "H100", "precision": "float32"})) for one in alone
+    ]
     assert [(costs.device, costs.precision) for costs in fit_system([*alone, *other]).costs] == [
         ("CPU, 1 thread", "bfloat16"),
         ("H100", "float32"),
@@ -90,12 +98,13 @@ def test_the_table_has_a_row_for_every_cell(tmp_path: Path) -> None:
     for cell in cells[:-1]:
         folder.write(cell, found_of(cell))
     folder.write(cells[0], {"status": "failed", "reason": "out of memory"})
-    rows = system_table(CONFIG, folder)
+    table = system_table(CONFIG, folder)
+    rows = table.rows
     assert [row["status"] for row in rows] == ["failed", *["finished"] * (len(cells) - 2), "missing"]
     assert rows[0]["reason"] == "out of memory"
     assert [folder.measured(cell) for cell in (cells[0], cells[1], cells[-1])] == [False, True, False]
     assert len(read_cells(CONFIG, folder)) == len(cells) - 2
-    columns = system_columns(CONFIG)
+    columns = table.names
     assert all(set(row) <= set(columns) for row in rows)
     row, found = rows[1], found_of(cells[1])
     assert row["crop_passes_per_second"] == pytest.approx(found["crop_passes"] / found["seconds"]["steps"][0])
@@ -111,7 +120,7 @@ def test_a_disturbed_product_is_not_a_cells_peak(tmp_path: Path) -> None:
     folder.write(disturbed, {**found_of(disturbed), "product_flops_per_second": 1e9})
     for cell in others:
         folder.write(cell, found_of(cell))
-    for row, cell in zip(system_table(CONFIG, folder), CONFIG.cells, strict=True):
+    for row, cell in zip(system_table(CONFIG, folder).rows, CONFIG.cells, strict=True):
         assert row["peak_tflop_per_second"] == pytest.approx(cell.workers)
 
 
@@ -130,17 +139,17 @@ def test_several_workers_are_compared_with_one() -> None:
 @pytest.mark.parametrize("workers", [2, 5])
 def test_the_constants_of_a_connection_are_found_again(workers: int) -> None:
     known = Communication(LATENCY, PER_BYTE)
-    sums = [(size, known.sum_seconds(size, workers)) for size in (2**10, 2**18, 2**22)]
+    sums = [(size, known.all_reduce_seconds(size, workers)) for size in (2**10, 2**18, 2**22)]
     assert fit_communication(workers, sums) == pytest.approx(known)
 
 
 def test_a_sum_sends_twice_its_bytes_in_buckets_and_a_gathering_those_of_all_others() -> None:
     constants = Communication(1.0, 1e-6)
-    assert constants.sum_seconds(1e6, 1) == 0
-    assert constants.sum_seconds(1e6, 2) == pytest.approx(2 + 1)
-    assert constants.sum_seconds(1e6, 4) == pytest.approx(6 + 1.5)
-    assert constants.sum_seconds(60 * 2**20, 2) == pytest.approx(2 * 3 + 60 * 2**20 * 1e-6)
-    assert constants.gather_seconds(1e6, 4) == pytest.approx(3 + 3)
+    assert constants.all_reduce_seconds(1e6, 1) == 0
+    assert constants.all_reduce_seconds(1e6, 2) == pytest.approx(2 + 1)
+    assert constants.all_reduce_seconds(1e6, 4) == pytest.approx(6 + 1.5)
+    assert constants.all_reduce_seconds(60 * 2**20, 2) == pytest.approx(2 * 3 + 60 * 2**20 * 1e-6)
+    assert constants.all_gather_seconds(1e6, 4) == pytest.approx(3 + 3)
 
 
 def test_efficiency_falls_with_workers_from_what_one_takes_alone() -> None:
@@ -151,14 +160,14 @@ def test_efficiency_falls_with_workers_from_what_one_takes_alone() -> None:
         assert values == sorted(values, reverse=True)
     assert all(one.exposed <= one.expected for one in found)
 
-    trial, updates = pair.cell.trial, pair.found["updates"]
-    alone = pair.seconds("alone") / updates
+    trial, updates = pair.cell.trial, pair.values.updates
+    alone = seconds_of(pair, "alone") / updates
     embeddings = trial.crops.views * 25 * 8
     loss = (EmpSslConfig().flops(2, 200, 8) - EmpSslConfig().flops(2, 25, 8)) / 2e11
     gathered = 7 * (LATENCY + 4 * embeddings * PER_BYTE)
-    summed = 14 * (LATENCY + 4 * pair.found["parameters"] / 8 * PER_BYTE)
-    seen = COMMUNICATION_SHARE * pair.seconds("steps") / updates
-    felt = seen / Communication(LATENCY, PER_BYTE).sum_seconds(4 * pair.found["parameters"], 2)
+    summed = 14 * (LATENCY + 4 * pair.values.parameters / 8 * PER_BYTE)
+    seen = COMMUNICATION_SHARE * seconds_of(pair, "steps") / updates
+    felt = seen / Communication(LATENCY, PER_BYTE).all_reduce_seconds(4 * pair.values.parameters, 2)
     assert found[2].expected == pytest.approx(alone / (alone + loss + gathered + felt * summed))
     assert found[2].exposed == pytest.approx(alone / (alone + loss + gathered + max(felt, 1) * summed))
 
@@ -166,12 +175,13 @@ def test_efficiency_falls_with_workers_from_what_one_takes_alone() -> None:
 @pytest.mark.parametrize("share", [0.001, 0.1, 0.3])
 def test_the_sum_of_the_gradients_costs_as_much_as_was_measured(share: float) -> None:
     (pair,) = (one for one in measured(CONFIG) if one.cell.workers == 2)
-    steps = pair.found["seconds"]["steps"]
+    steps = pair.values.seconds.steps
 
     def seconds_predicted(shared: float) -> float:
-        seconds = {**pair.found["seconds"], "unsynchronised": [(1 - shared) * taken for taken in steps]}
-        one = Measured(pair.cell, {**pair.found, "seconds": seconds})
-        return one.seconds("alone") / predict_efficiency(one, [2])[0].expected
+        unsynchronised = [(1 - shared) * taken for taken in steps]
+        seconds = pair.values.seconds.model_copy(update={"unsynchronised": unsynchronised})
+        one = Measured(pair.cell, pair.values.model_copy(update={"seconds": seconds}))
+        return seconds_of(one, "alone") / predict_efficiency(one, [2])[0].expected
 
     assert seconds_predicted(share) - seconds_predicted(0.0) == pytest.approx(share * steps[0])
 
@@ -236,6 +246,6 @@ class TestReadCosts:
 
 def test_a_line_says_what_a_cell_took_or_why_it_failed() -> None:
     (pair,) = (one for one in measured(CONFIG) if one.cell.workers == 2)
-    assert cell_line(pair.cell, pair.found).startswith("2 workers, views 2, ")
-    assert "crop passes a second" in cell_line(pair.cell, pair.found)
+    assert cell_line(pair.cell, found_of(pair.cell)).startswith("2 workers, views 2, ")
+    assert "crop passes a second" in cell_line(pair.cell, found_of(pair.cell))
     assert cell_line(pair.cell, {"status": "failed", "reason": "it burned"}).endswith("failed: it burned")

@@ -6,9 +6,10 @@ import optuna
 from optuna.distributions import BaseDistribution, IntDistribution
 
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.search.storage import NAME, open_storage, repair_storage, stored_points
+from cfamc_ray.search.storage import open_storage, repair_storage, stored_points
+from cfamc_ray.store.layout import STORAGE
 
-NAMES = [
+STORAGES = [
     "a b",
     "a%20b",
     "a+b",
@@ -34,11 +35,11 @@ def add_trial(folder: Path, views: int) -> None:
 
 
 def test_each_folder_has_its_own(tmp_path: Path) -> None:
-    for views, name in enumerate(NAMES, start=2):
+    for views, name in enumerate(STORAGES, start=2):
         (tmp_path / name).mkdir()
         add_trial(tmp_path / name, views)
-    for views, name in enumerate(NAMES, start=2):
+    for views, name in enumerate(STORAGES, start=2):
         assert stored_points(CONFIG, tmp_path / name) == {0: {"crops.views": views}}
         assert repair_storage(CONFIG, tmp_path / name, []) == []
-        assert [path.name for path in (tmp_path / name).iterdir()] == [NAME]
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(NAMES)
+        assert [path.name for path in (tmp_path / name).iterdir()] == [STORAGE]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(STORAGES)

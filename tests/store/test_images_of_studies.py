@@ -9,7 +9,6 @@ from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import read_study
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.store.images import (
-    NAME,
     check_same,
     found_from,
     located,
@@ -18,6 +17,7 @@ from cfamc_ray.store.images import (
     portable,
     same_images,
 )
+from cfamc_ray.store.layout import IMAGES
 from cfamc_ray.store.records import read_config, write_config
 
 
@@ -165,7 +165,7 @@ class TestSame:
 
     @pytest.mark.parametrize("damaged", ["", "[]", '{"data"', "\0\0", '{"data": "1234"}'])
     def test_a_damaged_note_counts_as_none_and_is_made_anew(self, project: Path, damaged: str) -> None:
-        (project / NAME).write_text(damaged)
+        (project / IMAGES).write_text(damaged)
         check_same(project, {"data": "1"}, config=study("a.npz"))
         note(project, {"data": "1"}, config=study("a.npz"))
         with pytest.raises(InputError):
@@ -173,11 +173,11 @@ class TestSame:
 
     def test_the_note_follows_the_images_to_a_new_place_and_is_written_only_then(self, project: Path) -> None:
         note(project, {"data": "1"}, config=study("/a.npz"))
-        written = (project / NAME).stat()
+        written = (project / IMAGES).stat()
         note(project, {"data": "1"}, config=study("/a.npz"))
-        assert (project / NAME).stat().st_ino == written.st_ino, "a renamed file would have another one"
+        assert (project / IMAGES).stat().st_ino == written.st_ino, "a renamed file would have another one"
         note(project, {"data": "1"}, config=study("/b.npz"))
-        assert '"path": "/b.npz"' in (project / NAME).read_text()
+        assert '"path": "/b.npz"' in (project / IMAGES).read_text()
 
     def test_two_studies_are_about_the_same_images_as_far_as_both_say(self, tmp_path: Path) -> None:
         folders = [tmp_path / name for name in ("one", "other", "silent")]

@@ -43,7 +43,14 @@ def test_what_changes_is_copied_and_what_goes_is_removed(study: Path, uri: str, 
 
 
 def test_half_written_files_and_the_sampler_s_storage_are_left_out(study: Path, uri: str, tmp_path: Path) -> None:
-    for name in ("optuna.db", "optuna.db-journal", "driver.lock", "tuner.pkl", "epochs.jsonl.partial", "partial-x.png"):
+    for name in (
+        "optuna.db",
+        "optuna.db-journal",
+        "driver.lock",
+        "tuner.pkl",
+        "epochs.jsonl.partial",
+        "front.png.partial",
+    ):
         (study / name).write_text("x")
     Mirror(study, uri).send()
     assert not {path.name for path in (tmp_path / "store" / "made").glob("*")} - {"study.yaml", "trial_00000"}

@@ -11,18 +11,17 @@ from made_by_hand import record, row, study
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.host.files import write_text
+from cfamc_ray.metrics import costs
+from cfamc_ray.store.layout import trial_name
 from cfamc_ray.store.records import (
-    COSTS,
     Status,
     TrialFolder,
     TrialRecord,
-    csv_text,
     read_config,
     read_trials,
-    trial_name,
-    trials_table,
     write_config,
 )
+from cfamc_ray.store.trial_tables import trials_table
 
 POINT = {"crops.views": 4, "perturbation.epsilon": 8 / 255, "encoder.norm": "group", "perturbation.carry": True}
 
@@ -96,7 +95,7 @@ def test_what_is_not_finite_is_null_in_the_file_and_missing_when_read(tmp_path: 
     assert found is not None
     assert math.isnan(found.value("robust_accuracy"))
     assert found.value("clean_accuracy") == 0.5
-    (cells,) = trials_table(study(), [found])
+    (cells,) = trials_table(study(), [found]).rows
     assert cells["robust_accuracy"] is None
 
 
@@ -194,21 +193,21 @@ def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
 def test_the_table_has_a_column_for_everything_that_is_promised() -> None:
     config = study(objectives={"robust_accuracy": "maximize", "flops": "minimize"})
     table = trials_table(config, [record(0), TrialRecord(1, {}, [], "failed", "out of memory, twice")])
-    costs = [cost for cost in COSTS if cost != "flops"]
-    columns = ["trial_id", "status", "reason", "epochs", "robust_accuracy", "flops", *costs, *config.space]
-    assert [list(cells) for cells in table] == [columns, columns]
-    assert list(table[1].values())[:4] == ["trial_00001", "failed", "out of memory, twice", 0]
-    assert set(list(table[1].values())[4:]) == {None}
+    others = [cost for cost in costs() if cost != "flops"]
+    columns = ["trial_id", "status", "reason", "epochs", "robust_accuracy", "flops", *others, *config.space]
+    assert [list(cells) for cells in table.rows] == [columns, columns]
+    assert list(table.rows[1].values())[:4] == ["trial_00001", "failed", "out of memory, twice", 0]
+    assert set(list(table.rows[1].values())[4:]) == {None}
 
 
 def test_a_table_survives_as_csv_with_empty_cells_for_what_is_missing() -> None:
     table = trials_table(study(), [record(0), TrialRecord(1, {}, [], "failed", 'said "no", twice')])
-    read = list(csv.DictReader(io.StringIO(csv_text(table))))
-    assert [list(cells) for cells in read] == [list(cells) for cells in table]
+    read = list(csv.DictReader(io.StringIO(table.csv())))
+    assert [list(cells) for cells in read] == [list(cells) for cells in table.rows]
     assert [cells["reason"] for cells in read] == ["", 'said "no", twice']
     assert read[1]["clean_accuracy"] == read[1]["crops.views"] == ""
     assert float(read[0]["perturbation.epsilon"]) == 8 / 255
-    assert "\r" not in csv_text(table)
+    assert "\r" not in table.csv()
 
 
 def test_a_trial_that_ended_before_the_word_to_stop_came_is_finished(tmp_path: Path) -> None:

@@ -23,17 +23,14 @@ from cfamc_ray.store.images import check_same, note
 from cfamc_ray.store.records import (
     TrialFolder,
     TrialRecord,
-    csv_text,
     damaged_records,
     read_config,
     read_environment,
     read_trials,
-    table_columns,
-    tabled_points,
-    trials_table,
     write_config,
 )
 from cfamc_ray.store.repair import damaged_files, renew_untested, repair, set_damaged_aside
+from cfamc_ray.store.trial_tables import tabled_points, trials_table
 
 CONFIG = study()
 FILES = ["trial.json", "epochs.jsonl", "outcome.json", "test.json", "checkpoint.pt", "encoder.safetensors"]
@@ -164,7 +161,7 @@ def analyse(folder: Path) -> None:
     find_growth(config, records)
     find_spending(records)
     advise(config, records, budget=1e6)
-    csv_text(trials_table(config, records), columns=table_columns(config))
+    trials_table(config, records).csv()
     TrialFolder(folder, 0).read_test()
 
 
@@ -259,7 +256,7 @@ class TestRepair:
         before = files(folder / "trial_00001")
         DAMAGES["zeros"](folder / "trial_00001" / "trial.json")
         *_, done = repair(folder, nothing)
-        assert "nothing tells its point any more; kept as trial_00001.damaged" in done
+        assert "its point is lost; kept as trial_00001.damaged" in done
         kept = files(folder / "trial_00001.damaged")
         assert {name: kept[name] for name in before if name != "trial.json"} == {
             name: content for name, content in before.items() if name != "trial.json"
@@ -395,7 +392,7 @@ class TestTabledPoints:
     def config(self, tmp_path: Path) -> StudyConfig:
         config = study(space=self.SPACE)
         records = [TrialRecord(number, point) for number, point in enumerate(self.POINTS)]
-        (tmp_path / "trials.csv").write_text(csv_text(trials_table(config, records)))
+        (tmp_path / "trials.csv").write_text(trials_table(config, records).csv())
         return config
 
     def test_they_are_read_as_they_were(self, config: StudyConfig, tmp_path: Path) -> None:

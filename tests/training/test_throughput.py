@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
 from cfamc_ray.config.scaling import Cell, ScalingConfig
-from cfamc_ray.store.cells import Measured
+from cfamc_ray.store.cells import Measured, Measurements
 from cfamc_ray.training.place import Place
 from cfamc_ray.training.throughput import in_turns, measure_cell, product_flops, random_splits, seconds_of
 
@@ -33,7 +33,7 @@ def check(found: dict[str, Any], cell: Cell) -> None:
     assert found["peak_memory_bytes"] > 1e7
     assert found["product_flops_per_second"] > 1e8
     assert (found["precision"], found["number_bytes"], found["device"]) == ("float32", 4, "CPU, 1 thread")
-    measured = Measured(cell, found)
+    measured = Measured(cell, Measurements.model_validate(found))
     assert set(measured.phase_shares) == {
         *("crops", "forward", "loss", "backward", "optimizer", "perturbation", "other"),
     }
@@ -66,7 +66,7 @@ def test_a_cell_of_two_workers(tmp_path: Path) -> None:
     assert set(found["seconds"]) == {"steps", "unsynchronised", "alone"}
     assert [size for size, _ in found["sums"]] == [2**10, 2**18, 2**22, 2**25]
     assert all(seconds > 0 for _, seconds in found["sums"])
-    measured = Measured(cell, found)
+    measured = Measured(cell, Measurements.model_validate(found))
     assert measured.weak_efficiency is not None
     assert measured.communication_share is not None
     assert measured.communication_share < 1

@@ -1,0 +1,217 @@
+"""What the report of a study says and shows: the answer, recommendations, and a section for each topic."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cfamc_ray.config.reading import read_resolved
+from cfamc_ray.config.scaling import ScalingConfig
+from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.figures.chart import Chart
+from cfamc_ray.figures.charts import (
+    curves_chart,
+    front_chart,
+    growth_chart,
+    importance_chart,
+    published_chart,
+    slices_chart,
+    spending_chart,
+)
+from cfamc_ray.figures.scaling import scaling_charts
+from cfamc_ray.front.confirmation import confirmation_columns
+from cfamc_ray.front.effects import Effect, effects_table, find_effects
+from cfamc_ray.front.finalists import LAST_MEASURED
+from cfamc_ray.front.front import Front, find_front
+from cfamc_ray.front.growth import Spent, find_growth, find_spending
+from cfamc_ray.front.published import published_results
+from cfamc_ray.front.recommendations import Advice, advise, cost_ladder, headline
+from cfamc_ray.metrics import find_metric
+from cfamc_ray.report.answer import Confirmed, answer
+from cfamc_ray.scaling.study import ScalingRun, conclusions, read_run
+from cfamc_ray.scaling.system import system_conclusions
+from cfamc_ray.store.cells import system_table
+from cfamc_ray.store.csv_files import read_csv
+from cfamc_ray.store.layout import ATTAINMENT, CONFIRM_TABLE, SCALING
+from cfamc_ray.store.records import TrialRecord, read_config, read_environment, read_trials
+from cfamc_ray.store.tables import Column, Table, metric_column, setting_column
+from cfamc_ray.store.trial_tables import trials_table, with_cost
+
+SYSTEM_COLUMNS = (
+    *("crop_passes_per_second", "seconds_per_update", "peak_memory_bytes", "mfu"),
+    *("communication_share", "weak_efficiency", "strong_efficiency"),
+)
+"""Columns of the training steps that the page shows; system.csv has all."""
+
+
+class Section(NamedTuple):
+    """A part of the report: a heading, a remark, sentences, figures and tables, in this order."""
+
+    anchor: str
+    title: str
+    remark: str = ""
+    charts: Sequence[Chart] = ()
+    tables: Sequence[Table] = ()
+    sentences: Sequence[str] = ()
+
+
+class Report(NamedTuple):
+    """Everything that the page shows."""
+
+    config: StudyConfig
+    status: str
+    sentences: Sequence[str]
+    recommended: Table
+    commands: Sequence[tuple[str, str]]
+    """The role of each recommended configuration, and the command that trains it."""
+    sections: Sequence[Section]
+    environment: dict[str, Any]
+
+    @property
+    def charts(self) -> list[Chart]:
+        """All figures."""
+        return [chart for section in self.sections for chart in section.charts]
+
+    @property
+    def tables(self) -> list[Table]:
+        """All tables."""
+        return [self.recommended, *(table for section in self.sections for table in section.tables)]
+
+
+def make_report(folder: Path, *, budget: float | None = None, scaling: ScalingRun | None = None) -> Report:
+    """Compute what the report shows; arguments as for `write_report`.
+
+    Raises:
+        InputError: where the folder holds no study.
+    """
+    config, records = read_config(folder), read_trials(folder)
+    front, growth, effects = find_front(config, records), find_growth(config, records), find_effects(config, records)
+    advice = advise(config, records, budget=budget)
+    confirm = _confirm_table(config, folder)
+    confirmed = [Confirmed(int(row["seeds"]), row["front_probability"] or 0.0) for row in confirm.rows]
+    run = scaling or _scaling_run(folder.parent)
+    everything = trials_table(config, records).without("reason")
+    return Report(
+        config=config,
+        status=counts(config, records),
+        sentences=answer(config, records, advice=advice, effects=effects, growth=growth, confirmed=confirmed),
+        recommended=_recommended(config, advice),
+        commands=[(f"{one.role} (trial {one.record.number})", _command(folder, one)) for one in advice],
+        sections=[
+            _front_section(config, folder, front, confirm),
+            _cost_section(config, records),
+            Section("growth", "How the front grew", charts=[growth_chart(growth)]),
+            _effects_section(config, effects),
+            Section("curves", "Learning curves", charts=[curves_chart(records, front.members)]),
+            _spending_section(find_spending(records)),
+            _early_section(config, records),
+            *([_scaling_section(run)] if run else []),
+            Section("trials", everything.title, tables=[everything]),
+        ],
+        environment=dict(read_environment(folder)),
+    )
+
+
+def _front_section(config: StudyConfig, folder: Path, front: Front, confirm: Table) -> Section:
+    attained = read_csv(folder / ATTAINMENT, ["attained_by", *config.objectives])
+    published = published_results(config)
+    comparable = published and front.members and published[0].values.keys() <= front.objectives.keys()
+    members = trials_table(config, front.members).without("status", "reason", "epochs")
+    return Section(
+        "front",
+        "The front",
+        "Finished trials on validation images; those on the front carry their number. "
+        + ("In orange what the confirming seeds attain on test images. " if attained else ""),
+        [
+            front_chart(front, title=config.question or config.name, attained=attained),
+            *([published_chart(front, published)] if comparable else []),
+        ],
+        [members._replace(name="front", title="On the front"), *([confirm] if confirm.rows else [])],
+    )
+
+
+def _confirm_table(config: StudyConfig, folder: Path) -> Table:
+    """confirm.csv; without rows where there is none."""
+    rows = read_csv(folder / CONFIRM_TABLE, ["seeds"], or_empty=["front_probability"])
+    typed = [*confirmation_columns(config.objectives, LAST_MEASURED), *map(setting_column, config.space)]
+    columns = {column.name: column for column in typed}
+    names = list(rows[0]) if rows else []
+    return Table("confirm", "With fresh seeds, on test images", [columns.get(n, Column(n)) for n in names], rows)
+
+
+def _cost_section(config: StudyConfig, records: Sequence[TrialRecord]) -> Section:
+    names = [*with_cost(config.objectives), "train_seconds"]
+    columns = [Column("trial"), *map(metric_column, names), *map(setting_column, config.space)]
+    ladder = Table("ladder", "The best at each cost", columns, _numbered(config, cost_ladder(config, records)))
+    best = find_metric(headline(config)).label
+    return Section("cost", "What more cost buys", f"Each row is the best {best} up to its cost.", tables=[ladder])
+
+
+def _effects_section(config: StudyConfig, effects: Sequence[Effect]) -> Section:
+    return Section(
+        "effects",
+        "Effects of the keys",
+        "Trends are least squares over all searched keys at once, on each key's own scale; a trend is significant if "
+        "its 95 % interval excludes zero. Importance (PED-ANOVA) compares the better trials with all trials, so it "
+        "depends on where the search has looked.",
+        [importance_chart(effects), slices_chart(effects, config.objectives)],
+        [effects_table(effects)],
+    )
+
+
+def _spending_section(spending: Sequence[Spent]) -> Section:
+    metrics = ("train_seconds", "eval_seconds", "overhead_seconds", "crop_passes", "flops")
+    columns = [Column("status"), Column("trials"), *map(metric_column, metrics)]
+    table = Table("spending", "By the status of the trials", columns, [spent._asdict() for spent in spending])
+    return Section("spending", "Where the compute went", charts=[spending_chart(spending)], tables=[table])
+
+
+def _early_section(config: StudyConfig, records: Sequence[TrialRecord]) -> Section:
+    early = trials_table(config, [r for r in records if r.status in ("stopped", "failed", "infeasible")])
+    table = early._replace(name="ended_early", title="With their reasons")
+    title = "Stopped, failed and refused trials"
+    return Section("early", title, tables=[table]) if early.rows else Section("early", title, "None.")
+
+
+def _scaling_run(folder: Path) -> ScalingRun | None:
+    return read_run(read_resolved(ScalingConfig, folder / SCALING), folder) if (folder / SCALING).is_file() else None
+
+
+def _scaling_section(run: ScalingRun) -> Section:
+    """What the scaling study shows whose learning part this study is."""
+    table = system_table(run.config, run.cells)
+    shown = {"status", *(run.config.cells[0].values if run.measured else ()), *SYSTEM_COLUMNS}
+    return Section(
+        "scaling",
+        "Scaling",
+        sentences=[*(system_conclusions(run.system) if run.measured else []), *conclusions(run.learning)],
+        charts=scaling_charts(run),
+        tables=[table.without(*({*table.names} - shown))] if run.measured else [],
+    )
+
+
+def counts(config: StudyConfig, records: Sequence[TrialRecord]) -> str:
+    """The number of trials of a study by status, in words."""
+    by_status = {
+        status: sum(record.status == status for record in records)
+        for status in ("finished", "running", "stopped", "failed", "infeasible")
+    }
+    words = [f"{number} {status}" for status, number in by_status.items() if number]
+    return f"{', '.join(words) or 'no trial yet'} of {config.budget.trials} trials"
+
+
+def _recommended(config: StudyConfig, advice: Sequence[Advice]) -> Table:
+    metrics = with_cost(config.objectives)
+    columns = [Column("what"), Column("trial"), *map(metric_column, metrics), *map(setting_column, config.space)]
+    rows = _numbered(config, [one.record for one in advice])
+    named = [{"what": one.role, **row} for one, row in zip(advice, rows, strict=True)]
+    return Table("recommended", "Recommended configurations", columns, named)
+
+
+def _numbered(config: StudyConfig, records: Sequence[TrialRecord]) -> list[Mapping[str, Any]]:
+    """Rows of the table of trials, each with its number."""
+    return [{"trial": r.number, **row} for r, row in zip(records, trials_table(config, records).rows, strict=True)]
+
+
+def _command(folder: Path, advice: Advice) -> str:
+    return shlex.join(["python", "-m", "cfamc_ray.train", "--trial", str(folder / advice.record.trial_id)])

@@ -1,0 +1,42 @@
+"""Where everything lies in the folder of a study and of a scaling study. The only place with these names.
+
+STUDY/study.yaml                       the space as resolved
+STUDY/environment.json                 versions, hardware
+STUDY/images.json                      digests of the images, and where they lay
+STUDY/driver.lock                      held by the command that works on the study
+STUDY/optuna.db                        the sampler's storage
+STUDY/ray.log                          what Ray had to say
+STUDY/trials.csv, front.csv, report/   derived; written anew from the trials
+STUDY/trial_00007/trial.json           number and sampled point
+STUDY/trial_00007/epochs.jsonl         one row of metrics per epoch
+STUDY/trial_00007/outcome.json         status and reason, if it ended other than finished
+STUDY/trial_00007/events.out.tfevents  TensorBoard
+STUDY/trial_00007/checkpoint.pt        of a running or interrupted trial
+STUDY/trial_00007/encoder.safetensors  of a finished one
+STUDY/trial_00007/test.json            what it reached on the test split, where it confirms another trial
+STUDY/confirm/                         a study of the front's points with fresh seeds
+STUDY/confirm.csv, attainment.csv      what it says of the front; derived
+
+RUN/scaling.yaml                       a scaling study's space as resolved
+RUN/system/cell_0f3b….json             raw measurements of a cell, with where and when
+RUN/learning/                          a study of the designed trials
+RUN/system.csv, learning.csv           derived
+RUN/fits.json                          derived
+"""
+
+STUDY, ENVIRONMENT, IMAGES, LOCK = "study.yaml", "environment.json", "images.json", "driver.lock"
+STORAGE, RAY_LOG = "optuna.db", "ray.log"
+TRIALS, FRONT = "trials.csv", "front.csv"
+REPORT, PAGE = "report", "report.html"
+CONFIRM, CONFIRM_TABLE, ATTAINMENT = "confirm", "confirm.csv", "attainment.csv"
+TRIAL, EPOCHS, OUTCOME, TEST = "trial.json", "epochs.jsonl", "outcome.json", "test.json"
+CHECKPOINT, ENCODER = "checkpoint.pt", "encoder.safetensors"
+SCALING, SYSTEM, LEARNING, FITS = "scaling.yaml", "system", "learning", "fits.json"
+SYSTEM_TABLE, LEARNING_TABLE = "system.csv", "learning.csv"
+CELLS = "cell_*.json"
+"""Pattern of the files of cells."""
+
+
+def trial_name(number: int) -> str:
+    """The id of a trial, which is its folder's name too: ``trial_00007``."""
+    return f"trial_{number:05d}"

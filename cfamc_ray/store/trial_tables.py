@@ -1,0 +1,66 @@
+"""The table of a study's trials: trials.csv and front.csv, and how the points in it are read back."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.config.yaml12 import parse_yaml
+from cfamc_ray.metrics import costs
+from cfamc_ray.store.content import content_of
+from cfamc_ray.store.csv_files import csv_rows
+from cfamc_ray.store.layout import TRIALS
+from cfamc_ray.store.records import TrialRecord
+from cfamc_ray.store.tables import Column, Table, metric_column, setting_column
+
+
+def trials_table(config: StudyConfig, records: Iterable[TrialRecord]) -> Table:
+    """One row per trial: id, status, reason, epochs, objectives, costs, and a column for each searched key.
+
+    A metric that is missing is None.
+    """
+    metrics = list(dict.fromkeys([*config.objectives, *costs()]))
+    rows = []
+    for record in records:
+        last = record.rows[-1] if record.rows else {}
+        row = {
+            "trial_id": record.trial_id,
+            "status": record.status,
+            "reason": record.reason,
+            "epochs": len(record.rows),
+        }
+        row |= {name: last.get(name) for name in metrics}
+        rows.append(row | {key: record.point.get(key) for key in config.space})
+    columns = [
+        *map(Column, ("trial_id", "status", "reason", "epochs")),
+        *map(metric_column, metrics),
+        *map(setting_column, config.space),
+    ]
+    return Table("trials", "All trials", columns, rows)
+
+
+def with_cost(objectives: Iterable[str]) -> list[str]:
+    """The metrics of a short summary: the objectives, and the cost that does not depend on the machine."""
+    return list(dict.fromkeys([*objectives, "crop_passes"]))
+
+
+def tabled_points(config: StudyConfig, study: Path) -> dict[int, dict[str, Any]]:
+    """Points by the number of their trial, as trials.csv has them from the last time that a command ended."""
+    rows = content_of(study / TRIALS, csv_rows) or []
+    named = {row.get("trial_id", ""): row for row in rows if row.keys() >= config.space.keys()}
+    points = {name: {key: _values(config, key, row[key]) for key in config.space} for name, row in named.items()}
+    return {
+        int(name.removeprefix("trial_")): {key: values[0] for key, values in point.items()}
+        for name, point in points.items()
+        if name.removeprefix("trial_").isdecimal() and all(point.values())
+    }
+
+
+def _values(config: StudyConfig, key: str, cell: str) -> list[Any]:
+    """What a cell may stand for among a key's values."""
+    try:
+        readings = [parse_yaml(cell), cell]
+    except InputError:
+        readings = [cell]
+    return [value for value in readings if config.space[key].contains(value)]
