@@ -7,7 +7,7 @@
     STUDY/trials.csv, front.csv, report/   derived; written anew from the trials
     STUDY/trial_00007/trial.json           number and sampled point
     STUDY/trial_00007/epochs.jsonl         one row of metrics per epoch
-    STUDY/trial_00007/outcome.json         status and reason, if it ended other than finished
+    STUDY/trial_00007/outcome.json         status, reason and its kind, if it ended other than finished
     STUDY/trial_00007/checkpoint.pt        of an unfinished trial
     STUDY/trial_00007/encoder.safetensors  of a finished one
     STUDY/trial_00007/test.json            what it reached on the test split, where it confirms another trial
@@ -23,9 +23,9 @@ import io
 import json
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self, get_args
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import dump_study, read_resolved, read_resolved_tree
@@ -35,6 +35,7 @@ from cfamc_ray.config.yaml12 import parse_yaml
 from cfamc_ray.host.files import write_text
 from cfamc_ray.store.content import DamagedFile, content_of, damage_of, json_object
 from cfamc_ray.store.images import located, portable
+from cfamc_ray.store.stop_reason import StopKind, StopReason
 
 Status = Literal["finished", "stopped", "failed", "infeasible", "running"]
 Row = Mapping[str, Any]
@@ -63,6 +64,14 @@ class TrialRecord:
     """Why a trial that is not finished ended."""
     source: str = ""
     """Trial of another study that this one was taken over from."""
+    kind: StopKind | None = None
+    """Kind of the reason, for code to compare."""
+    origin: str = ""
+    """Where an error or a crash came from."""
+
+    def ended_by(self, status: Status, reason: StopReason) -> Self:
+        """The record of a trial that ended other than finished."""
+        return replace(self, status=status, reason=reason.text, kind=reason.kind, origin=reason.origin)
 
     @property
     def counts(self) -> bool:
@@ -123,10 +132,11 @@ class TrialFolder:
         """Whether it was noted that the trial ended other than finished."""
         return content_of(self.outcome_file, _outcome) is not None
 
-    def close(self, status: Status, reason: str = "") -> None:
-        """Note that the trial ended other than finished."""
+    def close(self, status: Status, reason: str = "", kind: StopKind | None = None, origin: str = "") -> None:
+        """Note that the trial ended other than finished; arguments as the fields of its record."""
+        cause = {"kind": kind, "origin": origin} if kind else {}
         if self.path.is_dir():
-            write_text(self.outcome_file, json.dumps({"status": status, "reason": reason}) + "\n")
+            write_text(self.outcome_file, json.dumps({"status": status, "reason": reason, **cause}) + "\n")
 
     def write_test(self, values: Row) -> None:
         """Note what the encoder reached on the test split."""
@@ -147,8 +157,17 @@ class TrialFolder:
         if outcome is not None and outcome["status"] == "stopped" and (done or lost):
             outcome = None  # the word to stop came after its end, or what was judged is damaged
         status: Status = outcome["status"] if outcome else "finished" if done else "running"
-        reason = outcome["reason"] if outcome else ""
-        return TrialRecord(self.number, known["point"], rows or [], status, reason, known.get("source", ""))
+        outcome = outcome or {}
+        return TrialRecord(
+            self.number,
+            known["point"],
+            rows or [],
+            status,
+            outcome.get("reason", ""),
+            known.get("source", ""),
+            outcome.get("kind"),
+            outcome.get("origin", ""),
+        )
 
     def damaged(self) -> list[DamagedFile]:
         """The files of its record that cannot be read, and its trial.json where that is missing beside others."""
@@ -338,6 +357,8 @@ def _outcome(text: str) -> dict[str, Any]:
     known = json_object(text)
     if known.get("status") not in ("stopped", "failed", "infeasible") or not isinstance(known.get("reason"), str):
         raise ValueError("does not say how the trial ended")
+    if known.get("kind") not in (None, *get_args(StopKind)) or not isinstance(known.get("origin", ""), str):
+        raise ValueError("gives a reason of no known kind")
     return known
 
 
