@@ -367,3 +367,22 @@ class TestContains:
         assert not SearchSpace(self.CONFIG).contains(
             {other: value for other, value in self.POINT.items() if other != key}
         )
+
+
+def test_the_schema_draws_no_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    trial_at = StudyConfig.trial_at
+    monkeypatch.setattr(StudyConfig, "trial_at", lambda self, point: made.append(1) or trial_at(self, point))  # type: ignore[func-returns-value]
+    config = study(
+        space={"crops.views": {"int": [2, 40]}, "perturbation.epsilon": {"float": [0, 0.1]}},
+        constraints=["crops.views > 99"],
+        resources={"workers_per_trial": 2},
+    )
+    assert len(made) == 4, "the two edges of each range"
+    with pytest.raises(ValueError, match="none of 4096"):
+        SearchSpace(config).check()
+
+
+def test_a_misspelt_objective_is_told_the_nearest_metric() -> None:
+    with pytest.raises(ValidationError, match=r"no trial reports 'flop'; did you mean flops"):
+        study(objectives={"flop": "minimize"})

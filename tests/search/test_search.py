@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 from cfamc_ray.search.search import REFUSALS, Search
 from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.records import TrialRecord
+from cfamc_ray.store.stop_reason import StopReason
 
 VIEWS: dict[str, Any] = {
     "space": {
@@ -323,3 +324,19 @@ def test_points_of_start_from_are_tried_first() -> None:
     proposed = drive(search_of(study_of(**VIEWS, start_from=first, budget={"trials": 4})))
     assert [proposal.point for proposal in proposed[:2]] == first
     assert len(proposed) == 4
+
+
+def test_failures_are_alike_by_kind_and_origin_whatever_they_say() -> None:
+    for kinds, over in ((["diverged"] * 3, True), (["diverged", "out_of_memory", "killed"], False)):
+        search = search_of(study_of(budget={"trials": 8}))
+        for kind in kinds:
+            proposal = search.suggest()
+            assert proposal is not None
+            known = search.records[proposal.number]
+            search.ended(known.ended_by("failed", StopReason(kind, f"words of trial {proposal.number}")))  # type: ignore[arg-type]
+        assert (search.over is not None and search.over.kind == "failed_alike") is over
+
+
+def test_a_refusal_says_of_which_kind_it_is() -> None:
+    search, _ = TestRefusal.run()
+    assert {record.kind for record in infeasible(search)} == {"budget"}
