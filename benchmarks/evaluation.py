@@ -17,13 +17,15 @@ import torch
 from torch import nn
 
 from benchmarks.timing import parser, ratios, report, summary
-from cfamc_ray.config.reading import find_space, read_study
+from cfamc_ray.config.reading import find_space
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.data.splits import load_splits
 from cfamc_ray.evaluation.attacks import pgd
 from cfamc_ray.evaluation.classifier import LinearClassifier
 from cfamc_ray.evaluation.probe import fit_probe
 from cfamc_ray.evaluation.protocols import encode, predicted_right, still_right
+from cfamc_ray.space.reading import read_study
+from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.records import read_trials
 from cfamc_ray.training.allocator import keep_freed_memory
 from cfamc_ray.training.place import Place
@@ -33,7 +35,7 @@ from cfamc_ray.training.trial import Trial
 
 def measure(study: StudyConfig, device: torch.device, *, repeats: int) -> dict[str, Any]:
     """Seconds of the parts, and what either attack leaves right."""
-    config = study.trial_at(next(study.points()))
+    config = study.trial_at(next(SearchSpace(study).points()))
     splits = load_splits(config.data, judged_on=config.judged_on)
     trial = Trial(config, splits, place=Place(device=device))
     rows = list(trial)

@@ -35,11 +35,13 @@ import torch
 
 from benchmarks.timing import parser, report, summary
 from cfamc_ray import tune
-from cfamc_ray.config.reading import find_space, read_study
-from cfamc_ray.config.study import Point, StudyConfig, draw
+from cfamc_ray.config.reading import find_space
+from cfamc_ray.config.study import Point, StudyConfig
 from cfamc_ray.cost.work import training_work
 from cfamc_ray.search.search import Search
 from cfamc_ray.search.storage import open_storage
+from cfamc_ray.space.reading import read_study
+from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.records import Row, TrialFolder, read_trials, write_config
 
 SPACE = "pareto.yaml"
@@ -86,8 +88,8 @@ def made_up_study(folder: Path, trials: int, *, seed: int = 0) -> StudyConfig:
 
 def _new_point(config: StudyConfig, source: random.Random) -> Point:
     while True:
-        point = {key: draw(written, source) for key, written in config.space.items()}
-        if config.admits(point):
+        point = SearchSpace(config).draw(source)
+        if SearchSpace(config).admits(point):
             return point
 
 

@@ -42,6 +42,7 @@ from cfamc_ray.search.gaussian_process import LENGTHS
 from cfamc_ray.search.search import Search
 from cfamc_ray.space.encoding import encode
 from cfamc_ray.store.records import TrialRecord
+from cfamc_ray.store.stop_reason import StopReason
 
 Array = npt.NDArray[np.float64]
 TARGET = 0.95
@@ -115,9 +116,9 @@ def simulate(
         epoch = len(before.rows) + 1
         shown = [{**row, "done": row is rows[-1]} for row in rows[:epoch]]
         record = TrialRecord(number, before.point, shown, "finished" if epoch == len(rows) else "running")
-        stopped = search.observe(record) or (stops(record) and "stopped by ASHA")
+        stopped = search.observe(record) or (StopReason("fell_behind", "stopped by ASHA") if stops(record) else None)
         if stopped and not record.ended:
-            record = TrialRecord(number, before.point, shown, "stopped", stopped)
+            record = record.ended_by("stopped", stopped)
         if record.ended:
             search.ended(record)
             free += 1

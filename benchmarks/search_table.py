@@ -18,9 +18,10 @@ from typing import Any
 
 import torch
 
-from cfamc_ray.config.reading import read_study
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.data.splits import load_splits
+from cfamc_ray.space.reading import read_study
+from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.training.allocator import keep_freed_memory
 from cfamc_ray.training.epoch_metrics import TrialMetrics
 from cfamc_ray.training.trial import Trial
@@ -42,7 +43,7 @@ def table_study() -> StudyConfig:
 
 def cells() -> Iterator[tuple[int, dict[str, Any]]]:
     """Seed and point of every trial, seed by seed, points shuffled: a table cut short is a fair sample."""
-    points = list(table_study().points())
+    points = list(SearchSpace(table_study()).points())
     random.Random(0).shuffle(points)  # noqa: S311 (no secret)
     return ((seed, point) for seed in SEEDS for point in points)
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.protocol import HEADS, PROTOCOLS
-from cfamc_ray.config.reading import find_space, read_tree, resolve_study
+from cfamc_ray.config.reading import find_space, read_tree
 from cfamc_ray.config.recipes import VARIANTS, Variant, read_recipe, recipe_names
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.cost.model import CostModel
@@ -35,12 +35,15 @@ from cfamc_ray.lifecycle.checks import check_data, check_folder, driving, runs_f
 from cfamc_ray.lifecycle.evaluation import Device, Evaluation, evaluate_run, planned_evaluations
 from cfamc_ray.scaling.system import read_costs
 from cfamc_ray.search.budget import Budget
+from cfamc_ray.space.reading import resolve_study
+from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.environment import environment
 from cfamc_ray.store.images import found_from, note
 from cfamc_ray.store.layout import CONFIRM, ENVIRONMENT, FRONT, RAY_LOG, TRIALS, trial_name
 from cfamc_ray.store.mirror import mirrored
 from cfamc_ray.store.records import TrialFolder, TrialRecord, damaged_records, read_config, read_trials, write_config
 from cfamc_ray.store.repair import repair
+from cfamc_ray.store.stop_reason import StopReason
 from cfamc_ray.store.trial_tables import trials_table
 from cfamc_ray.store.warm_start import warm_start_from
 from cfamc_ray.terminal import Detail, TrainingView, say
@@ -533,13 +536,13 @@ class Found:
     records: Sequence[TrialRecord]
     front: Front
     report: Path
-    over: str = ""
-    """Why the study is over; empty where it was interrupted, or was over before."""
+    over: StopReason | None = None
+    """Why the study is over; None where it was interrupted, or was over before."""
 
     @property
     def failed(self) -> bool:
         """Whether there is no front, or the study ended because its trials failed alike."""
-        return not self.front.members or "failed alike" in self.over
+        return not self.front.members or (self.over is not None and self.over.kind == "failed_alike")
 
 
 @dataclass(frozen=True)
@@ -583,7 +586,7 @@ def search(
     if check_folder(config, folder, resume=resume, over=over) and not warm_start:
         found = _finish(study, narrator)
     else:
-        digests = check_data(config, [config.trial_at(next(config.points()))], folder)
+        digests = check_data(config, [SearchSpace(config).first_trial], folder)
         with driving(folder):
             write_config(folder, config)
             note(folder, digests, config=config)
@@ -612,14 +615,14 @@ def _run(study: Study, costs: CostModel | None, address: str | None, narrator: N
     try:
         over = run_study(config, folder, address=address, detail=narrator.detail, costs=costs)
     except KeyboardInterrupt:  # before Tune listens for it, or a second time
-        over = ""
+        over = None
     found = _finish(study, narrator, over=over)
-    if not over:
+    if over is None:
         raise KeyboardInterrupt
     return found
 
 
-def _finish(study: Study, narrator: Narrator, *, over: str = "") -> Found:
+def _finish(study: Study, narrator: Narrator, *, over: StopReason | None = None) -> Found:
     """Write the derived files, keep the encoders that are asked for, and tell the front."""
     from cfamc_ray.report.page import write_report  # noqa: PLC0415 (matplotlib and Plotly are slow to import)
 
@@ -659,7 +662,7 @@ def confirm(study: Study, *, address: str | None = None, narrator: Narrator) -> 
     assert config.confirm is not None
     known = confirmed_front(config, folder)
     if not known or any(found.seeds < config.confirm.seeds for found in known):
-        check_data(config, [config.trial_at(next(config.points()))], folder)
+        check_data(config, [SearchSpace(config).first_trial], folder)
     say(f"\nThe front is confirmed with {config.confirm.seeds} fresh seeds → {folder / CONFIRM}", narrator.detail)
     complete = False
     with driving(folder):

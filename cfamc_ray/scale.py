@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cfamc_ray.cli.command import add_costs_option, add_run_options, command_line, costs_of, exit_code, expected_cost
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.reading import dump_study, find_space, read_scaling
+from cfamc_ray.config.reading import dump_study, find_space
 from cfamc_ray.config.scaling import ScalingConfig
 from cfamc_ray.cost.model import CostModel
 from cfamc_ray.host.files import write_text
@@ -17,6 +17,8 @@ from cfamc_ray.lifecycle.checks import check_data, check_folder, driving
 from cfamc_ray.scaling.study import conclusions, read_run
 from cfamc_ray.scaling.system import system_conclusions
 from cfamc_ray.scaling.trial_table import learning_table
+from cfamc_ray.space.reading import read_scaling
+from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.cells import CellFolder, system_table
 from cfamc_ray.store.images import Digests, found_from, note, portable
 from cfamc_ray.store.layout import FITS, LEARNING, LEARNING_TABLE, SCALING, STUDY, SYSTEM, SYSTEM_TABLE
@@ -128,7 +130,7 @@ def _has_learned(config: ScalingConfig, folder: Path) -> bool:
 
 def _check_images(config: ScalingConfig, folder: Path) -> Digests:
     study = config.learning_study
-    return check_data(config, map(study.trial_at, study.first_points), folder)
+    return check_data(config, map(study.trial_at, SearchSpace(study).first_points), folder)
 
 
 def _learn(config: ScalingConfig, folder: Path, arguments: argparse.Namespace, costs: CostModel | None) -> bool:
@@ -142,9 +144,10 @@ def _learn(config: ScalingConfig, folder: Path, arguments: argparse.Namespace, c
         write_text(folder / SCALING, dump_study(portable(config, folder)))
         note(inner, digests, config=config)
         try:
-            return bool(run_study(study, inner, address=arguments.address, detail=arguments.detail, costs=costs))
+            over = run_study(study, inner, address=arguments.address, detail=arguments.detail, costs=costs)
         except KeyboardInterrupt:
             return False
+    return over is not None
 
 
 def write_fits(config: ScalingConfig, folder: Path) -> int:
@@ -191,7 +194,7 @@ def _print_plan(config: ScalingConfig, costs: CostModel | None) -> None:
         print(f"# {len(config.cells)} cells, each in processes of its own")
     if config.learning_points:
         study = config.learning_study
-        trials = [study.trial_at(point) for point in study.first_points]
+        trials = [study.trial_at(point) for point in SearchSpace(study).first_points]
         cost, many = study_cost(trials), len(trials)
         passes, flops = cost.crop_passes_mean * many, cost.flops_mean * many
         print(f"# {many} trials; {passes:.3g} crop passes and {flops:.3g} FLOPs in all")

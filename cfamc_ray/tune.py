@@ -26,6 +26,7 @@ from cfamc_ray.formatting import format_quantity, format_seconds, format_setting
 from cfamc_ray.front.confirmation import Confirmation
 from cfamc_ray.host.process import INTERRUPTED
 from cfamc_ray.metrics import find_metric
+from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.layout import ATTAINMENT, CONFIRM_TABLE, FRONT, STUDY, TRIALS
 from cfamc_ray.store.mirror import mirrored
 from cfamc_ray.store.records import TrialRecord
@@ -52,7 +53,6 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         type=Path,
         metavar="STUDY",
-        dest="imports",
         help="take over the trials of an earlier study on the same space",
     )
     add_costs_option(parser)
@@ -95,7 +95,7 @@ class Printer(Narrator):
         print(f"Tables     {study.folder / FRONT}, {study.folder / TRIALS}")
         print(f"Live view  {shlex.join([program('tensorboard'), '--logdir', str(study.folder)])}")
         if found.over:
-            print(f"\nThe study is over: {found.over}")
+            print(f"\nThe study is over: {found.over.text}")
 
     def confirmed(self, study: Study, confirmed: Sequence[Confirmation], report: Path) -> None:
         """Print what fresh seeds and the strongest attack leave of the front."""
@@ -150,10 +150,10 @@ def _print_front(config: StudyConfig, members: Sequence[TrialRecord], records: S
 
 
 def _print_plan(config: StudyConfig, costs: CostModel | None) -> None:
-    from cfamc_ray.cost.work import sample_trials, study_cost  # noqa: PLC0415
+    from cfamc_ray.cost.work import study_cost  # noqa: PLC0415
 
     print(dump_study(config))
-    sample = sample_trials(config)
+    sample = SearchSpace(config).sample_trials()
     cost = study_cost(sample)
     trials = config.budget.trials
     print(

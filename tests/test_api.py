@@ -25,9 +25,10 @@ import torch
 
 import cfamc_ray.api
 from cfamc_ray import InputError, Study, evaluate, open_study, run_study, train
-from cfamc_ray.config.reading import dump_study, resolve_study
+from cfamc_ray.config.reading import dump_study
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.evaluate import main as evaluate_command
+from cfamc_ray.space.reading import resolve_study
 from cfamc_ray.store.lock import only_driver
 from cfamc_ray.store.records import TrialFolder, write_config
 from cfamc_ray.terminal import TrainingView

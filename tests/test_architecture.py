@@ -11,14 +11,14 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "cfamc_ray"
 
 ALLOWED = {
-    "config": {"metrics"},
-    "metrics": set(),
-    "formatting": {"config", "metrics"},
     "host": set(),
+    "metrics": set(),
+    "config": {"metrics"},
     "data": {"config"},
+    "formatting": {"config", "metrics"},
     "method": {"config", "host"},
     "space": {"config"},
-    "store": {"config", "formatting", "host", "metrics"},
+    "store": {"config", "formatting", "host", "metrics", "space"},
     "cost": {"config", "data", "method", "store"},
     "front": {"config", "formatting", "host", "metrics", "space", "store"},
     "terminal": {"config", "formatting", "store"},
@@ -35,6 +35,7 @@ ALLOWED = {
         "formatting",
         "host",
         "method",
+        "space",
         "store",
         "terminal",
         "training",
@@ -51,6 +52,7 @@ ALLOWED = {
         "method",
         "metrics",
         "search",
+        "space",
         "store",
         "terminal",
         "training",
@@ -67,6 +69,7 @@ ALLOWED = {
         "report",
         "scaling",
         "search",
+        "space",
         "store",
         "terminal",
         "training",
@@ -83,11 +86,12 @@ ALLOWED = {
         "orchestration",
         "report",
         "scaling",
+        "space",
         "store",
         "terminal",
     },
     "train": {"api", "cli", "config", "cost", "formatting", "host", "store"},
-    "tune": {"api", "cli", "config", "cost", "formatting", "front", "host", "metrics", "store"},
+    "tune": {"api", "cli", "config", "cost", "formatting", "front", "host", "metrics", "space", "store"},
 }
 WITHOUT_RAY = [name for name in ALLOWED if name != "orchestration"]
 WITHOUT_TORCH = [

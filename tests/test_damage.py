@@ -40,6 +40,7 @@ from cfamc_ray.scale import main as scale
 from cfamc_ray.search.bookkeeping import open_study, reconcile
 from cfamc_ray.search.search import Search
 from cfamc_ray.search.storage import open_storage
+from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.cells import CellFolder
 from cfamc_ray.store.images import note
 from cfamc_ray.store.records import Row, Status, TrialFolder, TrialRecord, read_trials, write_config
@@ -569,7 +570,7 @@ class TestConfirmation:
         inner = folder / "confirm"
         inner.mkdir()
         write_config(inner, fresh)
-        for number, point in enumerate(fresh.first_points):
+        for number, point in enumerate(SearchSpace(fresh).first_points):
             trial = TrialFolder(inner, number)
             trial.open(point)
             trial.write_rows(rows_of(number, done=True))

@@ -17,9 +17,9 @@ import torch
 
 import cfamc_ray
 from cfamc_ray.api import planned
-from cfamc_ray.config.reading import read_study
 from cfamc_ray.config.yaml12 import parse_yaml, read_yaml
 from cfamc_ray.data.splits import load_splits, load_test
+from cfamc_ray.space.reading import read_study
 from cfamc_ray.tune import main as tune
 
 DOCS = Path(__file__).parent.parent / "docs"

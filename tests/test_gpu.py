@@ -25,7 +25,6 @@ import torch
 from torch import Tensor
 
 from cfamc_ray.config.method import CropsConfig
-from cfamc_ray.config.reading import resolve_study
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.data.images import ImageSubset, LabelledImages
@@ -35,6 +34,7 @@ from cfamc_ray.evaluation.attacks import pgd
 from cfamc_ray.evaluation.protocols import search_scores
 from cfamc_ray.method.crops import draw_crop_parameters, make_crops
 from cfamc_ray.method.encoder import load_encoder
+from cfamc_ray.space.reading import resolve_study
 from cfamc_ray.store.records import TrialFolder
 from cfamc_ray.train import main as train
 from cfamc_ray.training.epoch_metrics import TrialMetrics

@@ -13,9 +13,10 @@ from PIL import Image
 from test_train_command import Said, said_by
 
 from cfamc_ray import scale, tune
-from cfamc_ray.config.reading import read_study
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.yaml12 import dump_yaml
+from cfamc_ray.space.reading import read_study
+from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.records import TrialFolder, read_trials, write_config
 from cfamc_ray.train import main as train
 
@@ -109,7 +110,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[StudyConfig]:
         for number in range(config.budget.trials):
             trial = TrialFolder(folder, number)
             if trial.read() is None:
-                trial.open(next(config.points()))
+                trial.open(next(SearchSpace(config).points()))
             if not trial.epochs_file.exists():
                 scores = {"clean_accuracy": 0.5, "robust_accuracy": 0.25, "crop_passes": 40}
                 trial.write_rows([{"epoch": 1, "done": True, **scores}])

@@ -14,10 +14,11 @@ from test_moved_studies import SPACE, write_npz
 from test_train_command import Said, said_by
 
 from cfamc_ray import tune
-from cfamc_ray.config.reading import read_study
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.yaml12 import dump_yaml
 from cfamc_ray.evaluate import main as evaluate
+from cfamc_ray.space.reading import read_study
+from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.records import TrialFolder, read_trials, write_config
 from cfamc_ray.train import main as train
 
@@ -44,7 +45,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[StudyConfig]:
         studies.append(config)
         write_config(folder, config)
         trial = TrialFolder(folder, len(read_trials(folder)))
-        trial.open(next(config.points()))
+        trial.open(next(SearchSpace(config).points()))
         scores = {"clean_accuracy": 0.5, "robust_accuracy": 0.25, "crop_passes": 40}
         trial.write_rows([{"epoch": 1, "done": True, **scores}])
         return "budget.trials reached" if len(studies) > 1 else ""

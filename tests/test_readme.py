@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cfamc_ray.config.reading import read_study
+from cfamc_ray.space.reading import read_study
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -16,11 +16,13 @@ from cells_by_hand import found_of
 from test_train_command import said_by
 
 from analysis.scaling import main as analyse
-from cfamc_ray.config.reading import dump_study, read_scaling
+from cfamc_ray.config.reading import dump_study
 from cfamc_ray.config.scaling import ScalingConfig
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.yaml12 import parse_yaml
 from cfamc_ray.scale import main
+from cfamc_ray.space.reading import read_scaling
+from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.cells import CellFolder
 from cfamc_ray.store.records import TrialFolder, read_trials, write_config
 from cfamc_ray.tune import main as tune
@@ -57,7 +59,7 @@ def write_trials(config: StudyConfig, folder: Path, *, trials: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_config(folder, config)
     draw = np.random.default_rng(0)
-    for number, point in enumerate(config.first_points[:trials]):
+    for number, point in enumerate(SearchSpace(config).first_points[:trials]):
         trial = config.trial_at(point)
         accuracy = 1 - (0.3 + (trial.crop_passes * trial.crops.views / 400) ** -0.5 / 4 + 0.002 * draw.normal())
         accuracies = {"clean_accuracy": accuracy, "robust_accuracy": accuracy / 2}

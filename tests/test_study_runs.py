@@ -19,12 +19,12 @@ import torch
 from processes import Command
 
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.reading import read_study
 from cfamc_ray.config.yaml12 import dump_yaml
 from cfamc_ray.data.splits import load_splits
 from cfamc_ray.method.encoder import load_encoder
 from cfamc_ray.orchestration.watch import check_reachable
 from cfamc_ray.search.storage import open_storage
+from cfamc_ray.space.reading import read_study
 from cfamc_ray.store.records import TrialFolder, TrialRecord, read_trials
 from cfamc_ray.training.trial import Trial
 

@@ -20,12 +20,12 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from analysis.front import main as draw_front
-from cfamc_ray.config.reading import read_study, resolve_study
 from cfamc_ray.config.recipes import Variant, read_recipe, recipe_names
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.cost.work import study_cost
 from cfamc_ray.data.splits import load_splits
 from cfamc_ray.method.encoder import load_encoder
+from cfamc_ray.space.reading import read_study, resolve_study
 from cfamc_ray.store.lock import only_driver
 from cfamc_ray.store.records import TrialFolder, read_config, read_trials, write_config
 from cfamc_ray.terminal import TrainingView

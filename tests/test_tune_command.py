@@ -15,11 +15,12 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from cfamc_ray.config.reading import dump_study, read_study
+from cfamc_ray.config.reading import dump_study
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.yaml12 import parse_yaml
 from cfamc_ray.front.front import Progress
 from cfamc_ray.orchestration.view import StudyView
+from cfamc_ray.space.reading import read_study
 from cfamc_ray.store.lock import only_driver
 from cfamc_ray.store.records import Status, TrialFolder, read_trials, write_config
 from cfamc_ray.tune import main

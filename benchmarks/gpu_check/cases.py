@@ -12,12 +12,13 @@ import torch
 from benchmarks.gpu_check.fake import DEVICE, MEMORY_BYTES, eager, fake_cuda
 from benchmarks.gpu_check.recorder import PACKAGE, Operation, Recorder
 from cfamc_ray.config.protocol import HEADS
-from cfamc_ray.config.reading import resolve_protocol, resolve_study
+from cfamc_ray.config.reading import resolve_protocol
 from cfamc_ray.config.recipes import VARIANTS, Variant, read_recipe, recipe_names
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.cost.work import training_flops
 from cfamc_ray.data.images import LabelledImages
 from cfamc_ray.evaluation.protocols import run_protocol, search_scores
+from cfamc_ray.space.reading import resolve_study
 from cfamc_ray.training.place import Place
 from cfamc_ray.training.throughput import random_splits
 from cfamc_ray.training.trial import Trial

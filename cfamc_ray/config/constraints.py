@@ -1,20 +1,20 @@
-"""Constraints between the keys of a trial, in a small language of comparisons."""
+"""Constraints between the keys of a trial, in a small subset of Python's expressions."""
 
 import ast
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-_ARITHMETIC: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
+ARITHMETIC: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
     ast.Pow: operator.pow,
 }
-LARGEST_POWER = 64
-_COMPARISONS: dict[type[ast.AST], Callable[[Any, Any], bool]] = {
+COMPARISONS: dict[type[ast.AST], Callable[[Any, Any], bool]] = {
     ast.LtE: operator.le,
     ast.Lt: operator.lt,
     ast.GtE: operator.ge,
@@ -22,6 +22,14 @@ _COMPARISONS: dict[type[ast.AST], Callable[[Any, Any], bool]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
 }
+ALLOWED: set[type[ast.AST]] = {
+    *(ast.Constant, ast.Name, ast.Attribute, ast.Load),
+    *(ast.UnaryOp, ast.USub, ast.Not, ast.BinOp, *ARITHMETIC),
+    *(ast.BoolOp, ast.And, ast.Or, ast.Compare, *COMPARISONS),
+}
+LARGEST_POWER = 64
+LARGEST_BITS = 2**16
+"""Size of a whole number; with the limit of exponents, no constraint takes much memory or time."""
 
 
 @dataclass(frozen=True)
@@ -29,26 +37,37 @@ class Constraint:
     """A comparison between keys of a trial that every sampled point has to meet.
 
     Written as in ``crops.views * pretraining.replays * pretraining.epochs <= 960``: keys, numbers, texts in quotes,
-    ``+ - * / **``, brackets, comparisons, ``and``, ``or``, ``not``. Nothing else is evaluated.
+    ``+ - * / **`` between numbers, brackets, comparisons, ``and``, ``or``, ``not``. Nothing else is evaluated. A key
+    that the trial's components do not have is None, so ask for the component first, as in
+    ``loss.name != 'nt_xent' or loss.temperature < 0.5``.
     """
 
     text: str
 
     def __post_init__(self) -> None:
-        """Refuse what does not parse, before any trial exists."""
-        try:
-            ast.parse(self.text, mode="eval")
-        except SyntaxError as error:
-            raise ValueError(f"cannot be read as a constraint: {error.msg}") from None
+        """Refuse what does not parse, and what is outside the subset, before any trial exists."""
+        for node in ast.walk(self._expression):
+            known = type(node) in ALLOWED
+            if not known or (isinstance(node, ast.Constant) and not isinstance(node.value, bool | int | float | str)):
+                raise ValueError(
+                    f"uses {ast.unparse(node) if isinstance(node, ast.expr) else self.text!r}: only keys, numbers, "
+                    "+ - * / **, comparisons, and, or, not are read"
+                )
 
+    @cached_property
+    def _expression(self) -> ast.expr:
+        try:
+            return ast.parse(self.text, mode="eval").body
+        except (SyntaxError, RecursionError, MemoryError) as error:
+            raise ValueError(f"cannot be read as a constraint: {getattr(error, 'msg', 'too deeply nested')}") from None
+
+    @property
     def keys(self) -> list[str]:
         """The dotted keys that the constraint names."""
-        tree = ast.parse(self.text, mode="eval")
-        inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        nodes = list(ast.walk(self._expression))
+        inner = {id(node.value) for node in nodes if isinstance(node, ast.Attribute)}
         return [
-            ast.unparse(node)
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Name | ast.Attribute) and id(node) not in inner
+            ast.unparse(node) for node in nodes if isinstance(node, ast.Name | ast.Attribute) and id(node) not in inner
         ]
 
     def holds(self, value_of: Callable[[str], Any]) -> bool:
@@ -58,43 +77,52 @@ class Constraint:
             value_of: the value of a dotted key; may raise ValueError for one that does not exist.
 
         Raises:
-            ValueError: for an expression outside the small language, or one that is not a comparison.
+            ValueError: where a part cannot be computed, or the whole is neither true nor false.
         """
-        return _truth(ast.parse(self.text, mode="eval").body, value_of)
+        try:
+            return _truth(self._expression, value_of)
+        except RecursionError:
+            raise ValueError("cannot be computed: too deeply nested") from None
 
 
-def _truth(node: ast.AST, value_of: Callable[[str], Any]) -> bool:
+def _truth(node: ast.expr, value_of: Callable[[str], Any]) -> bool:
     result = _evaluate(node, value_of)
     if not isinstance(result, bool):
         raise ValueError(f"is {result!r}, neither true nor false: compare two things, as in a * b <= 960")
     return result
 
 
-def _evaluate(node: ast.AST, value_of: Callable[[str], Any]) -> Any:
+def _evaluate(node: ast.expr, value_of: Callable[[str], Any]) -> Any:
     match node:
-        case ast.Constant(value=bool() | int() | float() | str() as value):
+        case ast.Constant(value=value):
             return value
-        case ast.Name() | ast.Attribute():
-            return value_of(ast.unparse(node))
-        case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return _evaluate(ast.BinOp(ast.Constant(0), ast.Sub(), operand), value_of)
         case ast.UnaryOp(op=ast.Not(), operand=operand):
             return not _truth(operand, value_of)
-        case ast.BinOp(op=op, left=left, right=right) if type(op) in _ARITHMETIC:
-            a, b = _evaluate(left, value_of), _evaluate(right, value_of)
-            try:
-                if isinstance(op, ast.Pow) and abs(b) > LARGEST_POWER:
-                    raise OverflowError(f"the exponent {b} exceeds {LARGEST_POWER}")
-                return _ARITHMETIC[type(op)](a, b)
-            except (TypeError, ZeroDivisionError, OverflowError) as error:
-                raise ValueError(f"cannot be computed: {error}") from None
+        case ast.UnaryOp(operand=operand):
+            return _calculate(operator.sub, 0, _evaluate(operand, value_of))
+        case ast.BinOp(op=op, left=left, right=right):
+            return _calculate(ARITHMETIC[type(op)], _evaluate(left, value_of), _evaluate(right, value_of))
         case ast.BoolOp(op=op, values=values):
             results = (_truth(value, value_of) for value in values)
             return all(results) if isinstance(op, ast.And) else any(results)
-        case ast.Compare(left=left, ops=ops, comparators=comparators) if all(type(op) in _COMPARISONS for op in ops):
-            operands = [_evaluate(operand, value_of) for operand in (left, *comparators)]
+        case ast.Compare(left=left, ops=ops, comparators=comparators):
+            values = [_evaluate(operand, value_of) for operand in (left, *comparators)]
             try:
-                return all(_COMPARISONS[type(op)](a, b) for op, a, b in zip(ops, operands, operands[1:], strict=False))
+                return all(COMPARISONS[type(op)](a, b) for op, a, b in zip(ops, values, values[1:], strict=False))
             except TypeError as error:
                 raise ValueError(f"cannot be compared: {error}") from None
-    raise ValueError(f"uses {ast.unparse(node)!r}: only keys, numbers, + - * / **, comparisons, and, or, not are read")
+    return value_of(ast.unparse(node))
+
+
+def _calculate(function: Callable[[Any, Any], Any], a: Any, b: Any) -> Any:
+    try:
+        if not all(isinstance(value, int | float | complex) for value in (a, b)):
+            raise TypeError(f"{b if isinstance(a, int | float) else a!r} is no number")
+        if function is operator.pow and abs(b) > LARGEST_POWER:
+            raise OverflowError(f"the exponent {b} exceeds {LARGEST_POWER}")
+        result = function(a, b)
+        if isinstance(result, int) and result.bit_length() > LARGEST_BITS:
+            raise OverflowError(f"a number exceeds {LARGEST_BITS} bits")
+    except (TypeError, ZeroDivisionError, OverflowError) as error:
+        raise ValueError(f"cannot be computed: {error}") from None
+    return result

@@ -1,4 +1,7 @@
-"""The one exception that is meant for people."""
+"""The exception that is meant for people, and how it suggests the right name."""
+
+import difflib
+from collections.abc import Sequence
 
 
 class InputError(ValueError):
@@ -6,3 +9,11 @@ class InputError(ValueError):
 
     The commands print it without a traceback and exit with code 2.
     """
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """The end of an error about an unknown name: the known name that is most like it, or all of them."""
+    close = difflib.get_close_matches(name, known, n=1)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; known here: {', '.join(known)}" if known else ""

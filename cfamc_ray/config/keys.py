@@ -22,6 +22,9 @@ numbers may be written `1e5` or `19_200`.
 BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 TYPES = {"integer": "whole number", "number": "number", "boolean": "true or false", "string": "text", "null": "null"}
 
+LONGEST_DECIMAL = 10
+"""Characters of a number that is shown as it is; a longer one is shown as a fraction of 255, if it is one."""
+
 SPECIAL = {
     "space": "keys, each with a range",
     "start_from": "a list of recipes' names, or of points {key: value, …}",
@@ -64,8 +67,10 @@ def _section(title: str, prefix: str, schema: Mapping[str, Any], groups: Mapping
     rows: list[Key] = []
     for name, written in schema["properties"].items():
         group = _group_of(written, groups)
-        if "oneOf" in written:
+        if "oneOf" in written and _have_own_keys(written, groups):
             inner.append((name, written))
+        elif "oneOf" in written:
+            rows += _components(prefix + name, written, groups)
         elif group is None:
             rows.append(_key(prefix + name, written))
         else:
@@ -73,33 +78,51 @@ def _section(title: str, prefix: str, schema: Mapping[str, Any], groups: Mapping
             if written.get("default", {}) is None:
                 rows.append(Key(prefix + name, "a group of keys, below", "null", _line(written.get("description", ""))))
     yield "| key | value | default | what |\n|---|---|---|---|"
-    yield from (f"| `{row.name}` | {row.values} | {row.default} | {row.meaning} |" for row in rows)
+    yield from map(_row, rows)
     yield ""
     for name, group in inner:
         path = "" if name == "trial" else f"{prefix}{name}."
         if "oneOf" in group:
-            yield from _components(path, group, groups)
+            yield from _component_section(path.removesuffix("."), group, groups)
             continue
         yield from _section(f"`{path.removesuffix('.')}`" if path else "A trial", path, group, groups)
 
 
-def _components(path: str, written: Mapping[str, Any], groups: Mapping[str, Any]) -> Iterator[str]:
-    """The keys of each component that may stand in a place."""
-    components = [groups[part["$ref"].rpartition("/")[2]] if "$ref" in part else part for part in written["oneOf"]]
-    key = next(iter(components[0]["properties"]))
-    names = [component["properties"][key]["default"] for component in components]
-    yield f"## `{path.removesuffix('.')}`\n"
+def _component_section(path: str, written: Mapping[str, Any], groups: Mapping[str, Any]) -> Iterator[str]:
+    """A heading, and the keys of each component that may stand in a place."""
+    yield f"## `{path}`\n"
     yield f"{_line(written.get('description', ''))}\n"
     yield "| key | value | default | what |\n|---|---|---|---|"
-    is_bare = isinstance(written["default"], str)
-    default = written["default"] if is_bare else written["default"][key]
-    what = "; ".join(f"`{name}`: {_line(each['description'])}" for name, each in zip(names, components, strict=True))
-    place, values = path.removesuffix(".") if is_bare else path + key, ", ".join(f"`{name}`" for name in names)
-    yield f"| `{place}` | {values} | {default} | {what} |"
-    for name, component in zip(names, components, strict=True):
-        rows = [_key(path + own, each) for own, each in component["properties"].items() if own != key]
-        yield from (f"| `{row.name}` | {row.values} | {row.default} | Of `{name}`. {row.meaning} |" for row in rows)
+    yield from map(_row, _components(path, written, groups))
     yield ""
+
+
+def _components(path: str, written: Mapping[str, Any], groups: Mapping[str, Any]) -> Iterator[Key]:
+    """The key that chooses a component, then the own keys of each."""
+    components = _parts(written, groups)
+    chooser = next(iter(components[0]["properties"]))
+    names = [component["properties"][chooser]["default"] for component in components]
+    default = written["default"][chooser] if isinstance(written["default"], Mapping) else written["default"]
+    what = "; ".join(f"`{name}`: {_line(each['description'])}" for name, each in zip(names, components, strict=True))
+    key = f"{path}.{chooser}" if _have_own_keys(written, groups) else path
+    yield Key(key, ", ".join(f"`{name}`" for name in names), default, what)
+    for name, component in zip(names, components, strict=True):
+        own = [_key(f"{path}.{key}", each) for key, each in component["properties"].items() if key != chooser]
+        yield from (row._replace(meaning=f"Of `{name}`. {row.meaning}") for row in own)
+
+
+def _have_own_keys(written: Mapping[str, Any], groups: Mapping[str, Any]) -> bool:
+    """Whether a component has keys beside the one that chooses it."""
+    return any(len(component["properties"]) > 1 for component in _parts(written, groups))
+
+
+def _parts(written: Mapping[str, Any], groups: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The schemas of the components that may stand in a place."""
+    return [groups[part["$ref"].rpartition("/")[2]] if "$ref" in part else part for part in written["oneOf"]]
+
+
+def _row(key: Key) -> str:
+    return f"| `{key.name}` | {key.values} | {key.default} | {key.meaning} |"
 
 
 def _group_of(written: Mapping[str, Any], groups: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -1,18 +1,17 @@
-"""From a space file and the command line's overrides to a `StudyConfig`, with errors that name file, key and remedy."""
+"""From YAML and the command line's overrides to configs, with errors that name file, key and what would be right."""
 
-import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from cfamc_ray.config.components import branch, component_field, import_plugins, lay
-from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.errors import InputError, nearest
 from cfamc_ray.config.protocol import HEADS, PROTOCOLS, ProtocolConfig
 from cfamc_ray.config.scaling import ScalingConfig
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.config.trial import TrialConfig, lay_trials, trial_keys
+from cfamc_ray.config.trial import TrialConfig, lay_trials
 from cfamc_ray.config.types import Strict
 from cfamc_ray.config.yaml12 import dump_yaml, parse_yaml, read_yaml
 
@@ -39,25 +38,6 @@ def find_space(name: str) -> Path:
     raise InputError(f"{name}: no such file, and no space of this name. Spaces at hand: {', '.join(known) or 'none'}")
 
 
-def read_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
-    """Read and validate a space file.
-
-    Args:
-        path: the YAML file.
-        overrides: ``key=value`` as typed after ``--set``; keys of a study (``budget.trials``), or of a trial
-            (``crops.views``) or ``base``, which then is no longer searched.
-
-    Raises:
-        InputError: for everything that is wrong with the file or an override.
-    """
-    return resolve_study(read_tree(path), overrides, source=str(path))
-
-
-def read_scaling(path: Path, overrides: Sequence[str] = ()) -> ScalingConfig:
-    """Read and validate the file of a scaling study; arguments and errors as for `read_study`."""
-    return _resolve(ScalingConfig, read_tree(path), overrides, source=str(path))
-
-
 def read_resolved(model: type[Config], path: Path) -> Config:
     """Read what `dump_study` wrote, which has every key: without its end it would be another study.
 
@@ -68,7 +48,7 @@ def read_resolved(model: type[Config], path: Path) -> Config:
     Raises:
         InputError: where it is missing, damaged or of another version.
     """
-    return _resolve(model, read_resolved_tree(model, path), (), source=str(path))
+    return resolve(model, read_resolved_tree(model, path), source=str(path))
 
 
 def read_resolved_tree(model: type[Config], path: Path) -> dict[str, Any]:
@@ -79,30 +59,39 @@ def read_resolved_tree(model: type[Config], path: Path) -> dict[str, Any]:
     return tree
 
 
-def resolve_study(tree: dict[str, Any], overrides: Sequence[str] = (), *, source: str) -> StudyConfig:
+def resolve(
+    model: type[Config],
+    tree: dict[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    source: str,
+    check: Callable[[Config], None] = lambda config: None,
+) -> Config:
     """Validate the keys of a study.
 
     Args:
+        model: of the study.
         tree: the keys; changed by the overrides.
-        overrides: as for `read_study`.
+        overrides: ``key=value`` as typed after ``--set``.
         source: where the keys are from, for errors.
+        check: what else has to hold; raises a ValueError whose message begins with the key.
 
     Raises:
         InputError: for everything that is wrong with a key or an override.
     """
-    return _resolve(StudyConfig, tree, overrides, source=source)
-
-
-def _resolve(model: type[Config], tree: dict[str, Any], overrides: Sequence[str], *, source: str) -> Config:
     for override in overrides:
         _override(tree, override, model)
     plugins = tree.get("plugins")
     import_plugins(plugins if isinstance(plugins, list | tuple) else ())
+    where = f"{source} with --set {', '.join(overrides)}" if overrides else source
     try:
-        return model.model_validate(tree)
+        config = model.model_validate(tree)
+        check(config)
     except ValidationError as error:
-        where = f"{source} with --set {', '.join(overrides)}" if overrides else source
         raise InputError("\n".join(f"{where}: {problem}" for problem in _problems(error, model))) from None
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from None
+    return config
 
 
 def resolve_protocol(name: str, *, head: str | None = None, overrides: Sequence[str] = ()) -> ProtocolConfig:
@@ -123,7 +112,7 @@ def resolve_protocol(name: str, *, head: str | None = None, overrides: Sequence[
 
 
 def dump_study(config: StudyConfig | ScalingConfig) -> str:
-    """The study as YAML that `read_study`, or `read_scaling`, reads back to an equal one."""
+    """The study as YAML, which is read back to an equal one."""
     return dump_yaml(config.model_dump(mode="json"))
 
 
@@ -158,7 +147,7 @@ def _override(tree: dict[str, Any], override: str, model: type[Strict]) -> None:
         first, rest = "trial", [first, *rest]
     if first not in model.model_fields:
         known = [*model.model_fields, *TrialConfig.model_fields]
-        raise InputError(f"--set {override}: there is no key {first!r}{_nearest(first, known)}")
+        raise InputError(f"--set {override}: there is no key {first!r}{nearest(first, known)}")
     if first == "space" and rest:
         rest = [".".join(rest)]
     if first in ("trial", "base") and isinstance(tree.get("space"), dict):
@@ -186,10 +175,10 @@ def _problems(error: ValidationError, model: type[Strict]) -> Iterator[str]:
             case "extra_forbidden":
                 *parents, name = location
                 of_trial = "trial" in model.model_fields and not parents and name in TrialConfig.model_fields
-                nearest = f"; did you mean trial.{name}?" if of_trial else _nearest(name, _fields_at(model, parents))
+                hint = f"; did you mean trial.{name}?" if of_trial else nearest(name, _fields_at(model, parents))
                 if model is StudyConfig and location == ["learning"]:
-                    nearest = ": this is a scaling study, for python -m cfamc_ray.scale"
-                yield f"unknown key {key}{nearest}"
+                    hint = ": this is a scaling study, for python -m cfamc_ray.scale"
+                yield f"unknown key {key}{hint}"
             case "string_pattern_mismatch":
                 yield f"{key}: must be letters, digits, dots, dashes and underscores" + _given(problem["input"])
             case "bool_type":
@@ -198,7 +187,7 @@ def _problems(error: ValidationError, model: type[Strict]) -> Iterator[str]:
                 yield f"the key {key} is missing"
             case "value_error":
                 message = problem["msg"].removeprefix("Value error, ")
-                yield f"{key}: {message}" + _given(problem["input"]) if key else message + _nearest_space_key(message)
+                yield f"{key}: {message}" + _given(problem["input"]) if key else message
             case _:
                 yield f"{key}: {problem['msg'][0].lower()}{problem['msg'][1:]}" + _given(problem["input"])
 
@@ -217,16 +206,3 @@ def _fields_at(model: Any, location: Iterable[str]) -> list[str]:
             return mark.registry.keys()
         model = field.annotation if field else None
     return list(model.model_fields) if hasattr(model, "model_fields") else []
-
-
-def _nearest_space_key(message: str) -> str:
-    if message.startswith("space.") and "no such key" in message:
-        return _nearest(message.split(":", maxsplit=1)[0].removeprefix("space."), [*trial_keys(), "base"])
-    return ""
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    if close:
-        return f"; did you mean {close[0]}?"
-    return f"; known here: {', '.join(known)}" if known else ""

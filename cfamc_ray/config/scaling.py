@@ -7,8 +7,11 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
+from cfamc_ray.config.budget import BudgetConfig
 from cfamc_ray.config.ranges import Choice
-from cfamc_ray.config.study import BudgetConfig, ResourceConfig, SearchConfig, StudyConfig
+from cfamc_ray.config.resources import ResourceConfig
+from cfamc_ray.config.search import RandomConfig, SearchConfig
+from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig, trial_keys
 from cfamc_ray.config.types import Real, Scalar, Strict, plain
 
@@ -211,7 +214,7 @@ class ScalingConfig(Strict):
             name="learning",
             question=self.question,
             plugins=self.plugins,
-            search=SearchConfig(sampler="random"),
+            search=SearchConfig(sampler=RandomConfig()),
             budget=BudgetConfig(trials=len(points)),
             resources=self.resources,
             trial=self.trial,

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +15,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from cfamc_ray.config.data import DataConfig
 from cfamc_ray.config.encoder import EncoderConfig
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.data.sources import read_source
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
@@ -200,14 +198,8 @@ class StudyCost(NamedTuple):
         )
 
 
-def sample_trials(config: StudyConfig, *, points: int = 256) -> list[TrialConfig]:
-    """Trials that stand for all of a study: those that a grid takes, else at random points."""
-    count = config.budget.trials if config.search.sampler == "grid" else points
-    return [config.trial_at(point) for point in islice(config.points(), count)]
-
-
 def study_cost(trials: Sequence[TrialConfig]) -> StudyCost:
-    """What a trial of a study costs, from its `sample_trials`."""
+    """What a trial of a study costs, from trials that stand for all (`SearchSpace.sample_trials`)."""
     passes = [trial.crop_passes for trial in trials]
     flops = [training_flops(trial) for trial in trials]
     works = [evaluation_work(trial) for trial in trials]

@@ -12,12 +12,14 @@ from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.cost.model import Work
 from cfamc_ray.host.files import is_text
+from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.cells import damaged_cells
 from cfamc_ray.store.images import Digests, check_same, data_of
 from cfamc_ray.store.layout import STUDY
 from cfamc_ray.store.lock import only_driver
 from cfamc_ray.store.records import TrialRecord, damaged_records, read_config, read_trials
 from cfamc_ray.store.repair import set_damaged_aside
+from cfamc_ray.store.stop_reason import StopReason
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +40,11 @@ def runs_folder(name: Path | str) -> Path:
 
 
 def check_folder(
-    config: StudyConfig, folder: Path, *, resume: bool, over: Callable[[Sequence[TrialRecord]], str] | None = None
+    config: StudyConfig,
+    folder: Path,
+    *,
+    resume: bool,
+    over: Callable[[Sequence[TrialRecord]], StopReason | None] | None = None,
 ) -> bool:
     """Whether a study is finished; one that is not may begin, or go on, in its folder.
 
@@ -63,8 +69,8 @@ def check_folder(
             "name another folder with --out, or another study with --set name=NAME"
         )
     ended = sum(record.ended for record in records)
-    spent = over(records) if over else len(records) >= config.budget.trials
-    finished = not damaged and ended == len(records) and bool(spent)
+    spent = over(records) is not None if over else len(records) >= config.budget.trials
+    finished = not damaged and ended == len(records) and spent
     if (records or damaged) and not finished and not resume:
         remark = f" (damaged or missing: {', '.join(str(found.path) for found in damaged)})" if damaged else ""
         raise InputError(
@@ -144,7 +150,7 @@ def _different(config: StudyConfig, folder: Path, records: Sequence[TrialRecord]
     try:
         known = read_config(folder).identity()
     except InputError:
-        return [] if all(config.contains(record.point) for record in records) else ["space"]
+        return [] if all(map(SearchSpace(config).contains, (record.point for record in records))) else ["space"]
     return sorted(_differences(known, config.identity()))
 
 

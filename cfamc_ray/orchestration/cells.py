@@ -10,8 +10,8 @@ from ray.exceptions import RayError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from cfamc_ray.config.resources import ResourceConfig
 from cfamc_ray.config.scaling import Cell, ScalingConfig, SystemConfig
-from cfamc_ray.config.study import ResourceConfig
 from cfamc_ray.orchestration.run import running_ray
 from cfamc_ray.store.cells import CellFolder, cell_line
 from cfamc_ray.store.environment import environment

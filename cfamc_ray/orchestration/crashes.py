@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from cfamc_ray.store.records import TrialFolder
+from cfamc_ray.store.stop_reason import StopReason
 
 CAUSE = re.compile(r"^Fatal Python error: (.+)$", re.MULTILINE)
 FRAME = re.compile(r'^  File "(.+)", line (\d+) in (\S+)$', re.MULTILINE)
@@ -32,7 +33,7 @@ class CrashReport:
         self._path.unlink(missing_ok=True)
 
 
-def crash_reason(folder: TrialFolder) -> str:
+def crash_reason(folder: TrialFolder) -> StopReason:
     """Why a trial's process died, as its reports tell; of several workers the first that has one.
 
     Args:
@@ -44,5 +45,5 @@ def crash_reason(folder: TrialFolder) -> str:
             frames = FRAME.findall(text)
             ours = [frame for frame in frames if f"{Path(__file__).parent.parent}/" in frame[0]] or frames
             where = f" in {ours[0][2]} ({Path(ours[0][0]).name}, line {ours[0][1]})" if ours else ""
-            return f"its process crashed: {cause[1]}{where}"
-    return NOTHING_SAID
+            return StopReason("crashed", f"its process crashed: {cause[1]}{where}", origin=cause[1] + where)
+    return StopReason("killed", NOTHING_SAID)

@@ -9,7 +9,7 @@ from ray.autoscaler.sdk import request_resources
 from ray.core.generated.autoscaler_pb2 import AutoscalingState, GetClusterStatusReply
 
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.study import ResourceConfig
+from cfamc_ray.config.resources import ResourceConfig
 
 LOOK_SECONDS = 1.0
 UNAWARE = 3

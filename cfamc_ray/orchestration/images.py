@@ -10,6 +10,7 @@ from cfamc_ray.config.data import DataConfig
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.data.images import LabelledImages, Source
 from cfamc_ray.data.sources import hold_source, read_source
+from cfamc_ray.space.search_space import SearchSpace
 
 SharedSources = list[tuple[DataConfig, Any]]
 """Data sets, and where Ray keeps them."""
@@ -21,7 +22,7 @@ def share_sources(study: StudyConfig) -> SharedSources:
     Images that are mapped into memory are left where they are: every machine maps its own cache of them, which may be
     larger than the memory.
     """
-    trial = study.trial_at(next(study.points()))
+    trial = SearchSpace(study).first_trial
     kept = [config for config in dict.fromkeys((trial.data, trial.judged_on)) if not config.is_mapped]
     return [(config, ray.put(_arrays(read_source(config)))) for config in kept]
 

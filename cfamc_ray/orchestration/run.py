@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Protocol, Self, TextIO
@@ -25,7 +24,8 @@ from ray.exceptions import RayTaskError
 from ray.tune.experiment import Trial as TuneTrial
 
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.study import ResourceConfig, StudyConfig
+from cfamc_ray.config.resources import ResourceConfig
+from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.cost.model import CostModel
 from cfamc_ray.cost.work import training_work
 from cfamc_ray.figures.charts import front_chart
@@ -48,6 +48,7 @@ from cfamc_ray.store.environment import environment
 from cfamc_ray.store.layout import ENVIRONMENT, RAY_LOG, trial_name
 from cfamc_ray.store.records import TrialFolder, TrialRecord, read_trials, write_config
 from cfamc_ray.store.repair import repair
+from cfamc_ray.store.stop_reason import StopReason
 from cfamc_ray.store.trial_tables import tabled_points
 from cfamc_ray.terminal import Detail
 from cfamc_ray.training.allocator import gpu_bytes
@@ -79,7 +80,7 @@ def run_study(
     detail: Detail = "normal",
     costs: CostModel | None = None,
     view_on: Callable[..., View] = StudyView,
-) -> str:
+) -> StopReason | None:
     """Train trials until the study is over; those that began before go on from where they were.
 
     Args:
@@ -92,7 +93,7 @@ def run_study(
         view_on: what is shown of a config, on a stream that reaches the person, in a detail.
 
     Returns:
-        why the study is over; empty after Ctrl-C.
+        why the study is over; None after Ctrl-C.
 
     Raises:
         InputError: where the folder cannot be written, the cluster cannot be reached or is too small, or the storage
@@ -119,8 +120,8 @@ def run_study(
     with running_ray(config.resources, folder, address) as person, view_on(config, person, detail=detail) as view:
         _tuner(config, folder, search, _Watcher(search, folder, view)).fit()
     if search.halted:
-        raise InputError(search.halted)
-    return search.over if all(record.ended for record in search.records.values()) else ""
+        raise InputError(search.halted.text)
+    return search.over if all(record.ended for record in search.records.values()) else None
 
 
 @contextmanager
@@ -187,7 +188,7 @@ def _note_refusal(folder: Path, record: TrialRecord) -> None:
     trial_folder = TrialFolder(folder, record.number)
     if not record.rows:
         trial_folder.open(record.point)
-    trial_folder.close(record.status, record.reason)
+    trial_folder.close(record.status, record.reason, record.kind)
     trial_folder.checkpoint.unlink(missing_ok=True)
 
 
@@ -324,7 +325,8 @@ class _Watcher(tune.Callback):
         record = trial_folder.read() or TrialRecord(number, trial.config["point"])
         error = _error_of(trial)
         if _met_a_full_disk(error):
-            self.search.halted = f"{self.folder}: the disk is full; make room there, then go on with --resume"
+            text = f"{self.folder}: the disk is full; make room there, then go on with --resume"
+            self.search.halted = StopReason("disk_full", text)
             return
         self.losses[number] += 1
         if not record.ended and self.losses[number] <= self.config.resources.restarts:
@@ -332,8 +334,8 @@ class _Watcher(tune.Callback):
         elif not record.ended:
             reason = _reason(error, trial_folder)
             trial_folder.open(record.point)
-            trial_folder.close("failed", reason)
-            self.search.ended(replace(record, status="failed", reason=reason))
+            trial_folder.close("failed", reason.text, reason.kind, reason.origin)
+            self.search.ended(record.ended_by("failed", reason))
         self._reread(trial)
 
     def on_experiment_end(self, trials: Sequence[TuneTrial], **info: Any) -> None:
@@ -386,11 +388,11 @@ def _met_a_full_disk(error: Exception | None) -> bool:
     return any(isinstance(each, DiskFullError) for each in (cause, *getattr(cause, "worker_failures", {}).values()))
 
 
-def _reason(error: Exception | None, folder: TrialFolder) -> str:
+def _reason(error: Exception | None, folder: TrialFolder) -> StopReason:
     """Why a trial's process ended: what Python raised there, or what it said when it crashed."""
     if isinstance(error, RayTaskError):
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        return f"its process ended: {lines[-1]}"
+        return StopReason("error", f"its process ended: {lines[-1]}", origin=type(error.cause).__name__)
     return crash_reason(folder)
 
 

@@ -76,10 +76,10 @@ class StudyScheduler(FIFOScheduler):
         """Judge the trial by its new row."""
         trial_folder = TrialFolder(self._folder, trial.config["number"])
         record = trial_folder.read()
-        reason = self._search.observe(record) if record else ""
-        if not reason:
+        reason = self._search.observe(record) if record else None
+        if reason is None:
             return str(TrialScheduler.CONTINUE)
-        trial_folder.close("stopped", reason)
+        trial_folder.close("stopped", reason.text, reason.kind)
         if self._search.config.resources.workers_per_trial > 1:
             return str(TrialScheduler.CONTINUE)
         trial_folder.checkpoint.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.search.sampler import FeasibleSampler
+from cfamc_ray.search.feasible_sampler import FeasibleSampler
 from cfamc_ray.space.encoding import distributions
 from cfamc_ray.store.records import TrialRecord
 

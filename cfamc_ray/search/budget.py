@@ -1,30 +1,29 @@
-"""What a study may still spend: when it is over, and which points no longer fit."""
+"""The budget of a study: when it is spent, and which points no longer fit."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from operator import is_
-from typing import Any
 
-from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.config.study import Point, StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.cost.model import CostModel, WorkOf, fit_costs
 from cfamc_ray.front.front import find_front
+from cfamc_ray.space.search_space import SAMPLE, SearchSpace
 from cfamc_ray.store.records import TrialRecord, trials_of
+from cfamc_ray.store.stop_reason import StopReason
 
 SECONDS_PER_HOUR = 3600
-SAMPLE = 256
-"""Points of the space that stand for all: a study is over when none of them fits."""
 
 
 class Budget:
-    """Costs of a study against its limits. Passes and FLOPs are exact, seconds and memory are fitted to what has run.
+    """Compares the costs of a study with its limits. Crop passes and FLOPs are counted; seconds and memory are fitted.
 
     Args:
         config: of the study.
-        work_of: what a trial's training comes to.
+        work_of: counts the work of a trial's training.
         memory_bytes: that a worker of a trial may use.
-        costs: what was measured elsewhere, for what this study's trials do not tell yet.
+        costs: a model from a scaling study, used until this study's own trials give one.
     """
 
     def __init__(
@@ -40,41 +39,44 @@ class Budget:
         self._sample: list[TrialConfig] | None = None
         self._fitted: tuple[Sequence[TrialRecord], CostModel] | None = None
 
-    def over(self, records: Sequence[TrialRecord]) -> str:
-        """Why no further trial is to start; empty while one may."""
+    def over(self, records: Sequence[TrialRecord]) -> StopReason | None:
+        """Why no further trial may start; None while one may."""
         limits, counted = self.config.budget, [record for record in records if record.counts]
         if len(counted) >= limits.trials:
-            return f"budget.trials {limits.trials} reached"
+            return StopReason("trials", f"budget.trials {limits.trials} reached")
         if limits.plateau and (grown := self._growth(counted)) is not None and grown < limits.plateau.tolerance:
-            return (
+            return StopReason(
+                "plateau",
                 f"the front is on a plateau: the last {limits.plateau.trials} trials added {grown:.2%} to its "
-                f"hypervolume, less than budget.plateau.tolerance {limits.plateau.tolerance:.2%}"
+                f"hypervolume, less than budget.plateau.tolerance {limits.plateau.tolerance:.2%}",
             )
         left = self._left(records)
         if not left:
-            return ""
+            return None
         if self._sample is None:
-            self._sample = [self.config.trial_at(point) for point in islice(self.config.points(), SAMPLE)]
+            points = islice(SearchSpace(self.config).points(), SAMPLE)
+            self._sample = [self.config.trial_at(point) for point in points]
         model = self._model(records)
-        if any(not self._excess(trial, left, model) for trial in self._sample):
-            return ""
+        if any(self._excess(trial, left, model) is None for trial in self._sample):
+            return None
         shown = " and ".join(f"{max(amount, 0):.3g} of budget.{name}" for name, amount in left.items())
-        return f"no trial fits what is left: {shown}"
+        return StopReason("budget", f"no trial fits what is left: {shown}")
 
-    def refusal(self, point: Mapping[str, Any], records: Sequence[TrialRecord]) -> str:
-        """Why a point cannot be paid or cannot fit the memory; empty where it can."""
+    def refusal(self, point: Point, records: Sequence[TrialRecord]) -> StopReason | None:
+        """Why a point exceeds the budget that is left, or the memory; None where it does not."""
         return self._refusal(point, self._left(records), self._model(records))
 
-    def fits(self, records: Sequence[TrialRecord]) -> Callable[[Mapping[str, Any]], bool]:
-        """Whether a point can be paid and fits the memory, of many points while the records stay as they are."""
+    def fits(self, records: Sequence[TrialRecord]) -> Callable[[Point], bool]:
+        """A function that says of points whether they fit budget and memory, as the records are now."""
         left, model = self._left(records), self._model(records)
-        return lambda point: not self._refusal(point, left, model)
+        return lambda point: self._refusal(point, left, model) is None
 
-    def _refusal(self, point: Mapping[str, Any], left: Mapping[str, float], model: CostModel) -> str:
+    def _refusal(self, point: Point, left: Mapping[str, float], model: CostModel) -> StopReason | None:
         trial = self.config.trial_at(point)
         needed = model.memory_bytes(trial)
         if needed is not None and needed > self.memory_bytes:
-            return f"would need about {needed / 1e9:.3g} GB of memory, of {self.memory_bytes / 1e9:.3g} GB"
+            limit = f"{self.memory_bytes / 1e9:.3g} GB"
+            return StopReason("memory", f"would need about {needed / 1e9:.3g} GB of memory, of {limit}")
         return self._excess(trial, left, model)
 
     def _model(self, records: Sequence[TrialRecord]) -> CostModel:
@@ -117,13 +119,14 @@ class Budget:
         flops = self.work_of(trial).flops if self.config.budget.flops else 0.0
         return {"crop_passes": trial.crop_passes, "flops": flops, "hours": hours}
 
-    def _excess(self, trial: TrialConfig, left: Mapping[str, float], model: CostModel) -> str:
+    def _excess(self, trial: TrialConfig, left: Mapping[str, float], model: CostModel) -> StopReason | None:
         planned = self._planned(trial, model)
         for name, amount in left.items():
             if planned[name] > amount or amount <= 0:
-                about = "about " if name == "hours" else ""
-                return f"would need {about}{planned[name]:.3g} of budget.{name}, of which {max(amount, 0):.3g} are left"
-        return ""
+                needed = f"{'about ' if name == 'hours' else ''}{planned[name]:.3g}"
+                left_over = f"{max(amount, 0):.3g}"
+                return StopReason("budget", f"would need {needed} of budget.{name}, of which {left_over} are left")
+        return None
 
     def _growth(self, records: Sequence[TrialRecord]) -> float | None:
         """Relative growth of the hypervolume over the plateau's last trials; None before there are so many."""

@@ -26,7 +26,8 @@ from sklearn.gaussian_process import GaussianProcessClassifier
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 from threadpoolctl import threadpool_limits
 
-from cfamc_ray.config.study import Point, StudyConfig, draw
+from cfamc_ray.config.search import FrontConfig
+from cfamc_ray.config.study import Point
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.cost.model import FlopsOf
 from cfamc_ray.front.dominance import best_first, farthest_first, signs
@@ -34,11 +35,12 @@ from cfamc_ray.front.front import find_front
 from cfamc_ray.metrics import find_metric
 from cfamc_ray.search.gaussian_process import LENGTHS, fit_kernel, posterior
 from cfamc_ray.space.encoding import encode
+from cfamc_ray.space.search_space import SearchSpace, draw
 from cfamc_ray.store.records import TrialRecord
 
 Array = npt.NDArray[np.float64]
 
-CANDIDATES = 256
+CANDIDATES = FrontConfig.attempts
 ATTEMPTS = 1024
 """Draws for these candidates; some repeat, some do not meet the constraints."""
 SAMPLES = 64
@@ -52,20 +54,20 @@ MARGIN = 0.05
 
 
 class FrontModel:
-    """What is expected of points that were not tried.
+    """Predicts how much untried points would add to the front.
 
     Args:
-        config: of the study.
+        space: of the study.
         records: of the trials so far.
         flops_of: training FLOPs of a trial.
         seed: of everything that is drawn here.
     """
 
-    def __init__(self, config: StudyConfig, records: Sequence[TrialRecord], flops_of: FlopsOf, *, seed: int) -> None:
-        self.config, self.flops_of, self.seed = config, flops_of, seed
+    def __init__(self, space: SearchSpace, records: Sequence[TrialRecord], flops_of: FlopsOf, *, seed: int) -> None:
+        self.space, self.config, self.flops_of, self.seed = space, space.config, flops_of, seed
         known = sorted(records, key=lambda record: record.number)
         self.records = [record for record in known if record.status != "infeasible"]
-        self.signs_K = signs(config.objectives.values())
+        self.signs_K = signs(self.config.objectives.values())
         ended = [record for record in self.records if record.status == "finished"]
         self._finished = [record for record in ended if np.isfinite(self._signed(record)).all()]
 
@@ -81,26 +83,26 @@ class FrontModel:
     def _candidates(self) -> list[Point]:
         """Random points, and points of the front with one key drawn anew."""
         source = random.Random(self.seed)  # noqa: S311 (no secret)
-        space = self.config.space
+        ranges = self.space.ranges
         front = [record.point for record in find_front(self.config, self.records).members]
-        seen = {tuple(record.point[key] for key in space) for record in self.records}
+        seen = {self.space.identity(record.point) for record in self.records}
         found: list[Point] = []
         for attempt in range(ATTEMPTS):
             if front and attempt % 2:
-                key = source.choice(list(space))
-                point = {**source.choice(front), key: draw(space[key], source)}
+                key = source.choice(list(ranges))
+                point = {**source.choice(front), key: draw(ranges[key], source)}
             else:
-                point = {key: draw(written, source) for key, written in space.items()}
-            values = tuple(point.values())
-            if values not in seen and self.config.admits(point):
+                point = self.space.draw(source)
+            identity = self.space.identity(point)
+            if identity not in seen and self.space.admits(point):
                 found.append(point)
-                seen.add(values)
+                seen.add(identity)
             if len(found) == CANDIDATES:
                 break
         return found
 
     def _distance(self, points: Sequence[Point]) -> Array:
-        """Of the first points, which are to lie far apart: the distance to the nearest trial, (C,)."""
+        """Distance to the nearest trial, by which the first points are chosen, (C,)."""
         if not self.records:
             return np.zeros(len(points))
         here_CF, tried_PF = (self._encoded(group) for group in (points, [record.point for record in self.records]))
@@ -130,7 +132,7 @@ class FrontModel:
         return np.where(chance_C < HOPELESS, 0.0, gain_C * chance_C)
 
     def _chance(self, points: Sequence[Point]) -> Array:
-        """That a trial ends well (as in Gelbart et al., arXiv 1403.5607), (C,)."""
+        """Probability that a trial does not fail (as in Gelbart et al., arXiv 1403.5607), (C,)."""
         failed_N = [record.status == "failed" for record in self._seen]
         if not any(failed_N):
             return np.ones(len(points))
@@ -216,7 +218,7 @@ class FrontModel:
         return gain_NK[np.isfinite(gain_NK).all(axis=1)]
 
     def _encoded(self, points: Sequence[Point]) -> Array:
-        return np.array([encode(self.config.space, point) for point in points])
+        return np.array([encode(self.space.ranges, point) for point in points])
 
     def _signed(self, record: TrialRecord) -> Array:
         signed_K: Array = np.array(record.values(self.config.objectives)) * self.signs_K

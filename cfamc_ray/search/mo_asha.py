@@ -17,6 +17,7 @@ from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.front.dominance import best_first
 from cfamc_ray.metrics import find_metric
 from cfamc_ray.store.records import TrialRecord, trials_of
+from cfamc_ray.store.stop_reason import StopReason
 
 
 class Rung(NamedTuple):
@@ -57,8 +58,8 @@ class MultiObjectiveAsha:
         self.directions = [*config.objectives.values(), "minimize"]
         self._trial_of = trials_of(config)
 
-    def verdict(self, record: TrialRecord, others: Iterable[TrialRecord]) -> str:
-        """Why a trial is to be stopped after its last epoch; empty where it goes on.
+    def verdict(self, record: TrialRecord, others: Iterable[TrialRecord]) -> StopReason | None:
+        """Why a trial is to be stopped after its last epoch; None where it goes on.
 
         Args:
             record: of the trial.
@@ -66,16 +67,17 @@ class MultiObjectiveAsha:
         """
         rung = next((rung for rung in self._rungs(record) if rung.epoch == len(record.rows)), None)
         if rung is None:
-            return ""
+            return None
         peers = [record, *(other for other in others if other.number != record.number)]
         passed = [values for peer in peers if (values := self._values_at(peer, rung.share)) is not None]
         survivors = math.ceil(self.mo_asha.keep * len(passed))
         place = best_first(passed, self.directions).index(0) + 1
         if place <= survivors:
-            return ""
-        return (
+            return None
+        return StopReason(
+            "fell_behind",
             f"fell behind after {rung.share:.3g} of its schedule: place {place} of the {len(passed)} trials that came "
-            f"so far, of which {survivors} go on"
+            f"so far, of which {survivors} go on",
         )
 
     def _rungs(self, record: TrialRecord) -> list[Rung]:

@@ -5,9 +5,7 @@ it had never ended.
 """
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import optuna
@@ -17,16 +15,15 @@ from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.cost.model import CostModel, WorkOf
 from cfamc_ray.search.bookkeeping import open_study, reconcile, tell
 from cfamc_ray.search.budget import Budget
+from cfamc_ray.search.feasible_sampler import FeasibleSampler, suggest_point
 from cfamc_ray.search.mo_asha import MultiObjectiveAsha
-from cfamc_ray.search.sampler import FeasibleSampler, suggest_point
 from cfamc_ray.store.records import TrialRecord
+from cfamc_ray.store.stop_reason import StopReason
 
 REFUSALS = 8
 """In a row, before points that do not fit are no longer proposed."""
 ALIKE = 3
 """Trials in a row that fail of the same cause end a study."""
-NUMBER = re.compile(r"[\d.]+")
-"""Epochs and sizes differ between failures of one cause."""
 
 
 class Proposal(NamedTuple):
@@ -43,9 +40,9 @@ class Search:
         config: of the study.
         storage: Optuna's.
         records: of the trials so far, finished or not.
-        work_of: what a trial's training comes to.
+        work_of: counts the work of a trial's training.
         memory_bytes: that a worker of a trial may use.
-        costs: what was measured elsewhere, for what this study's trials do not tell yet.
+        costs: a model from a scaling study, used until this study's own trials give one.
         on_refused: is called with the record of a trial that ends here: a point that does not fit and never runs, or a
             trial that was interrupted right before its stop.
 
@@ -71,26 +68,32 @@ class Search:
         self.sampler = FeasibleSampler(config, lambda: list(self.records.values()), lambda trial: work_of(trial).flops)
         self.study = open_study(config, storage, self.sampler)
         self._unfinished = reconcile(self.study, config, records)
-        self._causes: list[str] = []
-        self.halted = ""
+        self._ended: list[TrialRecord] = []
+        self.halted: StopReason | None = None
         """Why nothing more is proposed although the study is not over."""
 
     @property
-    def over(self) -> str:
-        """Why no further trial is to start; empty while one may."""
+    def over(self) -> StopReason | None:
+        """Why no further trial may start; None while one may."""
         if self.halted:
             return self.halted
-        if len(self._causes) >= ALIKE and len(set(self._causes[-ALIKE:])) == 1 and self._causes[-1]:
-            return (
-                f"the last {ALIKE} trials failed alike ({self._causes[-1]}): mend the cause, then go on with --resume"
+        if self._failed_alike(last := self._ended[-ALIKE:]):
+            return StopReason(
+                "failed_alike",
+                f"the last {ALIKE} trials failed alike ({last[-1].reason}): mend the cause, then go on with --resume",
             )
-        return "" if self._unfinished else self.budget.over(list(self.records.values()))
+        return None if self._unfinished else self.budget.over(list(self.records.values()))
+
+    @staticmethod
+    def _failed_alike(last: Sequence[TrialRecord]) -> bool:
+        causes = {(record.kind, record.origin) if record.status == "failed" else None for record in last}
+        return len(last) == ALIKE and len(causes) == 1 and None not in causes
 
     def suggest(self) -> Proposal | None:
         """The next trial; those that began before come first. None where the study is over."""
         refused = 0
         self.sampler.fits = lambda point: True
-        while not self.over:
+        while self.over is None:
             if refused >= REFUSALS:
                 self.sampler.fits = self.budget.fits(list(self.records.values()))
             proposal = self._next()
@@ -107,12 +110,12 @@ class Search:
     def _refused(self, new: TrialRecord) -> TrialRecord | None:
         others = [record for record in self.records.values() if record.number != new.number]
         reason = self.budget.refusal(new.point, others)
-        return replace(new, status="infeasible", reason=reason) if reason else None
+        return new.ended_by("infeasible", reason) if reason else None
 
     def _stopped(self, interrupted: TrialRecord) -> TrialRecord | None:
         """It may have been interrupted between its row and the verdict on it."""
         reason = self.observe(interrupted)
-        return replace(interrupted, status="stopped", reason=reason) if reason else None
+        return interrupted.ended_by("stopped", reason) if reason else None
 
     def _next(self) -> Proposal:
         if self._unfinished:
@@ -122,11 +125,11 @@ class Search:
             trial = self.study.ask()
         return Proposal(trial.number, suggest_point(trial, self.config.space))
 
-    def observe(self, record: TrialRecord) -> str:
-        """Take in a trial's new row; why it is to be stopped, or nothing."""
+    def observe(self, record: TrialRecord) -> StopReason | None:
+        """Take in a trial's new row; why the trial is to be stopped, or None."""
         self.records[record.number] = record
         if self.mo_asha is None or record.ended:
-            return ""
+            return None
         return self.mo_asha.verdict(record, self.records.values())
 
     def again(self, record: TrialRecord) -> None:
@@ -138,5 +141,5 @@ class Search:
         """Take in how a trial ended, and tell the sampler."""
         self.records[record.number] = record
         if record.status != "infeasible":
-            self._causes.append(NUMBER.sub("#", record.reason) if record.status == "failed" else "")
+            self._ended.append(record)
         tell(self.study, record.number, self.config, record)

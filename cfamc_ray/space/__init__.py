@@ -1,1 +1,1 @@
-"""What is searched."""
+"""What is searched: points of a space, and how they are read, drawn and encoded."""

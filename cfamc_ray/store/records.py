@@ -8,9 +8,9 @@ the same counts as missing; `store.repair` sets it aside. Where which file lies 
 import json
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import dump_study, read_resolved, read_resolved_tree
@@ -31,6 +31,7 @@ from cfamc_ray.store.layout import (
     TRIAL,
     trial_name,
 )
+from cfamc_ray.store.stop_reason import StopKind, StopReason
 
 Status = Literal["finished", "stopped", "failed", "infeasible", "running"]
 Row = Mapping[str, Any]
@@ -50,6 +51,15 @@ class TrialRecord:
     """Why a trial that is not finished ended."""
     source: str = ""
     """``STUDY/TRIAL_ID`` of the trial that a warm start copied; empty for a trial of this study."""
+    """Trial of another study that this one was taken over from."""
+    kind: StopKind | None = None
+    """Kind of the reason, for code to compare."""
+    origin: str = ""
+    """Where an error or a crash came from."""
+
+    def ended_by(self, status: Status, reason: StopReason) -> Self:
+        """The record of a trial that ended other than finished."""
+        return replace(self, status=status, reason=reason.text, kind=reason.kind, origin=reason.origin)
 
     @property
     def counts(self) -> bool:
@@ -87,7 +97,9 @@ class _Outcome(NamedTuple):
     """What outcome.json holds."""
 
     status: Status
-    reason: str
+    reason: str = ""
+    kind: StopKind | None = None
+    origin: str = ""
 
 
 class TrialFolder:
@@ -123,10 +135,11 @@ class TrialFolder:
         """Whether outcome.json says that the trial ended, other than by finishing."""
         return content_of(self.outcome_file, _outcome) is not None
 
-    def close(self, status: Status, reason: str = "") -> None:
-        """Write outcome.json: the trial ended, other than by finishing."""
+    def close(self, status: Status, reason: str = "", kind: StopKind | None = None, origin: str = "") -> None:
+        """Note that the trial ended other than finished; arguments as the fields of its record."""
+        cause = {"kind": kind, "origin": origin} if kind else {}
         if self.path.is_dir():
-            write_text(self.outcome_file, json.dumps({"status": status, "reason": reason}) + "\n")
+            write_text(self.outcome_file, json.dumps({"status": status, "reason": reason, **cause}) + "\n")
 
     def write_test(self, values: Row) -> None:
         """Write test.json: what the encoder reached on the test split."""
@@ -146,8 +159,8 @@ class TrialFolder:
         lost = rows is None and self.epochs_file.exists()
         if outcome is not None and outcome.status == "stopped" and (done or lost):
             outcome = None  # the decision to stop came after the trial's end, or the rows it rests on are damaged
-        status, reason = outcome or _Outcome("finished" if done else "running", "")
-        return TrialRecord(self.number, begun.point, rows or [], status, reason, begun.source)
+        status, reason, kind, origin = outcome or _Outcome("finished" if done else "running")
+        return TrialRecord(self.number, begun.point, rows or [], status, reason, begun.source, kind, origin)
 
     def damaged(self) -> list[DamagedFile]:
         """The files of its record that cannot be read; trial.json too, where it alone is missing."""
@@ -257,10 +270,12 @@ def _rows(text: str) -> list[Row]:
 
 def _outcome(text: str) -> _Outcome:
     tree = json_object(text)
-    status, reason = tree.get("status"), tree.get("reason")
+    status, reason, kind, origin = (tree.get(key) for key in _Outcome._fields)
     if status not in ("stopped", "failed", "infeasible") or not isinstance(reason, str):
         raise ValueError("does not say how the trial ended")
-    return _Outcome(status, reason)
+    if kind not in (None, *get_args(StopKind)) or not isinstance(origin, str | None):
+        raise ValueError("gives a reason of no known kind")
+    return _Outcome(status, reason, kind, origin or "")
 
 
 def _tested(text: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import without_paths
+from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.images import same_images
 from cfamc_ray.store.records import TrialFolder, read_config, read_trials
 
@@ -39,12 +40,12 @@ def warm_start_from(config: StudyConfig, folder: Path, source: Path) -> int:
     if different:
         raise InputError(f"--warm-start {source}: is a study of something else (different: {', '.join(different)})")
     present = read_trials(folder)
-    copied_before = {record.source for record in present}
+    copied_before, space = {record.source for record in present}, SearchSpace(config)
     number = max((record.number for record in present), default=-1) + 1
     copied = 0
     for record in read_trials(source):
         name = f"{theirs.name}/{record.trial_id}"
-        if record.status not in ("finished", "stopped") or name in copied_before or not config.contains(record.point):
+        if record.status not in ("finished", "stopped") or name in copied_before or not space.contains(record.point):
             continue
         target, origin = TrialFolder(folder, number + copied), TrialFolder(source, record.number)
         target.open(record.point, source=name)
@@ -52,6 +53,6 @@ def warm_start_from(config: StudyConfig, folder: Path, source: Path) -> int:
         if origin.encoder.exists():
             shutil.copy2(origin.encoder, target.encoder)
         if record.status == "stopped":
-            target.close(record.status, record.reason)
+            target.close(record.status, record.reason, record.kind, record.origin)
         copied += 1
     return copied

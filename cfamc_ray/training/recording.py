@@ -4,6 +4,7 @@ Knows nothing of Ray; the study's trainables and the command that trains a singl
 """
 
 import re
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from types import TracebackType
@@ -17,6 +18,7 @@ from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.data.splits import Splits, load_splits
 from cfamc_ray.host.files import DiskFullError, is_disk_full, set_aside
 from cfamc_ray.store.records import Status, TrialFolder
+from cfamc_ray.store.stop_reason import StopReason
 from cfamc_ray.training.allocator import keep_freed_memory, release_freed_memory, use_device
 from cfamc_ray.training.checkpoint import CheckpointError
 from cfamc_ray.training.place import Place
@@ -70,11 +72,11 @@ def run_recorded(
         status, reason = outcome
         known_to_all = place.size == 1 or isinstance(error, TrialFailed)
         if place.rank == 0 or not known_to_all:
-            folder.close(status, reason)
+            folder.close(status, reason.text, reason.kind, reason.origin)
         if not known_to_all:
             raise  # only this worker knows; the others are ended from outside, and all read the outcome on a new start
     release_freed_memory()  # not before the exception is gone, whose traceback holds the trial
-    yield {"status": status, "reason": reason, "done": True}
+    yield {"status": status, "reason": reason.text, "done": True}
 
 
 def _epochs(
@@ -178,20 +180,23 @@ class RecordedTrial:
         return row
 
 
-def ends_trial(error: Exception) -> tuple[Status, str] | None:
+def ends_trial(error: Exception) -> tuple[Status, StopReason] | None:
     """Status and reason where an exception ends a trial alone; None where the process should not go on."""
     match error:
         case OutOfTime():
-            return "stopped", str(error)
+            return "stopped", StopReason("time_limit", str(error))
         case TrialFailed():
-            return "failed", str(error)
+            return "failed", StopReason("diverged", str(error))
         case _ if reason := out_of_memory(error):
-            return "failed", reason
+            return "failed", StopReason("out_of_memory", reason)
         case dist.DistError() | torch.AcceleratorError():  # another worker, or this one's GPU, was lost
             return None
         case RuntimeError() if _LOST.search(str(error)):
             return None
-    return "failed", f"{type(error).__name__}: {error}"
+    name = type(error).__name__
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    return "failed", StopReason("error", f"{name}: {error}", origin=name + where)
 
 
 def out_of_memory(error: Exception) -> str:

@@ -4,12 +4,13 @@ from itertools import islice
 from pathlib import Path
 
 from benchmarks.confirmation import SPACE, read_csv
-from cfamc_ray.config.reading import read_study
+from cfamc_ray.space.reading import read_study
+from cfamc_ray.space.search_space import SearchSpace
 
 
 def test_the_study_tries_each_of_8_points_at_48_000_crop_passes_and_confirms_with_3_seeds() -> None:
     config = read_study(SPACE)
-    points = list(islice(config.points(), 9))
+    points = list(islice(SearchSpace(config).points(), 9))
     assert len(points) == 8 == config.budget.trials
     assert {config.trial_at(point).crop_passes for point in points} == {48_000}
     assert config.confirm is not None

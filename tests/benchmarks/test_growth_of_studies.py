@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks.growth import Times, made_up_study, measure, summarise
 from cfamc_ray.front.front import find_front
+from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.records import TrialFolder, read_config, read_trials
 
 
@@ -14,7 +15,7 @@ def test_a_made_up_study_has_ended_in_every_way_and_has_a_front(tmp_path: Path) 
     records = read_trials(tmp_path)
     assert read_config(tmp_path) == config
     assert [record.number for record in records] == list(range(80))
-    assert all(config.contains(record.point) for record in records)
+    assert all(SearchSpace(config).contains(record.point) for record in records)
     counts = {status: sum(record.status == status for record in records) for status in ("failed", "stopped")}
     assert counts["failed"] == 2
     assert 0 < counts["stopped"] <= 6

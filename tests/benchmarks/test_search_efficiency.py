@@ -18,11 +18,12 @@ from benchmarks.search_efficiency import (
     volume,
 )
 from benchmarks.search_table import SEEDS, point_key, read_table, table_study
+from cfamc_ray.space.search_space import SearchSpace
 
 
 def test_the_table_holds_every_point_with_every_seed_to_its_last_epoch() -> None:
     study, table = table_study(), read_table()
-    points = list(study.points())
+    points = list(SearchSpace(study).points())
     assert len(points) >= 96
     assert set(table) == {(seed, point_key(point)) for seed in SEEDS for point in points}
     for point, seed in itertools.product(points, SEEDS):
@@ -32,7 +33,7 @@ def test_the_table_holds_every_point_with_every_seed_to_its_last_epoch() -> None
 
 
 def test_seeds_differ_and_the_truth_is_their_mean() -> None:
-    key = point_key(next(iter(table_study().points())))
+    key = point_key(next(iter(SearchSpace(table_study()).points())))
     ends = [curves(seed)[key][-1]["robust_accuracy"] for seed in SEEDS]
     assert ends[0] != ends[1]
     assert truth()[key][1] == pytest.approx(sum(ends) / 2)

@@ -10,6 +10,7 @@ from benchmarks.soak import DAMAGES, SPACE, Ledger, RunEntry, State, result
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.search.bookkeeping import open_study, reconcile
 from cfamc_ray.search.storage import open_storage
+from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.records import TrialFolder, read_trials, write_config
 
 TRIALS = 3
@@ -19,7 +20,7 @@ CONFIG = StudyConfig.model_validate({**SPACE, "budget": {"trials": TRIALS}})
 def train(study: Path, number: int, *, clean: float, seconds: float = 1.0) -> TrialFolder:
     """What a trial leaves in its folder; its seconds differ where it is trained again."""
     folder = TrialFolder(study, number)
-    folder.open(next(CONFIG.points()) | {"crops.views": number + 2})
+    folder.open(next(SearchSpace(CONFIG).points()) | {"crops.views": number + 2})
     scores = {"clean_accuracy": clean, "robust_accuracy": 0.25}
     folder.write_rows([{"epoch": 1, "done": True, **scores, "train_seconds": seconds}])
     folder.encoder.write_text(f"weights {clean}")
@@ -35,7 +36,7 @@ def study(tmp_path: Path) -> Path:
     train(folder, 0, clean=0.5)
     train(folder, 1, clean=0.75)
     diverged = TrialFolder(folder, 2)
-    diverged.open(next(CONFIG.points()))
+    diverged.open(next(SearchSpace(CONFIG).points()))
     diverged.close("failed", "diverged")
     reconcile(open_study(CONFIG, open_storage(folder)), CONFIG, read_trials(folder))
     return folder

@@ -22,6 +22,7 @@ from cfamc_ray.host.process import INTERRUPTED
 from cfamc_ray.lifecycle.checks import check_data, check_folder
 from cfamc_ray.store.images import found_from
 from cfamc_ray.store.records import Status, TrialFolder, TrialRecord, write_config
+from cfamc_ray.store.stop_reason import StopReason
 
 
 def study(**given: object) -> StudyConfig:
@@ -260,9 +261,9 @@ class TestFolder:
     ) -> None:
         self.make(tmp_path, study(), *statuses)
 
-        def over(records: Sequence[TrialRecord]) -> str:
+        def over(records: Sequence[TrialRecord]) -> StopReason | None:
             assert [record.status for record in records] == list(statuses)
-            return spent
+            return StopReason("budget", spent) if spent else None
 
         assert check_folder(study(), tmp_path, resume=True, over=over) is finished
 

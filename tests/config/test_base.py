@@ -7,10 +7,12 @@ import pytest
 from pydantic import ValidationError
 
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.reading import dump_study, read_study, resolve_study
+from cfamc_ray.config.reading import dump_study
 from cfamc_ray.config.recipes import VARIANTS, Variant, read_recipe, recipe_names
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.space.reading import read_study, resolve_study
+from cfamc_ray.space.search_space import SearchSpace
 
 SMALL_DATA = {"name": "digits", "pretrain_images": 600, "probe_images": 200, "validation_images": 200}
 SEARCHED = {"space": {"base": {"choice": ["cf-amc-ssl", "simclr-crops-pgd"]}}}
@@ -89,7 +91,7 @@ class TestSearched:
         assert again == config
         assert again.identity() == config.identity()
         assert dump_study(again) == dump_study(config)
-        for point in config.points():
+        for point in SearchSpace(config).points():
             assert again.trial_at(point) == config.trial_at(point)
 
     def test_identity_tells_a_written_default_from_one_that_is_not(self) -> None:
@@ -105,12 +107,15 @@ class TestSearched:
         space = {"base": {"choice": ["cf-amc-ssl", "simclr-crops-pgd"]}, "seed": {"choice": [0, 1]}}
         constraints = ["base == 'cf-amc-ssl' or seed < 1", "crops.views == 2 or seed > 0"]
         config = study(space=space, search={"sampler": "grid"}, budget={"trials": 2}, constraints=constraints)
-        assert [tuple(point.values()) for point in config.points()] == [("cf-amc-ssl", 1), ("simclr-crops-pgd", 0)]
+        assert [tuple(point.values()) for point in SearchSpace(config).points()] == [
+            ("cf-amc-ssl", 1),
+            ("simclr-crops-pgd", 0),
+        ]
 
     def test_values_that_a_recipe_cannot_have_are_not_admitted(self) -> None:
         space = {"base": {"choice": ["cf-amc-ssl", "simclr-crops"]}, "crops.views": {"choice": [2, 16]}}
         config = study(space=space, search={"sampler": "grid"}, budget={"trials": 3})
-        assert [tuple(point.values()) for point in config.points()] == [
+        assert [tuple(point.values()) for point in SearchSpace(config).points()] == [
             ("cf-amc-ssl", 2),
             ("cf-amc-ssl", 16),
             ("simclr-crops", 2),
@@ -118,7 +123,7 @@ class TestSearched:
 
     def test_a_constant_recipe_is_part_of_every_point(self) -> None:
         config = study(space={"base": "simclr-crops"})
-        assert next(config.points()) == {"base": "simclr-crops"}
+        assert next(SearchSpace(config).points()) == {"base": "simclr-crops"}
         assert config.trial_at({"base": "simclr-crops"}) == read_recipe("simclr-crops").trial()
 
 
@@ -214,4 +219,4 @@ class TestOverrides:
 
     def test_a_recipe_is_searched_under_space(self) -> None:
         config = resolve_study({"name": "a"}, ["space.base={choice: [cf-amc-ssl, simclr-crops]}"], source="a")
-        assert {str(point["base"]) for point in config.points()} == {"cf-amc-ssl", "simclr-crops"}
+        assert {str(point["base"]) for point in SearchSpace(config).points()} == {"cf-amc-ssl", "simclr-crops"}

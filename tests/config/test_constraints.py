@@ -143,3 +143,25 @@ def test_numbers_are_not_truth_values(text: str) -> None:
 
 def test_a_guard_keeps_what_follows_from_being_computed() -> None:
     assert Constraint("b == -2 or a / (b + 2) <= 1").holds(value_of)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["'x' * 10 ** 9 == 'y'", "((9 ** 64) ** 64) ** 64 > 1", "9 ** 9 ** 9 > 1", "'x' + 'y' == 'xy'", "2 ** 65 > 1"],
+)
+def test_nothing_takes_much_memory_or_time(text: str) -> None:
+    with pytest.raises(ValueError, match=r"cannot be computed: .*(is no number|exceeds)"):
+        Constraint(text).holds(value_of)
+
+
+@pytest.mark.parametrize(
+    "text", ["-" * 100_000 + "a < 1", "(" * 1000 + "a < 1" + ")" * 1000, "a" + "+a" * 9000 + " < 1"]
+)
+def test_what_is_too_deeply_nested_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"too deeply nested|too many nested|cannot be read"):
+        Constraint(text).holds(value_of)
+
+
+def test_what_is_outside_the_language_is_refused_when_it_is_made() -> None:
+    with pytest.raises(ValueError, match=r"uses 'abs\(a\)': only keys, numbers"):
+        Constraint("abs(a) <= 3")

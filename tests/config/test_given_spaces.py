@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.reading import PACKAGE, dump_study, find_space, read_study
+from cfamc_ray.config.reading import PACKAGE, dump_study, find_space
 from cfamc_ray.config.recipes import read_recipe, recipe_names
 from cfamc_ray.config.trial import TrialConfig
-from cfamc_ray.cost.work import sample_trials, scale_remark, study_cost
+from cfamc_ray.cost.work import scale_remark, study_cost
+from cfamc_ray.space.reading import read_study
+from cfamc_ray.space.search_space import SearchSpace
 
 FOLDER = PACKAGE.parent / "search_spaces"
 SPACES = sorted(path.name for path in FOLDER.glob("*.yaml") if "\nlearning:" not in path.read_text(encoding="utf-8"))
@@ -88,8 +90,8 @@ def test_what_is_no_file_is_refused_with_the_spaces_at_hand(name: str) -> None:
 @pytest.mark.parametrize("name", PAPER)
 def test_an_experiment_of_the_paper_is_a_whole_grid(name: str) -> None:
     config = read_study(FOLDER / name)
-    points = list(config.points())
-    assert config.search.sampler == "grid"
+    points = list(SearchSpace(config).points())
+    assert config.search.sampler.exhaustive
     assert len(points) == config.budget.trials
     assert len({config.trial_at(point).fingerprint for point in points}) == len(points)
     assert all(config.trial_at(point).data.name == "cifar10" for point in points)
@@ -98,7 +100,7 @@ def test_an_experiment_of_the_paper_is_a_whole_grid(name: str) -> None:
 @pytest.mark.parametrize("name", PAPER)
 def test_what_an_experiment_takes_is_what_it_is_computed_to(name: str) -> None:
     config = read_study(FOLDER / name)
-    cost, trials = study_cost(sample_trials(config)), config.budget.trials
+    cost, trials = study_cost(SearchSpace(config).sample_trials()), config.budget.trials
     text = " ".join(line.lstrip("# ") for line in header_of(name))
     found = re.search(r" ([\d,]+) for all (\d+)\..* ([\d.]+) hours for all", text)
     assert found is not None
@@ -112,19 +114,19 @@ def test_what_an_experiment_takes_is_what_it_is_computed_to(name: str) -> None:
 def test_an_experiment_runs_small_on_a_cpu_as_its_header_says(name: str) -> None:
     config = read_study(FOLDER / name, small(name))
     assert config.resources.gpus_at_once == 0
-    assert len(list(config.points())) == config.budget.trials
-    for point in config.points():
+    assert len(list(SearchSpace(config).points())) == config.budget.trials
+    for point in SearchSpace(config).points():
         trial = config.trial_at(point)
         assert (trial.data.name, trial.judged_on.name, trial.pretraining.epochs) == ("digits", "digits", 2)
         assert trial.minibatches_per_epoch == 10
-    assert study_cost(sample_trials(config)).crop_passes_high < 200_000
+    assert study_cost(SearchSpace(config).sample_trials()).crop_passes_high < 200_000
 
 
 def test_the_table_has_every_published_system_with_three_seeds() -> None:
     config = read_study(FOLDER / "paper_table1.yaml")
     published = {name for name in recipe_names() if read_recipe(name).published}
     assert len(published) == 7
-    drawn = [(point["base"], point["seed"]) for point in config.points()]
+    drawn = [(point["base"], point["seed"]) for point in SearchSpace(config).points()]
     assert set(drawn) == {(name, seed) for name in published for seed in range(3)}
     assert [seed for _, seed in drawn] == [0] * 7 + [1] * 7 + [2] * 7
 
@@ -135,17 +137,17 @@ def test_the_paper_s_own_trial_is_a_point_of_its_experiments() -> None:
     rounded = own.with_values({"perturbation.step_ratio": 0.31875})  # the default is 0.01 / (8 / 255)
     for name in set(PAPER) - {"paper_transfer.yaml"}:
         config = read_study(FOLDER / name)
-        assert any(config.trial_at(point) in (own, rounded) for point in config.points()), name
+        assert any(config.trial_at(point) in (own, rounded) for point in SearchSpace(config).points()), name
 
 
 def test_a_transfer_pretrains_on_one_data_set_and_is_judged_on_another() -> None:
     config = read_study(FOLDER / "paper_transfer.yaml")
-    for point in config.points():
+    for point in SearchSpace(config).points():
         trial = config.trial_at(point)
         assert (trial.data.name, trial.judged_on.name) == ("cifar10", "cifar100")
 
 
 @pytest.mark.parametrize("name", SPACES)
 def test_every_trial_is_evaluated_on_the_scale_that_it_trains_on(name: str) -> None:
-    trials = sample_trials(read_study(find_space(name)), points=32)
+    trials = SearchSpace(read_study(find_space(name))).sample_trials(32)
     assert {scale_remark(trial.crops.size, trial.judged_on) for trial in trials} == {""}

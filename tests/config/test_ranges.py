@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cfamc_ray.config.ranges import Choice, Constant, FloatRange, IntRange, Range, dump_range, parse_range
-from cfamc_ray.config.study import draw
 from cfamc_ray.config.types import parse_fraction
 from cfamc_ray.config.yaml12 import dump_yaml, parse_yaml
+from cfamc_ray.space.search_space import draw
 
 SCALARS = st.one_of(
     st.booleans(),

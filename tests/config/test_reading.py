@@ -5,8 +5,10 @@ import pytest
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.ranges import dump_range
-from cfamc_ray.config.reading import dump_study, read_study
+from cfamc_ray.config.reading import dump_study
+from cfamc_ray.config.search import RandomConfig
 from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.space.reading import read_study
 
 SPACE = "name: a\nspace: {crops.views: {int: [2, 4]}, pretraining.replays: {int: [1, 3]}}\n"
 
@@ -82,7 +84,7 @@ BAD_VALUES = [
     Bad("trial: {data: {name: imagefolder}}", ("the key trial.data.path is missing",)),
     Bad("trial: {data: {name: digits, path: x}}", ("unknown key trial.data.path",)),
     Bad("trial: {data: {name: mnist}}", ("trial.data", "there is no data set 'mnist'", "cifar10, cifar100, digits")),
-    Bad("search: {sampler: cmaes}", ("search.sampler", "'cmaes'", "'tpe', 'nsga2'")),
+    Bad("search: {sampler: cmaes}", ("search.sampler", "'cmaes'", "tpe, nsga2")),
     Bad("budget: {trials: 0}", ("budget.trials", "it is 0", "greater than or equal to 1")),
     Bad("resources: {gpus_per_worker: 2}", ("gpus_per_worker", "not 2.0", "add workers instead")),
     Bad("resources: {workers_per_trial: 3}", ("batch_images 100", "resources.workers_per_trial 3", "evenly")),
@@ -198,7 +200,7 @@ def test_an_unknown_metric_of_the_reference_is_told_as_such(path: Path) -> None:
 class TestOverrides:
     def test_keys_of_a_study_are_set_in_order(self, path: Path) -> None:
         config = read(path, SPACE, "budget.trials=20", "search={sampler: random}", "search.seed=4", "budget.trials=21")
-        assert (config.budget.trials, config.search.sampler, config.search.seed) == (21, "random", 4)
+        assert (config.budget.trials, config.search.sampler, config.search.seed) == (21, RandomConfig(), 4)
 
     @pytest.mark.parametrize("key", ["crops.views", "trial.crops.views"])
     def test_a_trial_s_key_is_no_longer_searched(self, path: Path, key: str) -> None:

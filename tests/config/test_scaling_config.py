@@ -8,8 +8,10 @@ import pytest
 from pydantic import ValidationError
 
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.reading import dump_study, find_space, read_scaling
+from cfamc_ray.config.reading import dump_study, find_space
 from cfamc_ray.config.scaling import Cell, ScalingConfig
+from cfamc_ray.space.reading import read_scaling
+from cfamc_ray.space.search_space import SearchSpace
 
 TRIAL = {
     "data": {"name": "digits", "pretrain_images": 100, "probe_images": 100, "validation_images": 50},
@@ -56,8 +58,8 @@ def test_other_keys_vary_one_at_a_time() -> None:
 
 def test_it_is_a_study_whose_points_are_all_given() -> None:
     study = config().learning_study
-    assert study.first_points == config().learning_points
-    assert study.budget.trials == len(study.first_points)
+    assert SearchSpace(study).first_points == config().learning_points
+    assert study.budget.trials == len(SearchSpace(study).first_points)
     assert {key: len(written.edges()) for key, written in study.space.items()} == {
         "crops.views": 2,
         "pretraining.replays": 2,

@@ -6,13 +6,20 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from cfamc_ray.config.study import StudyConfig, draw
+from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.metrics import objectives
+from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.training.epoch_metrics import TrialMetrics
 
 
 def study(**given: Any) -> StudyConfig:
     return StudyConfig.model_validate({"name": "study", **given})
+
+
+def checked(**given: Any) -> StudyConfig:
+    config = study(**given)
+    SearchSpace(config).check()
+    return config
 
 
 def test_every_objective_is_reported_by_a_trial() -> None:
@@ -39,7 +46,10 @@ def test_names_that_make_no_folder_are_refused(name: str) -> None:
         ({"reference": {"flops": 1e9}}, "flops is not among the objectives clean_accuracy, robust_accuracy"),
         ({"reference": {"clean_accuracy": float("nan")}}, "finite"),
         ({"search": {"startup_trials": 0}}, "greater than or equal to 1"),
-        ({"search": {"sampler": "cmaes"}}, "'front', 'tpe', 'nsga2', 'nsga3', 'gp', 'random' or 'grid'"),
+        (
+            {"search": {"sampler": "cmaes"}},
+            "there is no sampler 'cmaes': There are front, tpe, nsga2, nsga3, gp, random, g",
+        ),
         ({"objectives": {"train_seconds": "minimize"}}, "no trial reports 'train_seconds'"),
         ({"search": {"mo_asha": {"rungs": []}}}, "at least 1"),
         ({"search": {"mo_asha": {"rungs": [0.5, 1]}}}, r"rungs must lie between 0 and 1, not \[0.5, 1.0\]"),
@@ -104,14 +114,14 @@ def test_names_that_make_no_folder_are_refused(name: str) -> None:
     ids=str,
 )
 def test_what_makes_no_study_is_refused(given: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValidationError, match=message):
-        study(**given)
+    with pytest.raises(ValueError, match=message):
+        checked(**given)
 
 
 @pytest.mark.parametrize("step", [1, 25])
 def test_every_batch_size_of_a_range_can_be_shared_by_the_workers(step: int) -> None:
-    with pytest.raises(ValidationError, match="cannot be shared evenly"):
-        study(
+    with pytest.raises(ValueError, match="cannot be shared evenly"):
+        checked(
             space={"pretraining.batch_images": {"int": [50, 100], "step": step}},
             resources={"workers_per_trial": 2},
         )
@@ -119,12 +129,12 @@ def test_every_batch_size_of_a_range_can_be_shared_by_the_workers(step: int) -> 
 
 def test_batch_sizes_on_a_grid_of_the_workers_are_taken() -> None:
     batches = {"int": [50, 100], "step": 10}
-    assert study(space={"pretraining.batch_images": batches}, resources={"workers_per_trial": 2}).space
+    assert checked(space={"pretraining.batch_images": batches}, resources={"workers_per_trial": 2}).space
 
 
 def test_a_constraint_that_some_points_cannot_compute_is_refused_before_any_trial() -> None:
-    with pytest.raises(ValidationError, match="cannot be computed: division by zero"):
-        study(space={"crops.views": {"int": [2, 40]}}, constraints=["10 / (crops.views - 3) > 0"])
+    with pytest.raises(ValueError, match="cannot be computed: division by zero"):
+        checked(space={"crops.views": {"int": [2, 40]}}, constraints=["10 / (crops.views - 3) > 0"])
 
 
 def test_a_rule_between_keys_leaves_out_points_not_the_space() -> None:
@@ -133,7 +143,7 @@ def test_a_rule_between_keys_leaves_out_points_not_the_space() -> None:
         (attack, replays)
         for attack in ("free", "pgd")
         for replays in (1, 3)
-        if both.admits({"perturbation.attack": attack, "pretraining.replays": replays})
+        if SearchSpace(both).admits({"perturbation.attack": attack, "pretraining.replays": replays})
     ]
     assert admitted == [("free", 1), ("free", 3), ("pgd", 1)]
 
@@ -145,11 +155,11 @@ def test_a_point_is_admitted_iff_it_meets_the_constraints() -> None:
     )
     source = random.Random(0)  # noqa: S311
     for _ in range(50):
-        point = {key: draw(written, source) for key, written in config.space.items()}
+        point = SearchSpace(config).draw(source)
         views, replays = point["crops.views"], point["pretraining.replays"]
         assert isinstance(views, int)
         assert isinstance(replays, int)
-        assert config.admits(point) is (views * replays <= 12 and replays > 1)
+        assert SearchSpace(config).admits(point) is (views * replays <= 12 and replays > 1)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +174,7 @@ def test_a_point_is_admitted_iff_it_meets_the_constraints() -> None:
 )
 def test_without_validation_images_what_needs_none_is_taken(given: dict[str, Any]) -> None:
     unmeasured = {"trial": {"data": {"validation_images": 0}}, "space": {"seed": {"int": [0, 3]}}}
-    assert study(**(unmeasured | given)).name == "study"
+    assert checked(**(unmeasured | given)).name == "study"
 
 
 def test_a_grid_takes_the_points_that_meet_conditions_and_rules_the_last_key_first() -> None:
@@ -179,19 +189,19 @@ def test_a_grid_takes_the_points_that_meet_conditions_and_rules_the_last_key_fir
         constraints=["pretraining.replays < 4 or crops.views != 4 or perturbation.attack == 'free'"],
     )
     expected = [("pgd", 4, 1), ("free", 4, 1), ("free", 4, 2), ("free", 4, 3), ("free", 4, 4)]
-    assert [tuple(point.values()) for point in grid.points()] == expected
-    assert all(list(point) == list(grid.space) for point in grid.points())
+    assert [tuple(point.values()) for point in SearchSpace(grid).points()] == expected
+    assert all(list(point) == list(grid.space) for point in SearchSpace(grid).points())
 
 
 def test_points_are_the_same_every_time_and_meet_the_constraints() -> None:
     config = study(space={"crops.views": {"int": [2, 40]}}, constraints=["crops.views < 9"])
-    points = list(config.points())
-    assert points == list(config.points())
+    points = list(SearchSpace(config).points())
+    assert points == list(SearchSpace(config).points())
     assert {point["crops.views"] for point in points} == set(range(2, 9))
 
 
 def test_a_value_out_of_bounds_is_not_admitted() -> None:
-    assert not study().admits({"crops.views": 1})
+    assert not SearchSpace(study()).admits({"crops.views": 1})
 
 
 def test_the_machines_are_the_product_of_trials_workers_and_shares() -> None:
@@ -260,19 +270,19 @@ class TestStartFrom:
 
     def test_points_take_the_order_of_the_space_its_constants_and_fractions_as_numbers(self) -> None:
         config = study(space=self.SPACE, start_from=[dict(reversed(self.POINT.items()))])
-        (point,) = config.first_points
+        (point,) = SearchSpace(config).first_points
         assert list(point.items()) == [
             ("crops.views", 4),
             ("perturbation.epsilon", 8 / 255),
             ("encoder.norm", "group"),
             ("pretraining.epochs", 4),
         ]
-        assert config.contains(point)
+        assert SearchSpace(config).contains(point)
 
     def test_a_recipe_gives_its_values_of_the_searched_keys_in_the_study_s_variant(self) -> None:
         space = {"crops.views": {"int": [2, 40]}, "perturbation.project_first": {"choice": [True, False]}}
         config = study(space=space, start_from=["cf-amc-ssl", "simclr-crops"])
-        assert [tuple(point.values()) for point in config.first_points] == [(16, True), (2, True)]
+        assert [tuple(point.values()) for point in SearchSpace(config).first_points] == [(16, True), (2, True)]
         published = study(
             space=space,
             start_from=["cf-amc-ssl"],
@@ -280,12 +290,12 @@ class TestStartFrom:
             variant="published",
             trial={"data": {"validation_images": 5000, "pretrain_images": 45_000, "probe_images": 45_000}},
         )
-        assert published.first_points == [{"crops.views": 16, "perturbation.project_first": False}]
+        assert SearchSpace(published).first_points == [{"crops.views": 16, "perturbation.project_first": False}]
 
     def test_recipes_that_are_searched_start_from_themselves(self) -> None:
         names = ["simclr-crops-pgd", "cf-amc-ssl"]
         config = study(space={"base": {"choice": [*names, "simclr-crops"]}, "seed": {"int": [0, 9]}}, start_from=names)
-        assert config.first_points == [{"base": name, "seed": 0} for name in names]
+        assert SearchSpace(config).first_points == [{"base": name, "seed": 0} for name in names]
 
     @pytest.mark.parametrize(
         ("given", "message"),
@@ -316,8 +326,8 @@ class TestStartFrom:
         ids=str,
     )
     def test_what_is_no_point_of_the_space_is_refused(self, given: dict[str, Any], message: str) -> None:
-        with pytest.raises(ValidationError, match=message):
-            study(**({"space": self.SPACE} | given))
+        with pytest.raises(ValueError, match=message):
+            checked(**({"space": self.SPACE} | given))
 
     def test_they_may_change_while_a_study_goes_on(self) -> None:
         assert study(space=self.SPACE, start_from=[self.POINT]).identity() == study(space=self.SPACE).identity()
@@ -331,10 +341,10 @@ class TestContains:
     POINT: dict[str, Any] = {"crops.views": 30, "perturbation.attack": "free", "seed": 7}
 
     def test_all_points_that_are_drawn_lie_in_the_space(self) -> None:
-        assert all(self.CONFIG.contains(point) for point in islice(self.CONFIG.points(), 50))
+        assert all(SearchSpace(self.CONFIG).contains(point) for point in islice(SearchSpace(self.CONFIG).points(), 50))
 
     def test_the_order_of_the_keys_does_not_matter(self) -> None:
-        assert self.CONFIG.contains(dict(reversed(self.POINT.items())))
+        assert SearchSpace(self.CONFIG).contains(dict(reversed(self.POINT.items())))
 
     @pytest.mark.parametrize(
         "changed",
@@ -350,9 +360,30 @@ class TestContains:
         ids=str,
     )
     def test_a_point_that_breaks_a_range_a_constraint_or_a_rule_does_not(self, changed: dict[str, Any]) -> None:
-        assert self.CONFIG.contains(self.POINT)
-        assert not self.CONFIG.contains(self.POINT | changed)
+        assert SearchSpace(self.CONFIG).contains(self.POINT)
+        assert not SearchSpace(self.CONFIG).contains(self.POINT | changed)
 
     @pytest.mark.parametrize("key", POINT)
     def test_a_point_that_lacks_a_key_does_not(self, key: str) -> None:
-        assert not self.CONFIG.contains({other: value for other, value in self.POINT.items() if other != key})
+        assert not SearchSpace(self.CONFIG).contains(
+            {other: value for other, value in self.POINT.items() if other != key}
+        )
+
+
+def test_the_schema_draws_no_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    trial_at = StudyConfig.trial_at
+    monkeypatch.setattr(StudyConfig, "trial_at", lambda self, point: made.append(1) or trial_at(self, point))  # type: ignore[func-returns-value]
+    config = study(
+        space={"crops.views": {"int": [2, 40]}, "perturbation.epsilon": {"float": [0, 0.1]}},
+        constraints=["crops.views > 99"],
+        resources={"workers_per_trial": 2},
+    )
+    assert len(made) == 4, "the two edges of each range"
+    with pytest.raises(ValueError, match="none of 4096"):
+        SearchSpace(config).check()
+
+
+def test_a_misspelt_objective_is_told_the_nearest_metric() -> None:
+    with pytest.raises(ValidationError, match=r"no trial reports 'flop'; did you mean flops"):
+        study(objectives={"flop": "minimize"})

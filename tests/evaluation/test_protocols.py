@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cfamc_ray.config.confirm import ConfirmConfig
 from cfamc_ray.config.data import DataConfig
 from cfamc_ray.config.encoder import EncoderConfig
 from cfamc_ray.config.evaluation import EvaluationConfig
 from cfamc_ray.config.method import CropsConfig
 from cfamc_ray.config.protocol import PROTOCOLS, AttackConfig, HeadConfig, ProtocolConfig
-from cfamc_ray.config.study import ConfirmConfig
 from cfamc_ray.cost import work as cost
 from cfamc_ray.cost.work import BATCH, pixel_gradient
 from cfamc_ray.data.images import LabelledImages

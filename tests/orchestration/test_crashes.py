@@ -47,36 +47,36 @@ def crash(study: Path, number: signal.Signals, *words: str, where: str = "theirs
 )
 def test_a_crash_is_named_with_the_place_where_python_was(tmp_path: Path, number: signal.Signals, said: str) -> None:
     folder = crash(tmp_path, number)
-    assert crash_reason(folder) == f"its process crashed: {said} in crash (<string>, line 12)"
+    assert crash_reason(folder).text == f"its process crashed: {said} in crash (<string>, line 12)"
 
 
 def test_of_its_place_the_part_in_this_package_is_told(tmp_path: Path) -> None:
-    reason = crash_reason(crash(tmp_path, signal.SIGSEGV, where="ours"))
+    reason = crash_reason(crash(tmp_path, signal.SIGSEGV, where="ours")).text
     assert reason.startswith("its process crashed: Segmentation fault in write_text (files.py, line ")
 
 
 @pytest.mark.parametrize("words", [(), ("closed",)], ids=["", "closed"])
 def test_a_process_that_was_killed_from_outside_said_nothing(tmp_path: Path, words: tuple[str, ...]) -> None:
     folder = crash(tmp_path, signal.SIGKILL, *words)
-    assert crash_reason(folder) == NOTHING_SAID
+    assert crash_reason(folder).text == NOTHING_SAID
     assert [path.stat().st_size for path in folder.path.iterdir()] == ([] if words else [0])
 
 
 def test_of_several_workers_the_one_that_crashed_is_told(tmp_path: Path) -> None:
     crash(tmp_path, signal.SIGKILL, rank=0)
     folder = crash(tmp_path, signal.SIGABRT, rank=1)
-    assert crash_reason(folder).startswith("its process crashed: Aborted in crash")
+    assert crash_reason(folder).text.startswith("its process crashed: Aborted in crash")
 
 
 def test_a_new_start_forgets_what_an_earlier_one_said(tmp_path: Path) -> None:
     crash(tmp_path, signal.SIGSEGV)
     folder = crash(tmp_path, signal.SIGKILL)
-    assert crash_reason(folder) == NOTHING_SAID
+    assert crash_reason(folder).text == NOTHING_SAID
 
 
 def test_a_trial_that_ends_leaves_nothing_and_one_that_never_began_said_nothing(tmp_path: Path) -> None:
     folder = TrialFolder(tmp_path, 3)
-    assert crash_reason(folder) == NOTHING_SAID
+    assert crash_reason(folder).text == NOTHING_SAID
     report = CrashReport(folder)
     assert [path.name for path in folder.path.iterdir()] == ["crash-0.txt"]
     report.close()
@@ -97,4 +97,4 @@ def test_half_a_report_is_told_as_far_as_it_goes(tmp_path: Path, text: str, reas
     folder = TrialFolder(tmp_path, 3)
     folder.open({})
     (folder.path / "crash-0.txt").write_bytes(text.encode("latin-1"))
-    assert crash_reason(folder) == (f"its process crashed: {reason}" if reason else NOTHING_SAID)
+    assert crash_reason(folder).text == (f"its process crashed: {reason}" if reason else NOTHING_SAID)

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from cfamc_ray.config.confirm import ConfirmConfig
+from cfamc_ray.config.resources import ResourceConfig
 from cfamc_ray.config.scaling import Cell, SystemConfig
-from cfamc_ray.config.study import ConfirmConfig, ResourceConfig, StudyConfig
+from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.orchestration import cells, confirmation, trainables
 from cfamc_ray.store.records import TrialFolder

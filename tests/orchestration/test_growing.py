@@ -8,7 +8,7 @@ import pytest
 from ray.core.generated.autoscaler_pb2 import AutoscalingState
 
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.study import ResourceConfig
+from cfamc_ray.config.resources import ResourceConfig
 from cfamc_ray.orchestration import growing
 
 TWO = ResourceConfig(trials_at_once=2)

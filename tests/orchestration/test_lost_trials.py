@@ -129,5 +129,6 @@ def test_a_full_disk_fails_no_trial_and_halts_the_study(search: Search, tmp_path
     folder.open(first.point)
     lose(watcher, *first, error_file=raised(DiskFullError("no room"), tmp_path))
     assert not folder.closed
-    assert search.halted == f"{tmp_path}: the disk is full; make room there, then go on with --resume"
+    assert search.halted is not None
+    assert search.halted.text == f"{tmp_path}: the disk is full; make room there, then go on with --resume"
     assert search.suggest() is None

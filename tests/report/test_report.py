@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from cfamc_ray.config.reading import read_study
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.report.contents import make_report
 from cfamc_ray.report.page import render, write_report
+from cfamc_ray.space.reading import read_study
 from cfamc_ray.store.records import TrialFolder, read_trials, write_config
 from cfamc_ray.train import main as train
 

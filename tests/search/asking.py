@@ -12,10 +12,11 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.search.bookkeeping import open_study, tell
-from cfamc_ray.search.sampler import suggest_point
+from cfamc_ray.search.feasible_sampler import suggest_point
 from cfamc_ray.search.search import Proposal, Search
 from cfamc_ray.search.storage import open_storage
 from cfamc_ray.store.records import Row, Status, TrialRecord
+from cfamc_ray.store.stop_reason import StopReason
 
 Point = dict[str, Any]
 Scores = Callable[[TrialRecord], dict[str, float]]
@@ -119,13 +120,15 @@ def search_of(
 
 
 def advance(search: Search, number: int, *, failure: str = "", scores: Scores = scores_of) -> TrialRecord:
-    """A trial's next epoch, or its failure after that epoch."""
+    """A trial's next epoch, or its failure after that epoch: of which origin."""
     known = search.records[number]
     rows = rows_of(search.config, known, scores)[: len(known.rows) + 1]
     status: Status = "failed" if failure else "finished" if rows[-1]["done"] else "running"
-    record = replace(known, rows=rows, status=status, reason=failure)
+    record = replace(known, rows=rows, status=status)
+    if failure:
+        record = record.ended_by("failed", StopReason("error", f"{failure} in trial {number}", failure))
     if reason := search.observe(record):
-        record = replace(record, status="stopped", reason=reason)
+        record = record.ended_by("stopped", reason)
     if record.ended:
         search.ended(record)
     return record

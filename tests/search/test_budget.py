@@ -15,8 +15,10 @@ from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.cost.model import CostModel, fit_costs
 from cfamc_ray.search import budget
-from cfamc_ray.search.budget import SAMPLE, Budget
+from cfamc_ray.search.budget import Budget
+from cfamc_ray.space.search_space import SAMPLE, SearchSpace
 from cfamc_ray.store.records import Status, TrialRecord
+from cfamc_ray.store.stop_reason import StopReason
 
 SPACE = {"crops.views": {"int": [2, 40]}, "pretraining.epochs": 4}
 PER_VIEW = 4 * 45_000 * 3
@@ -34,6 +36,10 @@ def record(number: int, views: int, status: Status = "finished", *, epochs: int 
     begun = TrialRecord(number, point(views))
     rows = rows_of(study({}), begun)[:epochs]
     return TrialRecord(number, begun.point, rows, status, source=source)
+
+
+def text(reason: StopReason | None) -> str:
+    return reason.text if reason else ""
 
 
 def point(views: int) -> dict[str, int]:
@@ -86,18 +92,18 @@ def test_what_is_left_is_paid_to_the_last_and_not_beyond(name: str, records: Seq
     extra = 5 if name == "hours" else 0
     limit = LIMITS[name] * (20 + extra) + measured / 3600
     budget = budget_of(study({name: limit * (1 + 1e-6)}))
-    assert budget.refusal(point(views), records) == ""
-    assert f"of budget.{name}, of which " in budget.refusal(point(views + 1), records)
+    assert budget.refusal(point(views), records) is None
+    assert f"of budget.{name}, of which " in text(budget.refusal(point(views + 1), records))
 
 
 @pytest.mark.parametrize("name", ["crop_passes", "flops"])
 def test_a_refusal_says_what_would_be_needed_and_what_is_left(name: str) -> None:
-    said = budget_of(study({name: LIMITS[name]})).refusal(point(5), [record(0, 3, epochs=1)])
+    said = text(budget_of(study({name: LIMITS[name]})).refusal(point(5), [record(0, 3, epochs=1)]))
     assert said == f"would need {LIMITS[name] * 5:.3g} of budget.{name}, of which {LIMITS[name] / 4:.3g} are left"
 
 
 def test_a_refusal_in_hours_says_that_they_are_an_estimate() -> None:
-    said = budget_of(study({"hours": LIMITS["hours"]})).refusal(point(5), [record(0, 2), record(1, 3)])
+    said = text(budget_of(study({"hours": LIMITS["hours"]})).refusal(point(5), [record(0, 2), record(1, 3)]))
     assert said.startswith("would need about ")
     assert said.endswith(" of budget.hours, of which 0 are left")
 
@@ -105,10 +111,10 @@ def test_a_refusal_in_hours_says_that_they_are_an_estimate() -> None:
 @pytest.mark.parametrize("name", LIMITS)
 def test_a_limit_that_is_spent_refuses_whatever_is_left_of_the_others(name: str) -> None:
     config = study({other: 1e6 * each for other, each in LIMITS.items()} | {name: LIMITS[name] * 2})
-    over = budget_of(config).over([record(0, 3)])
+    over = text(budget_of(config).over([record(0, 3)]))
     assert over.startswith("no trial fits what is left: ")
     assert f"0 of budget.{name}" in over
-    assert f"of budget.{name}, of which 0 are left" in budget_of(config).refusal(point(2), [record(0, 3)])
+    assert f"of budget.{name}, of which 0 are left" in text(budget_of(config).refusal(point(2), [record(0, 3)]))
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 5])
@@ -118,13 +124,13 @@ def test_hours_are_those_of_the_places_that_work_side_by_side(at_once: int) -> N
     needed = 10 * PER_VIEW * 1e6 / 1e12 + 4
     for share, fits in ((1.01, True), (0.99, False)):
         hours = (seconds + needed * share) / at_once / 3600
-        assert (budget_of(study({"hours": hours}, at_once=at_once)).refusal(point(10), ran) == "") is fits
+        assert (budget_of(study({"hours": hours}, at_once=at_once)).refusal(point(10), ran) is None) is fits
 
 
 def test_seconds_are_not_guessed_before_anything_has_run() -> None:
     budget = budget_of(study({"hours": 1e-9}))
-    assert budget.refusal(point(40), []) == ""
-    assert budget.over([]) == ""
+    assert budget.refusal(point(40), []) is None
+    assert budget.over([]) is None
     assert budget.over([record(0, 2)])
 
 
@@ -139,13 +145,13 @@ def test_a_study_is_over_iff_each_of_its_sample_points_would_be_refused(
 ) -> None:
     config = study({name: limit * LIMITS[name]})
     budget, ran = budget_of(config), [record(number, found) for number, found in enumerate(views)]
-    refused = [bool(budget.refusal(found, ran)) for found in islice(config.points(), SAMPLE)]
+    refused = [bool(budget.refusal(found, ran)) for found in islice(SearchSpace(config).points(), SAMPLE)]
     assert bool(budget.over(ran)) is all(refused)
     assert all(refused) is (limit - sum(views) < 2)
 
 
 def test_without_limits_in_cost_nothing_is_refused() -> None:
-    assert budget_of(study({})).refusal(point(40), [record(number, 40) for number in range(15)]) == ""
+    assert budget_of(study({})).refusal(point(40), [record(number, 40) for number in range(15)]) is None
 
 
 class TestMemory:
@@ -158,21 +164,21 @@ class TestMemory:
 
     def test_a_point_that_needs_more_than_there_is_is_refused(self) -> None:
         budget = budget_of(study({}), memory_bytes=self.need(20) * (1 + 1e-6))
-        assert budget.refusal(point(20), self.RAN) == ""
-        said = budget.refusal(point(21), self.RAN)
+        assert budget.refusal(point(20), self.RAN) is None
+        said = text(budget.refusal(point(21), self.RAN))
         assert said == f"would need about {self.need(21) / 1e9:.3g} GB of memory, of {self.need(20) / 1e9:.3g} GB"
 
     @pytest.mark.parametrize("ran", [(), RAN[:1], (record(0, 40), record(1, 40))])
     def test_it_is_not_guessed_before_two_sizes_have_run(self, ran: Sequence[TrialRecord]) -> None:
-        assert budget_of(study({}), memory_bytes=1.0).refusal(point(40), ran) == ""
+        assert budget_of(study({}), memory_bytes=1.0).refusal(point(40), ran) is None
 
     def test_what_was_measured_elsewhere_tells_it_before_anything_has_run(self) -> None:
         work = work_of(study({}).trial_at(point(20)))
         costs = CostModel(work_of, 1, {"flop": 1.0}, {"process": 1e8, "kept_activation": 2.0})
         budget = budget_of(study({}), memory_bytes=1e8 + 2 * work.kept, costs=costs)
-        assert budget.refusal(point(20), []) == ""
-        assert "GB of memory" in budget.refusal(point(21), [])
-        assert budget.refusal(point(21), self.RAN) == "", "its own trials, which take less, know better"
+        assert budget.refusal(point(20), []) is None
+        assert "GB of memory" in text(budget.refusal(point(21), []))
+        assert budget.refusal(point(21), self.RAN) is None, "its own trials, which take less, know better"
 
     def test_what_an_evaluation_needs_counts_where_it_is_more_than_training_needs(self) -> None:
         def work(trial: TrialConfig) -> Work:
@@ -181,10 +187,10 @@ class TestMemory:
         costs = CostModel(work, 1, {"flop": 1.0}, {"process": 1e8, "kept_activation": 2.0})
         for memory_bytes, refused in ((2.2e9, False), (2.0e9, True)):
             budget = Budget(study({}), work_of=work, memory_bytes=memory_bytes, costs=costs)
-            assert ("would need about 2.1 GB of memory" in budget.refusal(point(20), [])) is refused
+            assert ("would need about 2.1 GB of memory" in text(budget.refusal(point(20), []))) is refused
 
     def test_without_a_limit_there_is_none(self) -> None:
-        assert budget_of(study({})).refusal(point(40), self.RAN) == ""
+        assert budget_of(study({})).refusal(point(40), self.RAN) is None
 
 
 class TestPlateau:
@@ -202,7 +208,7 @@ class TestPlateau:
             )
             for number, score in enumerate(scores)
         ]
-        return budget_of(config).over(records)
+        return text(budget_of(config).over(records))
 
     @pytest.mark.parametrize(
         ("scores", "tolerance", "over"),
@@ -250,13 +256,13 @@ class TestPlateau:
             TrialRecord(number, point(2), [{"clean_accuracy": clean, "flops": flops}], "finished")
             for number, (clean, flops) in enumerate([(0.5, 1.0), (0.6, 2.0), (0.1, 50.0)])
         ]
-        assert "on a plateau" in budget_of(config).over(records)
+        assert "on a plateau" in text(budget_of(config).over(records))
 
 
 def test_what_a_trial_did_not_report_costs_nothing() -> None:
     unknown = TrialRecord(0, point(30), [{"epoch": 1, "crop_passes": None, "flops": math.nan}], "failed")
     config = study({name: 40 * each for name, each in LIMITS.items()})
-    assert budget_of(config).refusal(point(40), [unknown]) == ""
+    assert budget_of(config).refusal(point(40), [unknown]) is None
 
 
 class TestGrowth:
@@ -286,7 +292,7 @@ class TestGrowth:
             assert not used.refusal(point(3), list(records))
         assert len(fitted) == 1
         dear = replace(records[0], rows=[{**row, "train_seconds": 1e9} for row in records[0].rows])
-        assert used.over([dear, *records[1:]]) == budget_of(self.LIMITED).over([dear, *records[1:]]) != ""
+        assert used.over([dear, *records[1:]]) == budget_of(self.LIMITED).over([dear, *records[1:]]) is not None
         assert not used.over(records)
 
     def test_the_trial_of_each_record_is_made_once(self, monkeypatch: pytest.MonkeyPatch) -> None:

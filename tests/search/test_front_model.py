@@ -19,6 +19,7 @@ from cfamc_ray.search import front_model, gaussian_process
 from cfamc_ray.search.front_model import FrontModel
 from cfamc_ray.search.gaussian_process import Array, Kernel
 from cfamc_ray.space.encoding import encode
+from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.records import Status, TrialRecord
 
 NUMBERS: dict[str, Any] = {
@@ -38,11 +39,11 @@ def ran(config: StudyConfig, points: Sequence[Point], status: Status = "finished
 
 
 def some(config: StudyConfig, number: int) -> list[Point]:
-    return list(islice(config.points(), number))
+    return list(islice(SearchSpace(config).points(), number))
 
 
 def proposals(config: StudyConfig, records: Sequence[TrialRecord], *, seed: int = 0) -> Iterator[Point]:
-    return (dict(point) for point in FrontModel(config, records, flops_of, seed=seed).proposals())
+    return (dict(point) for point in FrontModel(SearchSpace(config), records, flops_of, seed=seed).proposals())
 
 
 @pytest.mark.parametrize("known", [0, 1, 5], ids=["nothing known", "too little known", "a model"])
@@ -51,7 +52,7 @@ def test_proposals_are_new_points_of_the_space_that_meet_the_constraints(known: 
     records = ran(config, some(config, known))
     found = list(proposals(config, records))
     assert len(found) >= 100
-    assert all(config.contains(point) for point in found)
+    assert all(SearchSpace(config).contains(point) for point in found)
     assert len({tuple(point.values()) for point in found}) == len(found)
     assert not any(record.point in found for record in records)
 
@@ -94,7 +95,7 @@ def test_any_objectives_and_running_trials_are_taken(objectives: dict[str, str],
     config = front_study(objectives=objectives)
     *ended, last = some(config, 5)
     begun = [TrialRecord(4, last)] * running
-    assert config.contains(next(proposals(config, [*ran(config, ended), *begun])))
+    assert SearchSpace(config).contains(next(proposals(config, [*ran(config, ended), *begun])))
 
 
 def test_the_search_learns_where_its_seed_alone_had_chosen() -> None:
@@ -150,9 +151,9 @@ def test_what_all_others_gain_late_is_expected_of_a_stopped_trial_too() -> None:
         high = record.point["crops.saturation"]
         rows = [{**row, "clean_accuracy": 0.1 * row["epoch"] + 0.3 * high} for row in record.rows]
         records.append(replace(record, rows=rows))
-    seen, values, noise = FrontModel(config, records, flops_of, seed=0)._observations()
+    seen, values, noise = FrontModel(SearchSpace(config), records, flops_of, seed=0)._observations()
     half = replace(records[-1], rows=records[-1].rows[:2], status="stopped")
-    again, guessed, added = FrontModel(config, [*records[:-1], half], flops_of, seed=0)._observations()
+    again, guessed, added = FrontModel(SearchSpace(config), [*records[:-1], half], flops_of, seed=0)._observations()
     assert [record.number for record in seen] == [record.number for record in again]
     assert guessed == pytest.approx(values)
     assert added == pytest.approx(noise)
@@ -195,14 +196,16 @@ class TestOfManyTrials:
         monkeypatch.setattr(front_model, "GaussianProcessClassifier", Classifier)
         config = front_study()
         records = self.mixed(config, known)
-        assert config.contains(next(proposals(config, records)))
+        assert SearchSpace(config).contains(next(proposals(config, records)))
         assert sizes["classification"] == [min(known, self.MOST)]
         taught = sum(record.status != "failed" for record in records)
         assert max(sizes["regression"]) == taught if known <= self.MOST else max(sizes["regression"]) <= self.MOST
 
     def test_up_to_that_number_all_are_seen_and_beyond_it_the_best_the_latest_and_the_farthest(self) -> None:
         config = front_study()
-        few, many = (FrontModel(config, self.mixed(config, number), flops_of, seed=0) for number in (12, 60))
+        few, many = (
+            FrontModel(SearchSpace(config), self.mixed(config, number), flops_of, seed=0) for number in (12, 60)
+        )
         assert few._seen == few.records
         seen = [record.number for record in many._seen]
         assert seen == sorted(set(seen))
@@ -253,7 +256,7 @@ class TestInASearch:
         config = front_study(budget={"trials": 7})
         proposed = drive(search_of(config), at_once=at_once)
         assert len({tuple(proposal.point.values()) for proposal in proposed}) == 7
-        assert all(config.contains(proposal.point) for proposal in proposed)
+        assert all(SearchSpace(config).contains(proposal.point) for proposal in proposed)
 
     def test_the_seed_alone_decides_them(self) -> None:
         once, again, other = (

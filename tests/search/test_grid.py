@@ -10,6 +10,7 @@ from optuna.storages import InMemoryStorage
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.search.bookkeeping import open_study, reconcile
 from cfamc_ray.search.storage import open_storage
+from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.records import Status
 
 SPACE = {
@@ -64,7 +65,7 @@ def test_a_space_of_constants_is_a_grid_of_one_point() -> None:
 
 @given(st.permutations(list(SPACE)))
 def test_the_last_key_changes_fastest_whatever_the_order_of_the_keys(keys: list[str]) -> None:
-    points = list(grid(space={key: SPACE[key] for key in keys}).points())
+    points = list(SearchSpace(grid(space={key: SPACE[key] for key in keys})).points())
     places = {key: list(dict.fromkeys(point[key] for point in ORDER)) for key in keys}
     ranks = [[places[key].index(point[key]) for key in keys] for point in points]
     assert ranks == sorted(ranks)

@@ -13,6 +13,7 @@ from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.search.mo_asha import MultiObjectiveAsha, rungs_of
 from cfamc_ray.store.records import Status, TrialRecord
+from cfamc_ray.store.stop_reason import StopReason
 
 ACCURACIES = {"clean_accuracy": "maximize", "robust_accuracy": "maximize"}
 
@@ -62,8 +63,12 @@ def level(number: int, score: float | None, *, seen: int = 2, **given: Any) -> T
     return record(number, [(score, score)] * seen, **given)
 
 
+def text(reason: StopReason | None) -> str:
+    return reason.text if reason else ""
+
+
 def verdict(judged: TrialRecord, others: Sequence[TrialRecord], config: StudyConfig = CONFIG) -> str:
-    return MultiObjectiveAsha(config).verdict(judged, others)
+    return text(MultiObjectiveAsha(config).verdict(judged, others))
 
 
 class TestRungs:
@@ -194,9 +199,9 @@ class TestMemory:
         used = MultiObjectiveAsha(CONFIG)
         for number in np.random.default_rng(seed).permutation(len(records)):
             used.verdict(record(int(number), peers[number][0][:2], views=peers[number][1]), records[: number + 1])
-        assert used.verdict(first, records) == expected
+        assert text(used.verdict(first, records)) == expected
         at_rung = [record(number, curve[:2], views=views) for number, (curve, views) in enumerate(peers)]
-        assert used.verdict(first, at_rung) == expected
+        assert text(used.verdict(first, at_rung)) == expected
 
     @settings(max_examples=40)
     @given(peers=PEERS, status=st.sampled_from(["running", "finished", "stopped", "failed"]))
@@ -209,6 +214,6 @@ class TestMemory:
 
     def test_an_older_state_of_the_trial_itself_is_no_peer(self) -> None:
         halving, others = MultiObjectiveAsha(CONFIG), [level(number, 0.1) for number in range(3)]
-        assert halving.verdict(level(9, 0.9), [*others, level(9, 0.9, seen=1), level(9, 0.1)]) == ""
-        said = halving.verdict(level(9, 0.05), [*others, level(9, 0.9)])
+        assert halving.verdict(level(9, 0.9), [*others, level(9, 0.9, seen=1), level(9, 0.1)]) is None
+        said = text(halving.verdict(level(9, 0.05), [*others, level(9, 0.9)]))
         assert "4 trials" in said

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from optuna.distributions import IntDistribution
 
 from cfamc_ray.config.ranges import Range, parse_range
-from cfamc_ray.config.study import draw
 from cfamc_ray.space.encoding import distributions, encode
+from cfamc_ray.space.search_space import draw
 
 NUMERIC = st.one_of(
     st.tuples(st.integers(1, 50), st.integers(1, 50), st.booleans()).map(

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.reading import read_study
 from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.space.reading import read_study
 from cfamc_ray.store.images import (
     check_same,
     found_from,

@@ -21,6 +21,7 @@ from cfamc_ray.store.records import (
     read_trials,
     write_config,
 )
+from cfamc_ray.store.stop_reason import StopReason
 from cfamc_ray.store.trial_tables import trials_table
 
 POINT = {"crops.views": 4, "perturbation.epsilon": 8 / 255, "encoder.norm": "group", "perturbation.carry": True}
@@ -220,3 +221,24 @@ def test_a_trial_that_ended_before_the_word_to_stop_came_is_finished(tmp_path: P
     assert folder.closed
     assert record is not None
     assert (record.status, record.reason) == ("finished", "")
+
+
+def test_the_kind_and_origin_of_a_reason_are_kept_beside_its_words(tmp_path: Path) -> None:
+    folder = TrialFolder(tmp_path, 0)
+    folder.open(POINT)
+    ended = TrialRecord(0, POINT, []).ended_by("failed", StopReason("error", "ValueError: no", "ValueError at a.py:3"))
+    folder.close(ended.status, ended.reason, ended.kind, ended.origin)
+    assert json.loads(folder.outcome_file.read_text()) == {
+        "status": "failed",
+        "reason": "ValueError: no",
+        "kind": "error",
+        "origin": "ValueError at a.py:3",
+    }
+    assert folder.read() == ended
+
+
+def test_an_outcome_of_no_known_kind_is_damaged(tmp_path: Path) -> None:
+    folder = TrialFolder(tmp_path, 0)
+    folder.open(POINT)
+    write_text(folder.outcome_file, json.dumps({"status": "failed", "reason": "", "kind": "odd"}) + "\n")
+    assert [found.why for found in folder.damaged()] == ["gives a reason of no known kind"]

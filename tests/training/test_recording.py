@@ -68,7 +68,37 @@ MIXED = "Expected all tensors to be on the same device, but found at least two d
 def test_an_error_ends_the_trial_unless_a_fresh_process_may_do_better(
     error: Exception, outcome: tuple[str, str] | None
 ) -> None:
-    assert ends_trial(error) == outcome
+    ending = ends_trial(error)
+    assert (ending and (ending[0], ending[1].text)) == outcome
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (OutOfTime("too long"), "time_limit"),
+        (TrialFailed("diverged"), "diverged"),
+        (MemoryError(), "out_of_memory"),
+        (KeyError("a"), "error"),
+    ],
+    ids=str,
+)
+def test_the_reason_of_an_ending_has_a_kind(error: Exception, kind: str) -> None:
+    ending = ends_trial(error)
+    assert ending is not None
+    assert ending[1].kind == kind
+
+
+def test_an_error_has_the_place_where_it_was_raised_as_its_origin() -> None:
+    origins = []
+    for words in ("one", "another"):
+        try:
+            int(words)
+        except ValueError as error:
+            ending = ends_trial(error)
+            assert ending is not None
+            origins.append(ending[1].origin)
+    assert origins[0] == origins[1]
+    assert origins[0].startswith(f"ValueError at {__file__}:")
 
 
 Begin = Callable[[int], Iterator[Row]]

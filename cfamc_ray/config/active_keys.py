@@ -1,0 +1,58 @@
+"""Conditional keys: a key of a component, such as ``loss.temperature``, counts only where that component is chosen."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from cfamc_ray.config.components import Registry, component_field
+
+
+def active(model: Any, tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a tree that counts: keys that belong to other components than the chosen ones are left out.
+
+    A key that no component has is kept, so that it is refused where the tree is validated.
+
+    Args:
+        model: config class that the tree holds keys of.
+        tree: of keys.
+    """
+    kept: dict[str, Any] = {}
+    for name, value in tree.items():
+        field = getattr(model, "model_fields", {}).get(name)
+        section = field.annotation if field else None
+        others: set[str] = set()
+        if isinstance(value, Mapping) and field and (mark := component_field(field)):
+            chosen = value.get(mark.default.component_key(), mark.default.component_name())
+            section = mark.registry.classes.get(chosen)
+            others = set(mark.registry.keys()) - set(section.model_fields) if section else set()
+        if isinstance(value, Mapping):
+            kept[name] = active(section, {key: own for key, own in value.items() if key not in others})
+        else:
+            kept[name] = value
+    return kept
+
+
+def has_key(tree: Any, key: str) -> bool:
+    """Whether a tree holds a dotted key."""
+    for name in key.split("."):
+        if not isinstance(tree, Mapping) or name not in tree:
+            return False
+        tree = tree[name]
+    return True
+
+
+def component_sections(model: type[BaseModel]) -> dict[str, Registry[Any]]:
+    """The sections of a config that hold a component, such as ``loss``, and the registries of their components."""
+    found: dict[str, Registry[Any]] = {}
+    for name, field in model.model_fields.items():
+        section = field.annotation
+        classes: list[type[BaseModel]] = []
+        if mark := component_field(field):
+            found[name] = mark.registry
+            classes += mark.registry.classes.values()
+        elif isinstance(section, type) and issubclass(section, BaseModel):
+            classes.append(section)
+        for inner in classes:
+            found |= {f"{name}.{key}": registry for key, registry in component_sections(inner).items()}
+    return found

@@ -1,0 +1,48 @@
+"""How the front is confirmed once the search is over."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from cfamc_ray.config.evaluation import EvaluationConfig
+from cfamc_ray.config.protocol import AttackConfig, ProtocolConfig
+from cfamc_ray.config.types import Real, Strict
+
+
+class ConfirmConfig(Strict):
+    """How points of the front are trained again with fresh seeds and attacked strongly on the test split."""
+
+    seeds: int = Field(default=5, ge=1)
+    """Number of fresh seeds with which each point is trained again."""
+    tolerance: Real = Field(default=0.05, ge=0, le=1)
+    """A point near the front is confirmed too: one that no trial dominates once all its objectives are improved by this
+    share of the front's range."""
+    attacks: tuple[Literal["pgd20", "autoattack"], ...] = Field(
+        default=("pgd20", "autoattack"), strict=False, min_length=1
+    )
+    """Attacks at `evaluation.attack_epsilon`: PGD of 20 steps, then AutoAttack's standard version on the images that
+    PGD left. The last one gives the robust accuracy."""
+    images: int = Field(default=10_000, ge=1)
+    """Number of test images for clean accuracy, a stratified sample seeded by `data.split_seed`; all test images where
+    there are fewer."""
+    attacked_images: int = Field(default=1_000, ge=1)
+    """How many of `images` every attack sees, again a stratified sample."""
+
+    def protocol(self, evaluation: EvaluationConfig) -> ProtocolConfig:
+        """The protocol by which an encoder is evaluated.
+
+        Args:
+            evaluation: of the encoder's trial; its radius and its batch size are used.
+        """
+        epsilon = evaluation.attack_epsilon
+        automatic = "autoattack" in self.attacks
+        return ProtocolConfig(
+            name="confirm",
+            images=self.images,
+            attacked_images=self.attacked_images,
+            epsilons=(epsilon,),
+            attack=AttackConfig(),
+            autoattack_images=self.attacked_images if automatic else 0,
+            autoattack_epsilons=(epsilon,) if automatic else (),
+            batch_images=evaluation.batch_images,
+        )

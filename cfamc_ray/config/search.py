@@ -1,0 +1,131 @@
+"""How a study chooses its points: the samplers and their keys, and the early stopping of trials."""
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from cfamc_ray.config.components import Component, ComponentField, Registry
+from cfamc_ray.config.types import Real, Strict
+
+if TYPE_CHECKING:  # configs are also read where Optuna is absent
+    from optuna.samplers import BaseSampler
+
+
+class SamplerConfig(Component):
+    """Chooses the next point; `build` gives a sampler of Optuna."""
+
+    attempts: ClassVar[int] = 64
+    """Proposals that may be refused, as tried before or against the constraints, before random points are proposed."""
+    exhaustive: ClassVar[bool] = False
+    """Whether it takes all points of the space in their order, as a grid does; no random points are then proposed."""
+
+    def build(self, *, seed: int, startup_trials: int, **context: Any) -> "BaseSampler":
+        """The sampler of one trial: every trial has its own, and what earlier ones showed is in Optuna's storage.
+
+        Args:
+            seed: of this trial.
+            startup_trials: finished trials before the sampler learns from them.
+            context: what else a sampler may need: `space` (a `SearchSpace`), `records` (a function that gives the
+                records of the trials so far) and `flops_of` (a function of a trial's config).
+        """
+        sampler: BaseSampler = super().build(seed=seed, startup_trials=startup_trials, **context)
+        return sampler
+
+
+SAMPLERS = Registry[SamplerConfig]("sampler")
+
+
+@SAMPLERS.register
+class FrontConfig(SamplerConfig):
+    """Our own: the point with the largest expected gain of hypervolume, by Gaussian processes; the first far apart."""
+
+    implementation: ClassVar[str] = "cfamc_ray.search.samplers:FrontSampler"
+    attempts: ClassVar[int] = 256
+
+    name: Literal["front"] = "front"
+
+
+@SAMPLERS.register
+class TpeConfig(SamplerConfig):
+    """Optuna's tree-structured Parzen estimator."""
+
+    implementation: ClassVar[str] = "cfamc_ray.search.samplers:tpe"
+
+    name: Literal["tpe"] = "tpe"
+
+
+@SAMPLERS.register
+class Nsga2Config(SamplerConfig):
+    """Optuna's genetic algorithm NSGA-II, with `startup_trials` as its population."""
+
+    implementation: ClassVar[str] = "cfamc_ray.search.samplers:nsga2"
+
+    name: Literal["nsga2"] = "nsga2"
+
+
+@SAMPLERS.register
+class Nsga3Config(SamplerConfig):
+    """Optuna's genetic algorithm NSGA-III, with `startup_trials` as its population."""
+
+    implementation: ClassVar[str] = "cfamc_ray.search.samplers:nsga3"
+
+    name: Literal["nsga3"] = "nsga3"
+
+
+@SAMPLERS.register
+class GpConfig(SamplerConfig):
+    """Optuna's Gaussian process."""
+
+    implementation: ClassVar[str] = "cfamc_ray.search.samplers:gaussian_process"
+    attempts: ClassVar[int] = 4  # each takes long
+
+    name: Literal["gp"] = "gp"
+
+
+@SAMPLERS.register
+class RandomConfig(SamplerConfig):
+    """Random points."""
+
+    implementation: ClassVar[str] = "cfamc_ray.search.samplers:uniform"
+
+    name: Literal["random"] = "random"
+
+
+@SAMPLERS.register
+class GridConfig(SamplerConfig):
+    """All points that meet the constraints, in the order in which the last key of the space changes fastest."""
+
+    implementation: ClassVar[str] = "cfamc_ray.search.samplers:GridSampler"
+    attempts: ClassVar[int] = 1
+    exhaustive: ClassVar[bool] = True
+
+    name: Literal["grid"] = "grid"
+
+
+class MultiObjectiveAshaConfig(Strict):
+    """MO-ASHA: trials that fall behind in all objectives are stopped at rungs of their own schedule."""
+
+    rungs: tuple[Real, ...] = Field(default=(0.25, 0.5), strict=False, min_length=1)
+    """Shares of a trial's epochs after which it is compared with the others, between 0 and 1."""
+    keep: Real = Field(default=0.5, gt=0, lt=1)
+    """Share of the trials at a rung that go on: the best by non-dominated rank, then by spread."""
+
+    @model_validator(mode="after")
+    def _between_begin_and_end(self) -> "MultiObjectiveAshaConfig":
+        if not all(0 < rung < 1 for rung in self.rungs):
+            raise ValueError(f"rungs must lie between 0 and 1, not {list(self.rungs)}")
+        return self
+
+
+class SearchConfig(Strict):
+    """How the next point is chosen, and which trials are stopped early."""
+
+    sampler: Annotated[SamplerConfig, ComponentField(SAMPLERS, FrontConfig)] = FrontConfig()
+    """How the next point is chosen."""
+    startup_trials: int = Field(default=6, ge=1)
+    """Finished trials before a sampler learns from them; until then `front` takes points far apart, the others random
+    ones. The population of the genetic algorithms."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the sampler; with one trial at a time it fixes all points."""
+    mo_asha: MultiObjectiveAshaConfig | None = None
+    """Null: every trial runs to its end."""

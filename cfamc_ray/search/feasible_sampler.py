@@ -1,0 +1,134 @@
+"""Points of a search space: the sampler of a study, held to the constraints and to what has not been tried yet."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
+
+from cfamc_ray.config.ranges import Range
+from cfamc_ray.config.search import RandomConfig, SamplerConfig
+from cfamc_ray.config.study import Point, StudyConfig
+from cfamc_ray.cost.model import FlopsOf
+from cfamc_ray.space.encoding import constants, distributions
+from cfamc_ray.space.search_space import SearchSpace
+from cfamc_ray.store.records import TrialRecord
+
+RANDOM_ATTEMPTS = 4096
+"""Random points that are tried after the proposals of the study's own sampler."""
+
+
+def suggest_point(trial: optuna.Trial, space: Mapping[str, Range]) -> dict[str, Any]:
+    """The value of every key of the space; values that the trial has already are kept."""
+    suggested = {key: trial._suggest(key, distribution) for key, distribution in distributions(space).items()}
+    point = constants(space) | suggested
+    return {key: point[key] for key in space}
+
+
+class FeasibleSampler(BaseSampler):
+    """Asks the study's sampler again until a point meets the constraints and has not been tried.
+
+    Every trial has a sampler of its own, seeded by the study's seed and the trial's number: what the samplers know is
+    in the storage, so a resumed study goes on as if it had not been interrupted.
+
+    Args:
+        config: of the study.
+        records: gives the records of the trials so far, which some samplers read.
+        flops_of: training FLOPs of a trial, likewise.
+    """
+
+    def __init__(
+        self,
+        config: StudyConfig,
+        records: Callable[[], Sequence[TrialRecord]] = lambda: (),
+        flops_of: FlopsOf = lambda trial: trial.crop_passes,
+    ) -> None:
+        self.config, self.records, self.flops_of = config, records, flops_of
+        self.space = SearchSpace(config)
+        self.fits: Callable[[Point], bool] = lambda point: True
+        """Whether a point may be proposed: set by a search whose budget runs out."""
+        self.distributions = distributions(config.space)
+        self.constants = constants(config.space)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """All keys together, for a constraint binds several."""
+        return self.distributions
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """A new point that meets the constraints; after many attempts, one that was tried before.
+
+        Raises:
+            RuntimeError: where no point is left.
+        """
+        if not search_space:
+            return {}
+        if set(search_space) <= set(trial.params) and self.space.admits(self.constants | trial.params):
+            return trial.params  # a trial that goes on
+        others = (known for known in study.get_trials(deepcopy=False) if known.number != trial.number)
+        tried = {self._identity(known.params) for known in others}
+        first = map(self._searched, self.space.first_points)
+        if (point := next((point for point in first if self._identity(point) not in tried), None)) is not None:
+            return point
+        repeated = None
+        for point in map(self._searched, self._proposals(study, trial)):
+            whole = self.constants | point
+            if self.space.admits(whole) and self.fits(whole):
+                if self._identity(point) not in tried:
+                    return point
+                repeated = repeated or point
+        if repeated is None:
+            raise RuntimeError(f"no point is left, or none met the constraints in {RANDOM_ATTEMPTS} attempts")
+        return repeated
+
+    def _searched(self, point: Point) -> dict[str, Any]:
+        return {key: point[key] for key in self.distributions}
+
+    def _identity(self, searched: Point) -> frozenset[tuple[str, Any]]:
+        return self.space.identity({**self.constants, **searched})
+
+    def _proposals(self, study: optuna.Study, trial: FrozenTrial) -> Iterator[dict[str, Any]]:
+        own = self.config.search.sampler
+        yield from self._ask(own, own.attempts, study, trial)
+        if not own.exhaustive:
+            yield from self._ask(RandomConfig(), RANDOM_ATTEMPTS, study, trial)
+
+    def _ask(
+        self, component: SamplerConfig, attempts: int, study: optuna.Study, trial: FrozenTrial
+    ) -> Iterator[dict[str, Any]]:
+        sampler = self._build(component, trial)
+        sampler.before_trial(study, trial)
+        space = sampler.infer_relative_search_space(study, trial)
+        for _ in range(attempts):
+            point = sampler.sample_relative(study, trial, space)
+            for key, distribution in self.distributions.items():
+                if key not in point:
+                    point[key] = sampler.sample_independent(study, trial, key, distribution)
+            yield point
+
+    def _build(self, component: SamplerConfig, trial: FrozenTrial) -> BaseSampler:
+        search = self.config.search
+        seed = int(np.random.SeedSequence((search.seed, trial.number)).generate_state(1)[0])
+        return component.build(
+            seed=seed,
+            startup_trials=search.startup_trials,
+            space=self.space,
+            records=self.records,
+            flops_of=self.flops_of,
+        )
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Never needed: all keys are sampled together."""
+        raise AssertionError(f"{param_name} is not a key of the space")
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        """Let the sampler keep its books."""
+        self._build(self.config.search.sampler, trial).after_trial(study, trial, state, values)

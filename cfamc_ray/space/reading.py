@@ -1,0 +1,48 @@
+"""From a space file and overrides to a study that can run: its keys are checked, and the points of its space."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cfamc_ray.config.reading import read_tree, resolve
+from cfamc_ray.config.scaling import ScalingConfig
+from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.space.search_space import SearchSpace
+
+
+def read_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
+    """Read a space file and check all of it.
+
+    Args:
+        path: the YAML file.
+        overrides: ``key=value`` as typed after ``--set``; keys of a study (``budget.trials``), or of a trial
+            (``crops.views``) or ``base``, which then is no longer searched.
+
+    Raises:
+        InputError: for everything that is wrong with the file or an override.
+    """
+    return resolve_study(read_tree(path), overrides, source=str(path))
+
+
+def resolve_study(tree: dict[str, Any], overrides: Sequence[str] = (), *, source: str) -> StudyConfig:
+    """Check the keys of a study, and the points of its space.
+
+    Args:
+        tree: the keys; changed by the overrides.
+        overrides: as for `read_study`.
+        source: where the keys are from, for errors.
+
+    Raises:
+        InputError: for everything that is wrong with a key or an override.
+    """
+    return resolve(StudyConfig, tree, overrides, source=source, check=lambda study: SearchSpace(study).check())
+
+
+def read_scaling(path: Path, overrides: Sequence[str] = ()) -> ScalingConfig:
+    """Read the file of a scaling study and check all of it; arguments and errors as for `read_study`."""
+    return resolve(ScalingConfig, read_tree(path), overrides, source=str(path), check=_check_learning)
+
+
+def _check_learning(config: ScalingConfig) -> None:
+    if config.learning_points:
+        SearchSpace(config.learning_study).check()

@@ -1,0 +1,233 @@
+"""The points that a study may try: drawing them, the order of a grid, and which meet the constraints."""
+
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import islice, product
+
+from pydantic import ValidationError
+
+from cfamc_ray.config.active_keys import component_sections, has_key
+from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.ranges import Choice, Constant, FloatRange, IntRange, Range, dump_range
+from cfamc_ray.config.recipes import read_recipe
+from cfamc_ray.config.study import Point, StudyConfig
+from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.config.types import Scalar
+
+RANDOM_POINTS = 4096
+"""Points that are drawn to see whether the constraints can be met."""
+SAMPLE = 256
+"""Points that stand for all of the space."""
+
+
+class SearchSpace:
+    """The points that a study may try: values of its searched keys that make a valid trial and meet its constraints.
+
+    Args:
+        config: of the study.
+    """
+
+    def __init__(self, config: StudyConfig) -> None:
+        self.config = config
+        self.ranges: Mapping[str, Range] = config.space
+        self.is_grid = config.search.sampler.exhaustive
+        self._grid: list[dict[str, Scalar]] = []
+        self._rest_of_grid = self.points()
+
+    def check(self) -> None:
+        """Refuse a space in which the study cannot run; what needs points is checked here, not in the schema.
+
+        Raises:
+            ValueError: for constraints that no point meets or that cannot be computed, a grid with fewer points than
+                `budget.trials`, a point of `start_from` outside the space, minibatches that the workers cannot share,
+                or objectives that no trial measures; the message begins with the key.
+        """
+        # More points than the first that fits, to find a constraint that cannot be computed everywhere.
+        searched = not all(isinstance(written, Constant) for written in self.ranges.values())
+        number = self.config.budget.trials if self.is_grid else SAMPLE if searched else 1
+        admitted = list(islice(self.points(), number))
+        self._check_number(admitted)
+        trials = [self.config.trial_at(point) for point in admitted]
+        self._check_measured(trials)
+        _ = self.first_points  # refuses what does not fit
+        self._check_workers(trials)
+
+    def _check_number(self, admitted: Sequence[Point]) -> None:
+        if not admitted:
+            shown = "; ".join(constraint.text for constraint in self.config.constraints)
+            points = "the grid's points" if self.is_grid else f"{RANDOM_POINTS} random points of the space"
+            shown = shown or "the rules between a trial's keys"
+            raise ValueError(f"constraints: none of {points} meets them ({shown})")
+        if self.is_grid and len(admitted) < self.config.budget.trials:
+            raise ValueError(f"budget.trials must be at most {len(admitted)}, the points of the grid")
+
+    def _check_measured(self, trials: Sequence[TrialConfig]) -> None:
+        scores = [name for name in self.config.objectives if name.endswith("_accuracy")]
+        if self.ranges and scores and not any(trial.judged_on.validation_images for trial in trials):
+            key = "evaluation.transfer" if trials[0].evaluation.transfer else "data"
+            raise ValueError(f"objectives: {scores[0]} is measured on {key}.validation_images, which is 0: set it")
+
+    def _check_workers(self, trials: Sequence[TrialConfig]) -> None:
+        workers, batch = self.config.resources.workers_per_trial, "pretraining.batch_images"
+        if workers == 1:
+            return
+        sizes = [trial.pretraining.batch_images for trial in trials]
+        for size in self._values(batch) if batch in self.ranges else sizes:
+            if not isinstance(size, int) or size % workers:
+                raise ValueError(f"{batch} {size} cannot be shared evenly by resources.workers_per_trial {workers}")
+        for trial in trials:
+            trial.check_share(workers, gpus=self.config.resources.gpus_per_worker > 0)
+
+    def points(self) -> Iterator[dict[str, Scalar]]:
+        """Points that meet the constraints: all of a grid in its order, else some random ones, the same every time.
+
+        Raises:
+            ValueError: for a constraint that cannot be computed.
+        """
+        return filter(self.admits, self._candidates())
+
+    def _candidates(self) -> Iterator[dict[str, Scalar]]:
+        if self.is_grid:
+            combinations = product(*(self._values(key) for key in self.ranges))
+            points = (dict(zip(self.ranges, combination, strict=True)) for combination in combinations)
+            return filter(self._is_first_of_equals, points)
+        source = random.Random(0)  # noqa: S311 (no secret)
+        return (self.draw(source) for _ in range(RANDOM_POINTS))
+
+    def _values(self, key: str) -> Sequence[Scalar]:
+        written = self.ranges[key]
+        return written.grid() if isinstance(written, IntRange) else written.edges()
+
+    def _is_first_of_equals(self, point: Point) -> bool:
+        """Whether no earlier point of the grid makes the same trial: values that are ignored are the first ones."""
+        return all(point[key] == self._values(key)[0] for key in point.keys() - self.active(point).keys())
+
+    def draw(self, source: random.Random) -> dict[str, Scalar]:
+        """A random point, which may break the constraints."""
+        return {key: draw(written, source) for key, written in self.ranges.items()}
+
+    def grid_point(self, number: int) -> dict[str, Scalar] | None:
+        """A point of the grid by its place, from 0; None after the last one."""
+        self._grid += islice(self._rest_of_grid, max(number + 1 - len(self._grid), 0))
+        return self._grid[number] if number < len(self._grid) else None
+
+    def sample_trials(self, number: int = SAMPLE) -> list[TrialConfig]:
+        """Trials that stand for all of the study: those that a grid takes, else trials at random points.
+
+        Args:
+            number: of random points.
+        """
+        count = self.config.budget.trials if self.is_grid else number
+        return [self.config.trial_at(point) for point in islice(self.points(), count)]
+
+    @property
+    def first_trial(self) -> TrialConfig:
+        """A trial of the space, for what all its trials have in common."""
+        return self.config.trial_at(next(self.points()))
+
+    @cached_property
+    def first_points(self) -> list[dict[str, Scalar]]:
+        """The points of `start_from`, with the keys of the space in its order.
+
+        Raises:
+            ValueError: for one that does not fit the space.
+        """
+        return [self._first_point(written) for written in self.config.start_from]
+
+    def _first_point(self, written: str | Mapping[str, Scalar]) -> dict[str, Scalar]:
+        if isinstance(written, str):
+            name = written
+            try:
+                recipe = read_recipe(written).trial(self.config.variant)
+            except InputError as error:
+                raise ValueError(f"start_from: {error}") from None
+            point = {key: written if key == "base" else recipe.value_of(key) for key in self.ranges}
+        else:
+            name = dump_point(written)
+            unknown = sorted(set(written) - set(self.ranges))
+            if unknown:
+                raise ValueError(f"start_from: {name}: {unknown[0]} is not a key of space: {', '.join(self.ranges)}")
+            point = {key: written.get(key, constant_of(self.ranges[key])) for key in self.ranges}
+        ignored = point.keys() - self.active(point).keys()
+        point |= {key: self.ranges[key].edges()[0] for key in ignored if point[key] is None}
+        for key, value in point.items():
+            if not self.ranges[key].contains(value):
+                raise ValueError(
+                    f"start_from: {name} has {key} {value!r}, which is not in space.{key} "
+                    f"{dump_range(self.ranges[key])}: widen the range, or write another point as {{key: value, …}}"
+                )
+        if not self.admits(point):
+            raise ValueError(f"start_from: {name} does not meet the constraints, or makes no valid trial: {point}")
+        return point
+
+    def admits(self, point: Point) -> bool:
+        """Whether a point makes a valid trial and meets all constraints.
+
+        Raises:
+            ValueError: for a constraint that names a key no trial has, or that cannot be computed.
+        """
+        try:
+            trial = self.config.trial_at(point)
+        except ValidationError:
+            return False
+        for constraint in self.config.constraints:
+            try:
+                if not constraint.holds(lambda key: self.config.value_at(point, trial, key)):
+                    return False
+            except ValueError as error:
+                raise ValueError(f"constraints: {constraint.text!r} {error}") from None
+        return True
+
+    def contains(self, point: Point) -> bool:
+        """Whether a point has exactly the keys of the space, values in their ranges, and meets the constraints."""
+        return (
+            set(point) == set(self.ranges)
+            and all(self.ranges[key].contains(value) for key, value in point.items())
+            and self.admits(point)
+        )
+
+    def active(self, point: Point) -> dict[str, Scalar]:
+        """The part of a point that decides its trial: without values of keys that its components do not have."""
+        if not self._conditional:
+            return dict(point)
+        tree = self.config.tree_at(point)
+        return {key: value for key, value in point.items() if key not in self._conditional or has_key(tree, key)}
+
+    def identity(self, point: Point) -> frozenset[tuple[str, Scalar]]:
+        """What is equal for points that make the same trial."""
+        return frozenset(self.active(point).items())
+
+    @cached_property
+    def _conditional(self) -> set[str]:
+        """Searched keys of components."""
+        sections = component_sections(TrialConfig)
+        return {key for key in self.ranges if any(key.startswith(f"{section}.") for section in sections)}
+
+
+def constant_of(written: Range) -> Scalar:
+    """The value of a constant; None of a range."""
+    return written.value if isinstance(written, Constant) else None
+
+
+def dump_point(point: Point) -> str:
+    """A point as a space file writes it."""
+    return f"{{{', '.join(f'{key}: {value}' for key, value in point.items())}}}"
+
+
+def draw(written: Range, source: random.Random) -> Scalar:
+    """One value of a range, at random; evenly, on the range's scale."""
+    match written:
+        case IntRange(bounds=(low, high), log=True):
+            return min(max(round(math.exp(source.uniform(math.log(low - 0.5), math.log(high + 0.5)))), low), high)
+        case IntRange(bounds=(low, high), step=step):
+            return source.randrange(low, high + 1, step)
+        case FloatRange(bounds=(low, high), log=True):
+            return min(max(math.exp(source.uniform(math.log(low), math.log(high))), low), high)
+        case FloatRange(bounds=(low, high)):
+            return source.uniform(low, high)
+        case Choice(values=values):
+            return source.choice(values)
+        case Constant(value=value):
+            return value

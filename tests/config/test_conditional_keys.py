@@ -1,0 +1,122 @@
+"""Keys of components that are searched together with the component they belong to."""
+
+from typing import Any
+
+import pytest
+
+from cfamc_ray.config.active_keys import active, component_sections
+from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.space.search_space import SearchSpace
+
+LOSSES = {"choice": ["emp_ssl", "nt_xent", "sup_con"]}
+TEMPERATURE = {"float": [0.05, 0.5]}
+BOTH = {"loss.name": LOSSES, "loss.temperature": TEMPERATURE, "crops.views": 2}
+
+
+def study(**given: Any) -> StudyConfig:
+    config = StudyConfig.model_validate({"name": "study", **given})
+    SearchSpace(config).check()
+    return config
+
+
+def test_a_value_counts_where_the_component_has_the_key_and_is_ignored_elsewhere() -> None:
+    config = study(space=BOTH)
+    for name, temperature in (("nt_xent", 0.3), ("sup_con", 0.3), ("emp_ssl", None)):
+        trial = config.trial_at({"loss.name": name, "loss.temperature": 0.3, "crops.views": 2})
+        assert (trial.loss.component_name(), trial.value_of("loss.temperature")) == (name, temperature)
+
+
+@pytest.mark.parametrize("keys", [["loss.name", "loss.temperature"], ["loss.temperature", "loss.name"]])
+@pytest.mark.parametrize("name", ["emp_ssl", "nt_xent"])
+def test_the_order_of_the_keys_does_not_matter(keys: list[str], name: str) -> None:
+    config = study(space={key: BOTH[key] for key in keys}, trial={"crops": {"views": 2}})
+    values: dict[str, str | float] = {"loss.name": name, "loss.temperature": 0.3}
+    expected = {"name": name, **({"temperature": 0.3} if name == "nt_xent" else {})}
+    assert config.tree_at({key: values[key] for key in keys})["loss"] == expected
+
+
+def test_keys_of_the_shared_trial_give_way_with_their_component() -> None:
+    config = study(trial={"loss": {"invariance_weight": 50.0}, "crops": {"views": 2}}, space=BOTH)
+    for name, weight in (("emp_ssl", 50.0), ("nt_xent", None)):
+        trial = config.trial_at({"loss.name": name, "loss.temperature": 0.3, "crops.views": 2})
+        assert trial.value_of("loss.invariance_weight") == weight
+
+
+def test_a_fixed_component_or_a_searched_recipe_may_have_the_key() -> None:
+    assert study(trial={"loss": {"name": "sup_con"}}, space={"loss.temperature": TEMPERATURE}).space
+    recipes = {"base": {"choice": ["cf-amc-ssl", "simclr-crops"]}, "loss.temperature": TEMPERATURE}
+    config = study(space=recipes)
+    for name, temperature in (("cf-amc-ssl", None), ("simclr-crops", 0.3)):
+        trial = config.trial_at({"base": name, "loss.temperature": 0.3})
+        assert trial.value_of("loss.temperature") == temperature
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"space": {"loss.temperature": TEMPERATURE}},
+        {"space": {"loss.name": {"choice": ["emp_ssl"]}, "loss.temperature": TEMPERATURE}},
+        {"space": {"base": {"choice": ["cf-amc-ssl", "emp-ssl-crops-pgd"]}, "loss.temperature": TEMPERATURE}},
+    ],
+    ids=str,
+)
+def test_a_key_that_no_searched_or_fixed_component_has_is_refused(given: dict[str, Any]) -> None:
+    said = (
+        "space.loss.temperature: no loss of this study has this key, which belongs to nt_xent, sup_con: "
+        "set or search loss.name too"
+    )
+    with pytest.raises(ValueError, match=said):
+        study(**given)
+
+
+def test_the_edges_of_a_range_are_checked_with_the_component_that_has_the_key() -> None:
+    wrong = {**BOTH, "loss.temperature": {"float": [0.0, 0.5]}}
+    with pytest.raises(ValueError, match=r"space.loss.temperature: .*greater than 0 \(it is 0.0\)"):
+        study(space=wrong)
+
+
+def test_an_unknown_key_of_a_component_is_still_refused() -> None:
+    with pytest.raises(ValueError, match=r"loss.temprature: no such key of a trial; did you mean loss.temperature"):
+        study(space={"loss.name": LOSSES, "loss.temprature": TEMPERATURE})
+    assert active(TrialConfig, {"loss": {"name": "emp_ssl", "odd": 1, "temperature": 1}}) == {
+        "loss": {"name": "emp_ssl", "odd": 1}
+    }
+
+
+def test_a_grid_has_one_point_for_each_trial() -> None:
+    space = {"loss.name": LOSSES, "loss.temperature": {"choice": [0.1, 0.2]}, "crops.views": 2}
+    grid = study(space=space, search={"sampler": "grid"}, budget={"trials": 5})
+    points = [(point["loss.name"], point["loss.temperature"]) for point in SearchSpace(grid).points()]
+    assert points == [("emp_ssl", 0.1), ("nt_xent", 0.1), ("nt_xent", 0.2), ("sup_con", 0.1), ("sup_con", 0.2)]
+    with pytest.raises(ValueError, match=r"budget\.trials must be at most 5, the points of the grid"):
+        study(space=space, search={"sampler": "grid"}, budget={"trials": 6})
+
+
+def test_points_that_differ_in_an_ignored_value_alone_are_the_same() -> None:
+    space = SearchSpace(study(space=BOTH))
+    cold, warm = ({"loss.temperature": temperature, "crops.views": 2} for temperature in (0.1, 0.2))
+    assert space.identity({"loss.name": "emp_ssl", **cold}) == space.identity({"loss.name": "emp_ssl", **warm})
+    assert space.identity({"loss.name": "nt_xent", **cold}) != space.identity({"loss.name": "nt_xent", **warm})
+
+
+def test_a_first_point_may_leave_out_what_is_ignored() -> None:
+    space = {**BOTH, "crops.views": {"choice": [2, 16]}}
+    config = study(space=space, start_from=["cf-amc-ssl", {"loss.name": "emp_ssl", "crops.views": 2}])
+    assert [tuple(point.values()) for point in SearchSpace(config).first_points] == [
+        ("emp_ssl", 0.05, 16),
+        ("emp_ssl", 0.05, 2),
+    ]
+    with pytest.raises(ValueError, match=r"has loss\.temperature None, which is not in space.loss.temperature"):
+        study(space=space, start_from=[{"loss.name": "nt_xent", "crops.views": 2}])
+
+
+def test_a_constraint_asks_for_the_component_first() -> None:
+    config = study(space=BOTH, constraints=["loss.name == 'emp_ssl' or loss.temperature < 0.2"])
+    points = list(SearchSpace(config).points())
+    assert {point["loss.name"] for point in points} == {"emp_ssl", "nt_xent", "sup_con"}
+    assert all(point["loss.temperature"] < 0.2 for point in points if point["loss.name"] != "emp_ssl")  # type: ignore[operator]
+
+
+def test_the_sections_that_hold_a_component_are_found() -> None:
+    assert component_sections(TrialConfig)["loss"].kind == "loss"
