@@ -9,7 +9,8 @@ from pydantic import BaseModel, ValidationError
 
 from cfamc_ray.config.components import branch, component_field, import_plugins, lay
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.protocol import HEADS, PROTOCOLS, ProtocolConfig
+from cfamc_ray.config.heads import HEADS
+from cfamc_ray.config.protocol import PROTOCOLS, ProtocolConfig
 from cfamc_ray.config.scaling import ScalingConfig
 from cfamc_ray.config.study import METRICS, StudyConfig
 from cfamc_ray.config.trial import TrialConfig, lay_trials, trial_keys

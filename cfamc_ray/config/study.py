@@ -20,7 +20,7 @@ from cfamc_ray.config.components import branch
 from cfamc_ray.config.constraints import Constraint
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.evaluation import EvaluationConfig
-from cfamc_ray.config.protocol import AttackConfig, ProtocolConfig
+from cfamc_ray.config.protocol import PGD_20, ProtocolConfig
 from cfamc_ray.config.ranges import Choice, Constant, FloatRange, IntRange, Range, dump_range, parse_range
 from cfamc_ray.config.recipes import VARIANTS, Variant, read_recipe
 from cfamc_ray.config.trial import TrialConfig, lay_trials, trial_keys, without_paths
@@ -113,7 +113,7 @@ class ConfirmConfig(Strict):
     attacks: tuple[Literal["pgd20", "autoattack"], ...] = Field(
         default=("pgd20", "autoattack"), strict=False, min_length=1
     )
-    """At evaluation.attack_epsilon: PGD of 20 steps, then AutoAttack's standard version on what it left. The last one
+    """At evaluation.epsilon: PGD of 20 steps, then AutoAttack's standard version on what it left. The last one
     named stands for robust accuracy."""
     images: int = Field(default=10_000, ge=1)
     """Test images for clean accuracy, a stratified sample seeded by `data.split_seed`; all of them where there are
@@ -127,14 +127,14 @@ class ConfirmConfig(Strict):
         Args:
             evaluation: of its trial, of which the radius and the batch count.
         """
-        epsilon = evaluation.attack_epsilon
+        epsilon = evaluation.epsilon
         automatic = "autoattack" in self.attacks
         return ProtocolConfig(
             name="confirm",
             images=self.images,
             attacked_images=self.attacked_images,
             epsilons=(epsilon,),
-            attack=AttackConfig(),
+            attack=PGD_20,
             autoattack_images=self.attacked_images if automatic else 0,
             autoattack_epsilons=(epsilon,) if automatic else (),
             batch_images=evaluation.batch_images,

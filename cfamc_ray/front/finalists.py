@@ -13,8 +13,8 @@ from cfamc_ray.front.confirmation import Confirmation, attainment, candidates, c
 from cfamc_ray.host.files import write_text
 from cfamc_ray.store.records import TrialFolder, TrialRecord, csv_text, read_trials
 
-LAST_MEASURED = {"pgd20": "+ PGD on the margin", "autoattack": "+ AutoAttack"}
-"""What a protocol measures last under each attack of `confirm`."""
+LAST_MEASURED = {"pgd20": "pgd_margin", "autoattack": "autoattack"}
+"""Id of the last attack that a protocol runs for each attack of `confirm`."""
 
 
 def confirming_study(

@@ -28,7 +28,8 @@ from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.cost.work import peak_memory_bytes, reset_peak_memory, training_flops
 from cfamc_ray.data.images import UNLABELLED, ImageSubset
 from cfamc_ray.data.splits import Splits
-from cfamc_ray.evaluation.protocols import Scores, search_scores
+from cfamc_ray.evaluation.attacks import AttackInvalid
+from cfamc_ray.evaluation.scores import Scores, search_scores
 from cfamc_ray.host.files import replacing
 from cfamc_ray.method.backbones import use_fused_norm
 from cfamc_ray.method.crops import draw_crop_parameters, make_crops
@@ -458,6 +459,8 @@ class Trial:
             )
         except FloatingPointError as error:  # all workers have the same features
             raise TrialFailed(f"diverged: {error} after epoch {self.epoch + 1}") from None
+        except AttackInvalid as error:
+            raise TrialFailed(f"robust accuracy is not to be trusted after epoch {self.epoch + 1}: {error}") from None
 
     def _generator(self, purpose: int, *place: int) -> torch.Generator:
         return torch.Generator().manual_seed(_seed(self.config.seed, purpose, *place))

@@ -137,7 +137,7 @@ def test_the_published_variant_changes_the_hidden_choices_alone(name: str) -> No
         **({"perturbation.attack_positive": "self"} if name.startswith("simclr") and name.endswith("pgd") else {}),
     }
     assert published.perturbation.attack_in_train_mode
-    assert published.evaluation.features == "prefeature"
+    assert published.evaluation.head.features == "prefeature"
 
 
 @pytest.mark.parametrize(

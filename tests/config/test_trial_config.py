@@ -139,7 +139,7 @@ def test_values_replace_keys_and_leave_the_rest_and_the_original() -> None:
         {"encoder.width": 6},
         {"optimizer.momentum": 1.0},
         {"optimizer.lr": float("inf")},
-        {"evaluation.probe_l2": 0},
+        {"evaluation.head.l2": 0},
         {"pretraining.replays": 0},
         {"perturbation.attack": "pgd"},
         {"pretraining.batch_images": 45_001},
@@ -190,7 +190,7 @@ def test_recomputing_needs_chunks() -> None:
 def test_keys_name_every_setting_once() -> None:
     keys = trial_keys()
     assert len(set(keys)) == len(keys)
-    assert {"seed", "crops.views", "perturbation.epsilon", "evaluation.attack_images"} <= set(keys)
+    assert {"seed", "crops.views", "perturbation.epsilon", "evaluation.attacked_images"} <= set(keys)
     unset = [key for key in keys if TrialConfig().value_of(key) is None and key != "loss.temperature"]
     assert unset == ["data.path", "pretraining.views_at_once", "evaluation.transfer", "evaluation.batch_images"]
 

@@ -10,8 +10,8 @@ from pyautoattack import AutoAttack, checks
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from cfamc_ray.evaluation.attacks import Logits
-from cfamc_ray.evaluation.autoattack import AttackInvalid, _Raise, _warnings_raised, autoattack
+from cfamc_ray.evaluation.attacks import AttackInvalid, Logits
+from cfamc_ray.evaluation.autoattack import _Raise, _warnings_raised, autoattack
 from cfamc_ray.method.encoder import InChunks
 
 N, SHAPE, EPSILON = 12, (3, 4, 4), 0.04
