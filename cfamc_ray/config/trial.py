@@ -70,6 +70,12 @@ class TrialConfig(Strict):
         loss = self.loss.component_name()
         if self.loss.pair and self.crops.views != 2:
             raise ValueError(f"crops.views must be 2 with loss.name {loss}, not {self.crops.views}")
+        attack = self.evaluation.attack
+        if attack.needs_float32 and self.pretraining.precision == "float64":
+            raise ValueError(
+                f"pretraining.precision must not be float64 with evaluation.attack.name {attack.component_name()}, "
+                "which computes in float32"
+            )
         contrasts = self.loss.pair and self.perturbation.attack == "pgd"
         if self.perturbation.attack_positive == "self" and not (contrasts and self.perturbation.clean_views == 1):
             raise ValueError(

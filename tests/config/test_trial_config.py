@@ -24,10 +24,10 @@ def trial(**sections: Any) -> TrialConfig:
 def other_value(key: str, default: TrialConfig) -> Any:
     """A valid value other than the default."""
     section, _, leaf = key.rpartition(".")
-    model = type(getattr(default, section)) if section else TrialConfig
+    model = type(default.value_of(section)) if section else TrialConfig
     value, choices = default.value_of(key), get_args(model.model_fields[leaf].annotation)
-    if key == "loss.name":
-        return "nt_xent"
+    if key in ("loss.name", "evaluation.attack.name"):
+        return {"loss.name": "nt_xent", "evaluation.attack.name": "autoattack"}[key]
     match value:
         case "auto" if bool in choices:
             return False
@@ -42,7 +42,8 @@ def other_value(key: str, default: TrialConfig) -> Any:
         case low, high:
             return (low, (low + high) / 2)
         case None:
-            return {"name": "cifar100"} if key == "evaluation.transfer" else 3
+            others = {"evaluation.transfer": {"name": "cifar100"}, "evaluation.attack.step_size": 0.01}
+            return others.get(key, 3)
     raise AssertionError(f"{key} has a default of a new kind: {value!r}")
 
 
@@ -192,7 +193,10 @@ def test_keys_name_every_setting_once() -> None:
     assert len(set(keys)) == len(keys)
     assert {"seed", "crops.views", "perturbation.epsilon", "evaluation.attacked_images"} <= set(keys)
     unset = [key for key in keys if TrialConfig().value_of(key) is None and key != "loss.temperature"]
-    assert unset == ["data.path", "pretraining.views_at_once", "evaluation.transfer", "evaluation.batch_images"]
+    assert unset == [
+        *("data.path", "pretraining.views_at_once", "evaluation.transfer"),
+        *("evaluation.attack.step_size", "evaluation.batch_images"),
+    ]
 
 
 TRANSFER = {"name": "digits", "image_size": 32, "pretrain_images": 100, "probe_images": 100, "validation_images": 50}
