@@ -19,11 +19,11 @@ from torch import nn
 from benchmarks.timing import parser, ratios, report, summary
 from cfamc_ray.config.reading import find_space
 from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.cost.work import BATCH
 from cfamc_ray.data.splits import load_splits
-from cfamc_ray.evaluation.attacks import pgd
+from cfamc_ray.evaluation.batches import encode, predicted_right, still_right
 from cfamc_ray.evaluation.classifier import LinearClassifier
-from cfamc_ray.evaluation.probe import fit_probe
-from cfamc_ray.evaluation.protocols import encode, predicted_right, still_right
+from cfamc_ray.evaluation.probe import fit_converged
 from cfamc_ray.space.reading import read_study
 from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.records import read_trials
@@ -41,30 +41,25 @@ def measure(study: StudyConfig, device: torch.device, *, repeats: int) -> dict[s
     rows = list(trial)
     judged = config.evaluation
     encoder = trial.trainer.encoder.eval().requires_grad_(False)
-    classifier = LinearClassifier(encoder, nn.Identity(), features=judged.features)
+    classifier = LinearClassifier(encoder, nn.Identity(), features=judged.head.features)
     features_NF = encode(classifier, splits.probe.images_NCHW)
     fit = partial(
-        fit_probe,
+        fit_converged,
         features_NF,
         splits.probe.labels_N.to(device),
         classes=splits.classes,
-        l2=judged.probe_l2,
-        tolerance=judged.probe_tolerance,
-        iterations=judged.probe_iterations,
+        config=judged.head,
     )
     classifier.head = fit()
-    right_N = predicted_right(classifier, splits.validation)[: judged.attack_images]
+    right_N = predicted_right(classifier, splits.validation)[: judged.attacked_images]
 
     def left(every_step: bool) -> torch.Tensor:
         attack = partial(
-            pgd,
+            judged.attack.model_copy(update={"every_step": every_step}).build(),
             classifier,
-            epsilon=judged.attack_epsilon,
-            steps=judged.attack_steps,
-            step_size=judged.attack_step_ratio * judged.attack_epsilon,
-            restarts=judged.attack_restarts,
+            epsilon=judged.epsilon,
             generator=torch.Generator().manual_seed(0),
-            every_step=every_step,
+            at_once=BATCH,
         )
         return still_right(classifier, splits.validation, right_N, attack)
 

@@ -113,7 +113,7 @@ def _rows(config: StudyConfig, point: Point, source: random.Random) -> list[Row]
             "overhead_seconds": 0.1 * epoch,
             "peak_memory_bytes": 1e8 + 4 * work.kept,
             "validation_images": trial.data.validation_images,
-            "attacked_images": trial.evaluation.attack_images,
+            "attacked_images": trial.evaluation.attacked_images,
         }
         for epoch in range(1, epochs + 1)
     ]

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from scipy.stats import t
 
-from cfamc_ray.config.protocol import PROTOCOLS, AttackConfig
+from cfamc_ray.config.protocol import PGD_20, PROTOCOLS
 from cfamc_ray.config.recipes import Variant, read_recipe
 from cfamc_ray.config.trial import TrialConfig, lay_trials
 from cfamc_ray.cost.work import training_flops
@@ -45,7 +45,7 @@ PROTOCOL = PROTOCOLS["standard"].model_copy(
         "images": 5000,
         "attacked_images": 500,
         "epsilons": (4 / 255, 8 / 255),
-        "attack": AttackConfig(),
+        "attack": PGD_20,
         "autoattack_epsilons": (8 / 255,),
         "autoattack_images": 128,
     }
@@ -208,10 +208,10 @@ Cells = Sequence[Mapping[str, Any]]
 
 COLUMNS = {
     "clean": ("none", 0.0),
-    "PGD-20 at 4/255": ("PGD-20", 4 / 255),
-    "and on the margin": ("+ PGD on the margin", 4 / 255),
-    "at 8/255, both losses": ("+ PGD on the margin", 8 / 255),
-    "and AutoAttack (128)": ("+ AutoAttack", 8 / 255),
+    "PGD-20 at 4/255": ("pgd", 4 / 255),
+    "and on the margin": ("pgd_margin", 4 / 255),
+    "at 8/255, both losses": ("pgd_margin", 8 / 255),
+    "and AutoAttack (128)": ("autoattack", 8 / 255),
 }
 """Name in the table; attack and radius."""
 ROBUST = "and on the margin"

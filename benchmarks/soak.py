@@ -64,7 +64,7 @@ SPACE: dict[str, Any] = {
         "crops": {"size": 16},
         "encoder": {"width": 8, "prefeature_width": 16, "hidden_width": 16, "embedding_width": 8},
         "pretraining": {"batch_images": 25, "precision": "float32"},
-        "evaluation": {"probe_iterations": 10, "attack_steps": 1, "attack_images": 50},
+        "evaluation": {"head": {"iterations": 10}, "attack": {"steps": 1}, "attacked_images": 50},
     },
     "space": {
         "crops.views": {"int": [2, 4]},

@@ -42,9 +42,9 @@ SETTINGS = (
     "encoder.embedding_width=8",
     "pretraining.batch_images=25",
     "pretraining.epochs=1",
-    "evaluation.probe_iterations=10",
-    "evaluation.attack_steps=1",
-    "evaluation.attack_images=20",
+    "evaluation.head.iterations=10",
+    "evaluation.attack.steps=1",
+    "evaluation.attacked_images=20",
 )
 """What makes the quickstart's trials small; views, replays and ε are still searched."""
 PLAIN_TRIALS = 3

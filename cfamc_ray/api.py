@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.protocol import HEADS, PROTOCOLS
+from cfamc_ray.config.heads import HEADS
+from cfamc_ray.config.protocol import PROTOCOLS
 from cfamc_ray.config.reading import find_space, read_tree
 from cfamc_ray.config.recipes import VARIANTS, Variant, read_recipe, recipe_names
 from cfamc_ray.config.study import StudyConfig
@@ -32,7 +33,9 @@ from cfamc_ray.host.files import write_text
 from cfamc_ray.host.machine import cores
 from cfamc_ray.host.process import before_end
 from cfamc_ray.lifecycle.checks import check_data, check_folder, driving, runs_folder, training_work, warn_of_damage
-from cfamc_ray.lifecycle.evaluation import Device, Evaluation, evaluate_run, planned_evaluations
+from cfamc_ray.lifecycle.evaluation import evaluate_run
+from cfamc_ray.lifecycle.evaluation_plan import Device, planned_evaluations
+from cfamc_ray.lifecycle.evaluation_record import Evaluation
 from cfamc_ray.scaling.system import read_costs
 from cfamc_ray.search.budget import Budget
 from cfamc_ray.space.reading import resolve_study
@@ -371,6 +374,7 @@ def evaluate(
     untrained: bool = False,
     device: Device = "auto",
     out: Path | str | None = None,
+    plugins: Sequence[str] = (),
     verbose: bool = False,
 ) -> Evaluation:
     """Fit a head on a frozen encoder and attack both, on the test split; ``python -m cfamc_ray.evaluate`` does this.
@@ -384,6 +388,7 @@ def evaluate(
         untrained: evaluate the initial weights, the floor of a table.
         device: ``auto``, ``cpu`` or ``cuda``.
         out: file of the record; evaluations/… in the trial's folder unless given.
+        plugins: modules that register attacks, for ``attack.name=NAME`` among the overrides.
         verbose: whether progress is printed.
 
     Returns:
@@ -403,6 +408,7 @@ def evaluate(
         transfer=transfer,
         untrained=untrained,
         device=device,
+        plugins=_listed(plugins),
     )
     path = None if out is None else Path(out)
     found = evaluate_run(*plan, out=path, detail=_narrator(verbose).detail)

@@ -15,17 +15,20 @@ from cfamc_ray.api import evaluate
 from cfamc_ray.cli.command import exit_code, whole_table
 from cfamc_ray.config.data import DataConfig
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.protocol import HEADS, PROTOCOLS
+from cfamc_ray.config.heads import HEADS
+from cfamc_ray.config.protocol import PROTOCOLS
 from cfamc_ray.formatting import format_quantity, format_radius, format_seconds
-from cfamc_ray.lifecycle.evaluation import Plan, Run, evaluate_run, planned_evaluations, published_row
+from cfamc_ray.lifecycle.evaluation import evaluate_run
+from cfamc_ray.lifecycle.evaluation_plan import Plan, Run, planned_evaluations
+from cfamc_ray.lifecycle.evaluation_record import published_row
 from cfamc_ray.terminal import Detail, add_detail_options
 
 if TYPE_CHECKING:
-    from cfamc_ray.evaluation.protocols import Measurement
+    from cfamc_ray.evaluation.measurement import Measurement
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, check, measure, print; 0 with a record, 1 where the result is not to be trusted, 2 for bad input."""
+    """Run the command; the exit code is 0 with a record, 1 where the result is not to be trusted, 2 for bad input."""
     arguments = _parser().parse_args(argv)
     return exit_code(lambda: _evaluate(arguments))
 
@@ -35,23 +38,39 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m cfamc_ray.evaluate",
         description="Fit a head on a frozen encoder and attack both, on the test split, by a protocol.",
     )
-    parser.add_argument("run", metavar="RUN", help="folder of a run or of a trial; with --untrained also a recipe")
-    parser.add_argument("--protocol", choices=[*PROTOCOLS, "all"], default="standard", help="what is measured")
-    parser.add_argument("--head", choices=HEADS, help="another head than the protocol's")
-    parser.add_argument("--untrained", action="store_true", help="evaluate the initial weights: the floor of a table")
     parser.add_argument(
-        "--transfer", metavar="DATA", help="probe and test on cifar10, cifar100, digits, npz:PATH or imagefolder:PATH"
+        "run", metavar="RUN", help="folder of a run or of a trial; with --untrained also the name of a recipe"
     )
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where it is computed")
+    parser.add_argument(
+        "--protocol", choices=[*PROTOCOLS, "all"], default="standard", help="protocol that says what is measured"
+    )
+    parser.add_argument("--head", choices=HEADS, help="use another head than the protocol's")
+    parser.add_argument("--untrained", action="store_true", help="evaluate the initial weights, as a baseline")
+    parser.add_argument(
+        "--transfer",
+        metavar="DATA",
+        help="fit the head and test on cifar10, cifar100, digits, npz:PATH or imagefolder:PATH",
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="device to compute on")
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
         dest="overrides",
-        help="override a protocol's key, or data.path, where the images lie now",
+        help="override a key of the protocol, or data.path, where the images are now",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="the record (evaluations/… in the trial's folder)")
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        dest="plugins",
+        help="import a module that registers an attack, for --set attack.name=NAME; repeatable",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="file of the record (default: evaluations/… in the trial's folder)"
+    )
     add_detail_options(parser, verbose="every setting of the protocol")
     return parser
 
@@ -68,6 +87,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         transfer=arguments.transfer,
         untrained=arguments.untrained,
         device=arguments.device,
+        plugins=arguments.plugins,
     )
     return max(_evaluate_by(plan, arguments.out, arguments.detail) for plan in plans)
 
@@ -95,10 +115,10 @@ def _print_table(run: Run, data: DataConfig, measured: Sequence["Measurement"]) 
         table.add_column(name, justify="right", no_wrap=True)
     for found in measured:
         low, high = (format_quantity("fraction", bound) for bound in found.interval)
-        value = None if found.attack.startswith("+") else published.get(found.epsilon)
+        value = None if found.after else published.get(found.epsilon)
         cells = [format_quantity("fraction", found.accuracy), f"{low} – {high}", str(found.images)]
         beside = ["–" if value is None else f"{value:g} %"] if published else []
-        table.add_row(found.attack, format_radius(found.epsilon) if found.epsilon else "–", *cells, *beside)
+        table.add_row(found.title, format_radius(found.epsilon) if found.epsilon else "–", *cells, *beside)
     print("\n" + whole_table(table))
 
 

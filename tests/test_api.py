@@ -46,7 +46,7 @@ SPACE: dict[str, Any] = {
         "encoder": {"width": 4, "prefeature_width": 4, "hidden_width": 4, "embedding_width": 4},
         "crops": {"views": 2},
         "pretraining": {"batch_images": 10, "epochs": 1},
-        "evaluation": {"attack_steps": 1},
+        "evaluation": {"attack": {"steps": 1}},
     },
     "space": {"perturbation.epsilon": {"float": ["1/255", "16/255"]}},
 }
@@ -326,7 +326,7 @@ TINY = [
     *("data.name=digits", "data.pretrain_images=60", "data.probe_images=60", "data.validation_images=20"),
     *("crops.views=2", "encoder.width=4", "encoder.prefeature_width=4", "encoder.hidden_width=4"),
     *("encoder.embedding_width=4", "pretraining.batch_images=20", "pretraining.epochs=2"),
-    *("evaluation.attack_images=10", "evaluation.attack_steps=1", "resources.cpus_per_worker=1"),
+    *("evaluation.attacked_images=10", "evaluation.attack.steps=1", "resources.cpus_per_worker=1"),
 ]
 
 
@@ -447,7 +447,7 @@ class TestEvaluate:
         its = json.loads(found.path.read_text())
         assert {**mine, "seconds": 0} == {**its, "seconds": 0}
         assert found.results["accuracy"].tolist() == [each["accuracy"] for each in its["results"]]
-        assert found.results["attack"].tolist()[:2] == ["none", "PGD-1"]
+        assert found.results["attack"].tolist()[:2] == ["none", "pgd"]
         assert found.results["epsilon"].tolist()[:2] == [0, 4 / 255]
         assert (found.results["low"] <= found.results["accuracy"]).all()
         assert all(attack in found._repr_html_() for attack in found.results["attack"])

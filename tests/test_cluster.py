@@ -25,7 +25,7 @@ SPACE = {
         "data": {"name": "digits", "pretrain_images": 400, "probe_images": 60, "validation_images": 100},
         "encoder": {"width": 4, "prefeature_width": 16, "hidden_width": 16, "embedding_width": 8},
         "pretraining": {"batch_images": 20, "epochs": EPOCHS, "precision": "float32"},
-        "evaluation": {"attack_steps": 2, "attack_images": 50},
+        "evaluation": {"attack": {"steps": 2}, "attacked_images": 50},
     },
     "space": {"crops.views": {"choice": [4]}},
 }

@@ -576,7 +576,7 @@ class TestConfirmation:
             trial.write_rows(rows_of(number, done=True))
             shutil.copy(folder / "trial_00000" / "encoder.safetensors", trial.encoder)
         reconcile(open_study(fresh, open_storage(inner)), fresh, read_trials(inner))
-        TrialFolder(inner, 0).write_test({"none": 0.5, "+ AutoAttack": 0.1})
+        TrialFolder(inner, 0).write_test({"none": 0.5, "autoattack": 0.1})
         return config, folder
 
     @pytest.fixture
@@ -631,7 +631,10 @@ class TestConfirmation:
 def test_a_real_study_is_finished_again_after_damage_and_nothing_else_is_trained(tmp_path: Path) -> None:
     space = tmp_path / "small.yaml"
     quick = {
-        "trial": {**STUDY.model_dump(mode="json")["trial"], "evaluation": {"attack_steps": 2, "attack_images": 20}}
+        "trial": {
+            **STUDY.model_dump(mode="json")["trial"],
+            "evaluation": {"attack": {"steps": 2}, "attacked_images": 20},
+        }
     }
     space.write_text(dump_yaml({**STUDY.model_dump(mode="json"), **quick, "budget": {"trials": 3}}))
     code, output = Command(space).wait(seconds=500)

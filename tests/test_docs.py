@@ -69,7 +69,7 @@ def test_the_page_s_program_runs_as_it_stands(tmp_path: Path, monkeypatch: pytes
     sizes = ("data.pretrain_images=40", "data.probe_images=40", "data.validation_images=20", "crops.views=2")
     widths = ("encoder.width=4", "encoder.prefeature_width=4", "encoder.hidden_width=4", "encoder.embedding_width=4")
     attack = ("images=20", "attack.steps=1", "attack.restarts=1", "autoattack_images=0", "autoattack_epsilons=[]")
-    small = ("pretraining.batch_images=20", "evaluation.attack_images=10", "resources.cpus_per_worker=1")
+    small = ("pretraining.batch_images=20", "evaluation.attacked_images=10", "resources.cpus_per_worker=1")
     monkeypatch.setattr(cfamc_ray, "run_study", run_study)
     monkeypatch.setattr(cfamc_ray, "train", smaller(cfamc_ray.train, *sizes, *widths, *small))
     monkeypatch.setattr(cfamc_ray, "evaluate", smaller(cfamc_ray.evaluate, *attack))

@@ -17,15 +17,17 @@ import torch
 from test_train_command import NO_GPU, Said, Terminal, files, said_by, tiny_study, train_into
 
 from cfamc_ray.config.data import DataConfig, parse_data
-from cfamc_ray.config.protocol import HEADS, PROTOCOLS, ProtocolConfig
+from cfamc_ray.config.heads import HEADS
+from cfamc_ray.config.protocol import PROTOCOLS, ProtocolConfig
 from cfamc_ray.config.recipes import PublishedRow, read_recipe
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.data.splits import describe_test
 from cfamc_ray.evaluate import main
-from cfamc_ray.evaluation.autoattack import AttackInvalid
-from cfamc_ray.evaluation.protocols import Measurement
-from cfamc_ray.lifecycle.evaluation import Run, find_run, published, published_row
+from cfamc_ray.evaluation.attacks import AttackInvalid
+from cfamc_ray.evaluation.measurement import Measurement
+from cfamc_ray.lifecycle.evaluation_plan import Run, find_run
+from cfamc_ray.lifecycle.evaluation_record import published, published_row
 from cfamc_ray.method.encoder import save_encoder
 from cfamc_ray.store.records import TrialFolder, write_config
 from cfamc_ray.training.trainer import initial_encoder
@@ -85,7 +87,7 @@ def assert_sound(results: list[dict[str, Any]]) -> None:
         assert found["accuracy"] == found["right"] / found["images"]
         low, high = found["interval_95"]
         assert 0 <= low <= found["accuracy"] <= high <= 1
-        previous = before if found["attack"].startswith("+") else clean
+        previous = before if found["after"] else clean
         assert found["images"] <= previous["images"]
         assert found["right"] <= previous["right"]
         before = found
@@ -115,11 +117,15 @@ class TestStandard:
         results = record["results"]
         assert [(found["attack"], round(found["epsilon"] * 255, 9), found["images"]) for found in results] == [
             ("none", 0, 60),
-            ("PGD-2", 1, 20),
-            ("+ PGD on the margin", 1, 20),
-            ("+ AutoAttack", 1, 3),
-            ("PGD-2", 4, 20),
-            ("+ PGD on the margin", 4, 20),
+            ("pgd", 1, 20),
+            ("pgd_margin", 1, 20),
+            ("autoattack", 1, 3),
+            ("pgd", 4, 20),
+            ("pgd_margin", 4, 20),
+        ]
+        assert [found["after"] for found in results] == [
+            *([], [], ["pgd"], ["pgd", "pgd_margin"]),
+            *([], ["pgd"]),
         ]
         assert_sound(results)
         assert results[0]["right"] > results[1]["right"] > 0, "attacks that find nothing to do say nothing"
@@ -129,7 +135,7 @@ class TestStandard:
     ) -> None:
         protocol = ProtocolConfig.model_validate(record["protocol"])
         assert (protocol.images, protocol.autoattack_images, protocol.seed) == (60, 3, 0)
-        assert (protocol.head, protocol.attack.steps) == (HEADS["standard"], 2)
+        assert (protocol.head, protocol.attack.label) == (HEADS["standard"], "PGD-2")
         trial = TrialConfig.model_validate(record["trial"])
         assert trial == tiny_study().trial.with_values({"pretraining.epochs": 3})
         assert DataConfig.model_validate(record["data"]) == trial.data
@@ -155,7 +161,8 @@ class TestStandard:
             low, high = found["interval_95"]
             radius = f"{found['epsilon'] * 255:.3g}/255" if found["epsilon"] else "–"
             cells = [radius, f"{found['accuracy']:.1%}", f"{low:.1%}", "–", f"{high:.1%}", str(found["images"])]
-            assert line.split() == [*found["attack"].split(), *cells]
+            title = f"{'+ ' * bool(found['after'])}{found['label']}"
+            assert line.split() == [*title.split(), *cells]
         (path,) = (attacked[0] / "trial_00000" / "evaluations").iterdir()
         assert end.endswith(f"record {path}\n")
         assert path.name.startswith("standard-")
@@ -164,7 +171,7 @@ class TestStandard:
         self, run: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         row = PublishedRow(75.88, 55.97, 33.34)
-        for module in ("evaluate", "run_evaluation"):
+        for module in ("evaluate", "lifecycle.evaluation_record"):
             monkeypatch.setattr(f"cfamc_ray.{module}.published_row", lambda *_: row)
         monkeypatch.setenv("COLUMNS", "40")
         said = said_by(main, str(run), *QUICK, *NO_AUTOATTACK, "--set", "epsilons=[1/255, 4/255, 8/255]")
@@ -181,10 +188,11 @@ class TestStandard:
 
 
 class TestProtocols:
-    @pytest.mark.parametrize(("name", "attack"), [("published-emp", "PGD-2"), ("published-simclr", "PGD-20")])
-    def test_a_published_one_attacks_by_pgd_alone(self, run: Path, name: str, attack: str) -> None:
+    @pytest.mark.parametrize(("name", "label"), [("published-emp", "PGD-2"), ("published-simclr", "PGD-20")])
+    def test_a_published_one_attacks_by_pgd_alone(self, run: Path, name: str, label: str) -> None:
         record = evaluated(run, "--protocol", name, *FEW)
-        assert [found["attack"] for found in record["results"]] == ["none", attack, attack]
+        assert [found["attack"] for found in record["results"]] == ["none", "pgd", "pgd"]
+        assert [found["label"] for found in record["results"]] == ["none", label, label]
         assert_sound(record["results"])
         expected = PROTOCOLS[name].model_copy(update={"images": 60, "attacked_images": 20})
         assert ProtocolConfig.model_validate(record["protocol"]) == expected
@@ -244,7 +252,7 @@ class TestProtocols:
             seen.append(images_NCHW.dtype)
             return images_NCHW
 
-        monkeypatch.setattr("cfamc_ray.evaluation.protocols.autoattack", attack)
+        monkeypatch.setattr("cfamc_ray.evaluation.autoattack.autoattack", attack)
         trial = tiny_study().trial
         encoder = initial_encoder(trial).double()
         save_encoder(run / "trial_00000" / "encoder.safetensors", encoder, trial.encoder)
@@ -269,7 +277,7 @@ class TestWhatIsSaid:
         on_the_way = [line for line in normal.out.splitlines() if line.startswith("  ")]
         assert [line.split(":")[0].strip() for line in on_the_way] == [
             "none",
-            *(f"{name} at {radius}/255" for radius in (1, 4) for name in ("PGD-2", "+ PGD on the margin")),
+            *(f"{name} at {radius}/255" for radius in (1, 4) for name in ("PGD-2", "+ PGD-2 on the margin")),
         ]
         table = [line for line in normal.out.splitlines() if line.startswith(("attack", "none", "PGD", "+"))]
         assert len(table) == 6
@@ -283,7 +291,7 @@ class TestWhatIsSaid:
         with redirect_stdout(terminal):
             assert main([str(run), *QUICK, *NO_AUTOATTACK, "--set", "epsilons=[1/255]"]) == 0
         shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
-        *_, done = (match[1] for match in re.finditer(r"\+ PGD on the margin at 1/255\W+?(\d+/\d+)", shown))
+        *_, done = (match[1] for match in re.finditer(r"PGD-2 on the margin at 1/255\W+?(\d+/\d+)", shown))
         at, total = map(int, done.split("/"))
         assert at == total <= 20
 
@@ -534,20 +542,20 @@ class TestNotToBeTrusted:
         def doubt(*_: object, **__: object) -> NoReturn:
             raise AttackInvalid("AutoAttack warns: zero gradient.")
 
-        monkeypatch.setattr("cfamc_ray.evaluation.protocols.autoattack", doubt)
+        monkeypatch.setattr("cfamc_ray.evaluation.autoattack.autoattack", doubt)
         said = said_by(main, str(run), *QUICK, *AUTOATTACK, "--set", "autoattack_images=20")
         assert said.code == 1
         assert said.err == "cf-amc-ssl: the result is not to be trusted. AutoAttack warns: zero gradient.\n"
         (record,) = records_of(run).values()
         assert record["problem"] == "AutoAttack warns: zero gradient."
-        assert [found["attack"] for found in record["results"]] == ["none", "PGD-2", "+ PGD on the margin"]
+        assert [found["attack"] for found in record["results"]] == ["none", "pgd", "pgd_margin"]
         assert said.out.split("\n\n")[1].count("\n") == 3
 
     def test_one_of_several_protocols_is_enough_for_exit_code_1(
         self, run: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def measure(_: Run, __: DataConfig, protocol: ProtocolConfig, *___: object) -> Iterator[Measurement]:
-            yield Measurement("none", 0.0, 10, 5)
+            yield Measurement.clean(10, 5)
             if protocol.name == "standard":
                 raise AttackInvalid("it masks.")
 

@@ -31,7 +31,7 @@ from cfamc_ray.data.images import ImageSubset, LabelledImages
 from cfamc_ray.data.splits import Splits
 from cfamc_ray.evaluate import main as evaluate
 from cfamc_ray.evaluation.attacks import pgd
-from cfamc_ray.evaluation.protocols import search_scores
+from cfamc_ray.evaluation.scores import search_scores
 from cfamc_ray.method.crops import draw_crop_parameters, make_crops
 from cfamc_ray.method.encoder import load_encoder
 from cfamc_ray.space.reading import resolve_study
@@ -63,7 +63,7 @@ SIZES: dict[str, Any] = {
     **{"crops.views": 4, "crops.size": 16, "crops.scale": [0.3, 1.0]},
     **{"encoder.width": 4, "encoder.prefeature_width": 32, "encoder.hidden_width": 32, "encoder.embedding_width": 16},
     **{"pretraining.batch_images": 20, "pretraining.epochs": 2, "pretraining.precision": "float64"},
-    **{"evaluation.attack_images": 20, "evaluation.attack_steps": 2},
+    **{"evaluation.attacked_images": 20, "evaluation.attack.steps": 2},
     **{f"pretraining.{key}": False for key in FASTER},
 }
 SMALL = TrialConfig().with_values(SIZES)

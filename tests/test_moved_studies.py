@@ -28,7 +28,7 @@ SPACE: dict[str, Any] = {
         "crops": {"size": 8},
         "encoder": {"width": 4, "prefeature_width": 4, "hidden_width": 4, "embedding_width": 4},
         "pretraining": {"batch_images": 10, "epochs": 1, "replays": 1, "precision": "float32"},
-        "evaluation": {"attack_steps": 1, "attack_images": 10},
+        "evaluation": {"attack": {"steps": 1}, "attacked_images": 10},
     },
     "space": {"crops.views": {"choice": [2, 3]}},
 }

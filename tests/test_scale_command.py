@@ -37,7 +37,7 @@ CONFIG = ScalingConfig.model_validate(
             "encoder": {"width": 4, "prefeature_width": 8, "hidden_width": 8, "embedding_width": 8},
             "pretraining": {"batch_images": 50, "replays": 1},
             "crops": {"views": 2, "size": 16},
-            "evaluation": {"attack_images": 20, "attack_steps": 2, "every_epochs": 100},
+            "evaluation": {"attacked_images": 20, "attack": {"steps": 2}, "every_epochs": 100},
         },
         "system": {
             "grid": {"crops.views": [2, 4, 8], "encoder.width": [4, 8]},

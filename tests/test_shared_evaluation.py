@@ -14,7 +14,7 @@ from torch.multiprocessing.spawn import spawn
 
 from cfamc_ray.data.images import LabelledImages
 from cfamc_ray.evaluation.attacks import pgd
-from cfamc_ray.evaluation.protocols import search_scores
+from cfamc_ray.evaluation.scores import search_scores
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
 from cfamc_ray.method.parallel import ALONE, Workers
 from cfamc_ray.training.place import Place
@@ -24,11 +24,11 @@ from cfamc_ray.training.trial import Trial, TrialFailed
 pytestmark = pytest.mark.slow
 
 CASES: dict[str, dict[str, Any]] = {
-    "all attacked": {"attack_images": 13, "attack_steps": 3},
-    "an odd number attacked": {"attack_images": 5, "attack_restarts": 3},
-    "one attacked": {"attack_images": 1, "attack_restarts": 2},
-    "all broken in the first start": {"attack_images": 13, "attack_epsilon": 0.9, "attack_restarts": 3},
-    "image by image": {"attack_images": 13, "batch_images": 1},
+    "all attacked": {"attacked_images": 13, "attack.steps": 3},
+    "an odd number attacked": {"attacked_images": 5, "attack.restarts": 3},
+    "one attacked": {"attacked_images": 1, "attack.restarts": 2},
+    "all broken in the first start": {"attacked_images": 13, "epsilon": 0.9, "attack.restarts": 3},
+    "image by image": {"attacked_images": 13, "batch_images": 1},
 }
 
 
@@ -53,7 +53,8 @@ def found(workers: Workers = ALONE) -> dict[str, Any]:
     """Scores of each case with the attack's generator as it is left, and adversarial images."""
     results: dict[str, Any] = {}
     for case, changes in CASES.items():
-        config, generator = tiny_config().evaluation.model_copy(update=changes), torch.Generator().manual_seed(1)
+        trial = tiny_config().with_values({f"evaluation.{key}": value for key, value in changes.items()})
+        config, generator = trial.evaluation, torch.Generator().manual_seed(1)
         scores = search_scores(
             encoder(workers.rank),
             images(31, 1),

@@ -47,7 +47,7 @@ SPACE = {
         "crops": {"size": 16},
         "encoder": {"width": 4, "prefeature_width": 16, "hidden_width": 16, "embedding_width": 8, "norm": "group"},
         "pretraining": {"batch_images": 20, "epochs": 3, "precision": "float32"},
-        "evaluation": {"attack_steps": 2, "attack_images": 20},
+        "evaluation": {"attack": {"steps": 2}, "attacked_images": 20},
     },
     "space": {"crops.views": {"int": [2, 4]}, "perturbation.epsilon": {"float": [0.01, 0.1]}},
 }

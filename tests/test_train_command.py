@@ -47,8 +47,8 @@ KEYS = [
     "pretraining.batch_images=20",
     "pretraining.epochs=2",
     "pretraining.precision=float32",
-    "evaluation.attack_images=10",
-    "evaluation.attack_steps=2",
+    "evaluation.attacked_images=10",
+    "evaluation.attack.steps=2",
 ]
 SETTINGS = [word for key in [*KEYS, "resources.cpus_per_worker=1"] for word in ("--set", key)]
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

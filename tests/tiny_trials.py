@@ -28,9 +28,9 @@ def tiny_config(**changes: Any) -> TrialConfig:
             "pretraining.replays": 2,
             "pretraining.batch_images": 4,
             "pretraining.precision": "float32",
-            "evaluation.attack_steps": 1,
-            "evaluation.attack_images": 5,
-            "evaluation.probe_iterations": 10,
+            "evaluation.attack.steps": 1,
+            "evaluation.attacked_images": 5,
+            "evaluation.head.iterations": 10,
             **changes,
         }
     )

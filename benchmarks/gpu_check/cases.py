@@ -11,13 +11,15 @@ import torch
 
 from benchmarks.gpu_check.fake import DEVICE, MEMORY_BYTES, eager, fake_cuda
 from benchmarks.gpu_check.recorder import PACKAGE, Operation, Recorder
-from cfamc_ray.config.protocol import HEADS
+from cfamc_ray.config.attacks import PgdConfig
+from cfamc_ray.config.heads import HEADS, ProbeConfig
 from cfamc_ray.config.reading import resolve_protocol
 from cfamc_ray.config.recipes import VARIANTS, Variant, read_recipe, recipe_names
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.cost.work import training_flops
 from cfamc_ray.data.images import LabelledImages
-from cfamc_ray.evaluation.protocols import run_protocol, search_scores
+from cfamc_ray.evaluation.protocols import run_protocol
+from cfamc_ray.evaluation.scores import search_scores
 from cfamc_ray.space.reading import resolve_study
 from cfamc_ray.training.place import Place
 from cfamc_ray.training.throughput import random_splits
@@ -176,7 +178,8 @@ def _images() -> LabelledImages:
 
 def _search(features: str, trial: Trial) -> None:
     """As after an epoch: two batches, three steps, two starts."""
-    few = {"features": features, "probe_iterations": 3, "batch_images": 2, "attack_steps": 3, "attack_restarts": 2}
+    head, attack = ProbeConfig.model_validate({"features": features, "iterations": 3}), PgdConfig(steps=3, restarts=2)
+    few = {"head": head, "batch_images": 2, "attack": attack}
     config = trial.config.evaluation.model_copy(update=few)
     search_scores(trial.trainer.encoder, _images(), _images(), classes=10, config=config, generator=torch.Generator())
 

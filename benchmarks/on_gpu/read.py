@@ -134,7 +134,7 @@ def trained(parts: Mapping[str, Entry]) -> str:
 
 def under(measured: Mapping[str, Any]) -> str:
     """An attack and its radius."""
-    return f"under {measured['attack']} at {measured['epsilon'] * 255:g}/255"
+    return f"under {measured['label']} at {measured['epsilon'] * 255:g}/255"
 
 
 def with_block(text: str, lines: str, heading: str) -> str:

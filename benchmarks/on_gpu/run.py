@@ -216,7 +216,7 @@ def described(result: Any) -> str:
             f"{result['peak_memory_bytes'] / 1e9:.2f} GB"
         )
     if isinstance(result, dict) and "results" in result:
-        measured = [f"{r['attack']} {r['epsilon'] * 255:g}/255 {r['accuracy']:.4f}" for r in result["results"]]
+        measured = [f"{r['label']} {r['epsilon'] * 255:g}/255 {r['accuracy']:.4f}" for r in result["results"]]
         return "; ".join(measured)
     return ""
 

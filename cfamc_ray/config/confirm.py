@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from cfamc_ray.config.evaluation import EvaluationConfig
-from cfamc_ray.config.protocol import AttackConfig, ProtocolConfig
+from cfamc_ray.config.protocol import PGD_20, ProtocolConfig
 from cfamc_ray.config.types import Real, Strict
 
 
@@ -20,7 +20,7 @@ class ConfirmConfig(Strict):
     attacks: tuple[Literal["pgd20", "autoattack"], ...] = Field(
         default=("pgd20", "autoattack"), strict=False, min_length=1
     )
-    """Attacks at `evaluation.attack_epsilon`: PGD of 20 steps, then AutoAttack's standard version on the images that
+    """Attacks at `evaluation.epsilon`: PGD of 20 steps, then AutoAttack's standard version on the images that
     PGD left. The last one gives the robust accuracy."""
     images: int = Field(default=10_000, ge=1)
     """Number of test images for clean accuracy, a stratified sample seeded by `data.split_seed`; all test images where
@@ -34,14 +34,14 @@ class ConfirmConfig(Strict):
         Args:
             evaluation: of the encoder's trial; its radius and its batch size are used.
         """
-        epsilon = evaluation.attack_epsilon
+        epsilon = evaluation.epsilon
         automatic = "autoattack" in self.attacks
         return ProtocolConfig(
             name="confirm",
             images=self.images,
             attacked_images=self.attacked_images,
             epsilons=(epsilon,),
-            attack=AttackConfig(),
+            attack=PGD_20,
             autoattack_images=self.attacked_images if automatic else 0,
             autoattack_epsilons=(epsilon,) if automatic else (),
             batch_images=evaluation.batch_images,

@@ -1,65 +1,28 @@
-"""How a finished encoder is evaluated: heads, views and attacks, and the protocols that go by a name.
+"""How a finished encoder is evaluated on the test split: the protocols, by name.
 
 The field docstrings are the reference of every key of `python -m cfamc_ray.evaluate --set KEY=VALUE`.
 """
 
-from typing import Literal
+from typing import Annotated, NamedTuple
 
 from pydantic import Field, model_validator
 
-from cfamc_ray.config.types import Pixels, Real, Strict
+from cfamc_ray.config.attacks import ATTACKS, AttackConfig, AutoAttackConfig, PgdConfig
+from cfamc_ray.config.components import ComponentField
+from cfamc_ray.config.heads import HEADS, HeadConfig
+from cfamc_ray.config.types import Pixels, Strict
 
-Phase = Literal["clean", "adversarial"]
-
-
-class AttackConfig(Strict):
-    """Projected gradient descent in an l∞ ball; its radius stands where the attack is used."""
-
-    steps: int = Field(default=20, ge=1)
-    step_size: Pixels = 2 / 255
-    """What one step adds to a pixel."""
-    restarts: int = Field(default=1, ge=1)
-    """Starts; an image counts as robust when none breaks it."""
-    start: Literal["uniform", "zero"] = "uniform"
-    """A random point of the ball, or the image itself."""
+AUTOATTACK = AutoAttackConfig()
+PGD_20 = PgdConfig(steps=20, step_size=2 / 255, every_step=False)
+"""PGD that finalists are attacked with."""
 
 
-class HeadConfig(Strict):
-    """A linear classifier of frozen features of un-augmented training images."""
+class AttackStage(NamedTuple):
+    """One of the attacks that a protocol runs at a radius."""
 
-    fit: Literal["converged", "adam", "sgd"] = "converged"
-    """`converged`: multinomial logistic regression, full batch; `adam` and `sgd`: minibatches from torch's initial
-    weights. Phases that follow a converged fit go on from it by Adam."""
-    features: Literal["prefeature", "backbone"] = "prefeature"
-    """What the head reads: the pre-feature, as published, or the backbone's output."""
-    l2: Real = Field(default=1e-2, gt=0)
-    """Of the converged fit: l2/2 times the squared norm of the weights of standardised features."""
-    tolerance: Real = Field(default=1e-4, gt=0)
-    """Of the converged fit: it ends when no entry of the objective's gradient exceeds this."""
-    iterations: int = Field(default=200, ge=1)
-    """Of the converged fit: L-BFGS iterations at most."""
-    phases: tuple[Phase, ...] = Field(default=(), strict=False)
-    """Passes by minibatches, one after another: on clean images, or on images attacked through the encoder."""
-    epochs: int = Field(default=1, ge=1)
-    """Of each phase."""
-    lr: Real = Field(default=1e-3, gt=0)
-    """Of Adam or SGD."""
-    momentum: Real = Field(default=0.0, ge=0, lt=1)
-    """Of SGD, as is the next."""
-    weight_decay: Real = Field(default=0.0, ge=0)
-    cosine_epochs: int | None = Field(default=None, ge=1)
-    """Epochs after which a cosine would bring the rate to 0; null: a constant rate."""
-    batch_images: int = Field(default=256, ge=1)
-    attack_epsilon: Pixels = 8 / 255
-    """Radius of the ball in adversarial phases."""
-    attack: AttackConfig = AttackConfig(steps=5)
-    """Of adversarial phases."""
-
-    @model_validator(mode="after")
-    def _fits_something(self) -> "HeadConfig":
-        if self.fit != "converged" and not self.phases:
-            raise ValueError(f"phases is empty, so a head with fit {self.fit} would never learn: write [clean]")
-        return self
+    attack: AttackConfig
+    images: int
+    """Size of the sample that it attacks, of which it sees only what earlier stages left right."""
 
 
 class ProtocolConfig(Strict):
@@ -68,66 +31,72 @@ class ProtocolConfig(Strict):
     name: str
     head: HeadConfig = HeadConfig()
     crops: int = Field(default=0, ge=0)
-    """0: the whole image; else the mean feature of so many crops of it, of fixed places and sizes."""
+    """Number of crops whose mean feature the head reads, at fixed places and sizes; 0: the whole image."""
     attack_each_crop: bool = False
-    """Whether every crop is attacked by itself, as published, instead of the image through its crops."""
+    """Whether each crop is attacked by itself, as published, instead of the image through its crops."""
     images: int = Field(default=10_000, ge=1)
-    """Test images that are measured; all of them where there are fewer. This and the next two counts are stratified
-    samples, seeded by `data.split_seed`, each part of the one before: a larger count than that means all of it."""
+    """Test images that are measured; all of them where there are fewer. This, attacked_images and autoattack_images
+    are stratified samples, seeded by `data.split_seed`, each part of the one before: a larger count than that means all
+    of it."""
     attacked_images: int = Field(default=10_000, ge=1)
-    """How many of `images` PGD attacks."""
+    """How many of `images` `attack` attacks."""
     epsilons: tuple[Pixels, ...] = Field(default=(4 / 255, 8 / 255, 16 / 255), strict=False)
-    """Radii at which PGD attacks."""
-    attack: AttackConfig = AttackConfig(restarts=5)
+    """Radii of the l∞ balls that are attacked in."""
+    attack: Annotated[AttackConfig, ComponentField(ATTACKS, PgdConfig)] = PGD_20.model_copy(update={"restarts": 5})
+    """First attack at each radius."""
     margin_check: bool = True
-    """Whether PGD on the margin between logits attacks too, to show where cross-entropy's gradients vanished."""
+    """Whether the same attack on the margin between logits follows, to show where cross-entropy's gradients vanish."""
     autoattack_images: int = Field(default=1_000, ge=0)
-    """How many of `attacked_images` AutoAttack's standard version attacks, of which it sees what PGD left; 0: none."""
+    """How many of `attacked_images` AutoAttack's standard version attacks, of which it sees what earlier attacks left
+    right; 0: none."""
     autoattack_epsilons: tuple[Pixels, ...] = Field(default=(4 / 255, 8 / 255), strict=False)
-    """Radii at which it does."""
+    """Radii at which AutoAttack runs."""
     batch_images: int | None = Field(default=None, ge=1, le=250)
-    """Images that the encoder sees at once. It decides memory and, but for rounding, no result. Null: as many as an
-    attack's activations of 2 GB hold, from 1 to 250."""
+    """Images that the encoder sees at once. It sets the memory used and, up to rounding, changes no result. Null: as
+    many as fit into 2 GB of an attack's activations, from 1 to 250."""
     seed: int = Field(default=0, ge=0)
     """Seed of heads, attacks and crops."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "ProtocolConfig":
+        attack = self.attack.component_name()
         if self.attack_each_crop and self.crops == 0:
             raise ValueError("attack_each_crop needs crops, the number of crops of an image, which is 0")
         if self.attack_each_crop and self.autoattack_images:
             raise ValueError("autoattack_images must be 0 with attack_each_crop: AutoAttack attacks images")
+        if self.attack_each_crop and self.attack.images_only:
+            raise ValueError(f"attack_each_crop must be false with attack.name {attack}, which attacks images")
+        if self.margin_check and self.attack.on_margin() is None:
+            raise ValueError(
+                f"margin_check must be false with attack {self.attack.id}, which has no other loss to check"
+            )
+        if self.autoattack_images and self.attack.id == AUTOATTACK.id:
+            raise ValueError(f"autoattack_images must be 0 with attack.name {attack}, which would run twice")
         missing = sorted(set(self.autoattack_epsilons) - set(self.epsilons))
         if self.autoattack_images and missing:
             shown = ", ".join(f"{epsilon * 255:g}/255" for epsilon in missing)
             raise ValueError(f"autoattack_epsilons: {shown} is not among epsilons: AutoAttack runs on what PGD left")
         return self
 
+    @property
+    def attacks(self) -> list[AttackConfig]:
+        """All attacks that the protocol runs, that of its head's adversarial phases included."""
+        of_head = [self.head.attack] if "adversarial" in self.head.phases else []
+        return [*of_head, *(stage.attack for epsilon in self.epsilons for stage in self.stages(epsilon))]
 
-PUBLISHED_ATTACK = AttackConfig(steps=5, step_size=0.01, start="zero")
-"""In the adversarial phases of the published heads."""
-HEADS = {
-    "standard": HeadConfig(),
-    "adversarial": HeadConfig(phases=("adversarial",), epochs=5),
-    "published-emp": HeadConfig(
-        fit="adam", lr=3e-4, phases=("clean", "adversarial", "clean"), epochs=2, attack=PUBLISHED_ATTACK
-    ),
-    "published-simclr": HeadConfig(fit="adam", lr=3e-4, phases=("clean",), epochs=20),
-    "published-simclr-robust": HeadConfig(
-        fit="adam", lr=3e-4, phases=("adversarial",), epochs=20, attack=PUBLISHED_ATTACK
-    ),
-    "published-crops": HeadConfig(
-        fit="sgd",
-        lr=0.03,
-        momentum=0.9,
-        weight_decay=5e-5,
-        cosine_epochs=100,
-        phases=("clean",),
-        epochs=100,
-        batch_images=100,
-    ),
-}
-"""Heads by name; `published-crops` reads the mean features of several crops (for SimCLR it ends after 20 epochs)."""
+    def stages(self, epsilon: float) -> tuple[AttackStage, ...]:
+        """The attacks at a radius, in their order; each sees only what those before it left right.
+
+        Args:
+            epsilon: one of `epsilons`.
+        """
+        stages = [AttackStage(self.attack, self.attacked_images)]
+        margin = self.attack.on_margin() if self.margin_check else None
+        if margin is not None:
+            stages.append(AttackStage(margin, self.attacked_images))
+        if self.autoattack_images and epsilon in self.autoattack_epsilons:
+            stages.append(AttackStage(AUTOATTACK, self.autoattack_images))
+        return tuple(stages)
 
 
 def _published(name: str, *, steps: int) -> ProtocolConfig:
@@ -136,7 +105,7 @@ def _published(name: str, *, steps: int) -> ProtocolConfig:
         name=name,
         head=HEADS[name],
         epsilons=(4 / 255, 8 / 255),
-        attack=AttackConfig(steps=steps, step_size=0.01, start="zero"),
+        attack=PgdConfig(steps=steps, step_size=0.01, start="zero", every_step=False),
         margin_check=False,
         autoattack_images=0,
         autoattack_epsilons=(),

@@ -8,7 +8,8 @@ from pydantic import BaseModel, ValidationError
 
 from cfamc_ray.config.components import branch, component_field, import_plugins, lay
 from cfamc_ray.config.errors import InputError, nearest
-from cfamc_ray.config.protocol import HEADS, PROTOCOLS, ProtocolConfig
+from cfamc_ray.config.heads import HEADS
+from cfamc_ray.config.protocol import PROTOCOLS, ProtocolConfig
 from cfamc_ray.config.scaling import ScalingConfig
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig, lay_trials
@@ -143,6 +144,7 @@ def _key_and_value(override: str) -> tuple[str, Any]:
 def _override(tree: dict[str, Any], override: str, model: type[Strict]) -> None:
     key, value = _key_and_value(override)
     first, *rest = key.split(".")
+    at: Any
     if first in TrialConfig.model_fields:
         first, rest = "trial", [first, *rest]
     if first not in model.model_fields:
@@ -155,9 +157,13 @@ def _override(tree: dict[str, Any], override: str, model: type[Strict]) -> None:
         tree["space"] = {
             name: value for name, value in tree["space"].items() if name != key and not str(name).startswith(f"{key}.")
         }
-    section = tree
+    section, at = tree, model
     for name in [first, *rest][:-1]:
         child = section.setdefault(name, {})
+        field = getattr(at, "model_fields", {}).get(name)
+        at, mark = (field.annotation, component_field(field)) if field else (None, None)
+        if mark and isinstance(child, str):  # a component given by its name alone
+            child = section[name] = {mark.default.component_key(): child}
         if not isinstance(child, dict):
             raise InputError(f"--set {override}: {name} holds the value {child!r}, so it has no keys")
         section = child

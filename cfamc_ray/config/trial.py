@@ -64,6 +64,12 @@ class TrialConfig(Strict):
             raise ValueError(
                 f"crops.views must be 2 with loss.name {self.loss.component_name()}, not {self.crops.views}"
             )
+        attack = self.evaluation.attack
+        if attack.needs_float32 and self.pretraining.precision == "float64":
+            raise ValueError(
+                f"pretraining.precision must not be float64 with evaluation.attack.name {attack.component_name()}, "
+                "which computes in float32"
+            )
         self.perturbation.check(self)
         return self
 

@@ -109,9 +109,9 @@ def evaluation_work(config: TrialConfig) -> EvaluationWork:
     data, evaluation = config.judged_on, config.evaluation
     if not data.validation_images:
         return EvaluationWork(0.0, 0, 0.0)
-    side, features = image_side(data), evaluation.features
+    side, features = image_side(data), evaluation.head.features
     one = pixel_gradient(config.encoder, side, features)
-    attacked = min(evaluation.attack_images, data.validation_images)
+    attacked, passes = min(evaluation.attacked_images, data.validation_images), evaluation.attack.passes()
     at_once = evaluation.batch_images or batch_images(
         config.encoder, side, features=features, number_bytes=_number_bytes(config)
     )
@@ -119,7 +119,7 @@ def evaluation_work(config: TrialConfig) -> EvaluationWork:
     pixels = 6 * min(BATCH, attacked) * 3 * side**2  # of images, starts and what the attack has found so far
     return EvaluationWork(
         flops=(data.probe_images + data.validation_images + attacked) * one.forward_flops
-        + attacked * evaluation.attack_restarts * (evaluation.attack_steps * one.flops + one.forward_flops),
+        + attacked * (passes.forward * one.forward_flops + passes.backward * (one.flops - one.forward_flops)),
         batch_images=at_once,
         # The fit holds the features, the same standardised, and a step between; the attack only the first.
         kept=max(3 * of_probe, of_probe + pixels + min(at_once, attacked) * one.kept),

@@ -1,20 +1,61 @@
-"""Projected gradient descent on a classifier.
+"""What an attack is, and projected gradient descent on a classifier.
 
 Shapes: N images, C/H/W channels/height/width, K classes.
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cfamc_ray.config.attacks import PgdConfig
 from cfamc_ray.method.parallel import ALONE, Workers
 from cfamc_ray.method.perturbation import ascend, project
 
 Logits = Callable[[Tensor], Tensor]
 """Pixels (N, C, H, W) in [0, 1] to logits (N, K)."""
+
+
+class AttackInvalid(Exception):  # noqa: N818 (the classifier is at fault, not the program)
+    """An attack doubts that its result says anything about the classifier's robustness."""
+
+
+class Attack(Protocol):
+    """What the config of an attack builds."""
+
+    def __call__(
+        self,
+        logits_of: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        epsilon: float,
+        generator: torch.Generator,
+        at_once: int,
+        workers: Workers = ALONE,
+    ) -> Tensor:
+        """Adversarial images.
+
+        Args:
+            logits_of: the classifier, in evaluation mode: images to logits (N, K).
+            images: pixels in [0, 1], in the type and on the device of the classifier's weights; of shape (N, C, H, W),
+                or (N, V, C, H, W) where each of V crops is attacked.
+            labels: true classes (N), on the same device.
+            epsilon: radius of the l∞ ball around the images, in pixels.
+            generator: for random numbers, on the CPU.
+            at_once: images that the classifier may see at once.
+            workers: may share the images; all call this with the same arguments and a generator in the same state, and
+                all return the same.
+
+        Returns:
+            images of the same shape within the ball and in [0, 1].
+
+        Raises:
+            AttackInvalid: where the result is not to be trusted; on all workers.
+        """
+        ...
 
 
 def _cross_entropy(logits_NK: Tensor, labels_N: Tensor) -> Tensor:
@@ -145,3 +186,38 @@ def _one_start(
     with torch.no_grad():
         resisting[indices] = resists & (logits_of(x + delta).argmax(-1) == y)
     return adversarial, resisting
+
+
+class Pgd:
+    """Projected gradient descent with the settings of a config."""
+
+    def __init__(self, config: PgdConfig) -> None:
+        self.config = config
+
+    def __call__(
+        self,
+        logits_of: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        epsilon: float,
+        generator: torch.Generator,
+        at_once: int,
+        workers: Workers = ALONE,
+    ) -> Tensor:
+        """See `pgd`."""
+        return pgd(
+            logits_of,
+            images,
+            labels,
+            epsilon=epsilon,
+            steps=self.config.steps,
+            step_size=self.config.step_at(epsilon),
+            restarts=self.config.restarts,
+            start=self.config.start,
+            generator=generator,
+            loss=self.config.loss,
+            every_step=self.config.every_step,
+            at_once=at_once,
+            workers=workers,
+        )

@@ -11,9 +11,13 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from cfamc_ray.evaluation.attacks import Logits
+from cfamc_ray.config.attacks import AutoAttackConfig
+from cfamc_ray.cost.work import BATCH
+from cfamc_ray.evaluation.attacks import AttackInvalid, Logits
+from cfamc_ray.method.encoder import InChunks
+from cfamc_ray.method.parallel import ALONE, Workers
 
 _MEANING = {
     "check_randomized": "the logits change from call to call, so what breaks an image once may not break it again",
@@ -23,10 +27,6 @@ _MEANING = {
     "check_square_sr": "the attack that uses no gradients found what those that do overlooked, so these mislead",
 }
 """What a warning says of the classifier, by the check of AutoAttack that gives it."""
-
-
-class AttackInvalid(Exception):  # noqa: N818 (the classifier is at fault, not the program)
-    """AutoAttack doubts that its result says anything about the classifier's robustness."""
 
 
 def autoattack(
@@ -82,6 +82,30 @@ def autoattack(
             images_NCHW.contiguous(), labels_N, batch_size=batch_images
         )
     return adversarial_NCHW  # type: ignore[no-any-return]
+
+
+class StandardAutoAttack:
+    """AutoAttack's standard version; what it draws depends on the generator's seed alone, not on its state."""
+
+    def __init__(self, config: AutoAttackConfig) -> None:
+        self.config = config
+
+    def __call__(
+        self,
+        logits_of: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        epsilon: float,
+        generator: torch.Generator,
+        at_once: int,
+        workers: Workers = ALONE,
+    ) -> Tensor:
+        """See `autoattack`; workers do not share it, since its checks compare accuracies on all images."""
+        # What it draws depends on its batches, so these stay, and the network sees them piece by piece.
+        network = InChunks(logits_of, at_once, activation_checkpointing=True) if at_once < BATCH else logits_of
+        seed = generator.initial_seed()
+        return autoattack(network, images, labels, epsilon=epsilon, seed=seed, batch_images=BATCH)
 
 
 def _suit_classes(attack: Any, classes: int) -> None:

@@ -18,8 +18,8 @@ from cfamc_ray.method.encoder import SelfSupervisedEncoder
 from cfamc_ray.method.parallel import ALONE, Workers
 from cfamc_ray.method.transfer import to_device
 
-Attack = Callable[[Tensor, Tensor], Tensor]
-"""pixels_BCHW and labels_B to adversarial pixels_BCHW: `attacks.pgd` with classifier and settings bound."""
+BoundAttack = Callable[[Tensor, Tensor], Tensor]
+"""pixels_BCHW and labels_B to adversarial pixels_BCHW: an `attacks.Attack` with classifier and settings bound."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +150,7 @@ def in_batches(
 
 
 def attacked_features(
-    classifier: LinearClassifier, images: LabelledImages, attack: Attack, *, at_once: int = BATCH
+    classifier: LinearClassifier, images: LabelledImages, attack: BoundAttack, *, at_once: int = BATCH
 ) -> Callable[[Tensor], Tensor]:
     """What an adversarial phase of `probe.train_probe` reads.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Adam, Optimizer
 
-from cfamc_ray.config.protocol import HeadConfig
+from cfamc_ray.config.heads import HeadConfig, ProbeConfig
 from cfamc_ray.method.optimizer import build_scheduler
 
 MEMORY = 10
@@ -67,6 +67,18 @@ def fit_probe(
         head.weight.copy_(weight_KF * scale_F)
         head.bias.copy_(bias_K - head.weight @ mean_F)
     return head.requires_grad_(False)
+
+
+def fit_converged(features_NF: Tensor, labels_N: Tensor, *, classes: int, config: ProbeConfig) -> nn.Linear:
+    """`fit_probe` with the settings of a config."""
+    return fit_probe(
+        features_NF,
+        labels_N,
+        classes=classes,
+        l2=config.l2,
+        tolerance=config.tolerance,
+        iterations=config.iterations,
+    )
 
 
 def default_head(features_NF: Tensor, classes: int, *, seed: int) -> nn.Linear:

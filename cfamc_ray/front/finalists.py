@@ -23,8 +23,8 @@ from cfamc_ray.store.layout import ATTAINMENT, CONFIRM, CONFIRM_TABLE
 from cfamc_ray.store.records import TrialFolder, TrialRecord, read_trials
 from cfamc_ray.store.tables import Column, Table, metric_column
 
-LAST_MEASURED = {"pgd20": "+ PGD on the margin", "autoattack": "+ AutoAttack"}
-"""Name of the last measurement of a protocol that belongs to each attack of `confirm`."""
+LAST_MEASURED = {"pgd20": "pgd_margin", "autoattack": "autoattack"}
+"""Id of the last attack that a protocol runs for each attack of `confirm`."""
 
 
 def confirming_study(

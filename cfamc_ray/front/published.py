@@ -25,7 +25,7 @@ def published_results(config: StudyConfig) -> list[PublishedResult]:
     """
     trial = config.trial
     name = trial.data.name if trial.data.location is None else PurePath(trial.data.location).stem
-    radius = next((r for r in (4, 8) if math.isclose(trial.evaluation.attack_epsilon, r / 255)), None)
+    radius = next((r for r in (4, 8) if math.isclose(trial.evaluation.epsilon, r / 255)), None)
     if name not in ("cifar10", "cifar100") or radius is None:
         return []
     systems = []

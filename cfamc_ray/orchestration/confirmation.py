@@ -10,7 +10,7 @@ import torch
 
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.data.splits import describe_test
-from cfamc_ray.evaluation.autoattack import AttackInvalid
+from cfamc_ray.evaluation.attacks import AttackInvalid
 from cfamc_ray.evaluation.protocols import measure_on
 from cfamc_ray.front.finalists import confirming_study
 from cfamc_ray.method.encoder import load_encoder

@@ -20,7 +20,8 @@ from torch import Tensor
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.cost.work import peak_memory_bytes, reset_peak_memory, training_flops
 from cfamc_ray.data.splits import Splits
-from cfamc_ray.evaluation.protocols import Scores, search_scores
+from cfamc_ray.evaluation.attacks import AttackInvalid
+from cfamc_ray.evaluation.scores import Scores, search_scores
 from cfamc_ray.method.encoder import save_encoder
 from cfamc_ray.method.parallel import Workers
 from cfamc_ray.training.checkpoint import load_checkpoint, save_checkpoint
@@ -203,6 +204,8 @@ class Trial:
             )
         except FloatingPointError as error:  # all workers have the same features
             raise TrialFailed(f"diverged: {error} after epoch {self.epoch + 1}") from None
+        except AttackInvalid as error:
+            raise TrialFailed(f"robust accuracy is not to be trusted after epoch {self.epoch + 1}: {error}") from None
 
     def save(self, path: Path) -> None:
         """Write a checkpoint (`save_checkpoint`); called by all workers."""

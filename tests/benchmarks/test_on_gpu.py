@@ -226,8 +226,8 @@ def test_a_run_is_as_long_as_the_time_that_is_left(
 
 def write_parts(folder: Path) -> None:
     results = [
-        {"epsilon": 0.0, "attack": "none", "accuracy": 0.7, "images": 2000},
-        {"epsilon": 8 / 255, "attack": "PGD-20", "accuracy": 0.305, "images": 1000},
+        {"epsilon": 0.0, "attack": "none", "label": "none", "accuracy": 0.7, "images": 2000},
+        {"epsilon": 8 / 255, "attack": "pgd", "label": "PGD-20", "accuracy": 0.305, "images": 1000},
     ]
     parts: dict[str, Any] = {
         "plan": {"last_line": "lease"},

@@ -3,8 +3,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from cfamc_ray.config.attacks import PgdConfig
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.protocol import HEADS, PROTOCOLS, AttackConfig, HeadConfig, ProtocolConfig
+from cfamc_ray.config.heads import HEADS, HeadConfig
+from cfamc_ray.config.protocol import PROTOCOLS, ProtocolConfig
 from cfamc_ray.config.reading import resolve_protocol
 
 
@@ -27,8 +29,8 @@ from cfamc_ray.config.reading import resolve_protocol
         {"weight_decay": -1},
         {"cosine_epochs": 0},
         {"batch_images": 0},
-        {"attack_epsilon": 8},
-        {"attack_epsilon": "8/0"},
+        {"epsilon": 8},
+        {"epsilon": "8/0"},
         {"attack": {"steps": 0}},
         {"attack": {"step_size": -0.1}},
         {"attack": {"restarts": 0}},
@@ -100,7 +102,9 @@ def test_autoattack_runs_where_pgd_ran_before_it() -> None:
 
 def test_the_standard_protocol_is_stronger_than_what_is_published() -> None:
     standard = PROTOCOLS["standard"]
-    assert standard.attack == AttackConfig(steps=20, step_size=2 / 255, restarts=5, start="uniform")
+    assert standard.attack == PgdConfig(
+        steps=20, step_size=2 / 255, restarts=5, start="uniform", loss="cross_entropy", every_step=False
+    )
     assert standard.margin_check
     assert standard.autoattack_epsilons == (4 / 255, 8 / 255)
     assert standard.autoattack_images == 1000
@@ -111,7 +115,7 @@ def test_the_standard_protocol_is_stronger_than_what_is_published() -> None:
 def test_the_published_protocols_are_as_their_code_has_them(name: str, steps: int) -> None:
     protocol = PROTOCOLS[name]
     assert (protocol.name, protocol.head) == (name, HEADS[name])
-    assert protocol.attack == AttackConfig(steps=steps, step_size=0.01, restarts=1, start="zero")
+    assert protocol.attack == PgdConfig(steps=steps, step_size=0.01, restarts=1, start="zero", every_step=False)
     assert protocol.epsilons == (4 / 255, 8 / 255)
     assert (protocol.margin_check, protocol.autoattack_images, protocol.crops) == (False, 0, 0)
 
@@ -125,8 +129,8 @@ def test_the_published_heads_are_as_their_code_has_them() -> None:
         assert (head.fit, head.lr, head.batch_images, head.features) == ("adam", 3e-4, 256, "prefeature")
         assert head.cosine_epochs is None
     for head in (emp, robust):
-        assert head.attack == AttackConfig(steps=5, step_size=0.01, restarts=1, start="zero")
-        assert head.attack_epsilon == 8 / 255
+        assert head.attack == PgdConfig(steps=5, step_size=0.01, restarts=1, start="zero", every_step=False)
+        assert head.epsilon == 8 / 255
     assert (crops.fit, crops.lr, crops.phases) == ("sgd", 0.03, ("clean",))
 
 
@@ -144,12 +148,12 @@ def test_without_overrides_a_protocol_is_the_one_of_its_name(name: str) -> None:
             "head.attack.steps=9",
             {
                 "head": HEADS["published-emp"].model_copy(
-                    update={"attack": AttackConfig(steps=9, step_size=0.01, start="zero")}
+                    update={"attack": PgdConfig(steps=9, step_size=0.01, start="zero", every_step=False)}
                 )
             },
         ),
-        ("attack.steps=7", {"attack": AttackConfig(steps=7, step_size=0.01, start="zero")}),
-        ("attack.step_size=2/255", {"attack": AttackConfig(steps=2, step_size=2 / 255, start="zero")}),
+        ("attack.steps=7", {"attack": PgdConfig(steps=7, step_size=0.01, start="zero", every_step=False)}),
+        ("attack.step_size=2/255", {"attack": PgdConfig(steps=2, step_size=2 / 255, start="zero", every_step=False)}),
         ("epsilons=[4/255]", {"epsilons": (4 / 255,)}),
         ("epsilons=[0.5, 1/255]", {"epsilons": (0.5, 1 / 255)}),
         ("head.phases=[clean]", {"head": HEADS["published-emp"].model_copy(update={"phases": ("clean",)})}),

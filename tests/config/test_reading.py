@@ -318,7 +318,7 @@ def test_a_study_survives_being_written_and_read(path: Path) -> None:
       perturbation.step_ratio: {float: [0.1, 1]}
       perturbation.carry: {choice: [true, false]}
       encoder.norm: {choice: [batch, group]}
-      evaluation.attack_epsilon: 4/255
+      evaluation.epsilon: 4/255
     constraints: [crops.views * pretraining.epochs <= 48, "encoder.norm == 'group' or crops.views > 2"]
     """
     config = read(path, text)

@@ -139,7 +139,7 @@ def test_the_published_variant_changes_the_hidden_choices_alone(name: str) -> No
         **({"perturbation.attack_positive": "self"} if name.startswith("simclr") and name.endswith("pgd") else {}),
     }
     assert published.value_of("perturbation.attack_in_train_mode") is not False
-    assert published.evaluation.features == "prefeature"
+    assert published.evaluation.head.features == "prefeature"
 
 
 @pytest.mark.parametrize(

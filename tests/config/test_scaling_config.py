@@ -112,7 +112,7 @@ def test_equal_cells_are_measured_once_and_what_cannot_be_shared_is_left_out() -
     ("system", "message"),
     [
         ({"grid": {"crops.veiws": [2]}}, "crops.veiws: neither workers nor a key of a trial"),
-        ({"vary": {"evaluation.attack_steps": [2]}}, "evaluation.attack_steps: neither workers nor a key"),
+        ({"vary": {"evaluation.attack.steps": [2]}}, "evaluation.attack.steps: neither workers nor a key"),
         ({"vary": {"pretraining.epochs": [2]}}, "pretraining.epochs: neither workers nor a key"),
         ({"grid": {"workers": [0]}}, "workers must be whole numbers from 1"),
         ({"grid": {"workers": [1.5]}}, "workers must be whole numbers from 1"),

@@ -25,10 +25,10 @@ def trial(**sections: Any) -> TrialConfig:
 def other_value(key: str, default: TrialConfig) -> Any:
     """A valid value other than the default."""
     section, _, leaf = key.rpartition(".")
-    model = type(getattr(default, section)) if section else TrialConfig
+    model = type(default.value_of(section)) if section else TrialConfig
     value, choices = default.value_of(key), get_args(model.model_fields[leaf].annotation)
     components = {"loss.name": "nt_xent", "data.name": "digits", "perturbation.attack": "none"}
-    components["encoder.architecture"] = "resnet50"
+    components |= {"encoder.architecture": "resnet50", "evaluation.attack.name": "autoattack"}
     if key in components:
         return components[key]
     match value:
@@ -45,7 +45,8 @@ def other_value(key: str, default: TrialConfig) -> Any:
         case low, high:
             return (low, (low + high) / 2)
         case None:
-            return {"name": "cifar100"} if key == "evaluation.transfer" else 3
+            others = {"evaluation.transfer": {"name": "cifar100"}, "evaluation.attack.step_size": 0.01}
+            return others.get(key, 3)
     raise AssertionError(f"{key} has a default of a new kind: {value!r}")
 
 
@@ -145,7 +146,7 @@ def test_values_replace_keys_and_leave_the_rest_and_the_original() -> None:
         {"encoder.width": 6},
         {"optimizer.momentum": 1.0},
         {"optimizer.lr": float("inf")},
-        {"evaluation.probe_l2": 0},
+        {"evaluation.head.l2": 0},
         {"pretraining.replays": 0},
         {"perturbation.attack": "pgd"},
         {"pretraining.batch_images": 45_001},
@@ -195,7 +196,7 @@ def test_recomputing_needs_chunks() -> None:
 def test_keys_name_every_setting_once() -> None:
     keys = trial_keys()
     assert len(set(keys)) == len(keys)
-    assert {"seed", "crops.views", "perturbation.epsilon", "evaluation.attack_images"} <= set(keys)
+    assert {"seed", "crops.views", "perturbation.epsilon", "evaluation.attacked_images"} <= set(keys)
     unset = {key for key in keys if TrialConfig().value_of(key) is None}
     of_others = {"loss.temperature", "data.path", "data.image_size"}
     of_pgd = {f"perturbation.{key}" for key in ("steps", "keep_attack_gradients", "attack_in_train_mode")}
@@ -203,6 +204,7 @@ def test_keys_name_every_setting_once() -> None:
     assert unset - of_others - of_pgd == {
         "pretraining.views_at_once",
         "evaluation.transfer",
+        "evaluation.attack.step_size",
         "evaluation.batch_images",
     }
 

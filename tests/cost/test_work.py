@@ -29,7 +29,7 @@ from cfamc_ray.cost.work import (
     training_work,
 )
 from cfamc_ray.data.images import LabelledImages
-from cfamc_ray.evaluation.protocols import search_scores
+from cfamc_ray.evaluation.scores import search_scores
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
 from cfamc_ray.training.allocator import release_freed_memory
 
@@ -161,7 +161,7 @@ def test_peak_memory_notices_an_allocation() -> None:
         ({"pretraining.batch_images": 200}, 2),
         ({"crops.size": 64}, 4),
         ({"encoder.width": 128}, 2),
-        ({"pretraining.epochs": 99, "pretraining.replays": 9, "evaluation.attack_images": 9}, 1),
+        ({"pretraining.epochs": 99, "pretraining.replays": 9, "evaluation.attacked_images": 9}, 1),
         ({"pretraining.views_at_once": 2}, 1),
         ({"pretraining.views_at_once": 2, "pretraining.activation_checkpointing": True}, 0.5),
         ({"pretraining.views_at_once": 99, "pretraining.activation_checkpointing": True}, 1),
@@ -251,9 +251,9 @@ def test_a_batch_of_an_evaluation_holds_2_gb_of_activations_at_most(
 SEARCHED: dict[str, Any] = {
     "data.probe_images": 4000,
     "data.validation_images": 1000,
-    "evaluation.attack_images": 300,
-    "evaluation.attack_steps": 7,
-    "evaluation.attack_restarts": 2,
+    "evaluation.attacked_images": 300,
+    "evaluation.attack.steps": 7,
+    "evaluation.attack.restarts": 2,
 }
 
 
@@ -274,7 +274,7 @@ def test_where_nothing_breaks_a_measurement_passes_as_many_images_as_are_counted
         {
             "data": {"name": "digits", "image_size": 16, "probe_images": 60, "validation_images": 60},
             "encoder": TINY.model_dump(),
-            "evaluation": {"attack_epsilon": 0.0, "attack_steps": 3, "attack_images": 60, "probe_l2": 1e-5},
+            "evaluation": {"epsilon": 0.0, "attack": {"steps": 3}, "attacked_images": 60, "head": {"l2": 1e-5}},
         }
     )
     encoder, passed = SelfSupervisedEncoder(TINY), list[int]()
@@ -294,7 +294,7 @@ def test_where_nothing_breaks_a_measurement_passes_as_many_images_as_are_counted
             lambda one: 9 * 4096 + 6 * 250 * 3 * 32**2 + 10 * one.kept,
         ),
         ({}, lambda one: 4000 * 4096 + 6 * 250 * 3 * 32**2 + 250 * one.kept),
-        ({"evaluation.attack_images": 20}, lambda one: 4000 * 4096 + 20 * (6 * 3 * 32**2 + one.kept)),
+        ({"evaluation.attacked_images": 20}, lambda one: 4000 * 4096 + 20 * (6 * 3 * 32**2 + one.kept)),
         ({"data.probe_images": 100_000}, lambda one: 100_000 * 4096 * 3),
     ],
     ids=["small batch", "default", "few attacked", "the fit"],
@@ -314,7 +314,9 @@ def test_what_is_not_measured_costs_nothing() -> None:
 
 def test_a_transfer_is_counted_by_the_images_that_it_is_judged_on() -> None:
     other = {"name": "digits", "image_size": 64, "probe_images": 500, "validation_images": 100}
-    trial = TrialConfig.model_validate({"evaluation": {"transfer": other, "attack_images": 50, "attack_steps": 1}})
+    trial = TrialConfig.model_validate(
+        {"evaluation": {"transfer": other, "attacked_images": 50, "attack": {"steps": 1}}}
+    )
     one = pixel_gradient(EncoderConfig(), 64)
     assert evaluation_work(trial).flops == (500 + 100 + 2 * 50) * one.forward_flops + 50 * one.flops
     assert evaluation_work(trial).batch_images == 67

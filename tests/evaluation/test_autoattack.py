@@ -10,8 +10,9 @@ from pyautoattack import AutoAttack, checks
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from cfamc_ray.evaluation.attacks import Logits
-from cfamc_ray.evaluation.autoattack import AttackInvalid, _Raise, _warnings_raised, autoattack
+from cfamc_ray.config.attacks import AutoAttackConfig
+from cfamc_ray.evaluation.attacks import AttackInvalid, Logits
+from cfamc_ray.evaluation.autoattack import _Raise, _warnings_raised, autoattack
 from cfamc_ray.method.encoder import InChunks
 
 N, SHAPE, EPSILON = 12, (3, 4, 4), 0.04
@@ -335,3 +336,26 @@ def test_a_classifier_that_misleads_about_one_image_is_not_doubted(masked_images
     else:
         adversarial = attack(partly_masked)
         assert torch.equal(right(adversarial, LABELS), ~breakable(NETWORK, IMAGES, LABELS, EPSILON))
+
+
+def test_an_image_that_resists_takes_no_more_passes_than_are_counted() -> None:
+    seen = {"forward": 0, "backward": 0}
+    weight_FK = 20 * torch.eye(10)
+
+    def count_backward(_: Tensor) -> None:
+        seen["backward"] += 1
+
+    def logits_of(images_NCHW: Tensor) -> Tensor:
+        seen["forward"] += len(images_NCHW)
+        logits_NK = images_NCHW.flatten(1)[:, :10] @ weight_FK
+        if logits_NK.requires_grad:
+            logits_NK.register_hook(count_backward)
+        return logits_NK
+
+    image_1CHW = torch.full((1, 3, 4, 4), 0.2)
+    image_1CHW[0, 0, 0, :3] = torch.tensor([0.9, 0.3, 0.4])
+    label_1 = torch.tensor([0])
+    assert torch.equal(autoattack(logits_of, image_1CHW, label_1, epsilon=0.05, seed=0), image_1CHW)
+    forward, backward = AutoAttackConfig().passes()
+    assert seen["backward"] == backward
+    assert 0.97 * (forward - backward) < seen["forward"] <= forward - backward, "none is computed again"

@@ -11,8 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from cfamc_ray.config.encoder import EncoderConfig
+from cfamc_ray.config.heads import HeadConfig
 from cfamc_ray.config.method import CropsConfig
-from cfamc_ray.config.protocol import HeadConfig
 from cfamc_ray.data.images import LabelledImages
 from cfamc_ray.evaluation.attacks import pgd
 from cfamc_ray.evaluation.classifier import LinearClassifier, Views, as_pixels, attacked_features, draw_views

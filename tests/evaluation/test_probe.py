@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cfamc_ray.config.protocol import HEADS, HeadConfig
+from cfamc_ray.config.heads import HEADS, HeadConfig
 from cfamc_ray.evaluation.probe import default_head, fit_probe, train_probe
 
 N, F, K = 60, 5, 3

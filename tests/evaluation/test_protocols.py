@@ -10,35 +10,31 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cfamc_ray.config.attacks import PgdConfig
 from cfamc_ray.config.confirm import ConfirmConfig
 from cfamc_ray.config.data import DataConfig
 from cfamc_ray.config.encoder import EncoderConfig
 from cfamc_ray.config.evaluation import EvaluationConfig
+from cfamc_ray.config.heads import HeadConfig, ProbeConfig
 from cfamc_ray.config.method import CropsConfig
-from cfamc_ray.config.protocol import PROTOCOLS, AttackConfig, HeadConfig, ProtocolConfig
+from cfamc_ray.config.protocol import PROTOCOLS, ProtocolConfig
 from cfamc_ray.cost import work as cost
 from cfamc_ray.cost.work import BATCH, pixel_gradient
 from cfamc_ray.data.images import LabelledImages
 from cfamc_ray.data.splits import load_splits, load_test
-from cfamc_ray.evaluation import protocols
-from cfamc_ray.evaluation.attacks import pgd
-from cfamc_ray.evaluation.autoattack import AttackInvalid
+from cfamc_ray.evaluation import attacks, autoattack, protocols
+from cfamc_ray.evaluation.attacks import AttackInvalid, pgd
+from cfamc_ray.evaluation.batches import encode, predicted_right, still_right
 from cfamc_ray.evaluation.classifier import EachCrop, LinearClassifier, as_pixels, draw_views
+from cfamc_ray.evaluation.measurement import Measurement
 from cfamc_ray.evaluation.probe import default_head, fit_probe
-from cfamc_ray.evaluation.protocols import (
-    Measurement,
-    Scores,
-    encode,
-    fit_classifier,
-    measure_on,
-    run_protocol,
-    search_scores,
-)
+from cfamc_ray.evaluation.protocols import fit_classifier, measure_on, run_protocol
+from cfamc_ray.evaluation.scores import Scores, search_scores
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
 
 CLASSES = 3
 ENCODER = EncoderConfig(width=4, prefeature_width=8, hidden_width=8, embedding_width=4)
-EVALUATION = EvaluationConfig(attack_epsilon=0.1, attack_steps=2, attack_images=10)
+EVALUATION = EvaluationConfig(epsilon=0.1, attack=PgdConfig(steps=2), attacked_images=10)
 
 
 def images(count: int, seed: int, *, signal: int = 30) -> LabelledImages:
@@ -73,7 +69,7 @@ def scores(encoder: SelfSupervisedEncoder, seed: int = 0, **changes: Any) -> Sco
 
 @pytest.mark.parametrize("kind", ["prefeature", "backbone"])
 def test_accuracies_are_shares_of_the_counts_that_stand_beside_them(encoder: SelfSupervisedEncoder, kind: str) -> None:
-    result = scores(encoder, features=kind)
+    result = scores(encoder, head=ProbeConfig.model_validate({"features": kind}))
     assert (result.validation_images, result.attacked_images) == (13, 10)
     for accuracy, count in [
         (result.probe_accuracy, 30),
@@ -84,19 +80,19 @@ def test_accuracies_are_shares_of_the_counts_that_stand_beside_them(encoder: Sel
         assert 0 <= accuracy <= 1
 
 
-@pytest.mark.parametrize(("attack_images", "attacked"), [(1, 1), (12, 12), (13, 13), (1000, 13)])
+@pytest.mark.parametrize(("attacked_images", "attacked"), [(1, 1), (12, 12), (13, 13), (1000, 13)])
 def test_no_more_images_are_attacked_than_there_are(
-    encoder: SelfSupervisedEncoder, attack_images: int, attacked: int
+    encoder: SelfSupervisedEncoder, attacked_images: int, attacked: int
 ) -> None:
-    assert scores(encoder, attack_images=attack_images).attacked_images == attacked
+    assert scores(encoder, attacked_images=attacked_images).attacked_images == attacked
 
 
-@pytest.mark.parametrize("attack_images", [8, 13])
+@pytest.mark.parametrize("attacked_images", [8, 13])
 def test_without_a_ball_robust_accuracy_is_that_of_the_attacked_images_unattacked(
-    encoder: SelfSupervisedEncoder, attack_images: int
+    encoder: SelfSupervisedEncoder, attacked_images: int
 ) -> None:
-    robust = scores(encoder, attack_epsilon=0.0, attack_images=attack_images).robust_accuracy
-    first = VALIDATION.take(torch.arange(attack_images))
+    robust = scores(encoder, epsilon=0.0, attacked_images=attacked_images).robust_accuracy
+    first = VALIDATION.take(torch.arange(attacked_images))
     clean = search_scores(
         encoder, PROBE, first, classes=CLASSES, config=EVALUATION, generator=torch.Generator()
     ).clean_accuracy
@@ -104,7 +100,7 @@ def test_without_a_ball_robust_accuracy_is_that_of_the_attacked_images_unattacke
 
 
 def test_the_attack_costs_accuracy_and_a_larger_one_costs_all(encoder: SelfSupervisedEncoder) -> None:
-    weak, strong = scores(encoder, attack_images=13), scores(encoder, attack_images=13, attack_epsilon=0.5)
+    weak, strong = scores(encoder, attacked_images=13), scores(encoder, attacked_images=13, epsilon=0.5)
     assert weak.clean_accuracy > weak.robust_accuracy
     assert weak.clean_accuracy == strong.clean_accuracy
     assert strong.robust_accuracy == 0
@@ -157,7 +153,7 @@ SMALL, LARGE = 0.01, 0.02
 TINY = ProtocolConfig(
     name="tiny",
     epsilons=(SMALL, LARGE),
-    attack=AttackConfig(steps=2, step_size=0.01),
+    attack=PgdConfig(steps=2, step_size=0.01, every_step=False),
     autoattack_images=0,
     autoattack_epsilons=(),
 )
@@ -198,14 +194,14 @@ class Calls(list[dict[str, Any]]):
 @pytest.fixture
 def pgd_calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     calls = Calls(pgd)
-    monkeypatch.setattr(protocols, "pgd", calls)
+    monkeypatch.setattr(attacks, "pgd", calls)
     return calls
 
 
 @pytest.fixture
 def autoattack_calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     calls = Calls()
-    monkeypatch.setattr(protocols, "autoattack", calls)
+    monkeypatch.setattr(autoattack, "autoattack", calls)
     return calls
 
 
@@ -221,7 +217,7 @@ def test_the_clean_count_is_that_of_a_head_fitted_by_hand(
         train_NF, test_NF = (encoder.features(part.images_NCHW / 255, kind=kind) for part in (TRAIN, TEST))
     head = fit_probe(train_NF, TRAIN.labels_N, classes=CLASSES, l2=1e-2, tolerance=1e-4, iterations=200)
     right_N = (head(test_NF).argmax(-1) == TEST.labels_N)[:count]
-    assert clean == Measurement("none", 0.0, len(right_N), int(right_N.sum()))
+    assert clean == Measurement.clean(len(right_N), int(right_N.sum()))
     assert 0 < clean.right < len(right_N)
 
 
@@ -229,19 +225,20 @@ def test_each_radius_is_measured_attack_by_attack_after_the_clean_images(
     encoder: SelfSupervisedEncoder, autoattack_calls: Calls
 ) -> None:
     results = measured(encoder, tiny(autoattack_images=8, autoattack_epsilons=(LARGE,), attacked_images=30))
-    assert [(found.attack, found.epsilon, found.images) for found in results] == [
-        ("none", 0, 40),
-        ("PGD-2", SMALL, 30),
-        ("+ PGD on the margin", SMALL, 30),
-        ("PGD-2", LARGE, 30),
-        ("+ PGD on the margin", LARGE, 30),
-        ("+ AutoAttack", LARGE, 8),
+    assert [(found.attack, found.after, found.epsilon, found.images) for found in results] == [
+        ("none", (), 0, 40),
+        ("pgd", (), SMALL, 30),
+        ("pgd_margin", ("pgd",), SMALL, 30),
+        ("pgd", (), LARGE, 30),
+        ("pgd_margin", ("pgd",), LARGE, 30),
+        ("autoattack", ("pgd", "pgd_margin"), LARGE, 8),
     ]
+    assert [found.title for found in results[-3:]] == ["PGD-2", "+ PGD-2 on the margin", "+ AutoAttack"]
     assert autoattack_calls.of("epsilon") == [LARGE]
 
 
 def test_without_its_margin_check_a_protocol_has_pgd_alone(encoder: SelfSupervisedEncoder) -> None:
-    assert [found.attack for found in measured(encoder, tiny(margin_check=False))] == ["none", "PGD-2", "PGD-2"]
+    assert [found.attack for found in measured(encoder, tiny(margin_check=False))] == ["none", "pgd", "pgd"]
 
 
 @pytest.mark.parametrize(
@@ -255,7 +252,7 @@ def test_without_its_margin_check_a_protocol_has_pgd_alone(encoder: SelfSupervis
 def test_autoattack_does_not_run_where_it_is_not_asked_for(
     encoder: SelfSupervisedEncoder, autoattack_calls: Calls, changes: dict[str, Any]
 ) -> None:
-    assert "+ AutoAttack" not in [found.attack for found in measured(encoder, tiny(**changes))]
+    assert "autoattack" not in [found.attack for found in measured(encoder, tiny(**changes))]
     assert not autoattack_calls
 
 
@@ -290,7 +287,7 @@ def test_what_an_attack_breaks_is_counted_at_its_radius_alone(
         strong = pgd(target, images, labels, epsilon=1, steps=10, step_size=0.2, start="zero")
         return strong if epsilon == SMALL else images
 
-    monkeypatch.setattr(protocols, "pgd", Calls(breaks_all))
+    monkeypatch.setattr(attacks, "pgd", Calls(breaks_all))
     clean, *small, first, second = measured(encoder)
     assert [found.right for found in small] == [0, 0]
     assert [found.right for found in (first, second)] == [clean.right] * 2
@@ -310,7 +307,7 @@ def test_a_ball_without_extent_breaks_nothing(encoder: SelfSupervisedEncoder) ->
 def test_results_do_not_depend_on_how_many_images_are_attacked_at_once(
     encoder: SelfSupervisedEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    protocol = tiny(attack={"steps": 2, "step_size": 0.01, "start": "zero"})
+    protocol = tiny(attack={"steps": 2, "step_size": 0.01, "start": "zero", "every_step": False})
     at_once = measured(encoder.double(), protocol)
     monkeypatch.setattr(protocols, "BATCH", 4)
     assert measured(encoder, protocol) == at_once
@@ -334,9 +331,14 @@ def test_what_a_search_measures_does_not_depend_on_the_batch(
     encoder.double()
     found = []
     for batch_images in (None, 1, 4, 250):
-        monkeypatch.setattr(protocols, "pgd", ends := Ends())
-        changes: Any = {"batch_images": batch_images, "attack_images": 13, "attack_restarts": restarts}
-        found.append((scores(encoder, attack_epsilon=0.01, **changes), torch.cat(ends.found)))
+        monkeypatch.setattr(attacks, "pgd", ends := Ends())
+        changes: Any = {"batch_images": batch_images, "attacked_images": 13}
+        found.append(
+            (
+                scores(encoder, epsilon=0.01, attack=PgdConfig(steps=2, restarts=restarts), **changes),
+                torch.cat(ends.found),
+            )
+        )
     (expected, adversarial), *others = found
     assert expected.clean_accuracy > expected.robust_accuracy > 0
     for other, found_by_other in others:
@@ -360,8 +362,11 @@ def test_what_a_protocol_measures_does_not_depend_on_the_batch(
     encoder.double()
     found = []
     for batch_images in (None, 1, 7):
-        monkeypatch.setattr(protocols, "pgd", ends := Ends())
-        several = {"attack": {"steps": 2, "step_size": 0.01, "restarts": 2}, "batch_images": batch_images}
+        monkeypatch.setattr(attacks, "pgd", ends := Ends())
+        several = {
+            "attack": {"steps": 2, "step_size": 0.01, "restarts": 2, "every_step": False},
+            "batch_images": batch_images,
+        }
         found.append((measured(encoder, tiny(**several, **changes)), torch.cat(ends.found)))
     (expected, adversarial), *others = found
     assert expected[0].right > expected[-1].right > 0
@@ -441,7 +446,7 @@ def protocol_of(kind: str, **counts: int) -> ProtocolConfig:
     if kind == "confirm":
         return ConfirmConfig.model_validate(
             {"images": counts["images"], "attacked_images": counts["attacked_images"]}
-        ).protocol(EVALUATION.model_copy(update={"attack_epsilon": LARGE}))
+        ).protocol(EVALUATION.model_copy(update={"epsilon": LARGE}))
     return tiny(epsilons=(LARGE,), autoattack_epsilons=(LARGE,), **counts)
 
 
@@ -489,28 +494,28 @@ def test_the_attacked_validation_images_are_a_fair_sample_too(
     encoder: SelfSupervisedEncoder, in_order_of_classes: DataConfig, pgd_calls: Calls
 ) -> None:
     splits = load_splits(in_order_of_classes)
-    for attack_images in (6, 15, 60):
+    for attacked_images in (6, 15, 60):
         pgd_calls.clear()
-        config = EVALUATION.model_copy(update={"attack_images": attack_images})
+        config = EVALUATION.model_copy(update={"attacked_images": attacked_images})
         found = search_scores(
             encoder, splits.probe, splits.validation, classes=CLASSES, config=config, generator=torch.Generator()
         )
         assert found.clean_accuracy == 1, "its classes are colours, so all are attacked"
         labels = torch.cat(pgd_calls.of("labels"))
-        assert torch.bincount(labels).tolist() == [attack_images // 3] * 3
+        assert torch.bincount(labels).tolist() == [attacked_images // 3] * 3
         assert (
-            numbers(torch.cat(pgd_calls.of("images"))) == numbers(splits.validation.images_NCHW / 255)[:attack_images]
+            numbers(torch.cat(pgd_calls.of("images"))) == numbers(splits.validation.images_NCHW / 255)[:attacked_images]
         )
 
 
 def test_pgd_and_its_margin_check_get_the_settings_of_the_protocol(
     encoder: SelfSupervisedEncoder, pgd_calls: Calls
 ) -> None:
-    attack = {"steps": 3, "step_size": 0.004, "restarts": 2, "start": "uniform"}
+    attack = {"steps": 3, "step_size": 0.004, "restarts": 2, "start": "uniform", "every_step": False}
     measured(encoder, tiny(attack=attack))
     assert [{name: call[name] for name in attack} for call in pgd_calls] == [attack] * 4
     assert pgd_calls.of("epsilon") == [SMALL, SMALL, LARGE, LARGE]
-    assert [call.get("loss", "cross_entropy") for call in pgd_calls] == ["cross_entropy", "margin"] * 2
+    assert pgd_calls.of("loss") == ["cross_entropy", "margin"] * 2
 
 
 def test_autoattack_gets_the_classifier_the_radius_and_the_seed(
@@ -525,7 +530,7 @@ def test_autoattack_gets_the_classifier_the_radius_and_the_seed(
 def test_autoattack_on_an_encoder_in_float64_is_refused_before_anything_is_computed(
     encoder: SelfSupervisedEncoder,
 ) -> None:
-    with pytest.raises(ValueError, match=r"autoattack_images must be 0 for weights in torch\.float64"):
+    with pytest.raises(ValueError, match=r"attack autoattack needs weights in torch\.float32, not in torch\.float64"):
         next(start(encoder.double(), tiny(autoattack_images=40, autoattack_epsilons=(SMALL,))))
 
 
@@ -539,9 +544,9 @@ class Blind(nn.Module):
 def test_logits_that_are_no_numbers_never_count_as_right(encoder: SelfSupervisedEncoder) -> None:
     blind = LinearClassifier(encoder.eval(), Blind())
     with pytest.raises(FloatingPointError, match="logits are not finite"):
-        protocols.predicted_right(blind, VALIDATION)
+        predicted_right(blind, VALIDATION)
     everything = torch.ones(len(VALIDATION), dtype=torch.bool)
-    assert not protocols.still_right(blind, VALIDATION, everything, lambda inputs, _: inputs).any()
+    assert not still_right(blind, VALIDATION, everything, lambda inputs, _: inputs).any()
 
 
 def test_logits_leave_their_device_once_and_not_batch_by_batch(
@@ -554,13 +559,13 @@ def test_logits_leave_their_device_once_and_not_batch_by_batch(
         return cpu(tensor)
 
     monkeypatch.setattr(Tensor, "cpu", noted_cpu)
-    protocols.predicted_right(LinearClassifier(encoder.eval(), nn.Identity()), VALIDATION, at_once=4)
+    predicted_right(LinearClassifier(encoder.eval(), nn.Identity()), VALIDATION, at_once=4)
     assert moved == [(len(VALIDATION), ENCODER.prefeature_width)]
 
 
 @pytest.mark.parametrize(("right", "images"), [(0, 10), (1, 1), (7, 10), (500, 1000), (1000, 1000)])
 def test_the_interval_is_wilsons(right: int, images: int) -> None:
-    found = Measurement("none", 0.0, images, right)
+    found = Measurement.clean(images, right)
     p, z = right / images, 1.959963984540054
     centre = (p + z**2 / (2 * images)) / (1 + z**2 / images)
     half = z / (1 + z**2 / images) * math.sqrt(p * (1 - p) / images + z**2 / (4 * images**2))
@@ -597,13 +602,13 @@ def test_an_attack_that_doubts_itself_ends_the_protocol_and_leaves_the_encoder_a
     def doubts(*_: Any, **__: Any) -> Tensor:
         raise AttackInvalid("no gradients")
 
-    monkeypatch.setattr(protocols, "autoattack", doubts)
+    monkeypatch.setattr(autoattack, "autoattack", doubts)
     frozen = encoder.backbone.stem.weight.requires_grad_(False)
     rest = start(encoder, tiny(autoattack_images=40, autoattack_epsilons=(SMALL,)))
     found = [next(rest).attack for _ in range(3)]
     with pytest.raises(AttackInvalid, match="no gradients"):
         next(rest)
-    assert found == ["none", "PGD-2", "+ PGD on the margin"]
+    assert found == ["none", "pgd", "pgd_margin"]
     assert_as_it_was(encoder, True, frozen)
 
 
@@ -637,7 +642,7 @@ def test_another_seed_gives_other_starts_of_the_attack(
         ends.append(pgd(*args, **settings))
         return ends[-1]
 
-    monkeypatch.setattr(protocols, "pgd", remembers)
+    monkeypatch.setattr(attacks, "pgd", remembers)
     for seed in (0, 0, 1):
         list(zip(range(2), start(encoder, tiny(seed=seed)), strict=False))
     first, again, other = ends
@@ -726,16 +731,22 @@ def test_the_published_protocols_attack_from_zero_once_by_steps_of_a_hundredth(
         clean_head = {"fit": "adam", "phases": ["clean"]}
         protocol = ProtocolConfig.model_validate({**PROTOCOLS[name].model_dump(), "head": clean_head})
         results = measured(encoder, protocol)
-        assert [(found.attack, found.epsilon) for found in results] == [
-            ("none", 0),
-            (f"PGD-{steps}", 4 / 255),
-            (f"PGD-{steps}", 8 / 255),
+        assert [(found.attack, found.label, found.epsilon) for found in results] == [
+            ("none", "none", 0),
+            ("pgd", f"PGD-{steps}", 4 / 255),
+            ("pgd", f"PGD-{steps}", 8 / 255),
         ]
         assert pgd_calls.of("epsilon") == [4 / 255, 8 / 255]
         for call in pgd_calls:
-            settings = {key: value for key, value in call.items() if key in AttackConfig.model_fields}
-            assert settings == {"steps": steps, "step_size": 0.01, "restarts": 1, "start": "zero"}
-            assert "loss" not in call
+            settings = {key: value for key, value in call.items() if key in PgdConfig.model_fields}
+            assert settings == {
+                "steps": steps,
+                "step_size": 0.01,
+                "restarts": 1,
+                "start": "zero",
+                "loss": "cross_entropy",
+                "every_step": False,
+            }
     assert not autoattack_calls
 
 
@@ -749,7 +760,7 @@ def test_two_published_steps_do_not_reach_the_border_of_the_larger_ball(
         sizes.append((adversarial - images).abs().max().item())
         return adversarial
 
-    monkeypatch.setattr(protocols, "pgd", measure_size)
+    monkeypatch.setattr(attacks, "pgd", measure_size)
     measured(encoder, tiny(**{**PROTOCOLS["published-emp"].model_dump(), "head": HeadConfig()}))
     assert sizes == pytest.approx([4 / 255, 0.02], abs=1e-6)
 

@@ -43,5 +43,5 @@ def test_beside_accuracies_it_is_noted_which_test_images_they_are_of(tmp_path: P
         torch.set_num_threads(threads)
     noted = json.loads((folder.path / "test.json").read_text())
     assert noted.pop("test_sample") == describe_test(STUDY.trial.data, images=40)
-    assert list(noted) == ["none", "PGD-20", "+ PGD on the margin"]
+    assert list(noted) == ["none", "pgd", "pgd_margin"]
     assert all(round(noted[name] * count, 9) % 1 == 0 for name, count in zip(noted, (40, 20, 20), strict=True))

@@ -226,9 +226,9 @@ def test_any_objectives_are_reported(study: Path, objectives: dict[str, str]) ->
 
 
 def test_what_is_published_of_the_same_images_and_radius_is_marked(tmp_path: Path) -> None:
-    trial = {"data": {"name": "npz", "path": "cifar10.npz"}, "evaluation": {"attack_epsilon": "8/255"}}
+    trial = {"data": {"name": "npz", "path": "cifar10.npz"}, "evaluation": {"epsilon": "8/255"}}
     for epsilon, robust in (("8/255", 0.3334), ("4/255", 0.5597), ("2/255", None)):
-        trial["evaluation"] = {"attack_epsilon": epsilon}
+        trial["evaluation"] = {"epsilon": epsilon}
         folder = make(tmp_path / epsilon[0], [(point(), rows(2, 0.3, 0.2))], trial=trial)
         charts = {chart.name: chart for chart in make_report(folder).charts}
         assert ("published" in charts) is (robust is not None)

@@ -25,7 +25,7 @@ DIGITS = TrialConfig.model_validate(
         "perturbation": {"epsilon": 32 / 255},
         "encoder": {"width": 8, "prefeature_width": 256, "hidden_width": 256, "embedding_width": 64},
         "pretraining": {"batch_images": 50, "epochs": 1},
-        "evaluation": {"attack_epsilon": 16 / 255, "attack_images": 200},
+        "evaluation": {"epsilon": 16 / 255, "attacked_images": 200},
     }
 )
 

@@ -1,0 +1,85 @@
+"""Linear heads on a frozen encoder: their keys, and the heads that go by a name."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from cfamc_ray.config.attacks import ATTACKS, AttackConfig, PgdConfig
+from cfamc_ray.config.components import ComponentField
+from cfamc_ray.config.types import Pixels, Real, Strict
+
+Phase = Literal["clean", "adversarial"]
+
+
+class ProbeConfig(Strict):
+    """A linear classifier of frozen features of un-augmented training images, fitted to convergence."""
+
+    features: Literal["prefeature", "backbone"] = "prefeature"
+    """What the head reads: the pre-feature, as published, or the backbone's output."""
+    l2: Real = Field(default=1e-2, gt=0)
+    """L2 strength of the converged fit: l2/2 times the squared norm of the weights is added to the mean cross-entropy,
+    with standardised features. Without it separable features drive the head, and its gradients, to extremes."""
+    tolerance: Real = Field(default=1e-4, gt=0)
+    """The converged fit ends when no entry of the objective's gradient exceeds this."""
+    iterations: int = Field(default=200, ge=1)
+    """Largest number of L-BFGS iterations of the converged fit."""
+
+
+class HeadConfig(ProbeConfig):
+    """A linear classifier of frozen features of un-augmented training images."""
+
+    fit: Literal["converged", "adam", "sgd"] = "converged"
+    """`converged`: multinomial logistic regression, full batch; `adam` and `sgd`: minibatches, starting from torch's
+    initial weights. Phases after a converged fit continue from it with Adam."""
+    phases: tuple[Phase, ...] = Field(default=(), strict=False)
+    """Training by minibatches, phase by phase: on clean images, or on images attacked through the encoder."""
+    epochs: int = Field(default=1, ge=1)
+    """Epochs of each phase."""
+    lr: Real = Field(default=1e-3, gt=0)
+    """Learning rate of Adam or SGD."""
+    momentum: Real = Field(default=0.0, ge=0, lt=1)
+    """Momentum of SGD."""
+    weight_decay: Real = Field(default=0.0, ge=0)
+    """Weight decay of SGD."""
+    cosine_epochs: int | None = Field(default=None, ge=1)
+    """Epochs after which a cosine schedule would reach a learning rate of 0; null: a constant rate."""
+    batch_images: int = Field(default=256, ge=1)
+    """Images of a minibatch."""
+    epsilon: Pixels = 8 / 255
+    """Radius of the l∞ ball in adversarial phases."""
+    attack: Annotated[AttackConfig, ComponentField(ATTACKS, PgdConfig)] = PgdConfig(
+        steps=5, step_size=2 / 255, every_step=False
+    )
+    """Attack of adversarial phases."""
+
+    @model_validator(mode="after")
+    def _fits_something(self) -> "HeadConfig":
+        if self.fit != "converged" and not self.phases:
+            raise ValueError(f"phases is empty, so a head with fit {self.fit} would never learn: write [clean]")
+        return self
+
+
+PUBLISHED_ATTACK = PgdConfig(steps=5, step_size=0.01, start="zero", every_step=False)
+"""In the adversarial phases of the published heads."""
+HEADS = {
+    "standard": HeadConfig(),
+    "adversarial": HeadConfig(phases=("adversarial",), epochs=5),
+    "published-emp": HeadConfig(
+        fit="adam", lr=3e-4, phases=("clean", "adversarial", "clean"), epochs=2, attack=PUBLISHED_ATTACK
+    ),
+    "published-simclr": HeadConfig(fit="adam", lr=3e-4, phases=("clean",), epochs=20),
+    "published-simclr-robust": HeadConfig(
+        fit="adam", lr=3e-4, phases=("adversarial",), epochs=20, attack=PUBLISHED_ATTACK
+    ),
+    "published-crops": HeadConfig(
+        fit="sgd",
+        lr=0.03,
+        momentum=0.9,
+        weight_decay=5e-5,
+        cosine_epochs=100,
+        phases=("clean",),
+        epochs=100,
+        batch_images=100,
+    ),
+}
+"""Heads by name; `published-crops` reads the mean features of several crops (for SimCLR it ends after 20 epochs)."""

@@ -1,0 +1,200 @@
+"""Which encoder is evaluated, on which images and by which protocol, checked before anything is computed."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from pydantic import ValidationError
+
+from cfamc_ray.config.components import import_plugins
+from cfamc_ray.config.data import DATA_SETS, DataConfig, parse_data
+from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.protocol import ProtocolConfig
+from cfamc_ray.config.reading import resolve_protocol
+from cfamc_ray.config.recipes import read_recipe, recipe_names
+from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.store.images import check_same
+from cfamc_ray.store.layout import trial_name
+from cfamc_ray.store.records import TrialFolder, read_config, read_trials
+
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger(__name__)
+
+Device = Literal["auto", "cpu", "cuda"]
+"""Where something is computed; auto is a GPU where there is one."""
+
+PLACE = "data.path="
+"""Of ``--set``: where the run's own images lie now."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained encoder, or its initial weights, and where it comes from."""
+
+    name: str
+    folder: Path
+    """Folder of the trial, below which the record is written."""
+    trial: TrialConfig
+    recipe: str | None
+    """Recipe that the trial starts from, whose published results are shown beside."""
+    encoder: Path | None
+    """File of the weights; None: the initial weights."""
+    study: StudyConfig | None = None
+    """Study that the run belongs to; None for a recipe's initial weights."""
+
+
+class Plan(NamedTuple):
+    """A run, and what is to be measured of it, on which data and where."""
+
+    run: Run
+    data: DataConfig
+    """Images that the head is fitted and tested on."""
+    protocol: ProtocolConfig
+    device: "torch.device"
+
+
+def planned_evaluations(
+    run: str,
+    protocols: Iterable[str],
+    *,
+    head: str | None = None,
+    overrides: Sequence[str] = (),
+    transfer: str | None = None,
+    untrained: bool = False,
+    device: Device = "auto",
+    plugins: Iterable[str] = (),
+) -> list[Plan]:
+    """What each protocol is to measure of a run, checked before anything is computed.
+
+    Args:
+        run: folder of a run or of a trial; with `untrained` also a recipe.
+        protocols: names of `PROTOCOLS`.
+        head: another one of `HEADS` than the protocol's.
+        overrides: ``key=value`` of a protocol, or ``data.path=PATH`` where the run's images lie now.
+        transfer: other images to probe and test on: cifar10, cifar100, digits, npz:PATH or imagefolder:PATH.
+        untrained: evaluate the initial weights.
+        device: where it is computed.
+        plugins: modules that register attacks, beside those that the run's study names.
+
+    Raises:
+        InputError: for whatever is wrong with any of them.
+    """
+    import_plugins(plugins)
+    places = [text for text in overrides if text.startswith(PLACE)]
+    others = [text for text in overrides if text not in places]
+    found = find_run(run, untrained=untrained)  # first, since it imports the plugins of the run's study
+    resolved = [resolve_protocol(name, head=head, overrides=others) for name in protocols]
+    data = transfer_data(transfer, found.trial.data.side or 32) if transfer else own_data(found, places)
+    where = device_of(device)
+    warn_of_scale(found.trial, data, resolved)
+    return [Plan(found, data, protocol, where) for protocol in resolved]
+
+
+def warn_of_scale(trial: TrialConfig, data: DataConfig, protocols: Sequence[ProtocolConfig]) -> None:
+    """Warn where an encoder is evaluated on images at another scale than the crops it was trained on."""
+    from cfamc_ray.cost.work import scale_remark  # noqa: PLC0415 (torch is slow to import)
+
+    remark = scale_remark(trial.crops.size, data)
+    if remark and not all(protocol.crops for protocol in protocols):
+        logger.warning("warning: %s", remark)
+
+
+def find_run(name: str, *, untrained: bool) -> Run:
+    """The run that a folder, or with `untrained` a recipe's name, stands for.
+
+    Raises:
+        InputError: where there is none, or several.
+    """
+    path = Path(name)
+    if untrained and not path.exists() and name in recipe_names():
+        recipe = read_recipe(name)
+        return Run(f"{name}, untrained", Path("runs") / f"{name}-untrained", recipe.trial(), name, None)
+    trial_folder = _find_trial(path)
+    study = read_config(trial_folder.path.parent)
+    records = read_trials(trial_folder.path.parent)
+    record = next((record for record in records if record.number == trial_folder.number), None)
+    if record is None:
+        raise InputError(f"{trial_folder.trial_file}: damaged; python -m cfamc_ray.tune --resume writes it again")
+    base = record.point.get("base", study.base)
+    label = study.name if len(records) == 1 else f"{study.name}/{record.trial_id}"
+    return Run(
+        f"{label}, untrained" if untrained else label,
+        trial_folder.path,
+        study.trial_at(record.point),
+        None if base is None else str(base),
+        None if untrained else trial_folder.encoder,
+        study,
+    )
+
+
+def own_data(run: Run, places: Sequence[str]) -> DataConfig:
+    """The images that a run was trained for, where they lie now.
+
+    Raises:
+        InputError: where they are missing, or others than those that the run's study began with.
+    """
+    from cfamc_ray.data.content import content_digest  # noqa: PLC0415 (torch is slow to import)
+
+    data = run.trial.data
+    if places:
+        if data.location is None:
+            raise InputError(f"--set {places[-1]}: {run.name} was trained on {data.name}, which has no path")
+        data = data.model_copy(update={"path": str(Path(places[-1].removeprefix(PLACE)).resolve())})
+    if run.study is not None and "data" not in {key.split(".")[0] for key in run.study.space}:
+        given = run.study.model_copy(update={"trial": run.study.trial.model_copy(update={"data": data})})
+        check_same(run.folder.parent, {"data": content_digest(data)}, config=given)
+    return data
+
+
+def _find_trial(path: Path) -> TrialFolder:
+    """The one trial with an encoder in a trial's, a study's, or an enclosing folder."""
+    if not path.is_dir():
+        known = f"; for a recipe's initial weights add --untrained: {', '.join(recipe_names())}"
+        raise InputError(f"{path}: no such folder{known if path.name in recipe_names() else ''}")
+    trials = sorted(trial.parent for pattern in ("", "*/", "*/*/") for trial in path.glob(f"{pattern}trial.json"))
+    finished = [trial for trial in trials if (trial / "encoder.safetensors").is_file()]
+    if len(finished) == 1:
+        trial = finished[0].resolve()
+        number = trial.name.removeprefix("trial_")
+        if not number.isdecimal() or trial.name != trial_name(int(number)):
+            raise InputError(
+                f"{trial}: not named as a trial is, such as {trial_name(0)}; copy the study's whole folder"
+            )
+        return TrialFolder(trial.parent, int(number))
+    if not finished:
+        state = "an unfinished run: go on with --resume" if trials else "no run"
+        raise InputError(f"{path}: holds {state}; a finished one has an encoder.safetensors")
+    raise InputError(f"{path}: holds several encoders; name one of {', '.join(map(str, finished))}")
+
+
+def transfer_data(spec: str, image_size: int) -> DataConfig:
+    """All labelled images of another data set, as ``--transfer`` names it."""
+    from cfamc_ray.data.sources import read_source  # noqa: PLC0415 (torch is slow to import)
+
+    name, _, path = spec.partition(":")
+    try:
+        keys = DATA_SETS.find(name).own_keys()
+        if bool(path) != ("path" in keys):
+            raise ValueError(f"{name} needs a path: {name}:PATH" if "path" in keys else f"{name} has no path")
+        tree = {"name": name, "validation_images": 0} | ({"path": path} if path else {})
+        tree |= {"image_size": image_size} if "image_size" in keys else {}
+        images = len(read_source(parse_data(**tree)).train.labelled_n)
+        return parse_data(**tree, pretrain_images=images, probe_images=images)
+    except ValidationError as error:
+        raise InputError(f"--transfer {spec}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+    except ValueError as error:
+        raise InputError(f"--transfer {spec}: {error}") from None
+
+
+def device_of(asked: Device) -> "torch.device":
+    """The device that was asked for, where it is here."""
+    import torch  # noqa: PLC0415
+
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch finds no GPU here; leave it out to compute on the CPU")
+    return torch.device("cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu")

@@ -1,0 +1,106 @@
+"""What a protocol has measured of a run, the file that keeps it, and the published results beside it."""
+
+import hashlib
+import html
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cfamc_ray.config.data import DataConfig
+from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.protocol import ProtocolConfig
+from cfamc_ray.config.recipes import PublishedRow, read_recipe
+from cfamc_ray.config.trial import without_paths
+from cfamc_ray.host.files import write_text
+from cfamc_ray.lifecycle.evaluation_plan import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from cfamc_ray.evaluation.measurement import Measurement
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a protocol has measured of a run."""
+
+    run: Run
+    data: DataConfig
+    measured: Sequence["Measurement"]
+    """First without an attack, then each radius, attack by attack."""
+    problem: str
+    """Why the result is not to be trusted; empty where it is."""
+    record: Mapping[str, Any]
+    """Every setting, the results and where they were computed, as the file at `path` has them."""
+    path: Path
+    seconds: float
+    """Duration of the evaluation, not rounded."""
+
+    @property
+    def results(self) -> "pd.DataFrame":
+        """A row per attack and radius: its id and label, images, accuracy as a fraction, and its interval of 95 %."""
+        import pandas as pd  # noqa: PLC0415 (slow to import)
+
+        columns = ["attack", "label", "epsilon", "images", "accuracy", "low", "high"]
+        rows = [(f.attack, f.label, f.epsilon, f.images, f.accuracy, *f.interval) for f in self.measured]
+        return pd.DataFrame(rows, columns=columns)
+
+    def _repr_html_(self) -> str:
+        problem = f"<p>Not to be trusted: {html.escape(self.problem)}</p>" if self.problem else ""
+        name = f"{self.run.name}: {self.record['protocol']['name']} on {self.data.location or self.data.name}"
+        return f"<h3>{html.escape(name)}</h3>{problem}{self.results.to_html(index=False)}"
+
+    def write(self) -> None:
+        """Write the record.
+
+        Raises:
+            InputError: where it cannot be written.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(self.path, json.dumps(self.record, indent=1) + "\n")
+        except OSError as error:
+            raise InputError(
+                f"{self.path}: cannot be written ({error.strerror}); name another file with --out"
+            ) from None
+
+
+def identity_of(run: Run, data: DataConfig, protocol: ProtocolConfig) -> dict[str, Any]:
+    """Every setting that a result depends on, as the record has it."""
+    return {
+        "run": run.name,
+        "encoder": "untrained" if run.encoder is None else str(run.encoder),
+        "trial": run.trial.model_dump(mode="json"),
+        "data": data.model_dump(mode="json"),
+        "protocol": protocol.model_dump(mode="json"),
+    }
+
+
+def record_path(run: Run, settings: dict[str, Any]) -> Path:
+    """Where a record is written unless a path is given: the same for the same settings, wherever the images lie.
+
+    Args:
+        run: that was evaluated.
+        settings: as `identity_of` gives them.
+    """
+    unplaced = {"encoder": run.encoder is not None, "trial": without_paths(run.trial.model_dump(mode="json"))}
+    identity = settings | unplaced | without_paths({"data": settings["data"]})
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+    return run.folder / "evaluations" / f"{settings['protocol']['name']}-{digest}.json"
+
+
+def published(run: Run, data: DataConfig) -> dict[str, Any] | None:
+    """The published row of the run's recipe on the same data set, in percent."""
+    row = published_row(run, data)
+    return None if row is None else {"recipe": run.recipe, **dict(zip(("clean", "4/255", "8/255"), row, strict=True))}
+
+
+def published_row(run: Run, data: DataConfig) -> PublishedRow | None:
+    """Accuracies in percent as published; None where there are none for this data set."""
+    if run.recipe is None or run.encoder is None or data.name != run.trial.data.name:
+        return None
+    published = read_recipe(run.recipe).published
+    rows = {"cifar10": published.cifar10, "cifar100": published.cifar100} if published else {}
+    return rows.get(data.name)
