@@ -328,8 +328,8 @@ class TestTransfer:
         ("spec", "named"),
         [
             ("mnist", "--transfer mnist: Input should be 'digits', 'cifar10'"),
-            ("npz", "--transfer npz: path is missing: name the file of npz"),
-            ("digits:here", "--transfer digits:here: path is only for npz and imagefolder"),
+            ("npz", "--transfer npz: npz needs a path: npz:PATH"),
+            ("digits:here", "--transfer digits:here: digits has no path"),
             ("npz:nothing.npz", "nothing.npz: no such file"),
             ("imagefolder:nothing", "nothing: no such file or folder"),
             ("npz:one.npz", "one.npz: y_train must hold at least 2 classes, not 1"),

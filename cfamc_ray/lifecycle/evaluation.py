@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cfamc_ray.config.data import DataConfig
 from cfamc_ray.config.protocol import ProtocolConfig
 from cfamc_ray.config.yaml12 import dump_yaml
-from cfamc_ray.formatting import format_radius
+from cfamc_ray.formatting import format_quantity, format_radius
 from cfamc_ray.lifecycle.evaluation_plan import Run
 from cfamc_ray.lifecycle.evaluation_record import Evaluation, identity_of, published, record_path
 from cfamc_ray.store.environment import environment
