@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         type=Path,
         metavar="STUDY",
-        dest="imports",
+        dest="warm_start",
         help="take over the trials of an earlier study on the same space",
     )
     add_costs_option(parser)
