@@ -55,7 +55,7 @@ def read_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
 
 def read_scaling(path: Path, overrides: Sequence[str] = ()) -> ScalingConfig:
     """Read and validate the file of a scaling study; arguments and errors as for `read_study`."""
-    return _resolve(ScalingConfig, read_tree(path), overrides, source=str(path))
+    return resolve_scaling(read_tree(path), overrides, source=str(path))
 
 
 def read_resolved(model: type[Config], path: Path) -> Config:
@@ -91,6 +91,11 @@ def resolve_study(tree: dict[str, Any], overrides: Sequence[str] = (), *, source
         InputError: for everything that is wrong with a key or an override.
     """
     return _resolve(StudyConfig, tree, overrides, source=source)
+
+
+def resolve_scaling(tree: dict[str, Any], overrides: Sequence[str] = (), *, source: str) -> ScalingConfig:
+    """Validate the keys of a scaling study; arguments and errors as for `resolve_study`."""
+    return _resolve(ScalingConfig, tree, overrides, source=source)
 
 
 def _resolve(model: type[Config], tree: dict[str, Any], overrides: Sequence[str], *, source: str) -> Config:

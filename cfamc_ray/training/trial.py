@@ -23,6 +23,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from cfamc_ray.config.errors import first_line
 from cfamc_ray.config.method import EncoderConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.cost.work import peak_memory_bytes, reset_peak_memory, training_flops
@@ -508,7 +509,7 @@ class Trial:
             ValueError,
             AttributeError,
         ) as error:
-            raise CheckpointError(f"{path} cannot be read: {(str(error).splitlines() or [''])[0]}") from None
+            raise CheckpointError(f"{path} cannot be read: {first_line(error)}") from None
 
     def save_encoder(self, path: Path) -> None:
         """Write the encoder alone, as `cfamc_ray.method.encoder.load_encoder` reads it; by the first worker."""
