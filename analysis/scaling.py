@@ -10,7 +10,9 @@ from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import read_resolved
 from cfamc_ray.config.scaling import ScalingConfig
 from cfamc_ray.lifecycle.checks import warn_of_damage
-from cfamc_ray.scale import write_fits
+from cfamc_ray.lifecycle.plans import PlannedScaling
+from cfamc_ray.lifecycle.scaling import write_fits
+from cfamc_ray.scale import print_fits
 from cfamc_ray.store.layout import LEARNING, SCALING, SYSTEM
 
 
@@ -30,7 +32,9 @@ def _write(run: Path) -> int:
     for part in (SYSTEM, LEARNING):
         warn_of_damage(run / part)
     with writing(run):
-        return write_fits(read_resolved(ScalingConfig, run / SCALING), run)
+        result = write_fits(PlannedScaling(run, read_resolved(ScalingConfig, run / SCALING)))
+    print_fits(result)
+    return 0 if result.run.fitted else 1
 
 
 if __name__ == "__main__":

@@ -4,15 +4,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
-__all__ = ["InputError", "Study", "__version__", "evaluate", "load_encoder", "open_study", "run_study", "train"]
+__all__ = [
+    "InputError",
+    "Study",
+    "__version__",
+    "evaluate",
+    "load_encoder",
+    "open_study",
+    "run_scaling",
+    "run_study",
+    "train",
+]
 
 if TYPE_CHECKING:
-    from cfamc_ray.api import Study, evaluate, open_study, run_study, train
+    from cfamc_ray.api import Study, evaluate, open_study, run_scaling, run_study, train
     from cfamc_ray.config.errors import InputError
     from cfamc_ray.method.encoder import load_encoder
 else:
     _HOMES = {
-        **dict.fromkeys(("Study", "open_study", "run_study"), "cfamc_ray.api"),
+        **dict.fromkeys(("Study", "open_study", "run_scaling", "run_study"), "cfamc_ray.api"),
         "InputError": "cfamc_ray.config.errors",
         "load_encoder": "cfamc_ray.method.encoder",
     }

@@ -1,33 +1,22 @@
-"""How work and learning grow with what is spent: python -m cfamc_ray.scale --space search_spaces/scaling.yaml."""
+"""Measure and fit how work and learning grow: python -m cfamc_ray.scale --space search_spaces/scaling.yaml."""
 
 import argparse
-import json
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-from cfamc_ray.cli.command import add_costs_option, add_run_options, command_line, costs_of, exit_code, expected_cost
-from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.reading import dump_study, find_space
+from cfamc_ray.cli.command import add_costs_option, add_run_options, command_line, exit_code, expected_cost
+from cfamc_ray.config.reading import dump_study
 from cfamc_ray.config.scaling import ScalingConfig
 from cfamc_ray.cost.model import CostModel
-from cfamc_ray.host.files import write_text
 from cfamc_ray.host.process import INTERRUPTED
-from cfamc_ray.lifecycle.checks import check_data, check_folder, driving
-from cfamc_ray.scaling.study import conclusions, read_run
+from cfamc_ray.lifecycle.costs import cost_model
+from cfamc_ray.lifecycle.plans import PlannedScaling, plan_scaling
+from cfamc_ray.lifecycle.scaling import ScalingResult, parts_of, run_parts, write_fits
+from cfamc_ray.scaling.study import conclusions
 from cfamc_ray.scaling.system import system_conclusions
-from cfamc_ray.scaling.trial_table import learning_table
-from cfamc_ray.space.reading import read_scaling
 from cfamc_ray.space.search_space import SearchSpace
-from cfamc_ray.store.cells import CellFolder, system_table
-from cfamc_ray.store.images import Digests, found_from, note, portable
-from cfamc_ray.store.layout import FITS, LEARNING, LEARNING_TABLE, SCALING, STUDY, SYSTEM, SYSTEM_TABLE
+from cfamc_ray.store.layout import LEARNING, SYSTEM
 from cfamc_ray.store.mirror import mirrored
-from cfamc_ray.store.records import damaged_records
-from cfamc_ray.terminal import say
-
-Part = Callable[[ScalingConfig, Path, argparse.Namespace, CostModel | None], bool]
-"""Runs what is missing; False after an interruption."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,9 +29,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m cfamc_ray.scale",
         description="Measure training steps, and train a designed set of trials at several budgets; fit how time, "
-        "memory and error grow. Running it again resumes it.",
+        "memory and error grow. Re-running resumes.",
     )
-    parser.add_argument("--part", choices=("all", SYSTEM, LEARNING), default="all", help="which to run (all)")
+    parser.add_argument("--part", choices=("all", SYSTEM, LEARNING), default="all", help="which part to run (all)")
     parser.add_argument("--space", required=True, metavar="FILE", help="a YAML file, or the bare name of a given space")
     add_costs_option(parser)
     add_run_options(parser, run="run", source="space", verbose="what each cell took and each trial reached")
@@ -50,140 +39,44 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _scale(arguments: argparse.Namespace) -> int:
-    space = find_space(arguments.space)
-    config = found_from(read_scaling(space, arguments.overrides), space.parent)
-    folder = (arguments.out / config.name).resolve()
-    wanted = _wanted(config, arguments)
-    costs = costs_of(arguments, config.learning_study) if LEARNING in wanted else None
+    study = plan_scaling(arguments.space, out=arguments.out, overrides=arguments.overrides)
+    parts = parts_of(study.config, arguments.part)
+    costs = cost_model(arguments.costs, study.config.learning_study) if LEARNING in parts else None
     if arguments.dry_run:
-        _print_plan(config, costs)
+        _print_plan(study.config, costs)
         return 0
     try:
-        with mirrored(folder, arguments.mirror):
-            return _grow(config, folder, arguments, costs, wanted)
+        with mirrored(study.folder, arguments.mirror):
+            return _run(study, parts, arguments, costs)
     except KeyboardInterrupt:
         words = ["--space", arguments.space, "--out", str(arguments.out), "--part", arguments.part]
-        print(f"\nInterrupted; nothing is lost. Go on with\n  {command_line('cfamc_ray.scale', words, arguments)}")
+        print(f"\nInterrupted; nothing is lost. Resume with\n  {command_line('cfamc_ray.scale', words, arguments)}")
         return INTERRUPTED
 
 
-def _grow(
-    config: ScalingConfig, folder: Path, arguments: argparse.Namespace, costs: CostModel | None, wanted: list[str]
-) -> int:
-    """Run what is missing of the wanted parts, and fit."""
-    if LEARNING in wanted and _has_learned(config, folder / LEARNING):
-        wanted.remove(LEARNING)
-    parts: dict[str, Part] = {SYSTEM: _measure, LEARNING: _learn}
-    complete = all(parts[name](config, folder, arguments, costs) for name in wanted)
-    if complete:
-        write_text(folder / SCALING, dump_study(portable(config, folder)))  # also where it was damaged
-    code = write_fits(config, folder)
+def _run(study: PlannedScaling, parts: Sequence[str], arguments: argparse.Namespace, costs: CostModel | None) -> int:
+    complete = run_parts(study, parts, costs=costs, address=arguments.address, detail=arguments.detail)
+    result = write_fits(study)
+    print_fits(result)
     if not complete:
         raise KeyboardInterrupt
-    return code
+    return 0 if result.run.fitted else 1
 
 
-def _wanted(config: ScalingConfig, arguments: argparse.Namespace) -> list[str]:
-    """The parts to run.
-
-    Raises:
-        InputError: where the space has no such part.
-    """
-    there = {SYSTEM: bool(config.cells), LEARNING: bool(config.learning_points)}
-    keys = {SYSTEM: "system.grid", LEARNING: "learning.crop_passes"}
-    if arguments.part != "all" and not there[arguments.part]:
-        raise InputError(f"--part {arguments.part}: {arguments.space} has no such part; write {keys[arguments.part]}")
-    return [name for name in there if there[name] and arguments.part in ("all", name)]
-
-
-def _measure(config: ScalingConfig, folder: Path, arguments: argparse.Namespace, _: CostModel | None) -> bool:
-    """Measure the cells that are missing; False after an interruption."""
-    cells = CellFolder(folder / SYSTEM)
-    missing = sum(not cells.measured(cell) for cell in config.cells)
-    if not missing:
-        return True
-    from cfamc_ray.orchestration.cells import run_cells  # noqa: PLC0415 (Ray is slow to import)
-
-    say(f"{config.name}: {missing} cells to measure → {cells.path}", arguments.detail)
-    with driving(cells.path):
-        write_text(folder / SCALING, dump_study(portable(config, folder)))
-        try:
-            run_cells(config, cells, address=arguments.address, detail=arguments.detail)
-        except KeyboardInterrupt:
-            return False
-    return True
-
-
-def _has_learned(config: ScalingConfig, folder: Path) -> bool:
-    """Whether all trials of the learning part have ended; where not, they can begin, or go on.
-
-    Raises:
-        InputError: where the folder holds another study, or images are missing or not what they should be.
-    """
-    study = config.learning_study
-    begun = (folder / STUDY).exists() or bool(damaged_records(folder))
-    if check_folder(study, folder, resume=begun):
-        return True
-    _check_images(config, folder)
-    return False
-
-
-def _check_images(config: ScalingConfig, folder: Path) -> Digests:
-    study = config.learning_study
-    return check_data(config, map(study.trial_at, SearchSpace(study).first_points), folder)
-
-
-def _learn(config: ScalingConfig, folder: Path, arguments: argparse.Namespace, costs: CostModel | None) -> bool:
-    """Train what is missing; False after an interruption."""
-    from cfamc_ray.orchestration.run import run_study  # noqa: PLC0415
-
-    study, inner = config.learning_study, folder / LEARNING
-    digests = _check_images(config, inner)
-    say(f"{config.name}: {study.budget.trials} trials → {inner}", arguments.detail)
-    with driving(inner):
-        write_text(folder / SCALING, dump_study(portable(config, folder)))
-        note(inner, digests, config=config)
-        try:
-            over = run_study(study, inner, address=arguments.address, detail=arguments.detail, costs=costs)
-        except KeyboardInterrupt:
-            return False
-    return over is not None
-
-
-def write_fits(config: ScalingConfig, folder: Path) -> int:
-    """Write tables, fits.json and figures, and print what they say; 1 where nothing could be fitted.
-
-    Args:
-        config: of the run.
-        folder: of the run, finished or not.
-    """
-    from cfamc_ray.figures.scaling import scaling_charts  # noqa: PLC0415 (matplotlib is slow to import)
-    from cfamc_ray.figures.static import save_chart  # noqa: PLC0415
-    from cfamc_ray.report.page import write_report  # noqa: PLC0415
-
-    run = read_run(config, folder)
-    charts = scaling_charts(run)
-    tables = {FITS: json.dumps(run.tree, indent=1) + "\n"}
-    if run.measured:
-        tables[SYSTEM_TABLE] = system_table(config, run.cells).csv()
-    if run.records:
-        tables[LEARNING_TABLE] = learning_table(config, run.records).csv()
-    for name, text in tables.items():
-        write_text(folder / name, text)
-    for chart in charts:
-        save_chart(chart, folder)
+def print_fits(result: ScalingResult) -> None:
+    """Print the conclusions and the paths of tables, figures and report."""
+    run, config = result.run, result.run.config
     if config.cells:
         print(f"\n{len(run.measured)} of {len(config.cells)} cells of {config.name} have been measured")
         print("\n".join(system_conclusions(run.system)))
     if config.learning_points:
         print(f"\n{len(run.trials.points)} of {len(config.learning_points)} trials of {config.name} have finished")
         print("\n".join(conclusions(run.learning)))
-    print(f"\nTables   {', '.join(str(folder / name) for name in tables)}")
-    if charts:
-        print(f"Figures  {', '.join(str(folder / f'{chart.name}.png') for chart in charts)}")
-    if run.learned:
-        print(f"Report   {write_report(folder / LEARNING, scaling=run)}")
-    return 0 if run.fitted else 1
+    print(f"\nTables   {', '.join(map(str, result.tables))}")
+    if result.figures:
+        print(f"Figures  {', '.join(map(str, result.figures))}")
+    if result.report:
+        print(f"Report   {result.report}")
 
 
 def _print_plan(config: ScalingConfig, costs: CostModel | None) -> None:

@@ -14,13 +14,16 @@ from types import ModuleType
 
 from rich.table import Table
 
-from cfamc_ray.api import Study, planned_run, recipe_source, train, train_planned, trial_source
+from cfamc_ray.api import train
 from cfamc_ray.cli.command import add_run_options, command_line, exit_code, program, whole_table
 from cfamc_ray.config.reading import dump_study
 from cfamc_ray.config.recipes import VARIANTS, PublishedRow, Variant, read_recipe, recipe_names
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.formatting import format_quantity, format_seconds
 from cfamc_ray.host.process import INTERRUPTED
+from cfamc_ray.lifecycle.plans import PlannedStudy, plan_run
+from cfamc_ray.lifecycle.sources import recipe_source, trial_source
+from cfamc_ray.lifecycle.training import train_run
 from cfamc_ray.store.layout import STUDY
 from cfamc_ray.store.mirror import mirrored
 from cfamc_ray.store.records import TrialFolder, TrialRecord
@@ -42,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--trial", type=Path, metavar="FOLDER", help="a trial of a study, such as runs/STUDY/trial_00007")
     parser.add_argument("--variant", choices=VARIANTS, default=VARIANTS[0], help="corrected, or published as released")
     parser.add_argument("--name", help="of the run and its folder (the recipe's)")
-    parser.add_argument("--resume", action="store_true", help="go on with an unfinished run")
+    parser.add_argument("--resume", action="store_true", help="resume an unfinished run")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="data-parallel workers; above 1 needs Ray")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where it trains")
     add_run_options(
@@ -59,7 +62,7 @@ def _list_recipes(variant: Variant) -> int:
     columns = ("CIFAR-10", "CIFAR-100", "minutes", "crop passes", "PFLOP")
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("what", no_wrap=True)
+    table.add_column("description", no_wrap=True)
     for name in recipe_names():
         recipe = read_recipe(name)
         trial, published = recipe.trial(variant), recipe.published
@@ -83,7 +86,7 @@ def _train(arguments: argparse.Namespace) -> int:
         if arguments.trial
         else recipe_source(arguments.recipe, arguments.variant)
     )
-    study = planned_run(
+    run = plan_run(
         source,
         name=arguments.name,
         out=arguments.out,
@@ -93,24 +96,24 @@ def _train(arguments: argparse.Namespace) -> int:
         address=arguments.address,
     )
     if arguments.dry_run:
-        _print_plan(study.config)
+        _print_plan(run.config)
         return 0
     try:
-        with mirrored(study.folder, arguments.mirror):
-            record = train_planned(
-                study,
+        with mirrored(run.folder, arguments.mirror):
+            record = train_run(
+                run,
                 resume=arguments.resume,
-                like=source.studies(arguments.overrides),
+                same_images=source.studies_with_the_same_images(arguments.overrides),
                 address=arguments.address,
                 detail=arguments.detail,
             )
-            return _print_result(study, record)
+            return _print_result(run, record)
     except KeyboardInterrupt:
-        print(f"\nInterrupted; every finished epoch is kept. Go on with\n  {_resume_command(arguments, study.folder)}")
+        print(f"\nInterrupted; every finished epoch is kept. Resume with\n  {_resume_command(arguments, run.folder)}")
         return INTERRUPTED
 
 
-def _print_result(run: Study, record: TrialRecord) -> int:
+def _print_result(run: PlannedStudy, record: TrialRecord) -> int:
     study, folder = run.config, run.folder
     if record.status != "finished":
         print(f"{study.name} {record.status}: {record.reason}", file=sys.stderr)

@@ -8,12 +8,10 @@ from pathlib import Path
 
 from rich.table import Table
 
-from cfamc_ray.api import Found, Narrator, Study, planned, search
 from cfamc_ray.cli.command import (
     add_costs_option,
     add_run_options,
     command_line,
-    costs_of,
     exit_code,
     expected_cost,
     program,
@@ -25,6 +23,10 @@ from cfamc_ray.cost.model import CostModel
 from cfamc_ray.formatting import format_quantity, format_seconds, format_setting, format_value, short_names
 from cfamc_ray.front.confirmation import Confirmation
 from cfamc_ray.host.process import INTERRUPTED
+from cfamc_ray.lifecycle.costs import cost_model
+from cfamc_ray.lifecycle.plans import PlannedStudy, plan_study
+from cfamc_ray.lifecycle.reporting import Reporter, SearchResult
+from cfamc_ray.lifecycle.search import run_search
 from cfamc_ray.metrics import find_metric
 from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.layout import ATTAINMENT, CONFIRM_TABLE, FRONT, STUDY, TRIALS
@@ -46,14 +48,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--space", required=True, metavar="FILE", help="a YAML file, or the bare name of a given space")
     parser.add_argument("--trials", type=int, metavar="N", help="how many trials; short for --set budget.trials=N")
-    parser.add_argument("--resume", action="store_true", help="go on with an unfinished study")
+    parser.add_argument("--resume", action="store_true", help="resume an unfinished study")
     parser.add_argument(
         "--warm-start",
         action="append",
         default=[],
         type=Path,
         metavar="STUDY",
-        help="take over the trials of an earlier study on the same space",
+        help="reuse the trials of an earlier study on the same space",
     )
     add_costs_option(parser)
     add_run_options(
@@ -64,66 +66,66 @@ def _parser() -> argparse.ArgumentParser:
 
 def _tune(arguments: argparse.Namespace) -> int:
     trials = [] if arguments.trials is None else [f"budget.trials={arguments.trials}"]
-    study = planned(arguments.space, out=arguments.out, overrides=[*arguments.overrides, *trials])
-    costs = costs_of(arguments, study.config)
+    study = plan_study(arguments.space, out=arguments.out, overrides=[*arguments.overrides, *trials])
+    costs = cost_model(arguments.costs, study.config)
     if arguments.dry_run:
         _print_plan(study.config, costs)
         return 0
     try:
         with mirrored(study.folder, arguments.mirror):
-            found = search(
+            result = run_search(
                 study,
                 resume=arguments.resume,
                 warm_start=arguments.warm_start,
                 costs=costs,
                 address=arguments.address,
-                narrator=Printer(arguments.detail),
+                reporter=Printer(arguments.detail),
             )
     except KeyboardInterrupt:
-        print(f"\nInterrupted; nothing is lost. Go on with\n  {_resume_command(arguments, study.folder)}")
+        print(f"\nInterrupted; nothing is lost. Resume with\n  {_resume_command(arguments, study.folder)}")
         return INTERRUPTED
-    return int(found.failed)
+    return int(result.failed)
 
 
-class Printer(Narrator):
-    """Prints the front, what confirming it showed, and where everything lies."""
+class Printer(Reporter):
+    """Prints the front, its confirmation, and the paths of reports and tables."""
 
-    def found(self, study: Study, found: Found) -> None:
+    def search_ended(self, study: PlannedStudy, result: SearchResult) -> None:
         """Print the front and why the study is over."""
-        _print_front(study.config, found.front.members, found.records)
-        print(f"\nReport     {found.report}")
+        _print_front(study.config, result.front.members, result.records)
+        print(f"\nReport     {result.report}")
         print(f"Tables     {study.folder / FRONT}, {study.folder / TRIALS}")
         print(f"Live view  {shlex.join([program('tensorboard'), '--logdir', str(study.folder)])}")
-        if found.over:
-            print(f"\nThe study is over: {found.over.text}")
+        if result.end_reason:
+            print(f"\nThe study is over: {result.end_reason.text}")
 
-    def confirmed(self, study: Study, confirmed: Sequence[Confirmation], report: Path) -> None:
-        """Print what fresh seeds and the strongest attack leave of the front."""
-        if confirmed:
-            _print_confirmed(study.config, confirmed)
+    def front_confirmed(self, study: PlannedStudy, confirmations: Sequence[Confirmation], report: Path) -> None:
+        """Print the front with fresh seeds and under the strongest attack."""
+        if confirmations:
+            _print_confirmations(study.config, confirmations)
         print(f"\nReport     {report}")
         print(f"Tables     {study.folder / CONFIRM_TABLE}, {study.folder / ATTAINMENT}")
 
 
-def _print_confirmed(config: StudyConfig, confirmed: Sequence[Confirmation]) -> None:
-    """What the search had seen, the same measured again with fresh seeds, and what the strongest attack leaves."""
+def _print_confirmations(config: StudyConfig, confirmations: Sequence[Confirmation]) -> None:
+    """Of each candidate: the search's value, the same with fresh seeds, and the value under the strongest attack."""
     table = Table(box=None, pad_edge=False)
     for name in ("trial", "seeds", "on the front"):
         table.add_column(name, justify="right")
     for name in config.objectives:
-        again = ["again"] if name in confirmed[0].again else []
+        again = ["again"] if name in confirmations[0].again else []
         for column in ("searched", *again, "confirmed", "optimism"):
             table.add_column(f"{find_metric(name).label}\n{column}", justify="right", no_wrap=True)
-    for found in confirmed:
-        cells = [str(found.record.number), str(found.seeds), format_quantity("fraction", found.front_probability)]
+    for each in confirmations:
+        cells = [str(each.record.number), str(each.seeds), format_quantity("fraction", each.front_probability)]
         for name in config.objectives:
-            _, mean, (low, high) = found.tested[name]
-            again = [format_value(name, found.again[name].mean)] if name in found.again else []
+            _, mean, (low, high) = each.tested[name]
+            again = [format_value(name, each.again[name].mean)] if name in each.again else []
             cells += [
-                format_value(name, found.searched[name]),
+                format_value(name, each.searched[name]),
                 *again,
                 f"{format_value(name, mean)} ({format_value(name, low)} – {format_value(name, high)})",
-                format_value(name, found.optimism[name]),
+                format_value(name, each.optimism[name]),
             ]
         table.add_row(*cells)
     print("\n" + whole_table(table))

@@ -208,7 +208,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(orchestration, "running_ray", running_ray)
     monkeypatch.setattr(orchestration, "_tuner", tuner)
-    monkeypatch.setattr(orchestration, "_Watcher", lambda *_: None)
+    monkeypatch.setattr(orchestration, "StudyCallback", lambda *_: None)
     return numbers
 
 
@@ -648,7 +648,7 @@ def test_a_real_study_is_finished_again_after_damage_and_nothing_else_is_trained
 
     code, refused = Command(space).wait(seconds=500)
     assert code == 2
-    assert f"(damaged or missing: {study / damaged[0]}, {study / damaged[1]}); type the command again" in refused
+    assert f"(damaged or missing: {study / damaged[0]}, {study / damaged[1]}); re-run with --resume" in refused
     code, output = Command(space, "--resume").wait(seconds=500)
     assert code == 0, output
     after = files(study)

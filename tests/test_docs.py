@@ -16,9 +16,9 @@ import ray
 import torch
 
 import cfamc_ray
-from cfamc_ray.api import planned
 from cfamc_ray.config.yaml12 import parse_yaml, read_yaml
 from cfamc_ray.data.splits import load_splits, load_test
+from cfamc_ray.lifecycle.plans import plan_study
 from cfamc_ray.space.reading import read_study
 from cfamc_ray.tune import main as tune
 
@@ -59,7 +59,7 @@ def test_the_page_s_program_runs_as_it_stands(tmp_path: Path, monkeypatch: pytes
     wanted: list[dict[str, Any]] = []
 
     def run_study(space: str, *, overrides: list[str]) -> cfamc_ray.Study:
-        wanted.append(planned(space, overrides=overrides).config.model_dump())
+        wanted.append(plan_study(space, overrides=overrides).config.model_dump())
         return cfamc_ray.open_study(recorded)
 
     def smaller(call: Callable[..., Any], *keys: str) -> Callable[..., Any]:

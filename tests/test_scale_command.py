@@ -117,7 +117,7 @@ def test_it_writes_table_fits_and_figures_and_says_what_they_show(
     assert "weak efficiency 80.0%; the all-reduce of the gradients takes 10.0% of the time" in said.out
     assert "12 of 12 trials of grown have finished" in said.out
     assert "twice the crops and half the epochs change clean accuracy by +" in said.out
-    assert said.out.count("groups): ") == said.out.count("noise drawn anew agree: ") == 2
+    assert said.out.count("groups): ") == said.out.count("noise agree: ") == 2
     assert said.out.count("significant.") == 4
     folder = tmp_path / "runs" / "grown"
     assert {path.name for path in folder.iterdir()} == {
@@ -204,7 +204,7 @@ def test_signals_end_either_part_with_a_code_of_their_own(
     monkeypatch.setitem(sys.modules, f"cfamc_ray.orchestration.{module}", interrupted)
     said = said_by(main, "--space", str(space), "--out", str(tmp_path / "runs"))
     assert (said.code, said.err) == (code, "")
-    assert "Interrupted; nothing is lost. Go on with\n" in said.out
+    assert "Interrupted; nothing is lost. Resume with\n" in said.out
 
 
 def test_its_models_tell_what_a_study_will_take(space: Path, tmp_path: Path, trained: list[int]) -> None:

@@ -228,7 +228,7 @@ class TestDryRun:
     def test_the_cores_that_there_are_are_shared_by_the_workers(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: int, workers: int, each: int
     ) -> None:
-        monkeypatch.setattr("cfamc_ray.api.cores", lambda: there)
+        monkeypatch.setattr("cfamc_ray.lifecycle.plans.cores", lambda: there)
         said = said_by(main, "--recipe", "cf-amc-ssl", "--workers", str(workers), "--dry-run")
         (tmp_path / "printed.yaml").write_text(said.out, encoding="utf-8")
         assert read_study(tmp_path / "printed.yaml").resources.cpus_per_worker == each
@@ -416,10 +416,10 @@ class TestInterrupted:
         def interrupted(*_: object) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("cfamc_ray.api.check_data", interrupted)
+        monkeypatch.setattr("cfamc_ray.lifecycle.training.check_data", interrupted)
         said = train()
         assert (said.code, said.err) == (130, "")
-        assert "Go on with\n" in said.out
+        assert "Resume with\n" in said.out
         assert "--resume" not in said.out
         assert not any(tmp_path.iterdir())
 
@@ -449,7 +449,7 @@ class TestInterrupted:
             said = train()
         folder = tmp_path / "runs" / "cf-amc-ssl"
         assert (said.code, said.err) == (code, "")
-        assert "Interrupted; every finished epoch is kept. Go on with\n" in said.out
+        assert "Interrupted; every finished epoch is kept. Resume with\n" in said.out
         (record,) = read_trials(folder)
         assert (record.status, len(record.rows)) == ("running", epochs)
         assert not TrialFolder(folder, 0).encoder.exists()
@@ -459,7 +459,7 @@ class TestInterrupted:
         assert (refused.code, refused.out) == (2, "")
         assert refused.err == (
             f"{folder}: holds this study with 0 of 1 trials ended; "
-            "type the command again with --resume to go on, or name another folder with --out\n"
+            "re-run with --resume to resume it, or name another folder with --out\n"
         )
         assert files(folder) == before
 

@@ -270,7 +270,7 @@ class TestBegunStudy:
         assert (said.code, said.out) == (2, "")
         assert said.err == (
             f"{finished}: holds this study with 4 of 5 trials ended; "
-            "type the command again with --resume to go on, or name another folder with --out\n"
+            "re-run with --resume to resume it, or name another folder with --out\n"
         )
         assert begun == []
         assert files(finished) == before
@@ -460,11 +460,11 @@ class TestRun:
 
         if resume:
             tune("--trials", "3")
-        monkeypatch.setattr("cfamc_ray.api.check_data", interrupted)
+        monkeypatch.setattr("cfamc_ray.lifecycle.search.check_data", interrupted)
         said = tune("--trials", "4", *resume)
         assert (said.code, said.err) == (130, "")
         *_, line, command = said.out.splitlines()
-        assert line == "Interrupted; nothing is lost. Go on with"
+        assert line == "Interrupted; nothing is lost. Resume with"
         assert shlex.split(command)[5:] == ["--out", str(tmp_path / "runs"), *resume, "--trials", "4"]
 
 

@@ -1,4 +1,4 @@
-"""What the commands have in common: their options, bad input, and what to type next."""
+"""What the commands share: options, exit codes, and the command line that resumes."""
 
 import argparse
 import errno
@@ -12,14 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.cost.model import CostModel
 from cfamc_ray.formatting import format_count, format_seconds
 from cfamc_ray.host.files import is_disk_full
 from cfamc_ray.host.process import INTERRUPTED, command_process, exit_code_of_interruption
-from cfamc_ray.lifecycle.checks import runs_folder, training_work
-from cfamc_ray.scaling.system import read_costs
+from cfamc_ray.lifecycle.plans import runs_folder
 from cfamc_ray.terminal import add_detail_options, detail_words
 
 OF_PLACES = {
@@ -56,7 +54,7 @@ def _of_place(error: Exception) -> str:
     """What is wrong with a place that a person named, or with its disk; empty for an error of another kind."""
     place = getattr(error, "filename", None)
     if is_disk_full(error):
-        return f"{place or error}: there is no room on its disk; make some, then type the command again"
+        return f"{place or error}: there is no room on its disk; make some, then re-run the command"
     if place and isinstance(error, OSError) and error.errno in OF_PLACES:
         return f"{place}: {error.strerror}; {OF_PLACES[error.errno]}"
     return ""
@@ -84,9 +82,15 @@ def add_run_options(parser: argparse.ArgumentParser, *, run: str, source: str, v
         source: what it is made from, whose keys can be overridden.
         verbose: what ``--verbose`` adds.
     """
-    parser.add_argument("--out", type=_folder, default=Path("runs"), metavar="DIR", help="where runs lie (runs)")
-    parser.add_argument("--mirror", metavar="URI", help="keep a copy in an object store (s3://…), begin from it")
-    parser.add_argument("--address", metavar="auto|HOST:PORT", help="of a running Ray cluster")
+    parser.add_argument(
+        "--out", type=_folder, default=Path("runs"), metavar="DIR", help="folder that runs lie in (runs)"
+    )
+    parser.add_argument(
+        "--mirror",
+        metavar="URI",
+        help="keep a copy in an object store (s3://…), and start from it where the folder is empty",
+    )
+    parser.add_argument("--address", metavar="auto|HOST:PORT", help="a running Ray cluster to use")
     parser.add_argument(
         "--set",
         action="append",
@@ -113,21 +117,8 @@ def add_costs_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def costs_of(arguments: argparse.Namespace, study: StudyConfig) -> CostModel | None:
-    """The model that ``--costs`` names; None without it.
-
-    Args:
-        arguments: as they were given.
-        study: whose trials it is to describe.
-
-    Raises:
-        InputError: where it holds none for such trials.
-    """
-    return None if arguments.costs is None else read_costs(arguments.costs, study, training_work)
-
-
 def command_line(module: str, words: Sequence[str], arguments: argparse.Namespace) -> str:
-    """The command that goes on, as it can be typed here.
+    """The command line that resumes, as it can be typed here.
 
     Args:
         module: that runs it.
@@ -147,13 +138,13 @@ def command_line(module: str, words: Sequence[str], arguments: argparse.Namespac
 
 
 def expected_cost(costs: CostModel, sample: Sequence[TrialConfig], *, trials: int, at_once: int) -> str:
-    """What a dry run says of time and memory, from what was measured elsewhere.
+    """The expected time and memory of a dry run, from models that a scaling study has fitted.
 
     Args:
-        costs: models that know both.
+        costs: the models.
         sample: trials that stand for all.
         trials: how many there will be.
-        at_once: of them.
+        at_once: how many of them run at once.
     """
     seconds = [costs.seconds(trial) or 0.0 for trial in sample]
     memory = max(costs.memory_bytes(trial) or 0.0 for trial in sample)

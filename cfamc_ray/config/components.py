@@ -24,7 +24,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema
 
-from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.errors import InputError, first_line
 from cfamc_ray.config.types import Strict
 
 
@@ -159,8 +159,8 @@ def import_plugins(modules: Iterable[str]) -> None:
             importlib.import_module(module)
         except Exception as error:  # whatever the module raises
             raise InputError(
-                f"plugins: {module} cannot be imported ({type(error).__name__}: {error}); name a module that is "
-                "installed or lies in the working directory"
+                f"plugins: {module} cannot be imported ({type(error).__name__}: {first_line(error)}); name a module "
+                "that is installed or lies in the working directory"
             ) from error
 
 

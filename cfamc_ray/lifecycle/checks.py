@@ -1,4 +1,4 @@
-"""What has to hold before a study begins or goes on: its folder, its images, its one driver."""
+"""What has to hold before a study begins or is resumed: its folder, its images, a single driver."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,8 +10,6 @@ from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import Config
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
-from cfamc_ray.cost.model import Work
-from cfamc_ray.host.files import is_text
 from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.cells import damaged_cells
 from cfamc_ray.store.images import Digests, check_same, data_of
@@ -24,21 +22,6 @@ from cfamc_ray.store.stop_reason import StopReason
 logger = logging.getLogger(__name__)
 
 
-def runs_folder(name: Path | str) -> Path:
-    """The folder that studies lie in, as a person named it.
-
-    Raises:
-        InputError: where it can be none.
-    """
-    if "://" in str(name):
-        raise InputError(
-            f"{name}: a study needs a folder that all its machines mount; --mirror keeps a copy in a bucket"
-        )
-    if not is_text(str(name)):
-        raise InputError(f"{str(name)!r}: its name is no text in UTF-8; name another folder")
-    return Path(name)
-
-
 def check_folder(
     config: StudyConfig,
     folder: Path,
@@ -46,12 +29,12 @@ def check_folder(
     resume: bool,
     over: Callable[[Sequence[TrialRecord]], StopReason | None] | None = None,
 ) -> bool:
-    """Whether a study is finished; one that is not may begin, or go on, in its folder.
+    """Whether a study is finished; one that is not may begin, or be resumed, in its folder.
 
     Args:
         config: of the study.
         folder: of the study.
-        resume: whether an unfinished one is to go on.
+        resume: whether an unfinished one is resumed.
         over: why no further trial is to start; unless given, once `budget.trials` have begun.
 
     Raises:
@@ -72,10 +55,10 @@ def check_folder(
     spent = over(records) is not None if over else len(records) >= config.budget.trials
     finished = not damaged and ended == len(records) and spent
     if (records or damaged) and not finished and not resume:
-        remark = f" (damaged or missing: {', '.join(str(found.path) for found in damaged)})" if damaged else ""
+        remark = f" (damaged or missing: {', '.join(str(file.path) for file in damaged)})" if damaged else ""
         raise InputError(
             f"{folder}: holds this study with {ended} of {config.budget.trials} trials ended{remark}; "
-            "type the command again with --resume to go on, or name another folder with --out"
+            "re-run with --resume to resume it, or name another folder with --out"
         )
     return finished
 
@@ -98,23 +81,16 @@ def check_data(config: Config, trials: Iterable[TrialConfig], *folders: Path) ->
     from cfamc_ray.data.content import content_digest  # noqa: PLC0415 (torch is slow to import, and not needed above)
     from cfamc_ray.data.splits import load_splits  # noqa: PLC0415
 
-    found = list(trials)
-    for data, judged_on in dict.fromkeys((trial.data, trial.judged_on) for trial in found):
+    looked_at = list(trials)
+    for data, judged_on in dict.fromkeys((trial.data, trial.judged_on) for trial in looked_at):
         load_splits(data, judged_on=judged_on)
-    for remark in dict.fromkeys(scale_remark(trial.crops.size, trial.judged_on) for trial in found):
+    for remark in dict.fromkeys(scale_remark(trial.crops.size, trial.judged_on) for trial in looked_at):
         if remark:
             logger.warning("warning: %s", remark)
     digests = {key: content_digest(data) for key, data in data_of(config).items()}
     for folder in folders:
         check_same(folder, digests, config=config)
     return digests
-
-
-def training_work(trial: TrialConfig) -> Work:
-    """What a trial's training and evaluation come to; PyTorch, which counts it, is slow to import."""
-    from cfamc_ray.cost import work as cost  # noqa: PLC0415
-
-    return cost.training_work(trial)
 
 
 @contextmanager
@@ -134,32 +110,32 @@ def driving(folder: Path) -> Iterator[None]:
 
 
 def warn_of_damage(study: Path) -> None:
-    """Say which files of its trials or cells a reader does without; the next driver sets them aside.
+    """Warn of the files of trials or cells that a reader leaves out; the next driver sets them aside.
 
     Args:
         study: its folder, or that of a scaling study's cells.
     """
-    for found in [*damaged_records(study), *damaged_cells(study)]:
-        if found.path.name == STUDY:  # without it nothing is read
+    for file in [*damaged_records(study), *damaged_cells(study)]:
+        if file.path.name == STUDY:  # without it nothing is read
             continue
-        logger.warning("warning: %s: damaged or missing (%s), and left out", found.path, found.why)
+        logger.warning("warning: %s: damaged or missing (%s), and left out", file.path, file.why)
 
 
 def _different(config: StudyConfig, folder: Path, records: Sequence[TrialRecord]) -> list[str]:
     """Keys in which a folder's study is another one; where its study.yaml is lost, its trials tell the space."""
     try:
-        known = read_config(folder).identity()
+        begun_with = read_config(folder).identity()
     except InputError:
         return [] if all(map(SearchSpace(config).contains, (record.point for record in records))) else ["space"]
-    return sorted(_differences(known, config.identity()))
+    return sorted(_differences(begun_with, config.identity()))
 
 
 def _differences(one: Any, other: Any, key: str = "") -> list[str]:
     if isinstance(one, dict) and isinstance(other, dict) and key != "space":
         names = dict.fromkeys([*one, *other])
         return [
-            found
+            different
             for name in names
-            for found in _differences(one.get(name), other.get(name), f"{key}.{name}" if key else name)
+            for different in _differences(one.get(name), other.get(name), f"{key}.{name}" if key else name)
         ]
     return [] if one == other else [key]

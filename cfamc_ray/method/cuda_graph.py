@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from cfamc_ray.config.errors import first_line
 from cfamc_ray.method.learner import Update
 from cfamc_ray.method.optimizer import Lars
 from cfamc_ray.method.phases import timing
@@ -80,7 +81,7 @@ class GraphedUpdate:
                 replay()
                 problem = self._difference(before, eager, loss)
             except RuntimeError as error:
-                problem = str(error).splitlines()[0]
+                problem = first_line(error)
         if problem:
             warnings.warn(f"pretraining.cuda_graph: {problem}; updates are launched one by one", stacklevel=2)
         else:

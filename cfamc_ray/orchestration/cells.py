@@ -12,11 +12,12 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cfamc_ray.config.resources import ResourceConfig
 from cfamc_ray.config.scaling import Cell, ScalingConfig, SystemConfig
-from cfamc_ray.orchestration.run import running_ray
+from cfamc_ray.orchestration.packing import Packed, pack
+from cfamc_ray.orchestration.session import running_ray
 from cfamc_ray.store.cells import CellFolder, cell_line
 from cfamc_ray.store.environment import environment
 from cfamc_ray.terminal import Detail, ProgressView
-from cfamc_ray.training.allocator import use_device
+from cfamc_ray.training.allocator import use_device, worker_device
 from cfamc_ray.training.place import Place
 from cfamc_ray.training.throughput import measure_cell
 
@@ -31,11 +32,23 @@ class CellWorker:
             return f"tcp://{ray.util.get_node_ip_address()}:{free.getsockname()[1]}"
 
     def measure(
-        self, cell: Cell, system: SystemConfig, resources: ResourceConfig, rank: int, meeting: str
+        self, packed: Packed[Cell], system: SystemConfig, resources: ResourceConfig, rank: int, meeting: str
     ) -> dict[str, Any]:
-        """What `measure_cell` finds; its arguments, and those of the process group."""
+        """Measure a cell as one of its workers.
+
+        Args:
+            packed: the cell.
+            system: how it is measured.
+            resources: of each worker.
+            rank: of this worker.
+            meeting: address of the process group.
+
+        Returns:
+            the measurements of `measure_cell`.
+        """
+        cell = packed.unpack()
         torch.set_num_threads(resources.cpus_per_worker)
-        device = torch.device("cuda" if resources.gpus_per_worker else "cpu")
+        device = worker_device(resources)
         use_device(device, resources.gpus_per_worker)
         if cell.workers > 1:
             backend = "nccl" if resources.gpus_per_worker else "gloo"
@@ -50,7 +63,7 @@ def run_cells(config: ScalingConfig, folder: CellFolder, *, address: str | None,
         config: of the scaling study.
         folder: of its system part.
         address: of a running Ray cluster; None for one of this machine's own.
-        detail: how much is said meanwhile.
+        detail: how much progress is printed.
 
     Raises:
         InputError: where the cluster cannot be reached or is too small for the cell with most workers.
@@ -68,14 +81,14 @@ def run_cells(config: ScalingConfig, folder: CellFolder, *, address: str | None,
     ):
         view.advance(len(config.cells) - len(missing))
         for cell in missing:
-            found = _measured(cell, config)
-            folder.write(cell, found | {"environment": environment()})
-            if detail == "verbose" or found["status"] == "failed":
-                view.say(cell_line(cell, found))
+            measured = _measure(cell, config)
+            folder.write(cell, measured | {"environment": environment()})
+            if detail == "verbose" or measured["status"] == "failed":
+                view.say(cell_line(cell, measured))
             view.advance()
 
 
-def _measured(cell: Cell, config: ScalingConfig) -> dict[str, Any]:
+def _measure(cell: Cell, config: ScalingConfig) -> dict[str, Any]:
     resources = config.resources
     bundle = {"CPU": float(resources.cpus_per_worker), "GPU": float(resources.gpus_per_worker)}
     places = placement_group([{name: n for name, n in bundle.items() if n}] * cell.workers, strategy="PACK")
@@ -85,9 +98,9 @@ def _measured(cell: Cell, config: ScalingConfig) -> dict[str, Any]:
     )
     try:
         workers = [worker.remote() for _ in range(cell.workers)]
-        meeting = ray.get(workers[0].meeting.remote())
+        meeting, packed = ray.get(workers[0].meeting.remote()), pack(cell, config.plugins)
         answers = [
-            each.measure.remote(cell, config.system, resources, rank, meeting) for rank, each in enumerate(workers)
+            each.measure.remote(packed, config.system, resources, rank, meeting) for rank, each in enumerate(workers)
         ]
         return {"status": "finished", "reason": "", **ray.get(answers)[0]}
     except RayError as error:

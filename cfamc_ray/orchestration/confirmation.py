@@ -1,4 +1,4 @@
-"""The front trained anew with fresh seeds, as a study of its own, and tested in earnest; both go on after a kill."""
+"""The confirmation of a front: trained anew with fresh seeds, as a study of its own, and tested; both can resume."""
 
 import logging
 from collections.abc import Sequence
@@ -15,12 +15,14 @@ from cfamc_ray.evaluation.protocols import measure_on
 from cfamc_ray.front.finalists import confirming_study
 from cfamc_ray.method.encoder import load_encoder
 from cfamc_ray.orchestration.images import SharedSources, share_sources, take_sources
-from cfamc_ray.orchestration.run import run_study, running_ray
+from cfamc_ray.orchestration.packing import Packed, pack
+from cfamc_ray.orchestration.run import run_study
+from cfamc_ray.orchestration.session import running_ray
 from cfamc_ray.store.layout import CONFIRM
 from cfamc_ray.store.records import TrialFolder, TrialRecord, read_trials
 from cfamc_ray.store.repair import renew_untested
 from cfamc_ray.terminal import Detail, ProgressView
-from cfamc_ray.training.allocator import keep_freed_memory, use_device
+from cfamc_ray.training.allocator import keep_freed_memory, use_device, worker_device
 from cfamc_ray.training.recording import out_of_memory
 
 logger = logging.getLogger(__name__)
@@ -35,7 +37,7 @@ def run_confirmation(
         config: of the study whose front is confirmed; `confirm` must be set.
         folder: of that study.
         address: of a running Ray cluster, as for `run_study`.
-        detail: how much is said meanwhile.
+        detail: how much progress is printed.
 
     Returns:
         whether all is done; False after Ctrl-C.
@@ -71,8 +73,8 @@ def _test(
         running_ray(fresh.resources, folder, address) as person,
         ProgressView("tested", len(records), person, detail=detail) as view,
     ):
-        sources = share_sources(fresh)
-        waiting = {test.remote(fresh, folder, record.number, sources): record for record in records}
+        sources, packed = share_sources(fresh), pack(fresh, fresh.plugins)
+        waiting = {test.remote(packed, folder, record.number, sources): record for record in records}
         while waiting:
             (done,), _ = ray.wait(list(waiting))
             record = waiting.pop(done)
@@ -80,12 +82,13 @@ def _test(
             view.advance()
 
 
-def test_encoder(fresh: StudyConfig, folder: Path, number: int, sources: SharedSources) -> str:
-    """Measure one encoder and note the values and of which images; a remark where they are not to be trusted."""
+def test_encoder(study: Packed[StudyConfig], folder: Path, number: int, sources: SharedSources) -> str:
+    """Measure one encoder and write its accuracies; returns a remark where they are not to be trusted."""
+    fresh = study.unpack()
     assert fresh.confirm is not None
     take_sources(sources)
     torch.set_num_threads(fresh.resources.cpus_per_worker)
-    device = torch.device("cuda" if fresh.resources.gpus_per_worker else "cpu")
+    device = worker_device(fresh.resources)
     use_device(device, fresh.resources.gpus_per_worker)
     keep_freed_memory()
     trial_folder = TrialFolder(folder, number)
@@ -95,14 +98,14 @@ def test_encoder(fresh: StudyConfig, folder: Path, number: int, sources: SharedS
     protocol = fresh.confirm.protocol(trial.evaluation)
     values: dict[str, Any] = {"test_sample": describe_test(trial.judged_on, images=protocol.images)}
     try:
-        for found in measure_on(
+        for measurement in measure_on(
             trial.judged_on,
             load_encoder(trial_folder.encoder),
             protocol=protocol,
             crops=trial.crops,
             device=device,
         ):
-            values[found.attack] = found.accuracy
+            values[measurement.attack] = measurement.accuracy
     except Exception as error:
         doubted = isinstance(error, AttackInvalid | FloatingPointError)
         values["problem"] = str(error) if doubted else out_of_memory(error)

@@ -1,8 +1,7 @@
-"""A cluster that lacks what a study needs: whether it will grow, and how long it is waited for."""
+"""Waiting for a cluster that starts machines on demand, where it lacks the resources of a study."""
 
 import time
-from collections.abc import Mapping
-from typing import TextIO
+from collections.abc import Callable, Mapping
 
 import ray
 from ray.autoscaler.sdk import request_resources
@@ -15,16 +14,16 @@ LOOK_SECONDS = 1.0
 UNAWARE = 3
 """Versions of the cluster's state after the request that an autoscaler may have looked at before it."""
 SILENT_SECONDS = 30.0
-"""Without a word of an autoscaler, which reports every 5 seconds, before a cluster counts as one that has none."""
+"""Without a report of an autoscaler, which sends one every 5 seconds, until a cluster counts as one that has none."""
 
 
-def require(resources: ResourceConfig, *, cluster: bool, person: TextIO) -> None:
+def require(resources: ResourceConfig, *, cluster: bool, say: Callable[[str], object]) -> None:
     """Have the processors and GPUs that a study needs at once, waiting for a cluster that starts machines on demand.
 
     Args:
         resources: that have to be there.
         cluster: whether Ray runs on a cluster of its own, which may grow.
-        person: is told of the wait.
+        say: shows a person that there is a wait.
 
     Raises:
         InputError: where there are too few: at once where no more can come, else after `resources.wait_minutes`.
@@ -38,13 +37,13 @@ def require(resources: ResourceConfig, *, cluster: bool, person: TextIO) -> None
     before = _autoscaling_state().last_seen_cluster_resource_state_version
     request_resources(bundles=[bundle] * (resources.trials_at_once * resources.workers_per_trial))
     try:
-        _wait(resources, bundle, before, person)
+        _wait(resources, bundle, before, say)
     finally:
         request_resources(bundles=[])  # from here on its trials ask for themselves
 
 
-def _wait(resources: ResourceConfig, bundle: Mapping[str, float], before: int, person: TextIO) -> None:
-    started, told = time.monotonic(), False
+def _wait(resources: ResourceConfig, bundle: Mapping[str, float], before: int, say: Callable[[str], object]) -> None:
+    started, announced = time.monotonic(), False
     while lacking := _lacking(resources):
         waited, state = time.monotonic() - started, _autoscaling_state()
         # The state counts on each time it is asked for; a report may have been begun before the request.
@@ -55,10 +54,9 @@ def _wait(resources: ResourceConfig, bundle: Mapping[str, float], before: int, p
             raise InputError(f"{lacking}; the cluster does not start machines by itself")
         if waited > 60 * resources.wait_minutes:
             raise InputError(f"{lacking}; waited for {resources.wait_minutes:g} minutes (resources.wait_minutes)")
-        if answered and not told:
-            told = True
-            print(f"Waiting up to {resources.wait_minutes:g} minutes for the cluster to grow.", file=person)
-            person.flush()
+        if answered and not announced:
+            announced = True
+            say(f"Waiting up to {resources.wait_minutes:g} minutes for the cluster to grow.")
         time.sleep(LOOK_SECONDS)
 
 

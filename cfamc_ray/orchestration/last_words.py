@@ -23,7 +23,7 @@ def last_words(person: TextIO, log: Path) -> Iterator[None]:
     """
     text = (
         "\nThe command has ended without a word, as Ray ends it where one of Ray's own processes has died; what Ray "
-        f"said is in {log}.\nNo finished epoch is lost. Type the command again, with --resume, to go on."
+        f"said is in {log}.\nNo finished epoch is lost. Re-run the command with --resume to resume."
     )
     waiting = subprocess.Popen(  # noqa: S603 (our own program)
         [sys.executable, "-I", "-S", "-c", WAIT, text],

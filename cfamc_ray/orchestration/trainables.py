@@ -1,6 +1,6 @@
 """A trial as Ray runs it: in one reused process, or by several Ray Train workers.
 
-Either way the trial goes on from its own folder, so a killed process is simply started again.
+Either way the trial resumes from its own folder, so a killed process is simply started again.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,9 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.orchestration.crashes import CrashReport
 from cfamc_ray.orchestration.images import SharedSources, take_sources
+from cfamc_ray.orchestration.packing import Packed, pack
 from cfamc_ray.store.records import TrialFolder
+from cfamc_ray.training.allocator import worker_device
 from cfamc_ray.training.place import Place
 from cfamc_ray.training.recording import Row, run_recorded
 
@@ -28,21 +30,22 @@ Point = dict[str, Any]
 class OneWorkerTrial(tune.Trainable):
     """A trial in this process, which Tune reuses for the next one: a trial's start then costs next to nothing."""
 
-    def setup(self, config: Point, study: StudyConfig, folder: Path, sources: SharedSources) -> None:
+    def setup(self, config: Point, study: Packed[StudyConfig], folder: Path, sources: SharedSources) -> None:
         """Begin the first trial of this process."""
+        self._study, self._folder = study.unpack(), folder
         take_sources(sources)
-        self._study, self._folder = study, folder
         self._crash_report: CrashReport | None = None
         self.reset_config(config)
 
     def reset_config(self, new_config: Point) -> bool:
         """Begin another trial; nothing of the last one is kept but the loaded images."""
-        device = torch.device("cuda" if self._study.resources.gpus_per_worker else "cpu")
         trial_folder = TrialFolder(self._folder, new_config["number"])
         if self._crash_report is not None:
             self._crash_report.close()
         self._crash_report = CrashReport(trial_folder)
-        self._rows = run_recorded(self._study, trial_folder, new_config["point"], Place(device=device))
+        self._rows = run_recorded(
+            self._study, trial_folder, new_config["point"], Place(device=worker_device(self._study.resources))
+        )
         return True
 
     def step(self) -> Row:
@@ -58,9 +61,10 @@ class OneWorkerTrial(tune.Trainable):
 
 def several_workers(study: StudyConfig, folder: Path) -> Callable[[Point, SharedSources], None]:
     """A Tune function that trains each trial by a Ray Train group of workers."""
-    resources = study.resources
+    packed, resources = pack(study, study.plugins), study.resources
 
     def worker(config: Point, sources: SharedSources) -> None:
+        study = packed.unpack()
         take_sources(sources)
         context = train.get_context()
         device = get_device() if resources.gpus_per_worker else torch.device("cpu")

@@ -65,7 +65,7 @@ def watched_ray(address: str | None, person: TextIO) -> Iterator[None]:
             if dead or missed == MISSED:
                 what = f"Ray's {dead} has ended" if dead else f"The Ray cluster at {head} answers no more"
                 print(f"\n{what}; what Ray said is in ray.log. No finished epoch is lost.", file=person)
-                print("Type the command again, with --resume, to go on.", file=person, flush=True)
+                print("Re-run the command with --resume to resume.", file=person, flush=True)
                 _end_processes()
                 end_now(1)
 

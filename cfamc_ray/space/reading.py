@@ -40,7 +40,12 @@ def resolve_study(tree: dict[str, Any], overrides: Sequence[str] = (), *, source
 
 def read_scaling(path: Path, overrides: Sequence[str] = ()) -> ScalingConfig:
     """Read the file of a scaling study and check all of it; arguments and errors as for `read_study`."""
-    return resolve(ScalingConfig, read_tree(path), overrides, source=str(path), check=_check_learning)
+    return resolve_scaling(read_tree(path), overrides, source=str(path))
+
+
+def resolve_scaling(tree: dict[str, Any], overrides: Sequence[str] = (), *, source: str) -> ScalingConfig:
+    """Check the keys of a scaling study; arguments and errors as for `resolve_study`."""
+    return resolve(ScalingConfig, tree, overrides, source=source, check=_check_learning)
 
 
 def _check_learning(config: ScalingConfig) -> None:

@@ -10,6 +10,8 @@ from contextlib import suppress
 
 import torch
 
+from cfamc_ray.config.resources import ResourceConfig
+
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 """Parameters of glibc's mallopt (its malloc.h)."""
 GROWTH_BYTES = 2**28
@@ -34,6 +36,11 @@ def release_freed_memory() -> None:
         torch.cuda.empty_cache()
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def worker_device(resources: ResourceConfig) -> torch.device:
+    """The device of a worker that sees its own GPU alone, or none."""
+    return torch.device("cuda" if resources.gpus_per_worker else "cpu")
 
 
 def use_device(device: torch.device, share: float) -> None:

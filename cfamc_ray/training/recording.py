@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from cfamc_ray.config.errors import first_line
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.data.splits import Splits, load_splits
@@ -201,7 +202,6 @@ def ends_trial(error: Exception) -> tuple[Status, StopReason] | None:
 
 def out_of_memory(error: Exception) -> str:
     """The reason that tables show where memory did not suffice, of a GPU or a CPU; empty for any other error."""
-    first_line = (str(error).splitlines() or [type(error).__name__])[0]
     lacks = isinstance(error, torch.OutOfMemoryError | MemoryError)
     lacks = lacks or (isinstance(error, RuntimeError) and bool(_OUT_OF_MEMORY.search(str(error))))
-    return f"out of memory: {first_line}" if lacks else ""
+    return f"out of memory: {first_line(error)}" if lacks else ""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.errors import InputError, first_line
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.cost.work import training_flops
 from cfamc_ray.method.backbones import BatchNorm, missing_for_triton, norm_relu, use_fused_norm
@@ -97,6 +97,6 @@ def fused_norm_problem(device: torch.device) -> str:
     try:
         theirs, ours = passes(fused=False), passes(fused=True)
     except Exception as error:  # whatever a compiler or a driver may raise
-        return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        return f"{type(error).__name__}: {first_line(error)}"
     worst = max(float((one - other).norm() / other.norm()) for one, other in zip(ours, theirs, strict=True))
     return "" if worst <= TOLERANCE else f"the kernels differ from torch's by {worst:.2g} of the values"

@@ -64,8 +64,8 @@ class TestExitCode:
             (errno.EISDIR, "/a place: Is a directory; name another place\n"),
             (errno.ELOOP, "/a place: Too many levels of symbolic links; name another place\n"),
             (errno.ENAMETOOLONG, "/a place: File name too long; name a shorter one\n"),
-            (errno.ENOSPC, "/a place: there is no room on its disk; make some, then type the command again\n"),
-            (errno.EDQUOT, "/a place: there is no room on its disk; make some, then type the command again\n"),
+            (errno.ENOSPC, "/a place: there is no room on its disk; make some, then re-run the command\n"),
+            (errno.EDQUOT, "/a place: there is no room on its disk; make some, then re-run the command\n"),
         ],
     )
     def test_what_the_system_says_of_a_place_is_a_line_and_2(
@@ -244,7 +244,7 @@ class TestFolder:
     def test_an_unfinished_one_goes_on_only_when_asked(self, tmp_path: Path, statuses: tuple[Status, ...]) -> None:
         self.make(tmp_path, study(), *statuses)
         ended = statuses.count("finished")
-        with pytest.raises(InputError, match=rf"{ended} of 2 trials ended; type the command again with --resume"):
+        with pytest.raises(InputError, match=rf"{ended} of 2 trials ended; re-run with --resume"):
             check_folder(study(), tmp_path, resume=False)
         assert check_folder(study(), tmp_path, resume=True) is False
 

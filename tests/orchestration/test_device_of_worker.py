@@ -14,6 +14,7 @@ from cfamc_ray.config.scaling import Cell, SystemConfig
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.orchestration import cells, confirmation, trainables
+from cfamc_ray.orchestration.packing import pack
 from cfamc_ray.store.records import TrialFolder
 from cfamc_ray.training import recording
 from cfamc_ray.training.place import Place
@@ -42,11 +43,12 @@ def train_reused(folder: Path) -> None:
 
 
 def measure(_: Path) -> None:
-    cells.CellWorker().measure(Cell(1, {}, TrialConfig(), "half a GPU"), SystemConfig(), HALF, 0, "tcp://nowhere:1")
+    cell = pack(Cell(1, {}, TrialConfig(), "half a GPU"), ())
+    cells.CellWorker().measure(cell, SystemConfig(), HALF, 0, "tcp://nowhere:1")
 
 
 def confirm(folder: Path) -> None:
-    confirmation.test_encoder(STUDY, folder, 0, [])
+    confirmation.test_encoder(pack(STUDY, ()), folder, 0, [])
 
 
 @pytest.mark.parametrize("work", [train, train_reused, measure, confirm], ids=lambda work: work.__name__)
@@ -93,5 +95,5 @@ def test_an_encoder_whose_test_needs_more_than_its_share_is_noted_and_the_others
         with pytest.raises(RuntimeError, match="device-side assert"):
             confirm(tmp_path)
         return
-    assert confirmation.test_encoder(STUDY, tmp_path, 0, []) == f": {problem}"
+    assert confirmation.test_encoder(pack(STUDY, ()), tmp_path, 0, []) == f": {problem}"
     assert json.loads(folder.test_file.read_text())["problem"] == problem

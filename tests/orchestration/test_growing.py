@@ -1,6 +1,5 @@
 """A cluster that lacks what a study needs: waited for while it may grow, refused where it cannot."""
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,16 +47,16 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_what_is_there_is_taken_without_a_word(cluster: Any) -> None:
-    requests, person = cluster([2.0], [state(0)]), io.StringIO()
-    growing.require(TWO, cluster=True, person=person)
-    assert (requests, person.getvalue()) == ([], "")
+    requests, lines = cluster([2.0], [state(0)]), list[str]()
+    growing.require(TWO, cluster=True, say=lines.append)
+    assert (requests, lines) == ([], [])
 
 
 def test_one_that_grows_is_waited_for_and_asked_for_what_runs_at_once(cluster: Any) -> None:
     reports = [state(version) for version in range(0, 100, 2)]
-    requests, person = cluster([0.0] * 40 + [2.0], reports), io.StringIO()
-    growing.require(TWO, cluster=True, person=person)
-    assert person.getvalue() == "Waiting up to 10 minutes for the cluster to grow.\n"
+    requests, lines = cluster([0.0] * 40 + [2.0], reports), list[str]()
+    growing.require(TWO, cluster=True, say=lines.append)
+    assert lines == ["Waiting up to 10 minutes for the cluster to grow."]
     assert requests == [[{"CPU": 1.0}] * 2, []]
 
 
@@ -65,7 +64,7 @@ def test_what_no_machine_would_hold_is_refused_once_the_autoscaler_has_looked(cl
     reports = [state(10, {"GPU": 1.0}), state(12, {"GPU": 1.0}), state(14, {"CPU": 1.0})]
     requests = cluster([0.0], reports)
     with pytest.raises(InputError, match="can start no machine for them") as refused:
-        growing.require(TWO, cluster=True, person=io.StringIO())
+        growing.require(TWO, cluster=True, say=print)
     assert str(refused.value).startswith(LACKING)
     assert requests[-1] == [], "it is asked for nothing any more"
 
@@ -73,7 +72,7 @@ def test_what_no_machine_would_hold_is_refused_once_the_autoscaler_has_looked(cl
 def test_what_was_asked_for_before_says_nothing_of_this(cluster: Any) -> None:
     reports = [state(version, {"CPU": 1.0, "GPU": 1.0}) for version in range(0, 40, 2)]
     cluster([0.0] * 10 + [2.0], reports)
-    growing.require(TWO, cluster=True, person=io.StringIO())
+    growing.require(TWO, cluster=True, say=print)
 
 
 @pytest.mark.parametrize(
@@ -87,12 +86,12 @@ def test_what_was_asked_for_before_says_nothing_of_this(cluster: Any) -> None:
 def test_it_is_given_up(minutes: float, reports: Sequence[AutoscalingState], said: str, cluster: Any) -> None:
     cluster([0.0], reports)
     with pytest.raises(InputError) as refused:
-        growing.require(TWO.model_copy(update={"wait_minutes": minutes}), cluster=True, person=io.StringIO())
+        growing.require(TWO.model_copy(update={"wait_minutes": minutes}), cluster=True, say=print)
     assert str(refused.value).endswith(said)
 
 
 def test_a_machine_alone_does_not_grow(cluster: Any) -> None:
     requests = cluster([0.0], [state(0)])
     with pytest.raises(InputError, match="need 2 CPUs, but there are 0"):
-        growing.require(TWO, cluster=False, person=io.StringIO())
+        growing.require(TWO, cluster=False, say=print)
     assert requests == []

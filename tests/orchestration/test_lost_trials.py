@@ -12,8 +12,8 @@ from ray.exceptions import RayTaskError
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.cost.work import training_work
 from cfamc_ray.host.files import DiskFullError
+from cfamc_ray.orchestration.callback import StudyCallback
 from cfamc_ray.orchestration.crashes import NOTHING_SAID
-from cfamc_ray.orchestration.run import _Watcher
 from cfamc_ray.search.search import Search
 from cfamc_ray.store.records import TrialFolder, write_config
 
@@ -39,7 +39,7 @@ def search(tmp_path: Path) -> Search:
     return Search(config, InMemoryStorage(), work_of=training_work)
 
 
-def lose(watcher: _Watcher, number: int, point: Any, error_file: Path | None = None) -> None:
+def lose(watcher: StudyCallback, number: int, point: Any, error_file: Path | None = None) -> None:
     """Tune says that the trial is at its end, for its process is."""
     trial: Any = SimpleNamespace(config={"number": number, "point": dict(point)}, pickled_error_file=error_file)
     watcher.on_trial_error(0, [], trial)
@@ -55,7 +55,7 @@ def raised(error: Exception, folder: Path) -> Path:
 def test_a_trial_is_proposed_again_with_its_number_and_point_until_it_was_often_enough(
     search: Search, tmp_path: Path
 ) -> None:
-    watcher: Any = _Watcher(search, tmp_path, Unseen())  # type: ignore[arg-type]
+    watcher: Any = StudyCallback(search, tmp_path, Unseen())  # type: ignore[arg-type]
     first = search.suggest()
     assert first is not None
     for _ in range(2):
@@ -73,7 +73,7 @@ def test_a_trial_is_proposed_again_with_its_number_and_point_until_it_was_often_
 
 
 def test_its_epochs_are_kept_and_it_goes_on_although_the_budget_is_spent(search: Search, tmp_path: Path) -> None:
-    watcher: Any = _Watcher(search, tmp_path, Unseen())  # type: ignore[arg-type]
+    watcher: Any = StudyCallback(search, tmp_path, Unseen())  # type: ignore[arg-type]
     first, second = search.suggest(), search.suggest()
     assert first is not None
     assert second is not None
@@ -87,7 +87,7 @@ def test_its_epochs_are_kept_and_it_goes_on_although_the_budget_is_spent(search:
 
 
 def test_a_trial_that_noted_its_own_end_is_not_started_again(search: Search, tmp_path: Path) -> None:
-    watcher: Any = _Watcher(search, tmp_path, Unseen())  # type: ignore[arg-type]
+    watcher: Any = StudyCallback(search, tmp_path, Unseen())  # type: ignore[arg-type]
     first = search.suggest()
     assert first is not None
     folder = TrialFolder(tmp_path, first.number)
@@ -104,7 +104,7 @@ def test_a_trial_that_noted_its_own_end_is_not_started_again(search: Search, tmp
 
 def test_the_reason_is_what_python_raised_or_wrote_when_it_crashed(search: Search, tmp_path: Path) -> None:
     search.config.resources.__dict__["restarts"] = 0
-    watcher: Any = _Watcher(search, tmp_path, Unseen())  # type: ignore[arg-type]
+    watcher: Any = StudyCallback(search, tmp_path, Unseen())  # type: ignore[arg-type]
     first, second = search.suggest(), search.suggest()
     assert first is not None
     assert second is not None
@@ -122,7 +122,7 @@ def test_the_reason_is_what_python_raised_or_wrote_when_it_crashed(search: Searc
 
 
 def test_a_full_disk_fails_no_trial_and_halts_the_study(search: Search, tmp_path: Path) -> None:
-    watcher: Any = _Watcher(search, tmp_path, Unseen())  # type: ignore[arg-type]
+    watcher: Any = StudyCallback(search, tmp_path, Unseen())  # type: ignore[arg-type]
     first = search.suggest()
     assert first is not None
     folder = TrialFolder(tmp_path, first.number)
@@ -130,5 +130,5 @@ def test_a_full_disk_fails_no_trial_and_halts_the_study(search: Search, tmp_path
     lose(watcher, *first, error_file=raised(DiskFullError("no room"), tmp_path))
     assert not folder.closed
     assert search.halted is not None
-    assert search.halted.text == f"{tmp_path}: the disk is full; make room there, then go on with --resume"
+    assert search.halted.text == f"{tmp_path}: the disk is full; make room there, then re-run with --resume"
     assert search.suggest() is None

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from cfamc_ray.orchestration.run import LONGEST_FOLDER, _ray_folder
+from cfamc_ray.orchestration.session import LONGEST_FOLDER, _ray_folder
 
 ELSEWHERE = f"/tmp/ray-{os.getuid()}"  # noqa: S108
 

@@ -52,7 +52,7 @@ def test_a_worker_reads_what_the_driver_has_read() -> None:
 def test_a_data_set_is_shared_once_and_one_to_judge_by_beside_it() -> None:
     assert len(share_sources(study(trial={"data": {"name": "digits"}}))) == 1
     judged = {"data": {"name": "digits"}, "evaluation": {"transfer": {"name": "digits", "image_size": 16}}}
-    assert [config.resized for config, _ in share_sources(study(trial=judged))] == [32, 16]
+    assert [packed.unpack().resized for packed, _ in share_sources(study(trial=judged))] == [32, 16]
 
 
 def test_a_folder_of_images_stays_where_it_is() -> None:

@@ -9,6 +9,7 @@ from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.data.splits import describe_test
 from cfamc_ray.method.encoder import save_encoder
 from cfamc_ray.orchestration.confirmation import test_encoder as measure_encoder
+from cfamc_ray.orchestration.packing import pack
 from cfamc_ray.store.records import TrialFolder
 from cfamc_ray.training.trainer import initial_encoder
 
@@ -38,7 +39,7 @@ def test_beside_accuracies_it_is_noted_which_test_images_they_are_of(tmp_path: P
     save_encoder(folder.encoder, initial_encoder(STUDY.trial), STUDY.trial.encoder)
     threads = torch.get_num_threads()
     try:
-        assert measure_encoder(STUDY, tmp_path, 0, []) == ""
+        assert measure_encoder(pack(STUDY, ()), tmp_path, 0, []) == ""
     finally:
         torch.set_num_threads(threads)
     noted = json.loads((folder.path / "test.json").read_text())

@@ -9,7 +9,7 @@ import pytest
 
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.front.front import Progress
-from cfamc_ray.orchestration.run import _Watcher
+from cfamc_ray.orchestration.callback import StudyCallback
 from cfamc_ray.store.records import TrialFolder, TrialRecord
 
 POINT = {"crops.views": 4}
@@ -36,7 +36,7 @@ def test_an_event_reads_its_own_trial_and_trials_are_shown_by_number(
         folder.write_rows([row])
     view = Shown()
     search: Any = SimpleNamespace(config=CONFIG)
-    watcher: Any = _Watcher(search, tmp_path, view)  # type: ignore[arg-type]
+    watcher: Any = StudyCallback(search, tmp_path, view)  # type: ignore[arg-type]
     read, numbers = TrialFolder.read, list[int]()
     monkeypatch.setattr(TrialFolder, "read", lambda self: numbers.append(self.number) or read(self))  # type: ignore[func-returns-value]
     for number in (5, 2, 2):

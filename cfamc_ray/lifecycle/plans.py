@@ -1,0 +1,118 @@
+"""Studies and runs as they would run: resolved and checked, with nothing written."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.recipes import VARIANTS
+from cfamc_ray.config.scaling import ScalingConfig
+from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.host.files import is_text
+from cfamc_ray.host.machine import cores
+from cfamc_ray.lifecycle.evaluation_plan import Device
+from cfamc_ray.lifecycle.sources import Source, Space, as_list, space_source
+from cfamc_ray.space.reading import resolve_scaling, resolve_study
+from cfamc_ray.store.images import found_from
+
+
+@dataclass(frozen=True)
+class PlannedStudy:
+    """A study, or a run, as resolved, and the folder that it lies in."""
+
+    folder: Path
+    config: StudyConfig = field(repr=False)
+
+
+@dataclass(frozen=True)
+class PlannedScaling:
+    """A scaling study as resolved, and the folder that it lies in."""
+
+    folder: Path
+    config: ScalingConfig = field(repr=False)
+
+
+def runs_folder(name: Path | str) -> Path:
+    """The folder that studies lie in, as a person named it.
+
+    Raises:
+        InputError: where it can be none.
+    """
+    if "://" in str(name):
+        raise InputError(
+            f"{name}: a study needs a folder that all its machines mount; --mirror keeps a copy in a bucket"
+        )
+    if not is_text(str(name)):
+        raise InputError(f"{str(name)!r}: its name is no text in UTF-8; name another folder")
+    return Path(name)
+
+
+def plan_study(
+    space: Space, *, out: Path | str = "runs", overrides: Sequence[str] = (), plugins: Sequence[str] = ()
+) -> PlannedStudy:
+    """Resolve a study; arguments and errors as for `cfamc_ray.run_study`."""
+    source = space_source(space)
+    config = resolve_study(source.tree(plugins), as_list(overrides, "overrides"), source=source.label)
+    config = found_from(config, source.base_folder)
+    return PlannedStudy((runs_folder(out) / config.name).resolve(), config)
+
+
+def plan_scaling(
+    space: Space, *, out: Path | str = "runs", overrides: Sequence[str] = (), plugins: Sequence[str] = ()
+) -> PlannedScaling:
+    """Resolve a scaling study; arguments and errors as for `cfamc_ray.run_scaling`."""
+    source = space_source(space)
+    config = resolve_scaling(source.tree(plugins), as_list(overrides, "overrides"), source=source.label)
+    config = found_from(config, source.base_folder)
+    return PlannedScaling((runs_folder(out) / config.name).resolve(), config)
+
+
+def plan_run(
+    source: Source,
+    *,
+    name: str | None = None,
+    out: Path | str = "runs",
+    overrides: Sequence[str] = (),
+    plugins: Sequence[str] = (),
+    workers: int = 1,
+    device: Device = "auto",
+    address: str | None = None,
+) -> PlannedStudy:
+    """Resolve a run, which is a study of one trial; arguments and errors as for `cfamc_ray.train`."""
+    if workers < 1:
+        raise InputError(f"--workers {workers}: must be at least 1")
+    resources = {
+        "workers_per_trial": workers,
+        "cpus_per_worker": max(1, cores() // workers),
+        "gpus_per_worker": 1.0 if _trains_on_gpu(device) else 0.0,
+    }
+    tree = source.tree(plugins) | ({"name": name} if name else {}) | {"budget": {"trials": 1}, "resources": resources}
+    config = resolve_study(tree, as_list(overrides, "overrides"), source=source.label)
+    _check_run(config, source, address)
+    config = found_from(config, source.base_folder)
+    return PlannedStudy((runs_folder(out) / config.name).resolve(), config)
+
+
+def _trains_on_gpu(device: Device) -> bool:
+    import torch  # noqa: PLC0415 (slow to import)
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch finds no GPU here; leave it out to train on the CPU")
+    return device != "cpu" and torch.cuda.is_available()
+
+
+def _check_run(config: StudyConfig, source: Source, address: str | None) -> None:
+    """Refuse what an override must not change of a run."""
+    import torch  # noqa: PLC0415 (slow to import)
+
+    if (config.base, config.variant) != (source.keys.get("base"), source.keys.get("variant", VARIANTS[0])):
+        raise InputError("--set base, --set variant: name them with --recipe and --variant")
+    if config.space:
+        raise InputError("--set space: a run has no space to search; python -m cfamc_ray.tune has")
+    if config.budget.trials != 1:
+        raise InputError("--set budget.trials: a run is one trial; python -m cfamc_ray.tune trains several")
+    if config.resources.workers_per_trial == 1:
+        if address:
+            raise InputError("--address: one worker needs no cluster; add --workers N")
+        if config.resources.gpus_per_worker and not torch.cuda.is_available():
+            raise InputError("--set resources.gpus_per_worker: torch finds no GPU here; leave it out")

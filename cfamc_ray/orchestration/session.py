@@ -1,0 +1,133 @@
+"""Ray for the time of a study: started, joined or borrowed, with its output in the study's ray.log."""
+
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, TextIO
+
+import ray
+
+from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.resources import ResourceConfig
+from cfamc_ray.host.files import write_text
+from cfamc_ray.host.machine import cores
+from cfamc_ray.host.process import heed_signals, is_command, logging_to, signals_restored
+from cfamc_ray.orchestration.growing import require
+from cfamc_ray.orchestration.last_words import last_words
+from cfamc_ray.orchestration.view import output_to
+from cfamc_ray.orchestration.watch import check_reachable, watched_ray
+from cfamc_ray.store.environment import environment
+from cfamc_ray.store.layout import ENVIRONMENT, RAY_LOG
+
+logger = logging.getLogger(__name__)
+
+LONGEST_FOLDER = 107 - len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
+"""Bytes of the path of Ray's folder, for its longest socket to have a valid path."""
+QUOTES = "'\"\\"
+
+
+@contextmanager
+def running_ray(resources: ResourceConfig, folder: Path, address: str | None) -> Iterator[TextIO]:
+    """Run Ray with its output in the folder's ray.log; yields a stream that reaches the person.
+
+    Of a command the whole process's output goes there, and it ends where Ray is lost. Any other process keeps its
+    streams and its signals' handlers, and a Ray that it has started itself keeps running.
+
+    Args:
+        resources: that have to be there.
+        folder: of the study.
+        address: of a running Ray cluster; None for the one that this process is connected to, or else one of this
+            machine's own.
+
+    Raises:
+        InputError: where the cluster cannot be reached or is too small, or the process is connected to another.
+    """
+    log = folder / RAY_LOG
+    if is_command():
+        with output_to(log) as person, last_words(person, log):
+            _start_ray(address)
+            with watched_ray(address, person):
+                _prepare(
+                    resources, folder, address, cluster=address is not None, say=partial(print, file=person, flush=True)
+                )
+                yield person
+        return
+    lent = ray.is_initialized()
+    with signals_restored(), logging_to(logging.FileHandler(log, encoding="utf-8"), name="ray"):
+        if lent:
+            _check_lent(address)
+        else:
+            _start_ray(address)
+        try:
+            _prepare(resources, folder, address, cluster=lent or address is not None, say=logger.warning)
+            yield sys.stdout
+        finally:
+            if not lent:
+                ray.shutdown()
+
+
+def _prepare(
+    resources: ResourceConfig, folder: Path, address: str | None, *, cluster: bool, say: Callable[[str], object]
+) -> None:
+    require(resources, cluster=cluster, say=say)
+    write_text(folder / ENVIRONMENT, json.dumps(environment() | _cluster(address), indent=1) + "\n")
+
+
+def _check_lent(address: str | None) -> None:
+    """Refuse another cluster than the one that this process is connected to."""
+    connected = ray.get_runtime_context().gcs_address
+    if address not in (None, "auto", connected):
+        raise InputError(
+            f"address {address}: this process is connected to Ray at {connected}; leave the address out to use that, "
+            "or call ray.shutdown() first"
+        )
+
+
+def _start_ray(address: str | None) -> None:
+    if address not in (None, "auto"):
+        check_reachable(str(address))
+    alone = {"include_dashboard": False, "num_cpus": cores(), "_temp_dir": _ray_folder()} if address is None else {}
+    try:
+        ray.init(
+            address=address or "local",  # with None Ray would join whatever cluster runs on this machine
+            log_to_driver=False,
+            runtime_env={"env_vars": {name: os.environ[name] for name in ("CFAMC_DATA",) if name in os.environ}},
+            **alone,
+        )
+    except SystemExit:  # Ray's answer to SIGTERM while it starts
+        heed_signals()
+        signal.raise_signal(signal.SIGTERM)
+    except Exception as error:
+        ray.shutdown()
+        why = " ".join(str(error).split()) or type(error).__name__
+        if address is not None:
+            raise InputError(
+                f"--address {address}: no Ray cluster answers there ({why}); where one asks for a token, "
+                "RAY_AUTH_MODE=token sends it"
+            ) from None
+        raise InputError(
+            f"Ray cannot start on this machine ({why}): it needs room in {_ray_folder()} (another folder: RAY_TMPDIR) "
+            "and in /dev/shm, and a port to listen at"
+        ) from None
+    heed_signals()
+
+
+def _ray_folder() -> str:
+    """Where Ray keeps its sockets and logs: not every TMPDIR will do.
+
+    A socket's path must not exceed 107 bytes, and Ray takes no quotes and no letters beyond ASCII.
+    """
+    wanted = str(Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp", "ray").absolute())  # noqa: S108
+    fits = len(wanted) <= LONGEST_FOLDER and wanted.isascii() and not {*wanted} & {*QUOTES}
+    return wanted if fits else f"/tmp/ray-{os.getuid()}"  # noqa: S108
+
+
+def _cluster(address: str | None) -> dict[str, Any]:
+    resources = {name: amount for name, amount in ray.cluster_resources().items() if ":" not in name}
+    return {"ray cluster": address or "of this machine", "resources": resources}
