@@ -17,10 +17,10 @@ setup: .venv/ready
 	touch .venv/ready
 
 study: setup  ## the quickstart: a front on digits within minutes
-	$(BIN)/python -m cfamc_ray.tune --space quickstart.yaml --out $(OUT) $(ARGS)
+	$(BIN)/cfamc tune --space quickstart.yaml --out $(OUT) $(ARGS)
 
 scaling: setup  ## how the machine's work and the learning grow, and how a budget is best split, on digits
-	$(BIN)/python -m cfamc_ray.scale --space scaling.yaml --out $(OUT) $(ARGS)
+	$(BIN)/cfamc scale --space scaling.yaml --out $(OUT) $(ARGS)
 
 test: setup
 	$(BIN)/python -m pytest $(ARGS)

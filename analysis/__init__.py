@@ -1,1 +1,1 @@
-"""The scripts that people type: what a study folder says, computed by `cfamc_ray.study` and drawn by `.figures`."""
+"""Scripts for a checkout: ``python -m analysis.VERB`` does what ``cfamc VERB`` does."""

@@ -1,37 +1,8 @@
 """Fit and draw a scaling study, finished or running: python -m analysis.scaling runs/scaling."""
 
-import argparse
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
-from cfamc_ray.cli.command import exit_code, writing
-from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.reading import read_resolved
-from cfamc_ray.config.scaling import ScalingConfig
-from cfamc_ray.lifecycle.checks import warn_of_damage
-from cfamc_ray.scale import write_fits
-from cfamc_ray.scaling.study import CONFIG, LEARNING, SYSTEM
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Read, fit, draw, print; 0 with fits, 1 without, 2 for bad input."""
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.scaling", description="Fit and draw a scaling study from what has finished."
-    )
-    parser.add_argument("run", type=Path, help="the run's folder")
-    arguments = parser.parse_args(argv)
-    return exit_code(lambda: _write(arguments.run))
-
-
-def _write(run: Path) -> int:
-    if not (run / CONFIG).is_file():
-        raise InputError(f"{run}: holds no scaling study (there is no {CONFIG} in it)")
-    for part in (SYSTEM, LEARNING):
-        warn_of_damage(run / part)
-    with writing(run):
-        return write_fits(read_resolved(ScalingConfig, run / CONFIG), run)
-
+from cfamc_ray.cli.scaling import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(prog="python -m analysis.scaling"))

@@ -1,12 +1,12 @@
 """How work and learning grow with what is spent: python -m cfamc_ray.scale --space search_spaces/scaling.yaml."""
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cfamc_ray.cli.command import add_costs_option, add_run_options, command_line, costs_of, exit_code, expected_cost
+from cfamc_ray.cli.scaling import write_fits
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import dump_study, find_space, read_scaling
 from cfamc_ray.config.scaling import ScalingConfig
@@ -14,30 +14,28 @@ from cfamc_ray.cost.model import CostModel
 from cfamc_ray.host.files import write_text
 from cfamc_ray.host.process import INTERRUPTED
 from cfamc_ray.lifecycle.checks import check_data, check_folder, driving
-from cfamc_ray.scaling.study import CONFIG, LEARNING, SYSTEM, conclusions, read_run
-from cfamc_ray.scaling.system import system_conclusions
-from cfamc_ray.scaling.trial_table import learning_columns, learning_table
-from cfamc_ray.store.cells import CellFolder, system_columns, system_table
+from cfamc_ray.scaling.study import CONFIG, LEARNING, SYSTEM
+from cfamc_ray.store.cells import CellFolder
 from cfamc_ray.store.images import Digests, found_from, note, portable
 from cfamc_ray.store.mirror import mirrored
-from cfamc_ray.store.records import STUDY, csv_text, damaged_records
+from cfamc_ray.store.records import STUDY, damaged_records
 from cfamc_ray.terminal import say
 
 Part = Callable[[ScalingConfig, Path, argparse.Namespace, CostModel | None], bool]
 """Runs what is missing; False after an interruption."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, prog: str = "python -m cfamc_ray.scale") -> int:
     """Parse, check, train, fit, print; 0 with fits, 1 without, 2 for bad input, 130 after Ctrl-C."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parser(prog).parse_args(argv)
     return exit_code(lambda: _scale(arguments))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m cfamc_ray.scale",
+        prog=prog,
         description="Measure training steps, and train a designed set of trials at several budgets; fit how time, "
-        "memory and error grow; typed again, go on.",
+        "memory and error grow. Re-running resumes.",
     )
     parser.add_argument("--part", choices=("all", SYSTEM, LEARNING), default="all", help="which to run (all)")
     parser.add_argument("--space", required=True, metavar="FILE", help="a YAML file, or the bare name of a given space")
@@ -60,7 +58,7 @@ def _scale(arguments: argparse.Namespace) -> int:
             return _grow(config, folder, arguments, costs, wanted)
     except KeyboardInterrupt:
         words = ["--space", arguments.space, "--out", str(arguments.out), "--part", arguments.part]
-        print(f"\nInterrupted; nothing is lost. Go on with\n  {command_line('cfamc_ray.scale', words, arguments)}")
+        print(f"\nInterrupted; nothing is lost. Go on with\n  {command_line(words, arguments)}")
         return INTERRUPTED
 
 
@@ -144,42 +142,6 @@ def _learn(config: ScalingConfig, folder: Path, arguments: argparse.Namespace, c
             return bool(run_study(study, inner, address=arguments.address, detail=arguments.detail, costs=costs))
         except KeyboardInterrupt:
             return False
-
-
-def write_fits(config: ScalingConfig, folder: Path) -> int:
-    """Write tables, fits.json and figures, and print what they say; 1 where nothing could be fitted.
-
-    Args:
-        config: of the run.
-        folder: of the run, finished or not.
-    """
-    from cfamc_ray.figures.scaling import scaling_charts  # noqa: PLC0415 (matplotlib is slow to import)
-    from cfamc_ray.figures.static import save_chart  # noqa: PLC0415
-    from cfamc_ray.report.page import write_report  # noqa: PLC0415
-
-    run = read_run(config, folder)
-    charts = scaling_charts(run)
-    tables = {"fits.json": json.dumps(run.tree, indent=1) + "\n"}
-    if run.measured:
-        tables["system.csv"] = csv_text(system_table(config, run.cells), columns=system_columns(config))
-    if run.records:
-        tables["learning.csv"] = csv_text(learning_table(config, run.records), columns=learning_columns(config))
-    for name, text in tables.items():
-        write_text(folder / name, text)
-    for chart in charts:
-        save_chart(chart, folder)
-    if config.cells:
-        print(f"\n{len(run.measured)} of {len(config.cells)} cells of {config.name} have been measured")
-        print("\n".join(system_conclusions(run.system)))
-    if config.learning_points:
-        print(f"\n{len(run.trials.points)} of {len(config.learning_points)} trials of {config.name} have finished")
-        print("\n".join(conclusions(run.learning)))
-    print(f"\nTables   {', '.join(str(folder / name) for name in tables)}")
-    if charts:
-        print(f"Figures  {', '.join(str(folder / f'{chart.name}.png') for chart in charts)}")
-    if run.learned:
-        print(f"Report   {write_report(folder / LEARNING, scaling=run)}")
-    return 0 if run.fitted else 1
 
 
 def _print_plan(config: ScalingConfig, costs: CostModel | None) -> None:

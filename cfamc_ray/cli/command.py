@@ -84,6 +84,7 @@ def add_run_options(parser: argparse.ArgumentParser, *, run: str, source: str, v
         source: what it is made from, whose keys can be overridden.
         verbose: what ``--verbose`` adds.
     """
+    parser.set_defaults(prog=parser.prog)
     parser.add_argument("--out", type=_folder, default=Path("runs"), metavar="DIR", help="where runs lie (runs)")
     parser.add_argument("--mirror", metavar="URI", help="keep a copy in an object store (s3://…), begin from it")
     parser.add_argument("--address", metavar="auto|HOST:PORT", help="of a running Ray cluster")
@@ -126,11 +127,10 @@ def costs_of(arguments: argparse.Namespace, study: StudyConfig) -> CostModel | N
     return None if arguments.costs is None else read_costs(arguments.costs, study, training_work)
 
 
-def command_line(module: str, words: Sequence[str], arguments: argparse.Namespace) -> str:
-    """The command that goes on, as it can be typed here.
+def command_line(words: Sequence[str], arguments: argparse.Namespace) -> str:
+    """The command that resumes a run, as it can be typed here: ``cfamc VERB …`` or ``python -m MODULE …`` as before.
 
     Args:
-        module: that runs it.
         words: its own options; those of `add_run_options` but ``--out``, and ``--costs``, follow.
         arguments: as they were given.
     """
@@ -143,7 +143,8 @@ def command_line(module: str, words: Sequence[str], arguments: argparse.Namespac
             typed[-1] += f"={word}"
         else:
             typed.append(word)
-    return shlex.join([program("python"), "-m", module, *typed])
+    name, *rest = arguments.prog.split()
+    return shlex.join([program(name), *rest, *typed])
 
 
 def expected_cost(costs: CostModel, sample: Sequence[TrialConfig], *, trials: int, at_once: int) -> str:

@@ -132,7 +132,12 @@ def _values(written: Mapping[str, Any]) -> str:
 
 
 def _value(name: str, value: Any) -> str:
-    if isinstance(value, float) and name.endswith("epsilon") and "rate" not in name and math.isclose(value * 255, round(value * 255)):
+    if (
+        isinstance(value, float)
+        and name.endswith("epsilon")
+        and "rate" not in name
+        and math.isclose(value * 255, round(value * 255))
+    ):
         return f"{round(value * 255)}/255"
     return "" if value == "" else f"{json.dumps(value, ensure_ascii=False)}".strip('"')
 
