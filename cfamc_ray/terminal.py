@@ -41,8 +41,9 @@ def detail_words(detail: Detail) -> list[str]:
 
 
 def console_on(stream: TextIO, detail: Detail) -> Console:
-    """What writes on a stream, as on a terminal or a file: in a notebook too there are lines alone."""
-    return Console(file=stream, highlight=False, quiet=detail == "quiet", force_jupyter=False)
+    """What writes on a stream. A notebook's stream claims to be a terminal, but gets lines alone, as a file does."""
+    terminal = False if Console().is_jupyter else None
+    return Console(file=stream, highlight=False, quiet=detail == "quiet", force_jupyter=False, force_terminal=terminal)
 
 
 class ProgressView:
