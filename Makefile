@@ -5,7 +5,7 @@ OUT ?= runs
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: setup study scaling test check lint types gpu-check
+.PHONY: setup study scaling notebook test check lint types gpu-check
 setup: .venv/ready
 
 .venv/ready: pyproject.toml requirements.txt
@@ -17,10 +17,14 @@ setup: .venv/ready
 	touch .venv/ready
 
 study: setup  ## the quickstart: a front on digits within minutes
-	$(BIN)/python -m cfamc_ray.tune --space quickstart.yaml --out $(OUT) $(ARGS)
+	$(BIN)/cfamc tune --space quickstart.yaml --out $(OUT) $(ARGS)
 
 scaling: setup  ## how the machine's work and the learning grow, and how a budget is best split, on digits
-	$(BIN)/python -m cfamc_ray.scale --space scaling.yaml --out $(OUT) $(ARGS)
+	$(BIN)/cfamc scale --space scaling.yaml --out $(OUT) $(ARGS)
+
+notebook: setup  ## docs/notebook.ipynb, executed in a copy
+	mkdir -p $(OUT)/notebook && cp docs/notebook.ipynb $(OUT)/notebook/
+	$(BIN)/jupyter execute --inplace $(OUT)/notebook/notebook.ipynb
 
 test: setup
 	$(BIN)/python -m pytest $(ARGS)

@@ -1,1 +1,1 @@
-"""Scripts that read the folder of a study and print, draw or write what it shows."""
+"""Scripts for a checkout: ``python -m analysis.VERB`` does what ``cfamc VERB`` does."""

@@ -1,59 +1,8 @@
 """Compare the fronts of studies with the first one's: python -m analysis.compare runs/ONE runs/OTHER … [--out FILE]."""
 
-import argparse
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
-from cfamc_ray.cli.command import exit_code, writing
-from cfamc_ray.figures.charts import comparison_chart
-from cfamc_ray.figures.static import draw, save_figure
-from cfamc_ray.front.comparison import compare_studies
-from cfamc_ray.lifecycle.checks import warn_of_damage
-from cfamc_ray.store.records import read_config, read_trials
-from cfamc_ray.store.tables import Column, Table, metric_column
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Read, compare, print, draw; the exit code is 2 for bad input."""
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.compare", description="Compare the fronts of studies with that of the first."
-    )
-    parser.add_argument(
-        "studies", nargs="+", type=Path, metavar="STUDY", help="folders of studies, finished or running"
-    )
-    parser.add_argument("--out", type=Path, help="a figure of the fronts, as .png, .svg or .pdf")
-    arguments = parser.parse_args(argv)
-    return exit_code(lambda: _compare(arguments.studies, arguments.out))
-
-
-def _compare(studies: Sequence[Path], out: Path | None) -> int:
-    for folder in studies:
-        warn_of_damage(folder)
-    found = compare_studies([(read_config(folder), read_trials(folder)) for folder in studies])
-    rows = [
-        {
-            "study": one.name,
-            "finished": len(one.front.members) + len(one.front.dominated),
-            "on_the_front": len(one.front.members),
-            "crop_passes": one.crop_passes,
-            "hypervolume": one.front.hypervolume,
-            "gain": one.gain,
-            "low": one.interval[0],
-            "high": one.interval[1],
-            "significant": one.significant,
-        }
-        for one in found
-    ]
-    columns = [metric_column(name) if name == "crop_passes" else Column(name) for name in rows[0]]
-    print(Table("compare", "", columns, rows).markdown(), end="")
-    print(f"Gain of hypervolume over {found[0].name}, with its 95 % bootstrap interval over trials.")
-    if out:
-        with writing(out):
-            save_figure(draw(comparison_chart(found)), out)
-        print(out)
-    return 0
-
+from cfamc_ray.cli.compare import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(prog="python -m analysis.compare"))

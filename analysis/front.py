@@ -1,40 +1,8 @@
 """Draw the front of a study, finished or running: python -m analysis.front runs/STUDY [--out FILE]."""
 
-import argparse
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
-from cfamc_ray.cli.command import exit_code, writing
-from cfamc_ray.figures.charts import front_chart
-from cfamc_ray.figures.static import draw, save_figure
-from cfamc_ray.front.front import find_front
-from cfamc_ray.lifecycle.checks import warn_of_damage
-from cfamc_ray.store.layout import REPORT
-from cfamc_ray.store.records import read_config, read_trials
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Read, compute, draw; the exit code is 2 for bad input."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.front", description="Draw the front of a study.")
-    parser.add_argument("study", type=Path, help="the study's folder")
-    parser.add_argument(
-        "--out", type=Path, help="the figure, as .png, .svg or .pdf (report/front.png in the study's folder)"
-    )
-    arguments = parser.parse_args(argv)
-    return exit_code(lambda: _draw(arguments.study, arguments.out or arguments.study / REPORT / "front.png"))
-
-
-def _draw(study: Path, path: Path) -> int:
-    config = read_config(study)
-    warn_of_damage(study)
-    front = find_front(config, read_trials(study))
-    with writing(path):
-        save_figure(draw(front_chart(front, title=config.question or config.name)), path)
-    points = f"{len(front.members)} point{'' if len(front.members) == 1 else 's'}"
-    print(f"{points} on the front, hypervolume {front.hypervolume:.4g}: {path}")
-    return 0
-
+from cfamc_ray.cli.front import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(prog="python -m analysis.front"))

@@ -1,34 +1,8 @@
 """Write a study's report, finished or running: python -m analysis.report runs/STUDY [--budget PASSES]."""
 
-import argparse
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
-from cfamc_ray.cli.command import exit_code, writing
-from cfamc_ray.lifecycle.checks import warn_of_damage
-from cfamc_ray.report.page import write_report
-from cfamc_ray.store.layout import REPORT
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Compute, draw, write; the exit code is 2 for bad input."""
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.report",
-        description="Write report/report.html of a study: one file, with every figure and table beside it.",
-    )
-    parser.add_argument("study", type=Path, help="the study's folder")
-    parser.add_argument("--budget", type=float, metavar="PASSES", help="crop passes that a recommended trial may take")
-    arguments = parser.parse_args(argv)
-    return exit_code(lambda: _write(arguments.study, arguments.budget))
-
-
-def _write(study: Path, budget: float | None) -> int:
-    warn_of_damage(study)
-    with writing(study / REPORT):
-        print(write_report(study, budget=budget))
-    return 0
-
+from cfamc_ray.cli.report import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(prog="python -m analysis.report"))

@@ -1,41 +1,8 @@
 """Fit and draw a scaling study, finished or running: python -m analysis.scaling runs/scaling."""
 
-import argparse
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
-from cfamc_ray.cli.command import exit_code, writing
-from cfamc_ray.config.errors import InputError
-from cfamc_ray.config.reading import read_resolved
-from cfamc_ray.config.scaling import ScalingConfig
-from cfamc_ray.lifecycle.checks import warn_of_damage
-from cfamc_ray.lifecycle.plans import PlannedScaling
-from cfamc_ray.lifecycle.scaling import write_fits
-from cfamc_ray.scale import print_fits
-from cfamc_ray.store.layout import LEARNING, SCALING, SYSTEM
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Read, fit, draw, print; 0 with fits, 1 without, 2 for bad input."""
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.scaling", description="Fit and draw a scaling study from what has finished."
-    )
-    parser.add_argument("run", type=Path, help="the run's folder")
-    arguments = parser.parse_args(argv)
-    return exit_code(lambda: _write(arguments.run))
-
-
-def _write(run: Path) -> int:
-    if not (run / SCALING).is_file():
-        raise InputError(f"{run}: holds no scaling study (there is no {SCALING} in it)")
-    for part in (SYSTEM, LEARNING):
-        warn_of_damage(run / part)
-    with writing(run):
-        result = write_fits(PlannedScaling(run, read_resolved(ScalingConfig, run / SCALING)))
-    print_fits(result)
-    return 0 if result.run.fitted else 1
-
+from cfamc_ray.cli.scaling import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(prog="python -m analysis.scaling"))

@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from cfamc_ray.evaluation.measurement import Measurement
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code is 0 with a record, 1 where the result is not to be trusted, 2 for bad input."""
-    arguments = _parser().parse_args(argv)
+def main(argv: Sequence[str] | None = None, *, prog: str = "python -m cfamc_ray.evaluate") -> int:
+    """Parse, check, measure, print; 0 with a record, 1 where the result is not to be trusted, 2 for bad input."""
+    arguments = _parser(prog).parse_args(argv)
     return exit_code(lambda: _evaluate(arguments))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m cfamc_ray.evaluate",
+        prog=prog,
         description="Fit a head on a frozen encoder and attack both, on the test split, by a protocol.",
     )
     parser.add_argument(

@@ -5,29 +5,28 @@ import sys
 from collections.abc import Sequence
 
 from cfamc_ray.cli.command import add_costs_option, add_run_options, command_line, exit_code, expected_cost
+from cfamc_ray.cli.scaling import print_fits
 from cfamc_ray.config.reading import dump_study
 from cfamc_ray.config.scaling import ScalingConfig
 from cfamc_ray.cost.model import CostModel
 from cfamc_ray.host.process import INTERRUPTED
 from cfamc_ray.lifecycle.costs import cost_model
 from cfamc_ray.lifecycle.plans import PlannedScaling, plan_scaling
-from cfamc_ray.lifecycle.scaling import ScalingResult, parts_of, run_parts, write_fits
-from cfamc_ray.scaling.study import conclusions
-from cfamc_ray.scaling.system import system_conclusions
+from cfamc_ray.lifecycle.scaling import parts_of, run_parts, write_fits
 from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.layout import LEARNING, SYSTEM
 from cfamc_ray.store.mirror import mirrored
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, prog: str = "python -m cfamc_ray.scale") -> int:
     """Parse, check, train, fit, print; 0 with fits, 1 without, 2 for bad input, 130 after Ctrl-C."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parser(prog).parse_args(argv)
     return exit_code(lambda: _scale(arguments))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m cfamc_ray.scale",
+        prog=prog,
         description="Measure training steps, and train a designed set of trials at several budgets; fit how time, "
         "memory and error grow. Re-running resumes.",
     )
@@ -50,7 +49,7 @@ def _scale(arguments: argparse.Namespace) -> int:
             return _run(study, parts, arguments, costs)
     except KeyboardInterrupt:
         words = ["--space", arguments.space, "--out", str(arguments.out), "--part", arguments.part]
-        print(f"\nInterrupted; nothing is lost. Resume with\n  {command_line('cfamc_ray.scale', words, arguments)}")
+        print(f"\nInterrupted; nothing is lost. Resume with\n  {command_line(words, arguments)}")
         return INTERRUPTED
 
 
@@ -61,22 +60,6 @@ def _run(study: PlannedScaling, parts: Sequence[str], arguments: argparse.Namesp
     if not complete:
         raise KeyboardInterrupt
     return 0 if result.run.fitted else 1
-
-
-def print_fits(result: ScalingResult) -> None:
-    """Print the conclusions and the paths of tables, figures and report."""
-    run, config = result.run, result.run.config
-    if config.cells:
-        print(f"\n{len(run.measured)} of {len(config.cells)} cells of {config.name} have been measured")
-        print("\n".join(system_conclusions(run.system)))
-    if config.learning_points:
-        print(f"\n{len(run.trials.points)} of {len(config.learning_points)} trials of {config.name} have finished")
-        print("\n".join(conclusions(run.learning)))
-    print(f"\nTables   {', '.join(map(str, result.tables))}")
-    if result.figures:
-        print(f"Figures  {', '.join(map(str, result.figures))}")
-    if result.report:
-        print(f"Report   {result.report}")
 
 
 def _print_plan(config: ScalingConfig, costs: CostModel | None) -> None:

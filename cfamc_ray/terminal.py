@@ -41,8 +41,9 @@ def detail_words(detail: Detail) -> list[str]:
 
 
 def console_on(stream: TextIO, detail: Detail) -> Console:
-    """A console that writes to a stream; in a notebook it prints lines only."""
-    return Console(file=stream, highlight=False, quiet=detail == "quiet", force_jupyter=False)
+    """What writes on a stream. A notebook's stream claims to be a terminal, but gets lines alone, as a file does."""
+    terminal = False if Console().is_jupyter else None
+    return Console(file=stream, highlight=False, quiet=detail == "quiet", force_jupyter=False, force_terminal=terminal)
 
 
 class ProgressView:

@@ -29,15 +29,15 @@ from cfamc_ray.store.mirror import mirrored
 from cfamc_ray.store.records import TrialFolder, TrialRecord
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, prog: str = "python -m cfamc_ray.train") -> int:
     """Parse, check, train, print; 0 when trained, 1 when it failed, 2 for bad input, 130 after Ctrl-C."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parser(prog).parse_args(argv)
     return exit_code(lambda: _list_recipes(arguments.variant) if arguments.recipe == "list" else _train(arguments))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m cfamc_ray.train",
+        prog=prog,
         description="Train one configuration, as a recipe names it or a study tried it, and keep it.",
     )
     what = parser.add_mutually_exclusive_group(required=True)
@@ -157,7 +157,7 @@ def _resume_command(arguments: argparse.Namespace, folder: Path) -> str:
     words += ["--name", arguments.name] if arguments.name else []
     words += ["--workers", str(arguments.workers)] if arguments.workers > 1 else []
     words += ["--device", arguments.device] if arguments.device != "auto" else []
-    return command_line("cfamc_ray.train", words, arguments)
+    return command_line(words, arguments)
 
 
 class _Callable(ModuleType):

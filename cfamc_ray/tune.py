@@ -35,15 +35,15 @@ from cfamc_ray.store.records import TrialRecord
 from cfamc_ray.store.trial_tables import with_cost
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, prog: str = "python -m cfamc_ray.tune") -> int:
     """Parse, check, run, print; the exit code is 0 with a front, 1 without, 2 for bad input, 130 after Ctrl-C."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parser(prog).parse_args(argv)
     return exit_code(lambda: _tune(arguments))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m cfamc_ray.tune",
+        prog=prog,
         description="Search a space of trials for the front of its objectives, with Ray Tune and Optuna.",
     )
     parser.add_argument("--space", required=True, metavar="FILE", help="a YAML file, or the bare name of a given space")
@@ -173,7 +173,7 @@ def _resume_command(arguments: argparse.Namespace, folder: Path) -> str:
     words += ["--resume"] if (folder / STUDY).exists() else []
     words += ["--trials", str(arguments.trials)] if arguments.trials is not None else []
     words += [word for source in arguments.warm_start for word in ("--warm-start", str(source))]
-    return command_line("cfamc_ray.tune", words, arguments)
+    return command_line(words, arguments)
 
 
 if __name__ == "__main__":

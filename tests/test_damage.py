@@ -21,11 +21,11 @@ from test_scale_command import write_trials
 from test_train_command import Said, said_by, tiny_study, train_into
 
 import cfamc_ray.orchestration.run as orchestration
-from analysis.compare import main as compare
-from analysis.effects import main as effects
-from analysis.front import main as front
-from analysis.report import main as report
-from analysis.scaling import main as analyse_scaling
+from cfamc_ray.cli.compare import main as compare
+from cfamc_ray.cli.effects import main as effects
+from cfamc_ray.cli.front import main as front
+from cfamc_ray.cli.report import main as report
+from cfamc_ray.cli.scaling import main as analyse_scaling
 from cfamc_ray.config.reading import dump_study
 from cfamc_ray.config.scaling import ScalingConfig
 from cfamc_ray.config.study import StudyConfig
@@ -175,8 +175,8 @@ def damaged(file: str, kind: str, whole: Path, tmp_path: Path) -> Damage:
 def _nothing_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Charts are computed; to draw them takes seconds."""
     for module in ("front", "effects", "compare"):
-        monkeypatch.setattr(f"analysis.{module}.draw", lambda chart: None)
-        monkeypatch.setattr(f"analysis.{module}.save_figure", lambda figure, path: None)
+        monkeypatch.setattr(f"cfamc_ray.cli.{module}.draw", lambda chart: None)
+        monkeypatch.setattr(f"cfamc_ray.cli.{module}.save_figure", lambda figure, path: None)
     monkeypatch.setattr("cfamc_ray.report.page.save_chart", lambda chart, folder: None)
     monkeypatch.setattr("cfamc_ray.figures.static.save_chart", lambda chart, folder: None)
     monkeypatch.setattr("cfamc_ray.figures.interactive.embed", lambda chart: [])

@@ -6,7 +6,6 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import ray
 import torch
 
 import cfamc_ray
+from cfamc_ray.cli.main import main as cfamc
 from cfamc_ray.config.yaml12 import parse_yaml, read_yaml
 from cfamc_ray.data.splits import load_splits, load_test
 from cfamc_ray.lifecycle.plans import plan_study
@@ -28,9 +28,12 @@ COMMANDS = sorted(
     {
         line.split("  #")[0]
         for page in [*PAGES, DOCS.parent / "README.md"]
-        for line in re.findall(r"^\.venv/bin/python -m .*", page.read_text(encoding="utf-8"), re.MULTILINE)
+        for line in re.findall(r"^\.venv/bin/(?:cfamc|python -m) .*", page.read_text(encoding="utf-8"), re.MULTILINE)
+        if "--help" not in line
     }
 )
+
+HEADING = re.compile(r"^#+ (.*)", re.MULTILINE)
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -53,9 +56,12 @@ def test_own_images_as_the_page_makes_them_are_read_by_the_space_that_it_shows(
     assert "8 trials of" in capsys.readouterr().out
 
 
-def test_the_page_s_program_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page", ["api.md", "../README.md"])
+def test_the_page_s_program_runs_as_it_stands(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a study that was recorded in place of Ray's, and smaller keys for the run."""
-    recorded = shutil.copytree(DOCS.parent / "benchmarks" / "results" / "studies" / "quickstart", tmp_path / "recorded")
+    recorded = shutil.copytree(
+        DOCS.parent / "benchmarks" / "results" / "studies" / "quickstart", tmp_path / "runs" / "quickstart"
+    )
     wanted: list[dict[str, Any]] = []
 
     def run_study(space: str, *, overrides: list[str]) -> cfamc_ray.Study:
@@ -63,7 +69,7 @@ def test_the_page_s_program_runs_as_it_stands(tmp_path: Path, monkeypatch: pytes
         return cfamc_ray.open_study(recorded)
 
     def smaller(call: Callable[..., Any], *keys: str) -> Callable[..., Any]:
-        return lambda what, *, overrides: call(what, overrides=[*overrides, *keys], device="cpu")
+        return lambda what, *, overrides=(): call(what, overrides=[*overrides, *keys], device="cpu")
 
     monkeypatch.chdir(tmp_path)
     sizes = ("data.pretrain_images=40", "data.probe_images=40", "data.validation_images=20", "crops.views=2")
@@ -73,12 +79,13 @@ def test_the_page_s_program_runs_as_it_stands(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(cfamc_ray, "run_study", run_study)
     monkeypatch.setattr(cfamc_ray, "train", smaller(cfamc_ray.train, *sizes, *widths, *small))
     monkeypatch.setattr(cfamc_ray, "evaluate", smaller(cfamc_ray.evaluate, *attack))
-    (code,) = blocks("api.md", "python")
+    (code,) = blocks(page, "python")
     names: dict[str, Any] = {}
     exec(code, names)  # noqa: S102 (our own page)
     assert wanted[0]["budget"]["trials"] == 4
     assert isinstance(names["encoder"], torch.nn.Module)
-    assert len(names["found"].results) > 1
+    (record,) = tmp_path.glob("runs/cf-amc-ssl/trial_00000/evaluations/*.json")
+    assert len(json.loads(record.read_text(encoding="utf-8"))["results"]) > 1
 
 
 def test_the_page_names_what_there_is() -> None:
@@ -101,10 +108,10 @@ def test_there_are_commands_to_type() -> None:
 def test_a_command_is_understood_as_it_is_written(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, _, module, *words = shlex.split(command)
+    _, *words = shlex.split(command)
     monkeypatch.chdir(tmp_path)
-    trains = module in ("cfamc_ray.tune", "cfamc_ray.scale") or "--recipe" in words
-    code = import_module(module).main([*words, "--dry-run"] if trains else words)  # ends the process where it is not
+    trains = words[0] in ("tune", "scale") or "--recipe" in words
+    code = cfamc([*words, "--dry-run"] if trains else words)  # ends the process where it is not
     missing = capsys.readouterr().err
     assert code == (0 if trains else 2)
     assert ("runs/" in missing) is not trains, "only the study that it is about is not here"
@@ -151,5 +158,13 @@ def test_the_image_has_the_ray_that_is_pinned() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_to_files(page: Path) -> None:
-    links = re.findall(r"\]\(([^)#h][^)#]*)\)", page.read_text(encoding="utf-8"))
-    assert [link for link in links if not (page.parent / link).is_file()] == []
+    links = re.findall(r"\]\(([^)#h][^)#]*)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", [*PAGES, DOCS.parent / "README.md"], ids=lambda page: page.name)
+def test_links_to_a_heading_lead_to_one(page: Path) -> None:
+    for name, heading in re.findall(r"\]\(([^)#:]*)#([^)]*)\)", page.read_text(encoding="utf-8")):
+        text = (page.parent / name if name else page).read_text(encoding="utf-8")
+        titles = [re.sub(r"[^\w\- ]", "", title).lower().replace(" ", "-") for title in HEADING.findall(text)]
+        assert heading in titles, f"{name}#{heading}"

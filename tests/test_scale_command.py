@@ -15,7 +15,7 @@ import pytest
 from cells_by_hand import found_of
 from test_train_command import said_by
 
-from analysis.scaling import main as analyse
+from cfamc_ray.cli.scaling import main as analyse
 from cfamc_ray.config.reading import dump_study
 from cfamc_ray.config.scaling import ScalingConfig
 from cfamc_ray.config.study import StudyConfig

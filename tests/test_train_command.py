@@ -19,7 +19,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
-from analysis.front import main as draw_front
+from cfamc_ray.cli.front import main as draw_front
 from cfamc_ray.config.recipes import Variant, read_recipe, recipe_names
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.cost.work import study_cost

@@ -1,8 +1,8 @@
-"""Make a result of this repository from what `run` left, and show it in the README.
+"""Make a result of this repository from what `run` left, and show it in docs/results.md.
 
-    python -m benchmarks.on_gpu.read FOLDER [--results benchmarks/results] [--readme README.md] [--after "## Measured"]
+    python -m benchmarks.on_gpu.read FOLDER [--results FOLDER] [--page docs/results.md] [--after "## Measured"]
 
-Writes gpu_CARD_PLAN.json into the results, and a table between the README's lines `gpu results: begin` and `end`, which
+Writes gpu_CARD_PLAN.json into the results, and a table between the page's lines `gpu results: begin` and `end`, which
 are put under a heading where they are missing.
 """
 
@@ -28,25 +28,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="of results")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="where the file goes")
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="where the table goes")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "results.md", help="where the table goes")
     parser.add_argument("--after", default="## Measured", metavar="HEADING", help="where it goes the first time")
     chosen = parser.parse_args(argv)
-    return exit_code(lambda: publish(chosen.folder, chosen.results, chosen.readme, chosen.after))
+    return exit_code(lambda: publish(chosen.folder, chosen.results, chosen.page, chosen.after))
 
 
-def publish(folder: Path, results: Path, readme: Path, heading: str) -> int:
+def publish(folder: Path, results: Path, page: Path, heading: str) -> int:
     """Write the file and the table; 0.
 
     Raises:
-        InputError: where the folder holds no measurement, or the README neither the lines nor the heading.
+        InputError: where the folder holds no measurement, or the page neither the lines nor the heading.
     """
     found = read_parts(folder)
     name = re.sub(r"[^a-z0-9]+", "_", f"gpu {found['device']} {found['plan']}".lower()).strip("_")
     file = results / f"{name}.json"
-    text = with_block(readme.read_text(encoding="utf-8"), block(found, file.name), heading)
+    text = with_block(page.read_text(encoding="utf-8"), block(found, file.name), heading)
     write_text(file, json.dumps(found, indent=1) + "\n")
-    write_text(readme, text)
-    print(f"{file} and the table of {readme} are written")
+    write_text(page, text)
+    print(f"{file} and the table of {page} are written")
     return 0
 
 
@@ -70,7 +70,7 @@ def read_parts(folder: Path) -> dict[str, Any]:
 
 
 def block(found: Mapping[str, Any], file: str) -> str:
-    """The README's lines about a card.
+    """The page's lines about a card.
 
     Args:
         found: as `read_parts` gives it.
@@ -82,7 +82,7 @@ def block(found: Mapping[str, Any], file: str) -> str:
     published = reference["crops_per_s"]["median"] if reference else None
     rows = [
         f"On one {found['device']} with torch {versions['torch']} ({date}; `benchmarks/on_gpu`, {found['plan']}; "
-        f"[`{file}`](benchmarks/results/{file})): the step of the paper's encoder, medians. "
+        f"[`{file}`](../benchmarks/results/{file})): the step of the paper's encoder, medians. "
         + (f"The published loop in plain PyTorch: {published:,.0f} crop passes a second." if published else ""),
         "",
         "| step | ms a replay | crop passes/s | × published loop | minutes for 2.4e7 | memory, GB |",

@@ -82,6 +82,7 @@ def add_run_options(parser: argparse.ArgumentParser, *, run: str, source: str, v
         source: what it is made from, whose keys can be overridden.
         verbose: what ``--verbose`` adds.
     """
+    parser.set_defaults(prog=parser.prog)
     parser.add_argument(
         "--out", type=_folder, default=Path("runs"), metavar="DIR", help="folder that runs lie in (runs)"
     )
@@ -117,11 +118,10 @@ def add_costs_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def command_line(module: str, words: Sequence[str], arguments: argparse.Namespace) -> str:
-    """The command line that resumes, as it can be typed here.
+def command_line(words: Sequence[str], arguments: argparse.Namespace) -> str:
+    """The command that resumes a run, as it can be typed here: ``cfamc VERB …`` or ``python -m MODULE …`` as before.
 
     Args:
-        module: that runs it.
         words: its own options; those of `add_run_options` but ``--out``, and ``--costs``, follow.
         arguments: as they were given.
     """
@@ -134,7 +134,8 @@ def command_line(module: str, words: Sequence[str], arguments: argparse.Namespac
             typed[-1] += f"={word}"
         else:
             typed.append(word)
-    return shlex.join([program("python"), "-m", module, *typed])
+    name, *rest = arguments.prog.split()
+    return shlex.join([program(name), *rest, *typed])
 
 
 def expected_cost(costs: CostModel, sample: Sequence[TrialConfig], *, trials: int, at_once: int) -> str:

@@ -3,6 +3,7 @@
 Ray reads these settings when it is first imported.
 """
 
+import logging
 import os
 import tempfile
 from pathlib import Path
@@ -31,3 +32,5 @@ def _has_home() -> bool:
 
 if not _has_home():  # Ray keeps a token there and does not start without one
     os.environ["HOME"] = tempfile.mkdtemp(prefix="cfamc_ray-home-")
+
+logging.getLogger("ray.widgets.util").setLevel(logging.WARNING)  # which tells every notebook to install ipywidgets

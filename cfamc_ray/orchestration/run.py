@@ -161,6 +161,7 @@ def _tuner(config: StudyConfig, folder: Path, search: Search, callback: StudyCal
         run_config=tune.RunConfig(
             name=folder.name,
             storage_path=str(folder.parent),
+            progress_reporter=tune.CLIReporter(),  # silent; the default one clears the output of a notebook's cell
             storage_filesystem=LocalFileSystem(),  # a path, in which % and ? mean nothing
             failure_config=tune.FailureConfig(max_failures=0),  # Tune restarts no trial that ends before it has begun
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials keep their own

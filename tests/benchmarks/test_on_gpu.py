@@ -262,7 +262,7 @@ def test_what_was_measured_is_a_file_and_a_table(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text("# A\n\n## Measured\n\nSpeed.\n\n## Next\n")
     for _ in range(2):  # the second time in the place of the first
-        assert read([str(tmp_path), "--results", str(tmp_path), "--readme", str(readme)]) == 0
+        assert read([str(tmp_path), "--results", str(tmp_path), "--page", str(readme)]) == 0
         text = readme.read_text()
         assert text.startswith(f"# A\n\n## Measured\n\n{BEGIN}\n\nOn one NVIDIA H100 80GB HBM3 with torch 2.11.0")
         assert text.endswith(f"{TABLE}\n{END}\n\nSpeed.\n\n## Next\n")
@@ -275,13 +275,15 @@ def test_what_was_measured_is_a_file_and_a_table(tmp_path: Path) -> None:
 def test_a_page_without_the_heading_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_parts(tmp_path)
     (tmp_path / "README.md").write_text("# A\n")
-    assert read([str(tmp_path), "--results", str(tmp_path), "--readme", str(tmp_path / "README.md")]) == 2
+    assert read([str(tmp_path), "--results", str(tmp_path), "--page", str(tmp_path / "README.md")]) == 2
     assert "--after ## Measured: the page has no such heading" in capsys.readouterr().err
     assert not list(tmp_path.glob("gpu_*.json"))
 
 
-def test_the_readme_has_the_heading() -> None:
-    assert BEGIN in with_block((ROOT / "README.md").read_text(encoding="utf-8"), f"{BEGIN}\n{END}", "## Measured")
+def test_the_page_of_results_has_the_heading() -> None:
+    assert BEGIN in with_block(
+        (ROOT / "docs" / "results.md").read_text(encoding="utf-8"), f"{BEGIN}\n{END}", "## Measured"
+    )
 
 
 @pytest.mark.parametrize("content", [None, "no JSON", '{"part": "eager", "status": "failed: exit code 1"}\n'])
@@ -312,8 +314,8 @@ def test_from_preparation_to_the_table(data: dict[str, Any], tmp_path: Path) -> 
     assert done.returncode == 0, (out / "log.txt").read_text()
     assert sorted(path.name for path in out.iterdir()) == ["log.txt", "parts.jsonl"]
     readme = tmp_path / "README.md"
-    readme.write_text((ROOT / "README.md").read_text(encoding="utf-8"), encoding="utf-8")
-    assert read([str(out), "--results", str(tmp_path), "--readme", str(readme)]) == 0
+    readme.write_text((ROOT / "docs" / "results.md").read_text(encoding="utf-8"), encoding="utf-8")
+    assert read([str(out), "--results", str(tmp_path), "--page", str(readme)]) == 0
     (file,) = tmp_path.glob("gpu_*_tiny.json")
     found = json.loads(file.read_text())["parts"]
     assert {name: each["status"] for name, each in found.items()} == dict.fromkeys(["plan", "images", *parts], "done")

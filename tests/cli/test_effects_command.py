@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.effects import main
+from cfamc_ray.cli.effects import main
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.store.records import TrialFolder, write_config
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.report import main
+from cfamc_ray.cli.report import main
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.store.records import write_config
 

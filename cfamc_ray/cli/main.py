@@ -1,0 +1,57 @@
+"""The console script: ``cfamc VERB …`` runs one command, and imports that command's module only."""
+
+import difflib
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+VERBS = {
+    "tune": ("cfamc_ray.tune", "search a space for the front of its objectives"),
+    "train": ("cfamc_ray.train", "train one configuration: a recipe, or a trial of a study"),
+    "evaluate": ("cfamc_ray.evaluate", "attack a trained encoder on the test split, by a protocol"),
+    "scale": ("cfamc_ray.scale", "measure and fit how time, memory and error grow"),
+    "report": ("cfamc_ray.cli.report", "write the report of a study, finished or running"),
+    "front": ("cfamc_ray.cli.front", "draw the front of a study"),
+    "compare": ("cfamc_ray.cli.compare", "compare the fronts of several studies"),
+    "effects": ("cfamc_ray.cli.effects", "show which key moves which objective"),
+    "scaling": ("cfamc_ray.cli.scaling", "fit and draw what a scaling study has measured"),
+}
+"""Module and summary of each verb. A module has ``main(argv, prog=...)``, which returns the exit code."""
+USAGE = "usage: cfamc VERB [OPTIONS]"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb.
+
+    Args:
+        argv: the verb and its options; those of the process unless given.
+
+    Returns:
+        the verb's exit code; 2 without a verb, or for one that does not exist.
+    """
+    verb, *words = (sys.argv[1:] if argv is None else argv) or [""]
+    if verb in VERBS:
+        code: int = import_module(VERBS[verb][0]).main(words, prog=f"cfamc {verb}")
+        return code
+    if verb in ("-h", "--help"):
+        print(_help())
+        return 0
+    print(f"{USAGE}\ncfamc: {_refusal(verb)}", file=sys.stderr)
+    return 2
+
+
+def _help() -> str:
+    lines = [f"  {verb:<9} {summary}" for verb, (_, summary) in VERBS.items()]
+    return "\n".join([USAGE, "", *lines, "", "cfamc VERB --help lists the options of a verb."])
+
+
+def _refusal(verb: str) -> str:
+    if not verb:
+        return "name a verb; cfamc --help explains each: " + ", ".join(VERBS)
+    close = difflib.get_close_matches(verb, VERBS, n=1)
+    nearest = f"did you mean {close[0]}? " if close else ""
+    return f"there is no verb {verb!r}; {nearest}There are {', '.join(VERBS)}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

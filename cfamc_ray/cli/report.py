@@ -1,0 +1,29 @@
+"""Write a study's report, finished or running: cfamc report runs/STUDY [--budget PASSES]."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from cfamc_ray.cli.command import exit_code, writing
+from cfamc_ray.lifecycle.checks import warn_of_damage
+from cfamc_ray.report.page import write_report
+from cfamc_ray.store.layout import REPORT
+
+
+def main(argv: Sequence[str] | None = None, *, prog: str = "cfamc report") -> int:
+    """Compute, draw, write; the exit code is 2 for bad input."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Write report/report.html of a study: one file, with every figure and table beside it.",
+    )
+    parser.add_argument("study", type=Path, help="the study's folder")
+    parser.add_argument("--budget", type=float, metavar="PASSES", help="crop passes that a recommended trial may take")
+    arguments = parser.parse_args(argv)
+    return exit_code(lambda: _write(arguments.study, arguments.budget))
+
+
+def _write(study: Path, budget: float | None) -> int:
+    warn_of_damage(study)
+    with writing(study / REPORT):
+        print(write_report(study, budget=budget))
+    return 0
