@@ -52,7 +52,6 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         type=Path,
         metavar="STUDY",
-        dest="imports",
         help="take over the trials of an earlier study on the same space",
     )
     add_costs_option(parser)
