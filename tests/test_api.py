@@ -31,6 +31,7 @@ from cfamc_ray.evaluate import main as evaluate_command
 from cfamc_ray.space.reading import resolve_study
 from cfamc_ray.store.lock import only_driver
 from cfamc_ray.store.records import TrialFolder, write_config
+from cfamc_ray.store.stop_reason import StopReason
 from cfamc_ray.terminal import TrainingView
 from cfamc_ray.train import main as train_command
 from cfamc_ray.tune import main as tune
@@ -76,7 +77,7 @@ class Runs:
         self.details: list[str] = []
         self.interrupted = False
 
-    def run_study(self, config: StudyConfig, folder: Path, *, detail: str, **_: Any) -> str:
+    def run_study(self, config: StudyConfig, folder: Path, *, detail: str, **_: Any) -> StopReason | None:
         self.configs.append(config)
         self.details.append(detail)
         trials = range(1 if self.interrupted else config.budget.trials)
@@ -85,7 +86,8 @@ class Runs:
             trial.open({"perturbation.epsilon": (number + 1) / 255})
             scores = {"clean_accuracy": 0.5 + number / 10, "robust_accuracy": 0.5 - number / 10}
             trial.write_rows([{"epoch": 1, "done": True, **scores, "crop_passes": 10, "train_seconds": 0.1}])
-        return "" if self.interrupted else f"budget.trials {config.budget.trials} reached"
+        text = f"budget.trials {config.budget.trials} reached"
+        return None if self.interrupted else StopReason("trials", text)
 
 
 @pytest.fixture

@@ -44,6 +44,7 @@ from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.cells import CellFolder
 from cfamc_ray.store.images import note
 from cfamc_ray.store.records import Row, Status, TrialFolder, TrialRecord, read_trials, write_config
+from cfamc_ray.store.stop_reason import StopReason
 from cfamc_ray.train import main as train
 from cfamc_ray.training.recording import RecordedTrial
 from cfamc_ray.training.trainer import initial_encoder
@@ -480,11 +481,11 @@ class TestScale:
                 folder.write(cell, found_of(cell))
             names.extend(cell.name for cell in missing)
 
-        def run_study(config: StudyConfig, folder: Path, **_: Any) -> str:
+        def run_study(config: StudyConfig, folder: Path, **_: Any) -> StopReason | None:
             orchestration._repair(config, folder)
             names.extend(record.trial_id for record in read_trials(folder) if not record.ended)
             write_trials(config, folder, trials=12)
-            return "budget.trials reached"
+            return StopReason("trials", "budget.trials reached")
 
         monkeypatch.setitem(sys.modules, "cfamc_ray.orchestration.cells", SimpleNamespace(run_cells=run_cells))
         monkeypatch.setattr(orchestration, "run_study", run_study)

@@ -18,6 +18,7 @@ from cfamc_ray.config.yaml12 import dump_yaml
 from cfamc_ray.space.reading import read_study
 from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.records import TrialFolder, read_trials, write_config
+from cfamc_ray.store.stop_reason import StopReason
 from cfamc_ray.train import main as train
 
 SPACE: dict[str, Any] = {
@@ -104,7 +105,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[StudyConfig]:
     """The studies that were run: in place of Ray, finished trials are written by hand."""
     studies: list[StudyConfig] = []
 
-    def run_study(config: StudyConfig, folder: Path, **_: Any) -> str:
+    def run_study(config: StudyConfig, folder: Path, **_: Any) -> StopReason | None:
         studies.append(config)
         write_config(folder, config)
         for number in range(config.budget.trials):
@@ -114,7 +115,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[StudyConfig]:
             if not trial.epochs_file.exists():
                 scores = {"clean_accuracy": 0.5, "robust_accuracy": 0.25, "crop_passes": 40}
                 trial.write_rows([{"epoch": 1, "done": True, **scores}])
-        return "budget.trials reached"
+        return StopReason("trials", "budget.trials reached")
 
     monkeypatch.setitem(sys.modules, "cfamc_ray.orchestration.run", SimpleNamespace(run_study=run_study))
     monkeypatch.setattr("cfamc_ray.report.page.write_report", lambda folder, **_: folder / "report")

@@ -20,6 +20,7 @@ from cfamc_ray.evaluate import main as evaluate
 from cfamc_ray.space.reading import read_study
 from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.records import TrialFolder, read_trials, write_config
+from cfamc_ray.store.stop_reason import StopReason
 from cfamc_ray.train import main as train
 
 NASTY = "100% %20 ?#{a} 'b' \"c\" [d] é日 &;$HOME\\ ~ #x: y"
@@ -41,14 +42,14 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[StudyConfig]:
     """The studies that were run: in place of Ray, a trial is written by hand; the first run is interrupted then."""
     studies: list[StudyConfig] = []
 
-    def run_study(config: StudyConfig, folder: Path, **_: Any) -> str:
+    def run_study(config: StudyConfig, folder: Path, **_: Any) -> StopReason | None:
         studies.append(config)
         write_config(folder, config)
         trial = TrialFolder(folder, len(read_trials(folder)))
         trial.open(next(SearchSpace(config).points()))
         scores = {"clean_accuracy": 0.5, "robust_accuracy": 0.25, "crop_passes": 40}
         trial.write_rows([{"epoch": 1, "done": True, **scores}])
-        return "budget.trials reached" if len(studies) > 1 else ""
+        return StopReason("trials", "budget.trials reached") if len(studies) > 1 else None
 
     monkeypatch.setitem(sys.modules, "cfamc_ray.orchestration.run", SimpleNamespace(run_study=run_study))
     monkeypatch.setattr("cfamc_ray.report.page.write_report", lambda folder, **_: folder / "report")

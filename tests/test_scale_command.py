@@ -25,6 +25,7 @@ from cfamc_ray.space.reading import read_scaling
 from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.cells import CellFolder
 from cfamc_ray.store.records import TrialFolder, read_trials, write_config
+from cfamc_ray.store.stop_reason import StopReason
 from cfamc_ray.tune import main as tune
 
 CONFIG = ScalingConfig.model_validate(
@@ -99,9 +100,9 @@ def trained(monkeypatch: pytest.MonkeyPatch, measured: list[int]) -> list[int]:
     """How many trials each run of the study is to write, in place of Ray; fewer than all are an interruption."""
     to_write = [12]
 
-    def run_study(config: StudyConfig, folder: Path, **_: Any) -> str:
+    def run_study(config: StudyConfig, folder: Path, **_: Any) -> StopReason | None:
         write_trials(config, folder, trials=to_write[0])
-        return "budget.trials reached" if to_write[0] == 12 else ""
+        return StopReason("trials", "budget.trials reached") if to_write[0] == 12 else None
 
     monkeypatch.setitem(sys.modules, "cfamc_ray.orchestration.run", SimpleNamespace(run_study=run_study))
     return to_write

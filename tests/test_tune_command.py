@@ -23,6 +23,7 @@ from cfamc_ray.orchestration.view import StudyView
 from cfamc_ray.space.reading import read_study
 from cfamc_ray.store.lock import only_driver
 from cfamc_ray.store.records import Status, TrialFolder, read_trials, write_config
+from cfamc_ray.store.stop_reason import StopReason
 from cfamc_ray.tune import main
 
 DIGITS = {"name": "digits", "pretrain_images": 100, "probe_images": 100, "validation_images": 50}
@@ -82,11 +83,15 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[StudyConfig]:
     """The studies that would have been run: in place of Ray, what a trial left behind is written by hand."""
     studies: list[StudyConfig] = []
 
-    def run_study(config: StudyConfig, folder: Path, *, address: str | None, detail: str, costs: object) -> str:
+    def run_study(
+        config: StudyConfig, folder: Path, *, address: str | None, detail: str, costs: object
+    ) -> StopReason | None:
         studies.append(config)
         make_study(folder, trials=config.budget.trials)
         alike = "the last 3 trials failed alike (out of memory): mend the cause"
-        return {None: "budget.trials reached", "broken": alike}.get(address, "")
+        return {None: StopReason("trials", "budget.trials reached"), "broken": StopReason("failed_alike", alike)}.get(
+            address
+        )
 
     monkeypatch.setitem(sys.modules, "cfamc_ray.orchestration.run", SimpleNamespace(run_study=run_study))
     return studies
