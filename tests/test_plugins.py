@@ -169,15 +169,25 @@ def test_workers_import_it_before_they_read_a_config_that_does_not_use_it_yet(pr
 
 
 @pytest.mark.long
-def test_several_workers_a_confirmation_and_the_cells_of_a_scaling_study_import_it(project: Path) -> None:
-    words = ["--trials", "1", "--set", "resources.workers_per_trial=2", "--set", "name=shared"]
+def test_each_of_several_workers_imports_it(project: Path) -> None:
+    done = tune(project, "--trials", "1", "--set", "resources.workers_per_trial=2")
+    assert done.returncode == 0, done.stderr
+    assert [status for status, _ in rows(project)] == ["finished"]
+
+
+@pytest.mark.long
+def test_a_confirmation_imports_it(project: Path) -> None:
     confirm = "confirm={seeds: 1, images: 20, attacked_images: 10, attacks: [pgd20]}"
-    done = tune(project, *words, "--set", confirm)
-    assert done.returncode == 0, done.stderr + (project / "runs" / "shared" / "ray.log").read_text()
-    assert [status for status, _ in rows(project, "shared")] == ["finished"]
-    assert "PGD-20" in json.loads((project / "runs" / "shared" / "confirm" / "trial_00000" / "test.json").read_text())
-    space = "\n".join(SPACE.splitlines()[:-2]).replace("budget: {trials: 2}\n", "").replace("name: mine", "name: cells")
-    (project / "cells.yaml").write_text(f"{space}\nsystem: {{grid: {{workers: [1, 2]}}, minibatches: 1, repeats: 1}}\n")
-    done = python(project, "-m", "cfamc_ray.scale", "--space", "cells.yaml")
-    cells = [json.loads(path.read_text()) for path in (project / "runs" / "cells" / "system").glob("cell_*.json")]
-    assert [cell["status"] for cell in cells] == ["finished"] * 2, (done.stderr, cells)
+    done = tune(project, "--trials", "1", "--set", confirm)
+    assert done.returncode == 0, done.stderr
+    assert "PGD-20" in json.loads((project / "runs" / "mine" / "confirm" / "trial_00000" / "test.json").read_text())
+
+
+@pytest.mark.long
+def test_the_cells_of_a_scaling_study_import_it(project: Path) -> None:
+    space = SPACE.partition("space:")[0].replace("budget: {trials: 2}\n", "")
+    system = "system: {grid: {workers: [1, 2]}, minibatches: 1, repeats: 1}"
+    (project / "cells.yaml").write_text(f"{space}{system}\n", encoding="utf-8")
+    program = 'import cfamc_ray; print(len(cfamc_ray.run_scaling("cells.yaml").run.measured))'
+    done = python(project, "-c", program)
+    assert done.stdout == "2\n", done.stderr
