@@ -28,7 +28,7 @@ from benchmarks.timing import BATCH, Apart, parser, ratios, report, summary
 from cfamc_ray.config.recipes import read_recipe
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.config.yaml12 import parse_yaml
-from cfamc_ray.cost.work import crop_pass_flops
+from cfamc_ray.cost.counting import crop_pass_flops
 from cfamc_ray.method.losses import coding_rate
 from cfamc_ray.method.phases import timed_phases
 from cfamc_ray.training.allocator import keep_freed_memory

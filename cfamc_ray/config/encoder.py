@@ -14,7 +14,7 @@ class BackboneConfig(Component):
     """A backbone; `build(encoder)`, given the `EncoderConfig`, gives a `cfamc_ray.method.backbones.Backbone`."""
 
     fuses_norm: ClassVar[bool] = False
-    """Whether its batch norms and the operations after them can be one kernel (`backbones.norm_relu`)."""
+    """Whether its batch norms and the operations after them can be one kernel (`norms.norm_relu`)."""
 
     name: str
     """Of the architecture."""
@@ -31,7 +31,7 @@ BACKBONES = Registry[BackboneConfig]("architecture")
 class ResNet18Config(BackboneConfig):
     """ResNet-18 (arXiv 1512.03385)."""
 
-    implementation: ClassVar[str] = "cfamc_ray.method.backbones:build_resnet"
+    implementation: ClassVar[str] = "cfamc_ray.method.resnet:build_resnet"
     fuses_norm: ClassVar[bool] = True
 
     name: Literal["resnet18"] = "resnet18"
@@ -41,7 +41,7 @@ class ResNet18Config(BackboneConfig):
 class ResNet50Config(BackboneConfig):
     """ResNet-50 (arXiv 1512.03385)."""
 
-    implementation: ClassVar[str] = "cfamc_ray.method.backbones:build_resnet"
+    implementation: ClassVar[str] = "cfamc_ray.method.resnet:build_resnet"
     fuses_norm: ClassVar[bool] = True
 
     name: Literal["resnet50"] = "resnet50"
@@ -51,7 +51,7 @@ class ResNet50Config(BackboneConfig):
 class VitConfig(BackboneConfig):
     """A vision transformer (arXiv 2010.11929) of 12 blocks and 3 heads, whose features are the mean of its tokens."""
 
-    implementation: ClassVar[str] = "cfamc_ray.method.backbones:build_vit"
+    implementation: ClassVar[str] = "cfamc_ray.method.vit:build_vit"
 
     name: Literal["vit"] = "vit"
 

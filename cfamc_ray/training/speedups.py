@@ -10,7 +10,7 @@ from torch import Tensor
 from cfamc_ray.config.errors import InputError, first_line
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.cost.work import training_flops
-from cfamc_ray.method.backbones import BatchNorm, missing_for_triton, norm_relu, use_fused_norm
+from cfamc_ray.method.norms import BatchNorm, missing_for_triton, norm_relu, use_fused_norm
 
 COMPILING_PAYS_FLOPS = 5e16
 """Of a trial's training. At the paper's width an H100 takes about 5 minutes for so many, and one to compile."""

@@ -16,11 +16,11 @@ from torch.optim.lr_scheduler import LRScheduler
 from cfamc_ray.config.encoder import EncoderConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.data.images import UNLABELLED
-from cfamc_ray.method.backbones import use_fused_norm
 from cfamc_ray.method.cuda_graph import GraphedUpdate, unchanged
 from cfamc_ray.method.encoder import InChunks, SelfSupervisedEncoder
 from cfamc_ray.method.learner import InnerMaximization, Learner, Runner, eagerly
 from cfamc_ray.method.losses import Loss
+from cfamc_ray.method.norms import use_fused_norm
 from cfamc_ray.method.optimizer import Lars, build_optimizer, build_scheduler
 from cfamc_ray.method.parallel import data_parallel, gather_embeddings
 from cfamc_ray.training.generators import WEIGHTS, make_seed

@@ -18,7 +18,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cfamc_ray.config.trial import TrialConfig
-from cfamc_ray.cost.work import peak_memory_bytes, reset_peak_memory, training_flops
+from cfamc_ray.cost.memory import peak_memory_bytes, reset_peak_memory
+from cfamc_ray.cost.work import training_flops
 from cfamc_ray.data.splits import Splits
 from cfamc_ray.evaluation.attacks import AttackInvalid
 from cfamc_ray.evaluation.scores import Scores, search_scores

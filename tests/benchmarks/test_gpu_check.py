@@ -29,7 +29,7 @@ from benchmarks.gpu_check.fake import DEVICE, eager, fake_cuda
 from benchmarks.gpu_check.recorder import PACKAGE, Operation
 from cfamc_ray.config.recipes import VARIANTS, read_recipe, recipe_names
 from cfamc_ray.config.trial import TrialConfig
-from cfamc_ray.cost.work import crop_pass_flops, forward_flops
+from cfamc_ray.cost.counting import crop_pass_flops, forward_flops
 from cfamc_ray.evaluation import probe
 from cfamc_ray.method import crops, perturbation
 from cfamc_ray.method import losses as loss

@@ -4,7 +4,7 @@ import torch
 from benchmarks import training_step
 from benchmarks.training_step import Ours, Reference, Speed
 from cfamc_ray.config.trial import TrialConfig
-from cfamc_ray.cost.work import crop_pass_flops
+from cfamc_ray.cost.counting import crop_pass_flops
 
 CPU = torch.device("cpu")
 TINY = TrialConfig().with_values(

@@ -10,19 +10,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from cfamc_ray.config.data import parse_data
 from cfamc_ray.config.encoder import EncoderConfig, VitConfig
 from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.cost.counting import PixelGradient, crop_pass_flops, forward_flops, kept_numbers, pixel_gradient
+from cfamc_ray.cost.memory import peak_memory_bytes, reset_peak_memory
 from cfamc_ray.cost.work import (
     BATCH,
     BATCH_BYTES,
-    PixelGradient,
     batch_images,
-    crop_pass_flops,
     evaluation_work,
-    forward_flops,
     image_side,
-    kept_numbers,
-    peak_memory_bytes,
-    pixel_gradient,
-    reset_peak_memory,
     scale_remark,
     study_cost,
     training_flops,

@@ -13,7 +13,8 @@ from cfamc_ray.config.attacks import ATTACKS, AutoAttackConfig, PgdConfig
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import resolve_protocol
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.cost.work import evaluation_work, pixel_gradient
+from cfamc_ray.cost.counting import pixel_gradient
+from cfamc_ray.cost.work import evaluation_work
 from cfamc_ray.evaluation.batches import encode, predicted_right
 from cfamc_ray.evaluation.classifier import LinearClassifier
 from cfamc_ray.evaluation.probe import fit_converged

@@ -19,7 +19,8 @@ from cfamc_ray.config.heads import HeadConfig, ProbeConfig
 from cfamc_ray.config.method import CropsConfig
 from cfamc_ray.config.protocol import PROTOCOLS, ProtocolConfig
 from cfamc_ray.cost import work as cost
-from cfamc_ray.cost.work import BATCH, pixel_gradient
+from cfamc_ray.cost.counting import pixel_gradient
+from cfamc_ray.cost.work import BATCH
 from cfamc_ray.data.images import LabelledImages
 from cfamc_ray.data.splits import load_splits, load_test
 from cfamc_ray.evaluation import attacks, autoattack, protocols

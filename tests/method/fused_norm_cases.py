@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from cfamc_ray.config.encoder import EncoderConfig
 from cfamc_ray.method import backbones, fused_norm
-from cfamc_ray.method.backbones import BatchNorm, use_fused_norm
 from cfamc_ray.method.encoder import InChunks, SelfSupervisedEncoder
 from cfamc_ray.method.fused_norm import batch_norm_relu
+from cfamc_ray.method.norms import BatchNorm, use_fused_norm
 
 DEVICE = torch.device("cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda")
 ON_GPU = pytest.mark.skipif(DEVICE.type == "cpu", reason="only on a GPU")

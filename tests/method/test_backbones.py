@@ -11,7 +11,9 @@ from torch.nn import functional as F
 
 from cfamc_ray.config.encoder import EncoderConfig
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.method.backbones import ResNet, VisionTransformer, build_backbone, position_embeddings
+from cfamc_ray.method.backbones import build_backbone
+from cfamc_ray.method.resnet import ResNet
+from cfamc_ray.method.vit import VisionTransformer, position_embeddings
 
 RESNETS = ["resnet18", "resnet50"]
 STEMS = ["small", "large"]
@@ -165,7 +167,7 @@ def swapped(images_NCHW: Tensor) -> Tensor:
 def test_where_a_patch_lies_matters_to_its_position_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     network = vit()
     assert (network(images(2)) - network(swapped(images(2)))).abs().max() > 1e-4
-    monkeypatch.setattr("cfamc_ray.method.backbones.position_embeddings", lambda _: 0)
+    monkeypatch.setattr("cfamc_ray.method.vit.position_embeddings", lambda _: 0)
     torch.testing.assert_close(network(images(2)), network(swapped(images(2))), rtol=1e-9, atol=1e-9)
 
 

@@ -18,8 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cfamc_ray.config.encoder import EncoderConfig
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.method import backbones
-from cfamc_ray.method.backbones import BatchNorm, ResNet, build_backbone, missing_for_triton, norm_relu, use_fused_norm
+from cfamc_ray.method.backbones import build_backbone
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
+from cfamc_ray.method.norms import BatchNorm, missing_for_triton, norm_relu, use_fused_norm
+from cfamc_ray.method.resnet import ResNet
 
 NEEDS_TRITON = pytest.mark.skipif(missing_for_triton() is not None, reason=f"needs {missing_for_triton()}")
 ROOT = Path(__file__).parents[2]
@@ -269,7 +271,7 @@ def test_everything_imports_without_triton() -> None:
 import sys
 sys.modules["triton"] = None
 import cfamc_ray.training.trial
-print(cfamc_ray.method.backbones.missing_for_triton())
+print(cfamc_ray.method.norms.missing_for_triton())
 """
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr

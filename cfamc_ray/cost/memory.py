@@ -1,0 +1,34 @@
+"""The most memory that this process has held at once, of its GPU or of the machine."""
+
+import resource
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Start a new measurement of `peak_memory_bytes`, where the system can."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the largest resident size
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Most memory held at once since the reset: what the GPU's allocator reserved, or the process's resident size.
+
+    What is reserved and not in use, no other process can use either. The half a gigabyte or so that CUDA itself takes
+    of a GPU is not counted.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    with suppress(OSError):
+        status = Path("/proc/self/status").read_text()
+        for line in status.splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest if sys.platform == "darwin" else largest * 1024
