@@ -58,7 +58,7 @@ trial:
   crops: {views: 2, size: 16}
   loss: {name: spread}
   pretraining: {batch_images: 10, epochs: 1}
-  evaluation: {attack_steps: 1, attack_images: 10}
+  evaluation: {attack: {steps: 1}, attacked_images: 10}
 space:
   loss.strength: {choice: [0.5, 2.0]}
 """

@@ -8,6 +8,7 @@ from cfamc_ray.config.attacks import ATTACKS, AttackConfig, PgdConfig
 from cfamc_ray.config.components import ComponentField
 from cfamc_ray.config.data import DataSet
 from cfamc_ray.config.heads import ProbeConfig
+from cfamc_ray.config.measures import AnyMeasure
 from cfamc_ray.config.types import Pixels, Strict
 
 
@@ -26,6 +27,8 @@ class EvaluationConfig(Strict):
     """Attack that robust accuracy is measured under."""
     attacked_images: int = Field(default=1_000, ge=1)
     """How many of the validation images are attacked, a stratified sample; all of them where there are fewer."""
+    measures: tuple[AnyMeasure, ...] = Field(default=(), strict=False)
+    """What else is measured of the encoder on all validation images; each may be an objective."""
     batch_images: int | None = Field(default=None, ge=1, le=250)
     """Images that the encoder sees at once, here and in the tests of `confirm`. It sets the memory used and, up to
     rounding, changes no result. Null: as many as fit into 2 GB of an attack's activations, from 1 to 250."""

@@ -26,6 +26,7 @@ LONGEST_DECIMAL = 10
 """Characters of a number that is shown as it is; a longer one is shown as a fraction of 255, if it is one."""
 
 SPECIAL = {
+    "evaluation.measures": "a list of names, such as `effective_rank`, or of their keys, {name: …}",
     "space": "keys, each with a range",
     "start_from": "a list of recipes' names, or of points {key: value, …}",
     "constraints": "a list of comparisons, such as `crops.views * pretraining.epochs <= 48`",

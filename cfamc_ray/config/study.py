@@ -24,6 +24,7 @@ from cfamc_ray.config.components import Registry, branch
 from cfamc_ray.config.confirm import ConfirmConfig
 from cfamc_ray.config.constraints import Constraint
 from cfamc_ray.config.errors import InputError, nearest
+from cfamc_ray.config.measures import MEASURES
 from cfamc_ray.config.ranges import FloatRange, Range, dump_range, parse_range
 from cfamc_ray.config.recipes import VARIANTS, Variant, read_recipe
 from cfamc_ray.config.resources import ResourceConfig
@@ -137,8 +138,11 @@ class StudyConfig(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> "StudyConfig":
+        measured = [measure.component_name() for measure in self.trial.evaluation.measures]
         for name in self.objectives:
             find_objective(name)  # refuses what no trial reports
+            if name in MEASURES.classes and name not in measured:
+                raise ValueError(f"objectives: no trial measures {name}: write it under trial, evaluation, measures")
         for name in self.reference:
             if name not in self.objectives:
                 raise ValueError(f"reference: {name} is not among the objectives {', '.join(self.objectives)}")

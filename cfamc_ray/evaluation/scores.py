@@ -3,7 +3,8 @@
 Shapes: N images, F features.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -36,6 +37,8 @@ class Scores:
     robust_accuracy: float
     validation_images: int
     attacked_images: int
+    measures: Mapping[str, float] = field(default_factory=dict)
+    """By name, what else `evaluation.measures` asks for."""
 
 
 def search_scores(
@@ -53,7 +56,7 @@ def search_scores(
     Everything is computed in the type of the weights, without autocast.
 
     Args:
-        encoder: is left in the mode it was in; of several workers all take over the first one's buffers.
+        encoder: is left in the mode it was in; of several workers all copy the buffers of the first.
         probe_images: labelled training images.
         validation_images: held out, in an order of which every prefix is a fair sample, as `load_splits` gives them;
             the first `attacked_images` of them are attacked.
@@ -102,4 +105,8 @@ def search_scores(
             robust_accuracy=left_N.double().mean().item(),
             validation_images=len(validation_images),
             attacked_images=attacked,
+            measures={
+                measure.component_name(): measure.build()(encoder, validation_images, at_once=at_once, workers=workers)
+                for measure in config.measures
+            },
         )

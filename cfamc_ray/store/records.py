@@ -51,7 +51,6 @@ class TrialRecord:
     """Why a trial that is not finished ended."""
     source: str = ""
     """``STUDY/TRIAL_ID`` of the trial that a warm start copied; empty for a trial of this study."""
-    """Trial of another study that this one was taken over from."""
     kind: StopKind | None = None
     """Kind of the reason, for code to compare."""
     origin: str = ""
@@ -181,7 +180,7 @@ class TrialFolder:
         ):
             raise ValueError("holds no point of a space")
         if not isinstance(source, str):
-            raise ValueError("does not say where it was taken over from")
+            raise ValueError("does not name the trial that it was copied from")
         if tree.get("number") != self.number:
             raise ValueError("is that of another trial")
         if self.keys is not None and point.keys() != set(self.keys):

@@ -70,7 +70,7 @@ def damaged_encoder(path: Path) -> DamagedFile | None:
 
 
 def set_damaged_aside(study: Path) -> list[str]:
-    """Rename damaged files, and folders of trials that were taken over and are no longer whole.
+    """Rename damaged files, and folders of warm-started trials that are no longer whole.
 
     Only the driver that holds the study may do so.
 

@@ -20,6 +20,8 @@ class TrialMetrics:
     """On the images that the probe was fitted on."""
     validation_images: int
     attacked_images: int
+    measures: Mapping[str, float]
+    """What else was measured of the encoder."""
     loss: float
     loss_terms: Mapping[str, float]
     """What the loss reports beside its value."""
@@ -46,6 +48,6 @@ class TrialMetrics:
     device: str
 
     def row(self) -> dict[str, Any]:
-        """As it is recorded: every term of the loss is a column of its own."""
+        """As it is recorded: every term of the loss and every measure is a column of its own."""
         columns = asdict(self)
-        return {**columns, **columns.pop("loss_terms")}
+        return {**columns, **columns.pop("loss_terms"), **columns.pop("measures")}
