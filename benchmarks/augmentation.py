@@ -31,9 +31,9 @@ from cfamc_ray.config.recipes import read_recipe
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.data.splits import Splits
 from cfamc_ray.method import crops
+from cfamc_ray.method.parallel import DistributedContext
 from cfamc_ray.method.phases import now
 from cfamc_ray.training import trial
-from cfamc_ray.training.place import Place
 from cfamc_ray.training.throughput import in_turns, random_splits, seconds_of
 from cfamc_ray.training.trial import Trial
 
@@ -62,7 +62,7 @@ def config_of(*, batch_images: int, minibatches: int) -> TrialConfig:
 
 def ours(config: TrialConfig, splits: Splits, device: torch.device) -> Making:
     """As a trial makes them."""
-    trial = Trial(config, splits, place=Place(device=device))
+    trial = Trial(config, splits, context=DistributedContext(device=device))
     order_n = torch.arange(len(splits.pretrain))
     return lambda: [trial.minibatches.crops(order_n, 0, step) for step in range(config.minibatches_per_epoch)]
 

@@ -35,8 +35,8 @@ from torch.multiprocessing.spawn import spawn
 from benchmarks.timing import BATCH, parser, ratios, report, summary
 from cfamc_ray.config.recipes import read_recipe
 from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.method.parallel import DistributedContext
 from cfamc_ray.training.allocator import keep_freed_memory
-from cfamc_ray.training.place import Place
 from cfamc_ray.training.throughput import epoch_of, in_turns, random_splits
 from cfamc_ray.training.trial import Trial
 
@@ -84,16 +84,16 @@ def with_threads(epoch: Callable[[], object] | None, *, threads: int = 1) -> Cal
     return work
 
 
-def works_of(sizes: Sizes, place: Place) -> dict[str, Callable[[], None]]:
+def works_of(sizes: Sizes, context: DistributedContext) -> dict[str, Callable[[], None]]:
     """What this worker does in each work."""
     strong, weak = (
-        Trial(config, random_splits(config), place=place)
+        Trial(config, random_splits(config), context=context)
         for config in (sizes.config(), sizes.config(growth=sizes.workers))
     )
     alone: Callable[[], object] | None = None
-    if place.rank == 0:
+    if context.rank == 0:
         config = sizes.config()
-        alone = Trial(config, random_splits(config), place=Place(device=place.device)).run_epoch
+        alone = Trial(config, random_splits(config), context=DistributedContext(device=context.device)).run_epoch
     works = {
         "one_worker_one_thread": with_threads(alone),
         "one_worker_all_threads": with_threads(alone, threads=sizes.workers),
@@ -102,7 +102,7 @@ def works_of(sizes: Sizes, place: Place) -> dict[str, Callable[[], None]]:
         "weak": with_threads(epoch_of(weak)),
         "weak_unsynchronised": with_threads(epoch_of(weak, synchronised=False)),
     }
-    if place.device.type == "cuda":
+    if context.device.type == "cuda":
         del works["one_worker_all_threads"]
     return works
 
@@ -116,7 +116,7 @@ def worker(rank: int, sizes: Sizes, kind: str, folder: Path) -> None:
         torch.cuda.set_device(device)
     meeting, backend = f"file://{folder / 'meeting'}", "nccl" if kind == "cuda" else "gloo"
     dist.init_process_group(backend, init_method=meeting, rank=rank, world_size=sizes.workers)
-    works = works_of(sizes, Place(rank=rank, size=sizes.workers, device=device))
+    works = works_of(sizes, DistributedContext(rank=rank, world_size=sizes.workers, device=device))
     dist.barrier()
     seconds = in_turns(works, repeats=sizes.repeats, device=device)
     if rank == 0:

@@ -24,11 +24,11 @@ from cfamc_ray.data.splits import load_splits
 from cfamc_ray.evaluation.batches import encode, predicted_right, still_right
 from cfamc_ray.evaluation.classifier import LinearClassifier
 from cfamc_ray.evaluation.probe import fit_converged
+from cfamc_ray.method.parallel import DistributedContext
 from cfamc_ray.space.reading import read_study
 from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.records import read_trials
 from cfamc_ray.training.allocator import keep_freed_memory
-from cfamc_ray.training.place import Place
 from cfamc_ray.training.throughput import in_turns
 from cfamc_ray.training.trial import Trial
 
@@ -37,7 +37,7 @@ def measure(study: StudyConfig, device: torch.device, *, repeats: int) -> dict[s
     """Seconds of the parts, and what either attack leaves right."""
     config = study.trial_at(next(SearchSpace(study).points()))
     splits = load_splits(config.data, judged_on=config.judged_on)
-    trial = Trial(config, splits, place=Place(device=device))
+    trial = Trial(config, splits, context=DistributedContext(device=device))
     rows = list(trial)
     judged = config.evaluation
     encoder = trial.trainer.encoder.eval().requires_grad_(False)

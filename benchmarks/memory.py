@@ -26,8 +26,8 @@ import torch
 from benchmarks.timing import BATCH, Apart, parser, ratios, report, summary
 from cfamc_ray.config.recipes import read_recipe
 from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.method.parallel import DistributedContext
 from cfamc_ray.training.allocator import keep_freed_memory
-from cfamc_ray.training.place import Place
 from cfamc_ray.training.throughput import in_turns, random_splits
 from cfamc_ray.training.trial import Trial
 
@@ -47,7 +47,7 @@ class Cell:
 
     def __init__(self, config: TrialConfig, device: torch.device) -> None:
         keep_freed_memory()
-        self.trial = Trial(config, random_splits(config), place=Place(device=device))
+        self.trial = Trial(config, random_splits(config), context=DistributedContext(device=device))
 
     def epoch(self) -> None:
         """Train one."""

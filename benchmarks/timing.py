@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from cfamc_ray.store.environment import environment
-from cfamc_ray.training.place import device_name
+from cfamc_ray.training.precision import device_name
 
 BATCH = {"cpu": 16, "cuda": 100}
 """Images of a minibatch."""

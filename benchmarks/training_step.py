@@ -30,9 +30,9 @@ from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.config.yaml12 import parse_yaml
 from cfamc_ray.cost.counting import crop_pass_flops
 from cfamc_ray.method.losses import coding_rate
+from cfamc_ray.method.parallel import DistributedContext
 from cfamc_ray.method.phases import timed_phases
 from cfamc_ray.training.allocator import keep_freed_memory
-from cfamc_ray.training.place import Place
 from cfamc_ray.training.throughput import in_turns, product_flops, random_splits, seconds_of
 from cfamc_ray.training.trial import Trial
 
@@ -48,7 +48,7 @@ class Ours:
     def __init__(self, config: TrialConfig, device: torch.device) -> None:
         keep_freed_memory()
         self.config, self.device = config, device
-        self.trial = Trial(config, random_splits(config), place=Place(device=device))
+        self.trial = Trial(config, random_splits(config), context=DistributedContext(device=device))
         z_VBD = torch.randn(config.crops.views, config.pretraining.batch_images, config.encoder.embedding_width)
         self.z_VBD = torch.nn.functional.normalize(z_VBD, dim=-1).to(device).requires_grad_()
 

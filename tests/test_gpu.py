@@ -34,11 +34,11 @@ from cfamc_ray.evaluation.attacks import pgd
 from cfamc_ray.evaluation.scores import search_scores
 from cfamc_ray.method.crops import draw_crop_parameters, make_crops
 from cfamc_ray.method.encoder import load_encoder
+from cfamc_ray.method.parallel import DistributedContext
 from cfamc_ray.space.reading import resolve_study
 from cfamc_ray.store.records import TrialFolder
 from cfamc_ray.train import main as train
 from cfamc_ray.training.epoch_metrics import TrialMetrics
-from cfamc_ray.training.place import Place
 from cfamc_ray.training.recording import Row, run_recorded
 from cfamc_ray.training.speedups import fused_norm_problem
 from cfamc_ray.training.throughput import random_splits
@@ -102,7 +102,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trial(splits: Splits, device: torch.device = DEVICE, changes: dict[str, Any] | None = None) -> Trial:
-    return Trial(SMALL.with_values(changes or {}), splits, place=Place(device=device))
+    return Trial(SMALL.with_values(changes or {}), splits, context=DistributedContext(device=device))
 
 
 def assert_alike(rows: Iterable[TrialMetrics], others: Iterable[TrialMetrics], *, tolerance: float = 1e-6) -> None:
@@ -127,7 +127,7 @@ def recorded(folder: Path, images: Path, changes: dict[str, Any]) -> list[Row]:
     study: StudyConfig = resolve_study(
         tree, [f"{key}={json.dumps(value)}" for key, value in keys.items()], source="a test"
     )
-    return list(run_recorded(study, TrialFolder(folder, 0), {}, Place(device=DEVICE)))
+    return list(run_recorded(study, TrialFolder(folder, 0), {}, DistributedContext(device=DEVICE)))
 
 
 def test_crops_are_those_of_the_cpu() -> None:
@@ -144,7 +144,7 @@ def test_the_papers_step_fits_and_is_measured() -> None:
     config = TrialConfig().with_values(
         {"data.pretrain_images": 200, "data.validation_images": 0, "pretraining.epochs": 2}
     )
-    row = list(Trial(config, random_splits(config), place=Place(device=DEVICE)))[-1]
+    row = list(Trial(config, random_splits(config), context=DistributedContext(device=DEVICE)))[-1]
     assert row.precision == "bfloat16"
     assert row.device == torch.cuda.get_device_name(DEVICE)
     assert 2**30 < row.peak_memory_bytes < torch.cuda.get_device_properties(DEVICE).total_memory
@@ -162,7 +162,9 @@ def test_the_host_never_waits_in_the_loop_over_minibatches(splits: Splits, attac
         torch.cuda.set_sync_debug_mode("error" if len(finished) == 4 else "default")
 
     config = SMALL.with_values({**ATTACKS[attack], "pretraining.precision": precision})
-    training = Trial(config, splits, place=Place(device=DEVICE), seconds=1e6, on_minibatch=after_minibatch)
+    training = Trial(
+        config, splits, context=DistributedContext(device=DEVICE), seconds=1e6, on_minibatch=after_minibatch
+    )
     try:
         list(training)
     finally:

@@ -16,8 +16,7 @@ from cfamc_ray.data.images import LabelledImages
 from cfamc_ray.evaluation.attacks import pgd
 from cfamc_ray.evaluation.scores import search_scores
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
-from cfamc_ray.method.parallel import ALONE, Workers
-from cfamc_ray.training.place import Place
+from cfamc_ray.method.parallel import ALONE, DistributedContext
 from cfamc_ray.training.trainer import initial_encoder
 from cfamc_ray.training.trial import Trial, TrialFailed
 
@@ -49,7 +48,7 @@ def encoder(rank: int = 0) -> SelfSupervisedEncoder:
     return drawn
 
 
-def found(workers: Workers = ALONE) -> dict[str, Any]:
+def found(workers: DistributedContext = ALONE) -> dict[str, Any]:
     """Scores of each case with the attack's generator as it is left, and adversarial images."""
     results: dict[str, Any] = {}
     for case, changes in CASES.items():
@@ -87,7 +86,7 @@ def blind(features: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 def reason_of_failure(rank: int) -> str:
     """Of a trial whose second worker alone computes features that are no numbers."""
-    trial = Trial(tiny_config(), tiny_splits(), place=Place(rank=rank, size=2))
+    trial = Trial(tiny_config(), tiny_splits(), context=DistributedContext(rank=rank, world_size=2))
     if rank == 1:
         trial.trainer.encoder.features = blind(trial.trainer.encoder.features)  # type: ignore[method-assign]
     try:
@@ -101,7 +100,7 @@ def work(rank: int, folder: Path) -> None:
     """What each of the two processes does."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2)
-    results = found(Workers(rank, 2))
+    results = found(DistributedContext(rank, 2))
     results["reason"] = reason_of_failure(rank)
     torch.save(results, folder / f"{rank}.pt")
     dist.barrier()
@@ -141,6 +140,6 @@ def test_features_that_are_no_numbers_on_one_worker_end_the_trial_on_all(shared:
 @pytest.mark.parametrize("count", [1, 2, 5, 8, 9])
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
 def test_the_parts_of_all_workers_are_of_one_size_and_begin_with_all_rows(count: int, size: int) -> None:
-    parts = [Workers(rank, size).part(torch.arange(count)) for rank in range(size)]
+    parts = [DistributedContext(rank, size).part(torch.arange(count)) for rank in range(size)]
     assert {len(part) for part in parts} == {-(-count // size)}
     assert torch.cat(parts)[:count].tolist() == list(range(count))

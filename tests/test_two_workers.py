@@ -11,7 +11,7 @@ from tiny_trials import state, tiny_config, tiny_splits, tiny_trial
 from torch.multiprocessing.spawn import spawn
 
 from cfamc_ray.config.trial import TrialConfig
-from cfamc_ray.training.place import Place
+from cfamc_ray.method.parallel import DistributedContext
 from cfamc_ray.training.trial import Trial
 
 pytestmark = pytest.mark.slow
@@ -51,7 +51,7 @@ def work(rank: int, folder: Path, cases: list[str]) -> None:
     torch.compile = TRACED
     dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2)
     for case in cases:
-        trial = Trial(config_of(case), tiny_splits(), place=Place(rank=rank, size=2))
+        trial = Trial(config_of(case), tiny_splits(), context=DistributedContext(rank=rank, world_size=2))
         for row in trial:
             trial.save(folder / f"{case} {row.epoch}.pt")
         torch.save([(row.clean_accuracy, row.robust_accuracy) for row in trial.rows], folder / f"{case} {rank}.scores")

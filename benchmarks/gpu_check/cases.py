@@ -20,8 +20,8 @@ from cfamc_ray.cost.work import training_flops
 from cfamc_ray.data.images import LabelledImages
 from cfamc_ray.evaluation.protocols import run_protocol
 from cfamc_ray.evaluation.scores import search_scores
+from cfamc_ray.method.parallel import DistributedContext
 from cfamc_ray.space.reading import resolve_study
-from cfamc_ray.training.place import Place
 from cfamc_ray.training.throughput import random_splits
 from cfamc_ray.training.trial import Trial
 
@@ -213,7 +213,9 @@ def run(case: Case) -> Found:
     training_flops(case.config)  # counted on another device, and remembered
     with fake_cuda(free_bytes=case.free_bytes) as recorder:
         try:
-            trial = Trial(case.config, splits, place=Place(device=DEVICE), on_minibatch=partial(_count, recorder))
+            trial = Trial(
+                case.config, splits, context=DistributedContext(device=DEVICE), on_minibatch=partial(_count, recorder)
+            )
             if case.evaluation is None:
                 trial.run_epoch()
             else:

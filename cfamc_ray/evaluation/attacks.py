@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cfamc_ray.config.attacks import PgdConfig
-from cfamc_ray.method.parallel import ALONE, Workers
+from cfamc_ray.method.parallel import ALONE, DistributedContext
 from cfamc_ray.method.perturbation import ascend, project
 
 Logits = Callable[[Tensor], Tensor]
@@ -34,7 +34,7 @@ class Attack(Protocol):
         epsilon: float,
         generator: torch.Generator,
         at_once: int,
-        workers: Workers = ALONE,
+        workers: DistributedContext = ALONE,
     ) -> Tensor:
         """Adversarial images.
 
@@ -86,7 +86,7 @@ def pgd(
     every_step: bool = False,
     at_once: int | None = None,
     shrink: bool | None = None,
-    workers: Workers = ALONE,
+    workers: DistributedContext = ALONE,
 ) -> Tensor:
     """Adversarial images that maximise a loss in the l∞ ball (PGD, arXiv 1706.06083).
 
@@ -203,7 +203,7 @@ class Pgd:
         epsilon: float,
         generator: torch.Generator,
         at_once: int,
-        workers: Workers = ALONE,
+        workers: DistributedContext = ALONE,
     ) -> Tensor:
         """See `pgd`."""
         return pgd(

@@ -17,7 +17,7 @@ from cfamc_ray.config.attacks import AutoAttackConfig
 from cfamc_ray.cost.work import BATCH
 from cfamc_ray.evaluation.attacks import AttackInvalid, Logits
 from cfamc_ray.method.encoder import InChunks
-from cfamc_ray.method.parallel import ALONE, Workers
+from cfamc_ray.method.parallel import ALONE, DistributedContext
 
 _MEANING = {
     "check_randomized": "the logits change from call to call, so what breaks an image once may not break it again",
@@ -99,7 +99,7 @@ class StandardAutoAttack:
         epsilon: float,
         generator: torch.Generator,
         at_once: int,
-        workers: Workers = ALONE,
+        workers: DistributedContext = ALONE,
     ) -> Tensor:
         """See `autoattack`; workers do not share it, since its checks compare accuracies on all images."""
         # What it draws depends on its batches, so these stay, and the network sees them piece by piece.

@@ -14,7 +14,7 @@ from cfamc_ray.cost.work import BATCH, batch_images
 from cfamc_ray.data.images import LabelledImages
 from cfamc_ray.evaluation.classifier import BoundAttack, EachCrop, LinearClassifier, as_pixels, in_batches
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
-from cfamc_ray.method.parallel import ALONE, Workers
+from cfamc_ray.method.parallel import ALONE, DistributedContext
 
 
 def images_at_once(encoder: SelfSupervisedEncoder, side: int, *, features: str, crops: int = 1) -> int:
@@ -51,7 +51,7 @@ def frozen(encoder: SelfSupervisedEncoder) -> Iterator[None]:
 
 
 def encode(
-    classifier: LinearClassifier, images_NCHW: Tensor, *, at_once: int = BATCH, workers: Workers = ALONE
+    classifier: LinearClassifier, images_NCHW: Tensor, *, at_once: int = BATCH, workers: DistributedContext = ALONE
 ) -> Tensor:
     """Features of uint8 images.
 
@@ -79,7 +79,7 @@ def encode(
 
 
 def predicted_right(
-    classifier: LinearClassifier, images: LabelledImages, *, at_once: int = BATCH, workers: Workers = ALONE
+    classifier: LinearClassifier, images: LabelledImages, *, at_once: int = BATCH, workers: DistributedContext = ALONE
 ) -> Tensor:
     """Which images the classifier gets right.
 
@@ -111,7 +111,7 @@ def still_right(
     *,
     at_once: int = BATCH,
     group: int = BATCH,
-    workers: Workers = ALONE,
+    workers: DistributedContext = ALONE,
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Tensor:
     """Which of the first N images stay right under an attack; those that are wrong already are not attacked.

@@ -15,7 +15,7 @@ from cfamc_ray.cost.work import BATCH
 from cfamc_ray.data.images import LabelledImages
 from cfamc_ray.method.crops import cut_boxes, draw_crop_parameters
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
-from cfamc_ray.method.parallel import ALONE, Workers
+from cfamc_ray.method.parallel import ALONE, DistributedContext
 from cfamc_ray.method.transfer import to_device
 
 BoundAttack = Callable[[Tensor, Tensor], Tensor]
@@ -135,7 +135,7 @@ def as_pixels(images_NCHW: Tensor, encoder: nn.Module) -> Tensor:
 
 @torch.no_grad()
 def in_batches(
-    function: Callable[[Tensor], Tensor], inputs_N: Tensor, *, at_once: int, workers: Workers = ALONE
+    function: Callable[[Tensor], Tensor], inputs_N: Tensor, *, at_once: int, workers: DistributedContext = ALONE
 ) -> Tensor:
     """What a function that treats each input by itself makes of many inputs, without gradients.
 

@@ -13,14 +13,14 @@ from cfamc_ray.data.images import LabelledImages
 from cfamc_ray.evaluation.batches import encode
 from cfamc_ray.evaluation.classifier import LinearClassifier
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
-from cfamc_ray.method.parallel import Workers
+from cfamc_ray.method.parallel import DistributedContext
 
 
 class Measure(Protocol):
     """What a `MeasureConfig` builds."""
 
     def __call__(
-        self, encoder: SelfSupervisedEncoder, images: LabelledImages, *, at_once: int, workers: Workers
+        self, encoder: SelfSupervisedEncoder, images: LabelledImages, *, at_once: int, workers: DistributedContext
     ) -> float:
         """The number.
 
@@ -39,7 +39,7 @@ class EffectiveRank:
         self.config = config
 
     def __call__(
-        self, encoder: SelfSupervisedEncoder, images: LabelledImages, *, at_once: int, workers: Workers
+        self, encoder: SelfSupervisedEncoder, images: LabelledImages, *, at_once: int, workers: DistributedContext
     ) -> float:
         """See `Measure`; from 1 to the smaller of the numbers of images and of features."""
         reader = LinearClassifier(encoder, nn.Identity(), features=self.config.features)

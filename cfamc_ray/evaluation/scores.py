@@ -24,7 +24,7 @@ from cfamc_ray.evaluation.batches import (
 from cfamc_ray.evaluation.classifier import LinearClassifier
 from cfamc_ray.evaluation.probe import fit_converged
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
-from cfamc_ray.method.parallel import ALONE, Workers
+from cfamc_ray.method.parallel import ALONE, DistributedContext
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def search_scores(
     classes: int,
     config: EvaluationConfig,
     generator: torch.Generator,
-    workers: Workers = ALONE,
+    workers: DistributedContext = ALONE,
 ) -> Scores:
     """Fit a linear probe on the frozen encoder; measure its accuracy, clean and under the attack.
 

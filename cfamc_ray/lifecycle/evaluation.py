@@ -36,7 +36,7 @@ def evaluate_run(
     """
     from cfamc_ray.data.splits import describe_test  # noqa: PLC0415 (torch is slow to import)
     from cfamc_ray.evaluation.attacks import AttackInvalid  # noqa: PLC0415
-    from cfamc_ray.training.place import device_name  # noqa: PLC0415
+    from cfamc_ray.training.precision import device_name  # noqa: PLC0415
 
     settings = identity_of(run, data, protocol)
     path = out or record_path(run, settings)

@@ -72,17 +72,17 @@ def _open(run: PlannedStudy) -> None:
 def _train_here(run: PlannedStudy, detail: Detail) -> None:
     import torch  # noqa: PLC0415 (slow to import)
 
+    from cfamc_ray.method.parallel import DistributedContext  # noqa: PLC0415
     from cfamc_ray.training.allocator import worker_device  # noqa: PLC0415
-    from cfamc_ray.training.place import Place  # noqa: PLC0415
     from cfamc_ray.training.recording import run_recorded  # noqa: PLC0415
 
     for line in repair(run.folder, lambda: {0: {}}):
         logger.warning(line)
-    place = Place(device=worker_device(run.config.resources))
+    context = DistributedContext(device=worker_device(run.config.resources))
     trial_folder, threads = TrialFolder(run.folder, 0), torch.get_num_threads()
     try:
         with TrainingView(trial_folder, run.config, sys.stdout, detail=detail) as view:
-            for _ in run_recorded(run.config, trial_folder, {}, place, on_minibatch=view.advance):
+            for _ in run_recorded(run.config, trial_folder, {}, context, on_minibatch=view.advance):
                 view.show()
     finally:
         torch.set_num_threads(threads)

@@ -7,7 +7,8 @@ Shapes: V views, b images of one worker, B images of all, D embedding width; N r
 """
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple, cast
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -38,21 +39,26 @@ def gather_images(values_Vb: Tensor) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-class Workers(NamedTuple):
-    """Workers that each compute a part of the rows of a result, after which all of them have the same whole."""
+@dataclass(frozen=True)
+class DistributedContext:
+    """A worker among the workers of a trial, and what it computes on.
+
+    Workers may each compute a part of the rows of a result, after which all of them have the same whole.
+    """
 
     rank: int = 0
-    size: int = 1
+    world_size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def part(self, rows_N: Tensor) -> Tensor:
-        """rows_n of this worker, N / size of them, rounded up; after the last row the first ones come again.
+        """rows_n of this worker, N / world_size of them, rounded up; after the last row the first ones come again.
 
         Args:
             rows_N: at least one.
         """
-        if self.size == 1:
+        if self.world_size == 1:
             return rows_N
-        n = -(-len(rows_N) // self.size)
+        n = -(-len(rows_N) // self.world_size)
         return rows_N[torch.arange(self.rank * n, (self.rank + 1) * n, device=rows_N.device) % len(rows_N)]
 
     def gather(self, rows_n: Tensor, count: int) -> Tensor:
@@ -62,20 +68,20 @@ class Workers(NamedTuple):
             rows_n: of this worker; of one shape on all of them.
             count: N.
         """
-        if self.size == 1:
+        if self.world_size == 1:
             return rows_n
-        rows_X = rows_n.new_empty(self.size * len(rows_n), *rows_n.shape[1:])
+        rows_X = rows_n.new_empty(self.world_size * len(rows_n), *rows_n.shape[1:])
         dist.all_gather_into_tensor(rows_X, rows_n.contiguous())
         return rows_X[:count]
 
     def as_first(self, tensors: Iterable[Tensor]) -> None:
         """Set tensors to the values that they have on the first worker."""
-        if self.size > 1:
+        if self.world_size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
 
-ALONE = Workers()
+ALONE = DistributedContext()
 """One worker, which computes all rows."""
 
 

@@ -12,13 +12,13 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cfamc_ray.config.resources import ResourceConfig
 from cfamc_ray.config.scaling import Cell, ScalingConfig, SystemConfig
+from cfamc_ray.method.parallel import DistributedContext
 from cfamc_ray.orchestration.packing import Packed, pack
 from cfamc_ray.orchestration.session import running_ray
 from cfamc_ray.store.cells import CellFolder, cell_line
 from cfamc_ray.store.environment import environment
 from cfamc_ray.terminal import Detail, ProgressView
 from cfamc_ray.training.allocator import use_device, worker_device
-from cfamc_ray.training.place import Place
 from cfamc_ray.training.throughput import measure_cell
 
 
@@ -53,7 +53,7 @@ class CellWorker:
         if cell.workers > 1:
             backend = "nccl" if resources.gpus_per_worker else "gloo"
             dist.init_process_group(backend, init_method=meeting, rank=rank, world_size=cell.workers)
-        return measure_cell(cell, system, Place(rank=rank, size=cell.workers, device=device))
+        return measure_cell(cell, system, DistributedContext(rank=rank, world_size=cell.workers, device=device))
 
 
 def run_cells(config: ScalingConfig, folder: CellFolder, *, address: str | None, detail: Detail) -> None:

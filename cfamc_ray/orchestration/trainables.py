@@ -15,12 +15,12 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.method.parallel import DistributedContext
 from cfamc_ray.orchestration.crashes import CrashReport
 from cfamc_ray.orchestration.images import SharedSources, take_sources
 from cfamc_ray.orchestration.packing import Packed, pack
 from cfamc_ray.store.records import TrialFolder
 from cfamc_ray.training.allocator import worker_device
-from cfamc_ray.training.place import Place
 from cfamc_ray.training.recording import Row, run_recorded
 
 Point = dict[str, Any]
@@ -44,7 +44,10 @@ class OneWorkerTrial(tune.Trainable):
             self._crash_report.close()
         self._crash_report = CrashReport(trial_folder)
         self._rows = run_recorded(
-            self._study, trial_folder, new_config["point"], Place(device=worker_device(self._study.resources))
+            self._study,
+            trial_folder,
+            new_config["point"],
+            DistributedContext(device=worker_device(self._study.resources)),
         )
         return True
 
@@ -66,12 +69,12 @@ def several_workers(study: StudyConfig, folder: Path) -> Callable[[Point, Shared
     def worker(config: Point, sources: SharedSources) -> None:
         study = packed.unpack()
         take_sources(sources)
-        context = train.get_context()
+        workers = train.get_context()
         device = get_device() if resources.gpus_per_worker else torch.device("cpu")
-        place = Place(rank=context.get_world_rank(), size=context.get_world_size(), device=device)
+        context = DistributedContext(rank=workers.get_world_rank(), world_size=workers.get_world_size(), device=device)
         trial_folder = TrialFolder(folder, config["number"])
-        crash_report = CrashReport(trial_folder, place.rank)
-        for row in run_recorded(study, trial_folder, config["point"], place):
+        crash_report = CrashReport(trial_folder, context.rank)
+        for row in run_recorded(study, trial_folder, config["point"], context):
             # Without `done`: at its sight Tune would end the trial while Ray Train still holds the workers' places.
             train.report({name: value for name, value in row.items() if name != "done"})
         crash_report.close()

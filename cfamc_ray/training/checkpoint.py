@@ -25,8 +25,8 @@ def save_checkpoint(path: Path, trainer: Trainer, rows: Sequence[TrialMetrics]) 
         trainer: of the trial.
         rows: of the finished epochs.
     """
-    delta_VBCHW = gather_images(trainer.delta_VbCHW) if trainer.place.size > 1 else trainer.delta_VbCHW
-    if trainer.place.rank > 0:
+    delta_VBCHW = gather_images(trainer.delta_VbCHW) if trainer.context.world_size > 1 else trainer.delta_VbCHW
+    if trainer.context.rank > 0:
         return
     state = {
         "fingerprint": trainer.config.fingerprint,
@@ -56,7 +56,7 @@ def load_checkpoint(path: Path, trainer: Trainer, *, share: slice) -> list[Trial
             go on.
     """
     try:
-        state = torch.load(path, map_location=trainer.place.device, weights_only=True)
+        state = torch.load(path, map_location=trainer.context.device, weights_only=True)
         if state["fingerprint"] != trainer.config.fingerprint:
             raise CheckpointError(f"{path} is a checkpoint of another config: {state['fingerprint']}")
         rows = [TrialMetrics(**row) for row in state["rows"]]

@@ -1,4 +1,4 @@
-"""The precision of a trial's arithmetic."""
+"""The precision of a trial's arithmetic, and the name of the device that it runs on."""
 
 import torch
 
@@ -17,3 +17,10 @@ def _fast_bfloat16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return bool(capabilities.get("amx_bf16"))  # with AVX-512 alone float32 was faster (LOG.md, 2026-11-23)
+
+
+def device_name(device: torch.device) -> str:
+    """What a table shows as the device."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}"

@@ -18,11 +18,11 @@ from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.data.splits import Splits, load_splits
 from cfamc_ray.host.files import DiskFullError, is_disk_full, set_aside
+from cfamc_ray.method.parallel import DistributedContext
 from cfamc_ray.store.records import Status, TrialFolder
 from cfamc_ray.store.stop_reason import StopReason
 from cfamc_ray.training.allocator import keep_freed_memory, release_freed_memory, use_device
 from cfamc_ray.training.checkpoint import CheckpointError
-from cfamc_ray.training.place import Place
 from cfamc_ray.training.tensorboard import TrialEvents
 from cfamc_ray.training.trial import OutOfTime, Trial, TrialFailed
 
@@ -40,7 +40,7 @@ def run_recorded(
     study: StudyConfig,
     folder: TrialFolder,
     point: Mapping[str, Any],
-    place: Place,
+    context: DistributedContext,
     *,
     on_minibatch: Callable[[], None] = lambda: None,
 ) -> Iterator[Row]:
@@ -50,11 +50,11 @@ def run_recorded(
         study: the trial is one of its points.
         folder: of the trial; what it holds already is gone on from.
         point: the searched keys and their values.
-        place: of this worker; all of them call this.
+        context: of this worker; all of them call this.
         on_minibatch: as for `Trial`.
     """
     torch.set_num_threads(study.resources.cpus_per_worker)
-    use_device(place.device, study.resources.gpus_per_worker)
+    use_device(context.device, study.resources.gpus_per_worker)
     keep_freed_memory()
     release_freed_memory()
     known = folder.read()
@@ -62,7 +62,7 @@ def run_recorded(
         yield {**(known.rows[-1] if known.rows else {}), "status": known.status, "done": True}
         return
     try:
-        yield from _epochs(study, folder, point, place, on_minibatch)
+        yield from _epochs(study, folder, point, context, on_minibatch)
         return
     except Exception as error:
         if is_disk_full(error):
@@ -71,8 +71,8 @@ def run_recorded(
         if outcome is None:
             raise
         status, reason = outcome
-        known_to_all = place.size == 1 or isinstance(error, TrialFailed)
-        if place.rank == 0 or not known_to_all:
+        known_to_all = context.world_size == 1 or isinstance(error, TrialFailed)
+        if context.rank == 0 or not known_to_all:
             folder.close(status, reason.text, reason.kind, reason.origin)
         if not known_to_all:
             raise  # only this worker knows; the others are ended from outside, and all read the outcome on a new start
@@ -81,10 +81,14 @@ def run_recorded(
 
 
 def _epochs(
-    study: StudyConfig, folder: TrialFolder, point: Mapping[str, Any], place: Place, on_minibatch: Callable[[], None]
+    study: StudyConfig,
+    folder: TrialFolder,
+    point: Mapping[str, Any],
+    context: DistributedContext,
+    on_minibatch: Callable[[], None],
 ) -> Iterator[Row]:
     """Rows of a trial as it trains; it alone holds the trial."""
-    if place.rank == 0:
+    if context.rank == 0:
         folder.open(point)
     config = study.trial_at(point)
     minutes = study.resources.minutes_per_trial
@@ -93,14 +97,14 @@ def _epochs(
         config,
         load_splits(config.data, judged_on=config.judged_on),
         point=point,
-        place=place,
+        context=context,
         seconds=60 * minutes if minutes else None,
         on_minibatch=on_minibatch,
     ) as recorded:
         while not recorded.trial.finished and not recorded.trial.broadcast_from_rank0(folder.closed):
             row = recorded.advance()
             yield {**row, "status": "finished" if row["done"] else "running"}
-    if place.rank == 0:
+    if context.rank == 0:
         folder.checkpoint.unlink(missing_ok=True)
 
 
@@ -112,7 +116,7 @@ class RecordedTrial:
         config: of the trial.
         splits: its images.
         point: the searched keys and their values, for TensorBoard.
-        place: of this worker; only the first writes.
+        context: of this worker; only the first writes.
         seconds: time limit over all epochs; None for none.
         on_minibatch: as for `Trial`.
     """
@@ -124,14 +128,14 @@ class RecordedTrial:
         splits: Splits,
         *,
         point: Mapping[str, Any],
-        place: Place | None = None,
+        context: DistributedContext | None = None,
         seconds: float | None = None,
         on_minibatch: Callable[[], None] = lambda: None,
     ) -> None:
         self.folder = folder
-        begin = partial(Trial, config, splits, place=place, seconds=seconds, on_minibatch=on_minibatch)
+        begin = partial(Trial, config, splits, context=context, seconds=seconds, on_minibatch=on_minibatch)
         self.trial = begin()
-        self.writes = self.trial.place.rank == 0
+        self.writes = self.trial.context.rank == 0
         if folder.checkpoint.exists() and not self._goes_on():
             del self.trial
             release_freed_memory()  # a GPU may not hold two trials

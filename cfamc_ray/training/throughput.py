@@ -15,9 +15,10 @@ from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.cost.work import training_work
 from cfamc_ray.data.images import ImageSubset, LabelledImages
 from cfamc_ray.data.splits import Splits
+from cfamc_ray.method.parallel import DistributedContext
 from cfamc_ray.method.phases import now, timed_phases
 from cfamc_ray.training.allocator import keep_freed_memory
-from cfamc_ray.training.place import Place, device_name
+from cfamc_ray.training.precision import device_name
 from cfamc_ray.training.trial import Trial
 
 PRODUCT_SIDE = {"cpu": 2048, "cuda": 8192}
@@ -28,7 +29,7 @@ MESSAGE_BYTES = (2**10, 2**18, 2**22, 2**25)
 MESSAGES = 5
 
 
-def measure_cell(cell: Cell, system: SystemConfig, place: Place) -> dict[str, Any]:
+def measure_cell(cell: Cell, system: SystemConfig, context: DistributedContext) -> dict[str, Any]:
     """Raw measurements of a cell; all of its workers call this, and the first one's answer counts.
 
     With several workers, three works take turns: the steps as they are (`steps`), the same without the sum of the
@@ -37,31 +38,31 @@ def measure_cell(cell: Cell, system: SystemConfig, place: Place) -> dict[str, An
     Args:
         cell: what is measured.
         system: how often.
-        place: of this worker; the process group has to exist where there are several.
+        context: of this worker; the process group has to exist where there are several.
 
     Returns:
         seconds of each repeat by work, and of one more by phase; peak bytes; FLOP a second of matrix products in the
         precision of the steps and in float32; seconds of sums over the workers by their bytes; what the steps come to.
     """
     keep_freed_memory()
-    trial = Trial(cell.trial, random_splits(cell.trial), place=place)
+    trial = Trial(cell.trial, random_splits(cell.trial), context=context)
     works: dict[str, Callable[[], object]] = {"steps": trial.run_epoch}
-    if place.size > 1:
-        works |= {"unsynchronised": epoch_of(trial, synchronised=False), "alone": _share_alone(cell.trial, place)}
-    seconds = in_turns(works, repeats=system.repeats, warm_ups=system.warm_ups, device=place.device)
-    with timed_phases(place.device) as phases:
-        phases["all"] = -now(place.device)
+    if context.world_size > 1:
+        works |= {"unsynchronised": epoch_of(trial, synchronised=False), "alone": _share_alone(cell.trial, context)}
+    seconds = in_turns(works, repeats=system.repeats, warm_ups=system.warm_ups, device=context.device)
+    with timed_phases(context.device) as phases:
+        phases["all"] = -now(context.device)
         trial.run_epoch()
-        phases["all"] += now(place.device)
+        phases["all"] += now(context.device)
     work, updates = training_work(cell.trial), cell.trial.updates // cell.trial.pretraining.epochs
     product_type = trial.trainer.autocast or trial.trainer.weight_type
     return {
         "seconds": seconds,
         "phases": dict(phases),
-        "peak_memory_bytes": _of_last_worker(trial.rows[-1].peak_memory_bytes, place),
-        "product_flops_per_second": product_flops(place.device, product_type),
-        "float32_flops_per_second": product_flops(place.device, torch.float32),
-        "sums": _sums_over_workers(place) if place.size > 1 else [],
+        "peak_memory_bytes": _of_last_worker(trial.rows[-1].peak_memory_bytes, context),
+        "product_flops_per_second": product_flops(context.device, product_type),
+        "float32_flops_per_second": product_flops(context.device, torch.float32),
+        "sums": _sums_over_workers(context) if context.world_size > 1 else [],
         "updates": updates,
         "crop_passes": cell.trial.crop_passes_per_epoch,
         "flops": work.flops / cell.trial.pretraining.epochs,
@@ -70,7 +71,7 @@ def measure_cell(cell: Cell, system: SystemConfig, place: Place) -> dict[str, An
         "parameters": work.parameters,
         "number_bytes": trial.trainer.weight_type.itemsize,
         "precision": str(product_type).removeprefix("torch."),
-        "device": device_name(place.device),
+        "device": device_name(context.device),
         "threads": torch.get_num_threads(),
     }
 
@@ -137,29 +138,31 @@ def epoch_of(trial: Trial, *, synchronised: bool = True) -> Callable[[], object]
     return epoch
 
 
-def _share_alone(config: TrialConfig, place: Place) -> Callable[[], object]:
+def _share_alone(config: TrialConfig, context: DistributedContext) -> Callable[[], object]:
     """One worker's share of every minibatch, by the first worker; the others wait."""
-    if place.rank > 0:
+    if context.rank > 0:
         return nullcontext
-    values = {key: config.value_of(key) // place.size for key in ("pretraining.batch_images", "data.pretrain_images")}
+    values = {
+        key: config.value_of(key) // context.world_size for key in ("pretraining.batch_images", "data.pretrain_images")
+    }
     share = config.with_values(values)
-    return Trial(share, random_splits(share), place=Place(device=place.device)).run_epoch
+    return Trial(share, random_splits(share), context=DistributedContext(device=context.device)).run_epoch
 
 
-def _of_last_worker(count: int, place: Place) -> int:
+def _of_last_worker(count: int, context: DistributedContext) -> int:
     """The last worker holds nothing but its part of the steps."""
-    if place.size == 1:
+    if context.world_size == 1:
         return count
-    shared = torch.tensor(count, dtype=torch.int64, device=place.device)
-    dist.broadcast(shared, src=place.size - 1)
+    shared = torch.tensor(count, dtype=torch.int64, device=context.device)
+    dist.broadcast(shared, src=context.world_size - 1)
     return int(shared)
 
 
-def _sums_over_workers(place: Place) -> list[tuple[int, float]]:
+def _sums_over_workers(context: DistributedContext) -> list[tuple[int, float]]:
     """Bytes of a message, and the median seconds that its sum over the workers takes."""
     measured = []
     for size in MESSAGE_BYTES:
-        add_up = partial(dist.all_reduce, torch.ones(size // 4, device=place.device))
+        add_up = partial(dist.all_reduce, torch.ones(size // 4, device=context.device))
         add_up()  # the first builds connections
-        measured.append((size, statistics.median(seconds_of(add_up, place.device) for _ in range(MESSAGES))))
+        measured.append((size, statistics.median(seconds_of(add_up, context.device) for _ in range(MESSAGES))))
     return measured

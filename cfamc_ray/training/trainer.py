@@ -22,9 +22,8 @@ from cfamc_ray.method.learner import InnerMaximization, Learner, Runner, eagerly
 from cfamc_ray.method.losses import Loss
 from cfamc_ray.method.norms import use_fused_norm
 from cfamc_ray.method.optimizer import Lars, build_optimizer, build_scheduler
-from cfamc_ray.method.parallel import data_parallel, gather_embeddings
+from cfamc_ray.method.parallel import DistributedContext, data_parallel, gather_embeddings
 from cfamc_ray.training.generators import WEIGHTS, make_seed
-from cfamc_ray.training.place import Place
 from cfamc_ray.training.precision import resolve_precision
 from cfamc_ray.training.speedups import is_of_compiler, speedups
 
@@ -34,7 +33,7 @@ class Trainer:
 
     Args:
         config: of the trial.
-        place: of this worker.
+        context: of this worker.
 
     Attributes:
         encoder: holds the weights.
@@ -42,19 +41,19 @@ class Trainer:
         terms_T: sums of the loss's terms over all updates since they were set to zero.
     """
 
-    def __init__(self, config: TrialConfig, place: Place) -> None:
-        self.config, self.place = config, place
-        device = place.device
+    def __init__(self, config: TrialConfig, context: DistributedContext) -> None:
+        self.config, self.context = config, context
+        device = context.device
         self.weight_type, self.autocast = resolve_precision(config.pretraining.precision, device)
-        self.speedups = speedups(config, device, workers=place.size, autocast=self.autocast)
+        self.speedups = speedups(config, device, workers=context.world_size, autocast=self.autocast)
         B, V, S = config.pretraining.batch_images, config.crops.views, config.crops.size
         self.encoder = self._build_encoder()
-        self.network = self._build_network(B // place.size)
+        self.network = self._build_network(B // context.world_size)
         self.replica = self._build_replica()
         self.optimizer, self.scheduler = self._build_optimizer()
         self.loss: Loss = config.loss.build()
         self.inner_maximization: InnerMaximization = config.perturbation.build(config)
-        self.delta_VbCHW = torch.zeros(V, B // place.size, 3, S, S, dtype=self.weight_type, device=device)
+        self.delta_VbCHW = torch.zeros(V, B // context.world_size, 3, S, S, dtype=self.weight_type, device=device)
         radii = torch.tensor(config.perturbation.radii(V), dtype=self.weight_type)
         self.epsilon_V1111 = radii.view(V, 1, 1, 1, 1).to(device)
         self.labels_B = torch.full((B,), UNLABELLED, device=device)
@@ -62,11 +61,11 @@ class Trainer:
         self._run: Runner | None = None
 
     def _build_encoder(self) -> SelfSupervisedEncoder:
-        config, device = self.config.encoder, self.place.device
+        config, device = self.config.encoder, self.context.device
         encoder = initial_encoder(self.config, autocast=self.autocast)
         encoder.split_stem = self.speedups.split_stem
         encoder = encoder.to(device, self.weight_type).to(memory_format=torch.channels_last)
-        if self.place.size > 1 and device.type == "cuda" and config.synchronize_norm:
+        if self.context.world_size > 1 and device.type == "cuda" and config.synchronize_norm:
             encoder = nn.SyncBatchNorm.convert_sync_batchnorm(encoder)
         use_fused_norm(encoder, self.speedups.fused_norm)
         return encoder
@@ -85,7 +84,7 @@ class Trainer:
 
     def _build_replica(self) -> nn.Module:
         """The network that updates train: with several workers, one that adds up their gradients."""
-        if self.place.size == 1:
+        if self.context.world_size == 1:
             return self.network
         if self.speedups.compile and not isinstance(self.network, InChunks):
             # The wrapper is compiled, not what is in it: else all gradients come at the end of the backward pass, and
@@ -146,9 +145,9 @@ class Trainer:
             z_VbD: rows of unit length.
             reported: whether its terms are added to `terms_T`.
         """
-        z_VBD = gather_embeddings(z_VbD) if self.place.size > 1 else z_VbD
+        z_VBD = gather_embeddings(z_VbD) if self.context.world_size > 1 else z_VbD
         total, terms = self.loss(z_VBD, self.labels_B if self.config.loss.needs_labels else None)
-        if reported and terms:  # summed in place, so that a captured update does it too
+        if reported and terms:  # summed in context, so that a captured update does it too
             self.terms_T += torch.stack([term.detach() for term in terms])
         return total
 
@@ -164,7 +163,7 @@ class Trainer:
             crops_VbCHW: of any minibatch.
         """
         self._run = eagerly
-        if self.place.device.type != "cuda" and not (self.speedups.compile or self.speedups.cuda_graph):
+        if self.context.device.type != "cuda" and not (self.speedups.compile or self.speedups.cuda_graph):
             return
         state = [*self.encoder.state_dict().values(), *self.optimizer.momenta(), self.terms_T]
         graphed = GraphedUpdate(self.optimizer, state)

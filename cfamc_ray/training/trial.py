@@ -24,12 +24,12 @@ from cfamc_ray.data.splits import Splits
 from cfamc_ray.evaluation.attacks import AttackInvalid
 from cfamc_ray.evaluation.scores import Scores, search_scores
 from cfamc_ray.method.encoder import save_encoder
-from cfamc_ray.method.parallel import Workers
+from cfamc_ray.method.parallel import DistributedContext
 from cfamc_ray.training.checkpoint import load_checkpoint, save_checkpoint
 from cfamc_ray.training.epoch_metrics import TrialMetrics
 from cfamc_ray.training.generators import ATTACK, make_generator
 from cfamc_ray.training.minibatches import Minibatches
-from cfamc_ray.training.place import Place, device_name
+from cfamc_ray.training.precision import device_name
 from cfamc_ray.training.trainer import Trainer
 
 NO_SCORES = Scores(math.nan, math.nan, math.nan, validation_images=0, attacked_images=0)
@@ -50,7 +50,7 @@ class Trial:
     Args:
         config: of the trial.
         splits: images as `data` serves them.
-        place: of this worker; the process group has to exist where there are several.
+        context: of this worker; the process group has to exist where there are several.
         seconds: time limit over all epochs, resumed ones included; None for none.
         on_minibatch: is called after each minibatch, for a progress bar.
     """
@@ -60,22 +60,22 @@ class Trial:
         config: TrialConfig,
         splits: Splits,
         *,
-        place: Place | None = None,
+        context: DistributedContext | None = None,
         seconds: float | None = None,
         on_minibatch: Callable[[], None] = lambda: None,
     ) -> None:
-        self.config, self.place, self.seconds = config, place or Place(), seconds
+        self.config, self.context, self.seconds = config, context or DistributedContext(), seconds
         self.on_minibatch = on_minibatch
         self._idle_since = time.perf_counter()
-        self.trainer = Trainer(config, self.place)
-        place = self.place
+        self.trainer = Trainer(config, self.context)
+        context = self.context
         self.minibatches = Minibatches(
-            config, splits.pretrain, rank=place.rank, world_size=place.size, device=place.device
+            config, splits.pretrain, rank=context.rank, world_size=context.world_size, device=context.device
         )
         self.splits = splits
         self.rows: list[TrialMetrics] = []
         # What the host alone has to know of another worker must not wait for the GPU.
-        hosts = dist.new_group(backend="gloo") if place.size > 1 and place.device.type == "cuda" else None
+        hosts = dist.new_group(backend="gloo") if context.world_size > 1 and context.device.type == "cuda" else None
         self._hosts = cast(dist.ProcessGroup | None, hosts)
 
     @property
@@ -102,7 +102,7 @@ class Trial:
             OutOfTime: after the minibatch in which the first worker exceeds the time limit; on all workers.
             TrialFailed: where the loss or the encoder's features are no longer finite.
         """
-        reset_peak_memory(self.place.device)
+        reset_peak_memory(self.context.device)
         # On GPUs: the fastest kernels for these shapes, and a stem that does not round its input to TF32.
         with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
             if not self.trainer.rehearsed:
@@ -142,10 +142,10 @@ class Trial:
             train_seconds=(before.train_seconds if before else 0.0) + train_seconds,
             eval_seconds=(before.eval_seconds if before else 0.0) + eval_seconds,
             overhead_seconds=(before.overhead_seconds if before else 0.0) + overhead_seconds,
-            peak_memory_bytes=max(peak_memory_bytes(self.place.device), before.peak_memory_bytes if before else 0),
+            peak_memory_bytes=max(peak_memory_bytes(self.context.device), before.peak_memory_bytes if before else 0),
             crop_passes_per_second=config.crop_passes_per_epoch / train_seconds,
             precision=str(self.trainer.autocast or self.trainer.weight_type).removeprefix("torch."),
-            device=device_name(self.place.device),
+            device=device_name(self.context.device),
         )
 
     def _train_epoch(self, started: float) -> Tensor:
@@ -186,7 +186,7 @@ class Trial:
 
     def broadcast_from_rank0(self, truth: bool) -> bool:
         """What the first worker found, on all of them: they have to stop together."""
-        if self.place.size == 1:
+        if self.context.world_size == 1:
             return truth
         shared = torch.tensor(truth)
         dist.broadcast(shared, src=0, group=self._hosts)
@@ -201,7 +201,7 @@ class Trial:
                 classes=self.splits.classes,
                 config=self.config.evaluation,
                 generator=make_generator(self.config.seed, ATTACK, self.epoch),
-                workers=Workers(self.place.rank, self.place.size),
+                workers=self.context,
             )
         except FloatingPointError as error:  # all workers have the same features
             raise TrialFailed(f"diverged: {error} after epoch {self.epoch + 1}") from None
@@ -218,5 +218,5 @@ class Trial:
 
     def save_encoder(self, path: Path) -> None:
         """Write the encoder alone, as `cfamc_ray.method.encoder.load_encoder` reads it; by the first worker."""
-        if self.place.rank == 0:
+        if self.context.rank == 0:
             save_encoder(path, self.trainer.encoder, self.config.encoder)

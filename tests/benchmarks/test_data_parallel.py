@@ -14,7 +14,7 @@ from torch.multiprocessing.spawn import spawn
 
 from benchmarks.data_parallel import Sizes
 from cfamc_ray.config.recipes import read_recipe
-from cfamc_ray.training.place import Place
+from cfamc_ray.method.parallel import DistributedContext
 from cfamc_ray.training.throughput import epoch_of
 from cfamc_ray.training.trial import Trial
 
@@ -35,7 +35,7 @@ def both_kinds_of_epoch(rank: int, folder: Path) -> None:
     """The weights of one of two workers after each."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2)
-    trial = Trial(tiny_config(), tiny_splits(), place=Place(rank=rank, size=2))
+    trial = Trial(tiny_config(), tiny_splits(), context=DistributedContext(rank=rank, world_size=2))
     for synchronised in (True, False):
         epoch_of(trial, synchronised=synchronised)()
         weights = torch.cat([parameter.detach().flatten() for parameter in trial.trainer.encoder.parameters()])

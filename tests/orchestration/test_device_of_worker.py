@@ -13,11 +13,11 @@ from cfamc_ray.config.resources import ResourceConfig
 from cfamc_ray.config.scaling import Cell, SystemConfig
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.method.parallel import DistributedContext
 from cfamc_ray.orchestration import cells, confirmation, trainables
 from cfamc_ray.orchestration.packing import pack
 from cfamc_ray.store.records import TrialFolder
 from cfamc_ray.training import recording
-from cfamc_ray.training.place import Place
 
 HALF = ResourceConfig(gpus_per_worker=0.5, trials_at_once=2)
 STUDY = StudyConfig(name="shared", resources=HALF, confirm=ConfirmConfig())
@@ -29,7 +29,7 @@ class Begun(Exception):  # noqa: N818 (no error)
 
 
 def train(folder: Path) -> None:
-    next(recording.run_recorded(STUDY, TrialFolder(folder, 0), {}, Place(device=CUDA)))
+    next(recording.run_recorded(STUDY, TrialFolder(folder, 0), {}, DistributedContext(device=CUDA)))
 
 
 def train_reused(folder: Path) -> None:

@@ -11,10 +11,10 @@ import torch.distributed as dist
 from tiny_trials import tiny_config, tiny_splits
 
 from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.method.parallel import DistributedContext
 from cfamc_ray.store.records import TrialFolder
 from cfamc_ray.training import recording
 from cfamc_ray.training import trial as trial_module
-from cfamc_ray.training.place import Place
 from cfamc_ray.training.recording import Row, ends_trial, run_recorded
 from cfamc_ray.training.trial import OutOfTime, Trial, TrialFailed
 
@@ -110,7 +110,7 @@ def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Begin:
     study = StudyConfig.model_validate({"name": "tiny", "trial": tiny_config().model_dump(mode="json")})
     monkeypatch.setattr(recording, "load_splits", lambda *_, **__: tiny_splits())
     monkeypatch.setattr(recording, "keep_freed_memory", lambda: None)  # for this process's whole life
-    return lambda number: run_recorded(study, TrialFolder(tmp_path, number), {}, Place())
+    return lambda number: run_recorded(study, TrialFolder(tmp_path, number), {}, DistributedContext())
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
 from cfamc_ray.config.scaling import Cell, ScalingConfig
+from cfamc_ray.method.parallel import DistributedContext
 from cfamc_ray.store.cells import Measured, Measurements
-from cfamc_ray.training.place import Place
 from cfamc_ray.training.throughput import in_turns, measure_cell, product_flops, random_splits, seconds_of
 
 CPU = torch.device("cpu")
@@ -43,7 +43,7 @@ def check(found: dict[str, Any], cell: Cell) -> None:
 
 def test_a_cell_of_one_worker() -> None:
     (cell,) = (cell for cell in CONFIG.cells if cell.workers == 1)
-    found = measure_cell(cell, CONFIG.system, Place())
+    found = measure_cell(cell, CONFIG.system, DistributedContext())
     check(found, cell)
     assert (set(found["seconds"]), found["sums"]) == ({"steps"}, [])
 
@@ -52,7 +52,7 @@ def worker(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2)
     (cell,) = (cell for cell in CONFIG.cells if cell.workers == 2)
-    found = measure_cell(cell, CONFIG.system, Place(rank=rank, size=2))
+    found = measure_cell(cell, CONFIG.system, DistributedContext(rank=rank, world_size=2))
     (folder / f"{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
 

@@ -19,12 +19,12 @@ from cfamc_ray.data.images import ImageSubset
 from cfamc_ray.data.splits import Splits, load_splits
 from cfamc_ray.method.encoder import load_encoder
 from cfamc_ray.method.losses import nt_xent_loss
+from cfamc_ray.method.parallel import DistributedContext
 from cfamc_ray.training import minibatches
 from cfamc_ray.training import trainer as trainer_module
 from cfamc_ray.training import trial as trial_module
 from cfamc_ray.training.checkpoint import CheckpointError
 from cfamc_ray.training.epoch_metrics import TrialMetrics
-from cfamc_ray.training.place import Place
 from cfamc_ray.training.precision import resolve_precision
 from cfamc_ray.training.speedups import Speedups
 from cfamc_ray.training.trainer import initial_encoder
@@ -214,7 +214,7 @@ def test_of_several_compiled_workers_the_wrapper_is_compiled_that_adds_up_gradie
 
     monkeypatch.setattr(torch, "compile", lambda work: noting("compile")(work) if isinstance(work, nn.Module) else work)
     monkeypatch.setattr(trainer_module, "data_parallel", noting("data_parallel"))
-    tiny_trial(tiny_config(**{"pretraining.compile": True}), place=Place(size=2))
+    tiny_trial(tiny_config(**{"pretraining.compile": True}), context=DistributedContext(world_size=2))
     # The encoder by itself is what attacks see.
     assert done == [
         ("compile", "SelfSupervisedEncoder"),
@@ -225,7 +225,10 @@ def test_of_several_compiled_workers_the_wrapper_is_compiled_that_adds_up_gradie
 
 def test_what_the_first_worker_says_does_not_wait_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     trial = tiny_trial()
-    trial.place, trial._hosts = Place(rank=1, size=2, device=torch.device("cuda")), cast(Any, "over the hosts")
+    trial.context, trial._hosts = (
+        DistributedContext(rank=1, world_size=2, device=torch.device("cuda")),
+        cast(Any, "over the hosts"),
+    )
     sent: list[tuple[torch.device, object]] = []
 
     def broadcast(tensor: Tensor, *, src: int, group: object) -> None:
