@@ -163,3 +163,18 @@ def test_imports_with_packages_absent(absent: list[str], names: list[str]) -> No
     program = "\n".join([BLOCK.format(absent=absent), *(f"import {name}" for name in dotted(names))])
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+LINES, LINES_OF_A_FUNCTION = 300, 60
+"""A file is read in one go, and a function fits a screen; docstrings do not count in functions."""
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_files_and_functions_are_short(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= LINES
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            documented = isinstance(node.body[0], ast.Expr) and ast.get_docstring(node) is not None
+            docstring = node.body[0].end_lineno - node.body[0].lineno + 1 if documented else 0  # type: ignore[operator]
+            assert node.end_lineno - node.lineno + 1 - docstring <= LINES_OF_A_FUNCTION, node.name  # type: ignore[operator]
