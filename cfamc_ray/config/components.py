@@ -10,7 +10,8 @@ import pkgutil
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Generic, TypeVar, get_args
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Generic, TypeVar, Union, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -170,7 +171,8 @@ def _path(component: type) -> str:
 
 def component_field(field: FieldInfo) -> ComponentField | None:
     """What marks a field as one that holds a component, or none."""
-    optional = (mark for part in get_args(field.annotation) for mark in getattr(part, "__metadata__", ()))
+    choices = get_args(field.annotation) if get_origin(field.annotation) in (Union, UnionType) else ()
+    optional = (mark for part in choices for mark in getattr(part, "__metadata__", ()))
     return next((mark for mark in (*field.metadata, *optional) if isinstance(mark, ComponentField)), None)
 
 
