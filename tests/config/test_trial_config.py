@@ -1,3 +1,4 @@
+from operator import attrgetter
 from typing import Any, get_args
 
 import pytest
@@ -25,7 +26,7 @@ def trial(**sections: Any) -> TrialConfig:
 def other_value(key: str, default: TrialConfig) -> Any:
     """A valid value other than the default."""
     section, _, leaf = key.rpartition(".")
-    model = type(default.value_of(section)) if section else TrialConfig
+    model = type(attrgetter(section)(default)) if section else TrialConfig
     value, choices = default.value_of(key), get_args(model.model_fields[leaf].annotation)
     components = {"loss.name": "nt_xent", "data.name": "digits", "perturbation.attack": "none"}
     components |= {"encoder.architecture": "resnet50", "evaluation.attack.name": "autoattack"}
@@ -42,6 +43,8 @@ def other_value(key: str, default: TrialConfig) -> Any:
             return value + 4
         case float():
             return value / 2
+        case ():
+            return ["effective_rank"]
         case low, high:
             return (low, (low + high) / 2)
         case None:
