@@ -25,7 +25,7 @@ SPACE: dict[str, Any] = {
     "name": "mine",
     "search": {"sampler": "random"},
     "trial": {
-        "data": {"image_size": 8, "pretrain_images": 20, "probe_images": 20, "validation_images": 10},
+        "data": {"pretrain_images": 20, "probe_images": 20, "validation_images": 10},
         "crops": {"size": 8},
         "encoder": {"width": 4, "prefeature_width": 4, "hidden_width": 4, "embedding_width": 4},
         "pretraining": {"batch_images": 10, "epochs": 1, "replays": 1, "precision": "float32"},
@@ -94,7 +94,8 @@ def project(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     made = Project(tmp_path / "project", request.param)
     made.draw_images(seed=0)
     relative = str(made.images.relative_to(made.folder))
-    data = {**SPACE["trial"]["data"], "name": made.kind, "path": relative}
+    size = {"image_size": 8} if made.kind == "imagefolder" else {}
+    data = {**SPACE["trial"]["data"], **size, "name": made.kind, "path": relative}
     space = {**SPACE, "trial": {**SPACE["trial"], "data": data}}
     (made.folder / "space.yaml").write_text(dump_yaml(space), encoding="utf-8")
     return made

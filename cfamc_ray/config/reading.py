@@ -182,6 +182,8 @@ def _problems(error: ValidationError, model: type[Strict]) -> Iterator[str]:
                 *parents, name = location
                 of_trial = "trial" in model.model_fields and not parents and name in TrialConfig.model_fields
                 hint = f"; did you mean trial.{name}?" if of_trial else nearest(name, _fields_at(model, parents))
+                if owners := _owners(model, location):
+                    hint = f": it belongs to {' and '.join(owners)} alone"
                 if model is StudyConfig and location == ["learning"]:
                     hint = ": this is a scaling study, for python -m cfamc_ray.scale"
                 yield f"unknown key {key}{hint}"
@@ -203,6 +205,16 @@ def _given(value: object) -> str:
         return ""
     text = repr(value)
     return f" (it is {text if len(text) <= LONGEST else text[:LONGEST] + '…'})"
+
+
+def _owners(model: type[Strict], location: Sequence[str]) -> list[str]:
+    """The other components that have a key, where the one that is named does not."""
+    field = None
+    for name in location[:-1]:
+        model = field.annotation if field else model  # type: ignore[assignment]
+        field = model.model_fields.get(name) if hasattr(model, "model_fields") else None
+    mark = component_field(field) if field else None
+    return [name for name, each in mark.registry.classes.items() if location[-1] in each.own_keys()] if mark else []
 
 
 def _fields_at(model: Any, location: Iterable[str]) -> list[str]:
