@@ -138,7 +138,7 @@ class TestStandard:
         assert (protocol.head, protocol.attack.label) == (HEADS["standard"], "PGD-2")
         trial = TrialConfig.model_validate(record["trial"])
         assert trial == tiny_study().trial.with_values({"pretraining.epochs": 3})
-        assert DataConfig.model_validate(record["data"]) == trial.data
+        assert parse_data(**record["data"]) == trial.data
         assert record["run"] == "cf-amc-ssl"
         assert record["encoder"] == str(attacked[0] / "trial_00000" / "encoder.safetensors")
         assert record["device"].startswith("CPU" if not torch.cuda.is_available() else "")
@@ -327,7 +327,7 @@ class TestTransfer:
     @pytest.mark.parametrize(
         ("spec", "named"),
         [
-            ("mnist", "--transfer mnist: Input should be 'digits', 'cifar10'"),
+            ("mnist", "--transfer mnist: there is no data set 'mnist': There are cifar10"),
             ("npz", "--transfer npz: npz needs a path: npz:PATH"),
             ("digits:here", "--transfer digits:here: digits has no path"),
             ("npz:nothing.npz", "nothing.npz: no such file"),

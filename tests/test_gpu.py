@@ -225,7 +225,8 @@ def test_scores_are_those_of_the_cpu(splits: Splits) -> None:
         )
         for device in (CPU, DEVICE)
     ]
-    assert asdict(found[1]) == pytest.approx(asdict(found[0]), abs=0.05)
+    ours, theirs = ({**asdict(scores), "measures": 0} for scores in found)
+    assert theirs == pytest.approx(ours, abs=0.05)
     assert found[0].clean_accuracy > 0.2  # ten classes: above chance, so that equal scores say something
 
 

@@ -7,6 +7,7 @@ import pytest
 from made_by_hand import row, study
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
+from cfamc_ray.config.measures import MEASURES
 from cfamc_ray.figures.chart import Axis
 from cfamc_ray.figures.charts import curves_chart, front_chart, metric_axis
 from cfamc_ray.formatting import format_change, format_value
@@ -48,7 +49,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_built_in_metrics_are_sorted_by_their_use() -> None:
-    registered = {"spread", "uptake_bytes", "fooled"}
+    registered = {"spread", "uptake_bytes", "fooled", *MEASURES.classes}
     assert [name for name in accuracies() if name not in registered] == ["clean_accuracy", "robust_accuracy"]
     assert [name for name in costs() if name not in registered] == [
         *("crop_passes", "flops", "train_seconds", "eval_seconds", "peak_memory_bytes"),

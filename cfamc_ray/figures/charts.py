@@ -205,7 +205,8 @@ def curves_chart(records: Sequence[TrialRecord], members: Sequence[TrialRecord])
     """The results after every epoch; trials on the front as lines of their own, all others faint."""
     front = {record.number for record in members}
     panels = []
-    for name in results():
+    reported = {name for record in records for row in record.rows for name, value in row.items() if value is not None}
+    for name in (name for name in results() if name in reported or find_metric(name).images):
         lines: list[Line] = []
         faint_x, faint_y, faint_details = list[float](), list[float](), list[str]()
         for record in records:

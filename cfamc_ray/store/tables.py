@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from tabulate import tabulate
-
 from cfamc_ray.formatting import MISSING, format_quantity, format_setting, short_names
 from cfamc_ray.metrics import Unit, find_metric
 from cfamc_ray.store.csv_files import csv_text
@@ -93,8 +91,13 @@ class Table(NamedTuple):
 
     def markdown(self) -> str:
         """For a README or a review."""
-        return tabulate(self.shown(), self.headings(), tablefmt="github", disable_numparse=True) + "\n"
+        return self._formatted("github")
 
     def latex(self) -> str:
         """For a paper, with booktabs."""
-        return tabulate(self.shown(), self.headings(), tablefmt="latex_booktabs", disable_numparse=True) + "\n"
+        return self._formatted("latex_booktabs")
+
+    def _formatted(self, style: str) -> str:
+        from tabulate import tabulate  # noqa: PLC0415 (a machine that only trains need not have it)
+
+        return tabulate(self.shown(), self.headings(), tablefmt=style, disable_numparse=True) + "\n"

@@ -9,6 +9,7 @@ from torch import Tensor
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.data.images import ImageSubset
 from cfamc_ray.method.crops import draw_crop_parameters, make_crops
+from cfamc_ray.method.parallel import DistributedContext
 from cfamc_ray.method.phases import phase
 from cfamc_ray.method.transfer import to_device
 from cfamc_ray.training.generators import CROPS, ORDER, make_generator
@@ -23,19 +24,18 @@ class Minibatches:
     Args:
         config: of the trial.
         images: that pretrain; they are moved to the device where they fit.
-        rank: of this worker.
-        world_size: how many workers share each minibatch.
-        device: on which crops are made.
+        context: of this worker, on whose device crops are made.
+        dtype: of the crops.
     """
 
     def __init__(
-        self, config: TrialConfig, images: ImageSubset, *, rank: int, world_size: int, device: torch.device
+        self, config: TrialConfig, images: ImageSubset, context: DistributedContext, *, dtype: torch.dtype
     ) -> None:
-        self.config, self.device = config, device
-        self.images = images.to(device) if fits(images, device) else images
-        self.B = config.pretraining.batch_images
-        assert self.B % world_size == 0, "a minibatch is shared evenly"
-        self.share = slice(rank * self.B // world_size, (rank + 1) * self.B // world_size)
+        self.config, self.device, self.dtype = config, context.device, dtype
+        self.images = images.to(context.device) if fits(images, context.device) else images
+        self.B, workers = config.pretraining.batch_images, context.world_size
+        assert self.B % workers == 0, "a minibatch is shared evenly"
+        self.share = slice(context.rank * self.B // workers, (context.rank + 1) * self.B // workers)
 
     def order(self, epoch: int) -> Tensor:
         """Positions of the images in their order, (n,)."""
@@ -57,7 +57,7 @@ class Minibatches:
             generator = make_generator(self.config.seed, CROPS, epoch, step)
             parameters = draw_crop_parameters(config, images=self.B, height=H, width=W, generator=generator)
             images_bCHW = to_device(self.images.batch(self._positions(order_n, step)[share]), self.device)
-            return make_crops(images_bCHW, parameters.of_images(share), size=config.size)
+            return make_crops(images_bCHW, parameters.of_images(share), size=config.size).to(self.dtype)
 
     def labels(self, order_n: Tensor, step: int) -> Tensor:
         """labels_B of the minibatch of all workers; the arguments are those of `crops`."""

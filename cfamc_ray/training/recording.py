@@ -144,8 +144,13 @@ class RecordedTrial:
                 set_aside(folder.checkpoint)
         self.events = None
         if self.writes:
-            terms = config.loss.terms
-            self.events = TrialEvents(folder.path, point, first_epoch=self.trial.epoch + 1, loss_terms=terms)
+            self.events = TrialEvents(
+                folder.path,
+                point,
+                first_epoch=self.trial.epoch + 1,
+                loss_terms=config.loss.terms,
+                measures=[measure.component_name() for measure in config.evaluation.measures],
+            )
 
     def _goes_on(self) -> bool:
         try:

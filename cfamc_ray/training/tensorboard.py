@@ -15,6 +15,7 @@ from torch.nn import functional
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from cfamc_ray.config.measures import MEASURES
 from cfamc_ray.metrics import METRICS
 
 VIEWS = 8
@@ -29,10 +30,17 @@ class TrialEvents:
         point: the searched keys and their values.
         first_epoch: the next that will be written; events that an interrupted run wrote from it on are hidden.
         loss_terms: columns of the rows that are terms of the loss; shown as ``loss/TERM`` unless they are metrics.
+        measures: names of the measures that the trial reports.
     """
 
     def __init__(
-        self, folder: Path, point: Mapping[str, Any], *, first_epoch: int, loss_terms: Sequence[str] = ()
+        self,
+        folder: Path,
+        point: Mapping[str, Any],
+        *,
+        first_epoch: int,
+        loss_terms: Sequence[str] = (),
+        measures: Sequence[str] = (),
     ) -> None:
         terms = {f"loss/{name.replace('_', ' ')}": name for name in loss_terms if name not in METRICS}
         self.scalars = {metric.scalar: metric.name for metric in METRICS.values() if metric.scalar} | terms
@@ -40,7 +48,9 @@ class TrialEvents:
             key: value if isinstance(value, bool | int | float) else str(value) for key, value in point.items()
         }
         self.writer = SummaryWriter(str(folder), purge_step=first_epoch)
-        compared = {metric.scalar: 0.0 for metric in METRICS.values() if metric.scalar and metric.objective}
+        unreported = MEASURES.classes.keys() - set(measures)
+        objectives = (metric for metric in METRICS.values() if metric.objective and metric.name not in unreported)
+        compared = {metric.scalar: 0.0 for metric in objectives if metric.scalar}
         self._described, self._begun, self._ended = hparams(self.point, compared)
         if first_epoch == 1:
             self._add(self._described, self._begun)

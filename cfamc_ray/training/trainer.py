@@ -135,7 +135,7 @@ class Trainer:
         if self.config.perturbation.starts_anew:
             self.delta_VbCHW = torch.zeros_like(self.delta_VbCHW)
         learner = self._learner(self.scheduler, self._run or eagerly)
-        self.delta_VbCHW, losses = self.inner_maximization(learner, crops_VbCHW.to(self.weight_type), self.delta_VbCHW)
+        self.delta_VbCHW, losses = self.inner_maximization(learner, crops_VbCHW, self.delta_VbCHW)
         return losses
 
     def loss_of(self, z_VbD: Tensor, *, reported: bool = True) -> Tensor:
@@ -170,7 +170,6 @@ class Trainer:
         run = graphed.capture if self.speedups.cuda_graph else eagerly
         try:
             with unchanged(state):
-                crops_VbCHW = crops_VbCHW.to(self.weight_type)
                 self.inner_maximization(self._learner(None, run), crops_VbCHW, self.delta_VbCHW)
         except Exception as error:
             if self.config.pretraining.compile != "auto" or not is_of_compiler(error):

@@ -69,9 +69,7 @@ class Trial:
         self._idle_since = time.perf_counter()
         self.trainer = Trainer(config, self.context)
         context = self.context
-        self.minibatches = Minibatches(
-            config, splits.pretrain, rank=context.rank, world_size=context.world_size, device=context.device
-        )
+        self.minibatches = Minibatches(config, splits.pretrain, context, dtype=self.trainer.weight_type)
         self.splits = splits
         self.rows: list[TrialMetrics] = []
         # What the host alone has to know of another worker must not wait for the GPU.

@@ -350,7 +350,7 @@ def test_the_command_says_what_failed_and_where(
     plant(monkeypatch, loss, "coding_rate", ("return rate_V", "return rate_V + rate_V.sum().item()"))
     assert command.check({"small": Case(SMALL)}) == 1
     out = capsys.readouterr().out
-    assert "  FAILED method/loss.py:" in out
+    assert "  FAILED method/losses.py:" in out
     assert out.splitlines()[-1] == "0 of 1 cases pass; small fails"
 
 

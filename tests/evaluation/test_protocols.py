@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from cfamc_ray.config.attacks import PgdConfig
 from cfamc_ray.config.confirm import ConfirmConfig
-from cfamc_ray.config.data import DataConfig
+from cfamc_ray.config.data import DataConfig, parse_data
 from cfamc_ray.config.encoder import EncoderConfig
 from cfamc_ray.config.evaluation import EvaluationConfig
 from cfamc_ray.config.heads import HeadConfig, ProbeConfig
@@ -435,7 +435,7 @@ def in_order_of_classes(tmp_path: Path) -> DataConfig:
         arrays[f"y_{split}"] = labels
     np.savez(tmp_path / "sorted.npz", **arrays)
     counts = {"pretrain_images": 60, "probe_images": 60, "validation_images": 60}
-    return DataConfig.model_validate({"name": "npz", "path": str(tmp_path / "sorted.npz"), **counts})
+    return parse_data(name="npz", path=str(tmp_path / "sorted.npz"), **counts)
 
 
 def numbers(pixels_NCHW: Tensor) -> list[int]:

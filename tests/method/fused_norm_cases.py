@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cfamc_ray.config.encoder import EncoderConfig
-from cfamc_ray.method import backbones, fused_norm
+from cfamc_ray.method import fused_norm, norms
 from cfamc_ray.method.encoder import InChunks, SelfSupervisedEncoder
 from cfamc_ray.method.fused_norm import batch_norm_relu
 from cfamc_ray.method.norms import BatchNorm, use_fused_norm
@@ -129,7 +129,7 @@ def test_the_operators_keep_the_rules_of_torch(residual: bool) -> None:
 
 def encoders(monkeypatch: pytest.MonkeyPatch, architecture: str) -> tuple[SelfSupervisedEncoder, SelfSupervisedEncoder]:
     """Without and with the kernels, which take float32 here, in which the two can be compared."""
-    monkeypatch.setattr(backbones, "_fits", lambda *_: True)
+    monkeypatch.setattr(norms, "_fits", lambda *_: True)
     monkeypatch.setattr(fused_norm, "PROGRAMS", 4)  # the interpreter is slow
     torch.manual_seed(0)
     config = EncoderConfig.model_validate(

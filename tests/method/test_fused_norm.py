@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cfamc_ray.config.encoder import EncoderConfig
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.method import backbones
+from cfamc_ray.method import norms
 from cfamc_ray.method.backbones import build_backbone
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
 from cfamc_ray.method.norms import BatchNorm, missing_for_triton, norm_relu, use_fused_norm
@@ -252,12 +252,12 @@ def test_what_triton_needs_is_named_where_it_is_missing(monkeypatch: pytest.Monk
     network = build_backbone(EncoderConfig(width=4))
     monkeypatch.delenv("CC", raising=False)
     for place, name, nothing, missing in (
-        (backbones, "find_spec", None, "the package triton"),
+        (norms, "find_spec", None, "the package triton"),
         (shutil, "which", None, "a C compiler"),
         (sysconfig, "get_path", str(tmp_path), "Python.h"),
     ):
         with monkeypatch.context() as patch:
-            patch.setattr(backbones, "find_spec", lambda _: object())
+            patch.setattr(norms, "find_spec", lambda _: object())
             patch.setattr(shutil, "which", lambda _: "/usr/bin/gcc")
             patch.setattr(place, name, lambda _, nothing=nothing: nothing)
             with pytest.raises(InputError, match=f"pretraining.fused_norm: true needs .*{missing}"):

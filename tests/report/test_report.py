@@ -24,7 +24,7 @@ SPACE = {
     "pretraining.epochs": {"int": [1, 4]},
     "encoder.norm": {"choice": ["batch", "group"]},
 }
-STUDIES = Path(__file__).parent.parent / "benchmarks" / "results" / "studies"
+STUDIES = Path(__file__).parents[2] / "benchmarks" / "results" / "studies"
 """What real studies left in their folders, without weights."""
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -206,7 +206,7 @@ def test_a_metric_that_is_missing_is_a_dash_and_never_a_zero(tmp_path: Path) -> 
     table = {row["trial_id"]: row for row in read_table(write_report(folder).parent / "trials.csv")}
     assert table["trial_00000"]["robust_accuracy"] == ""
     (shown,) = [t for t in make_report(folder).tables if t.name == "trials"]
-    assert shown.shown()[0][shown.columns.index("robust_accuracy")] == "–"
+    assert shown.shown()[0][[column.name for column in shown.columns].index("robust_accuracy")] == "–"
 
 
 @pytest.mark.parametrize(

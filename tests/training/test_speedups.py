@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.trial import TrialConfig
-from cfamc_ray.method import backbones
+from cfamc_ray.method import norms
 from cfamc_ray.training import speedups as module
 from cfamc_ray.training.speedups import Speedups, fused_norm_problem, speedups
 
@@ -84,7 +84,7 @@ def fused(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
         network.fused = chosen[-1] if on else None
 
     monkeypatch.setattr(module, "use_fused_norm", use)
-    monkeypatch.setattr(backbones, "_fits", lambda *_: True)
+    monkeypatch.setattr(norms, "_fits", lambda *_: True)
     fused_norm_problem.cache_clear()
     yield chosen
     fused_norm_problem.cache_clear()
