@@ -118,7 +118,7 @@ def test_it_writes_table_fits_and_figures_and_says_what_they_show(
     assert "weak efficiency 80.0%; the all-reduce of the gradients takes 10.0% of the time" in said.out
     assert "12 of 12 trials of grown have finished" in said.out
     assert "twice the crops and half the epochs change clean accuracy by +" in said.out
-    assert said.out.count("groups): ") == said.out.count("noise agree: ") == 2
+    assert said.out.count("groups): ") == said.out.count("resamples agree: ") == 2
     assert said.out.count("significant.") == 4
     folder = tmp_path / "runs" / "grown"
     assert {path.name for path in folder.iterdir()} == {
