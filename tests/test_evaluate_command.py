@@ -458,7 +458,7 @@ class TestBadInput:
             (["--set", "crops=-1"], "crops: input should be greater than or equal to 0 (it is -1)"),
             (["--set", "attack_each_crop=true"], "attack_each_crop needs crops, the number of crops of an image"),
             (["--set", "epsilons=[2/255]"], "4/255, 8/255 is not among epsilons"),
-            (["--set", "head.fit=adam"], "phases is empty, so a head with fit adam would never learn"),
+            (["--set", "head.fit=adam"], "phases is empty, so a head with fit adam would not be trained"),
             (["--protocol", "all", "--out", "record.json"], "--out: names one file, but --protocol all writes several"),
             pytest.param(["--device", "cuda"], "--device cuda: torch finds no GPU here", marks=NO_GPU),
         ],
@@ -517,7 +517,7 @@ class TestBadInput:
         (run / "trial_00000" / "encoder.safetensors").write_bytes(b"no weights")
         said = said_by(main, str(run), *QUICK, *NO_AUTOATTACK)
         assert (said.code, said.err.count("\n")) == (2, 1)
-        assert "encoder.safetensors: not an encoder that was saved here" in said.err
+        assert "encoder.safetensors: not an encoder that cfamc_ray saved" in said.err
 
     def test_where_the_record_cannot_be_written_what_was_computed_is_printed(self, run: Path, tmp_path: Path) -> None:
         (tmp_path / "file").touch()

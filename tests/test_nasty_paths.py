@@ -169,16 +169,16 @@ class TestNoText:
         with pytest.raises(SystemExit) as caught:
             tune.main(["--space", "plain/space.yaml", "--out", self.name])
         assert caught.value.code == 2
-        assert "its name is no text in UTF-8; name another folder" in capsys.readouterr().err
+        assert "its name is not valid UTF-8; name another folder" in capsys.readouterr().err
 
     def test_so_are_images(self, begun: list[StudyConfig], tmp_path: Path) -> None:
         write_space(tmp_path / self.name)
         write_space(tmp_path / "plain", images="nowhere.npz")
         said = said_by(tune.main, "--space", "plain/space.yaml", "--set", f"data.path={self.name}/images.npz")
-        assert_one_line(said, "data.path ", "its name is no text in UTF-8; rename it, or name a link to it")
+        assert_one_line(said, "data.path ", "its name is not valid UTF-8; rename it, or name a link to it")
         (tmp_path / "link").symlink_to(tmp_path / self.name)
         said = said_by(tune.main, "--space", f"{self.name}/space.yaml")
-        assert_one_line(said, "data.path ", "its name is no text in UTF-8")
+        assert_one_line(said, "data.path ", "its name is not valid UTF-8")
         assert begun == []
 
 

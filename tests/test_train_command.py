@@ -645,7 +645,7 @@ class TestTrialOfAStudy:
             ("searched/trial_00004", (), "searched/trial_00004: holds no trial; name one such as "),
             ("searched/front.csv", (), "searched/front.csv: holds no trial; name one such as "),
             ("nothing/trial_00003", (), "nothing: holds no study"),
-            ("searched/trial_00003", ("--variant", "published"), "--variant: a trial has that of its study"),
+            ("searched/trial_00003", ("--variant", "published"), "--variant: a trial has the variant of its study"),
         ],
     )
     def test_what_is_no_trial_is_refused(self, tmp_path: Path, name: str, words: tuple[str, ...], named: str) -> None:

@@ -88,7 +88,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[StudyConfig]:
     ) -> StopReason | None:
         studies.append(config)
         make_study(folder, trials=config.budget.trials)
-        alike = "the last 3 trials failed alike (out of memory): mend the cause"
+        alike = "the last 3 trials failed alike (out of memory): fix the cause"
         return {None: StopReason("trials", "budget.trials reached"), "broken": StopReason("failed_alike", alike)}.get(
             address
         )

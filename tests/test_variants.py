@@ -1,4 +1,4 @@
-"""The choices that the published code hides, each pinned through a whole trial of a recipe in either variant."""
+"""The undocumented choices of the published code, each pinned through a whole trial of a recipe in either variant."""
 
 import copy
 import math

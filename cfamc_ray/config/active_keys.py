@@ -9,13 +9,13 @@ from cfamc_ray.config.components import Registry, component_field
 
 
 def active(model: Any, tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a tree that counts: keys that belong to other components than the chosen ones are left out.
+    """The tree without the keys of components that are not chosen.
 
-    A key that no component has is kept, so that it is refused where the tree is validated.
+    A key that no component has is kept, so that validation refuses it.
 
     Args:
-        model: config class that the tree holds keys of.
-        tree: of keys.
+        model: config class of the tree.
+        tree: nested keys and their values.
     """
     kept: dict[str, Any] = {}
     for name, value in tree.items():
@@ -44,15 +44,15 @@ def has_key(tree: Any, key: str) -> bool:
 
 def component_sections(model: type[BaseModel]) -> dict[str, Registry[Any]]:
     """The sections of a config that hold a component, such as ``loss``, and the registries of their components."""
-    found: dict[str, Registry[Any]] = {}
+    sections: dict[str, Registry[Any]] = {}
     for name, field in model.model_fields.items():
         section = field.annotation
         classes: list[type[BaseModel]] = []
         if mark := component_field(field):
-            found[name] = mark.registry
+            sections[name] = mark.registry
             classes += mark.registry.classes.values()
         elif isinstance(section, type) and issubclass(section, BaseModel):
             classes.append(section)
         for inner in classes:
-            found |= {f"{name}.{key}": registry for key, registry in component_sections(inner).items()}
-    return found
+            sections |= {f"{name}.{key}": registry for key, registry in component_sections(inner).items()}
+    return sections

@@ -1,4 +1,4 @@
-"""The attacks that robust accuracy is measured under, and their keys."""
+"""The attacks that measure robust accuracy, and their keys."""
 
 from typing import ClassVar, Literal, NamedTuple
 
@@ -9,7 +9,7 @@ from cfamc_ray.config.types import Pixels, Real
 
 
 class AttackPasses(NamedTuple):
-    """How often an attack sends one image through the classifier, at most."""
+    """Largest number of passes of one image through the classifier in an attack."""
 
     forward: int
     backward: int
@@ -17,21 +17,21 @@ class AttackPasses(NamedTuple):
 
 
 class AttackConfig(Component):
-    """An attack in an l∞ ball, whose radius is given where the attack is used.
+    """An attack in an l∞ ball, whose radius is set where the attack is used.
 
     `build()` gives a `cfamc_ray.evaluation.attacks.Attack`.
     """
 
     needs_float32: ClassVar[bool] = False
-    """Whether it works with weights in float32 only."""
+    """Whether it works only with float32 weights."""
     images_only: ClassVar[bool] = False
-    """Whether it takes images (N, C, H, W) only, not the crops of each image (N, V, C, H, W)."""
+    """Whether it takes only images (N, C, H, W), not the crops of each image (N, V, C, H, W)."""
     whole_sample: ClassVar[bool] = False
     """Whether it takes all images in one call and makes its own batches, instead of 250 images per call."""
 
     @property
     def id(self) -> str:
-        """Names the attack in results; different settings may share an id, attacks of one protocol may not."""
+        """Identifier of the attack in results; different settings may share an id, attacks of one protocol may not."""
         return self.component_name()
 
     @property
@@ -40,11 +40,11 @@ class AttackConfig(Component):
         return self.component_name()
 
     def on_margin(self) -> "AttackConfig | None":
-        """The same attack on the margin between logits; None where there is none, or where this is it."""
+        """The same attack on the logit margin; None if there is none, or if this attack is already on the margin."""
         return None
 
     def passes(self) -> AttackPasses:
-        """Forward and backward passes per image, if the image withstands the attack to its end."""
+        """Forward and backward passes per image if the image withstands the whole attack."""
         raise NotImplementedError(f"{type(self).__name__} does not say how many passes it takes")
 
 
@@ -59,9 +59,9 @@ class PgdConfig(AttackConfig):
 
     name: Literal["pgd"] = "pgd"
     steps: int = Field(default=10, ge=1)
-    """Ascent steps of each start."""
+    """Number of ascent steps of each start."""
     step_ratio: Real = Field(default=0.25, gt=0)
-    """Step size divided by the radius of the ball; not used where step_size is given."""
+    """Step size divided by the radius of the ball; ignored if step_size is given."""
     step_size: Pixels | None = None
     """Step size in pixels, the same at every radius; null: step_ratio times the radius."""
     restarts: int = Field(default=1, ge=1)
@@ -69,28 +69,28 @@ class PgdConfig(AttackConfig):
     start: Literal["uniform", "zero"] = "uniform"
     """Where each start begins: at a random point of the ball, or at the image itself."""
     loss: Literal["cross_entropy", "margin"] = "cross_entropy"
-    """What the attack maximises: the cross-entropy, or the largest wrong logit minus the true one (arXiv 1608.04644),
-    whose gradient does not vanish where the classifier is very sure."""
+    """Loss that the attack maximises: the cross-entropy, or the largest wrong logit minus the true one (arXiv
+    1608.04644), whose gradient does not vanish where the classifier is very confident."""
     every_step: bool = True
-    """Whether an image is broken if any step misclassifies it, instead of the last step of a start: a stronger attack
-    that costs less."""
+    """Whether an image counts as broken if it is misclassified at any step, not only at the last step of a start: a
+    stronger attack that costs less."""
 
     @property
     def id(self) -> str:
-        """``pgd``, or ``pgd_margin`` on the margin."""
+        """``pgd``, or ``pgd_margin`` for the margin loss."""
         return "pgd_margin" if self.loss == "margin" else "pgd"
 
     @property
     def label(self) -> str:
-        """Such as ``PGD-20`` or ``PGD-20 on the margin``."""
+        """Label such as ``PGD-20`` or ``PGD-20 on the margin``."""
         return f"PGD-{self.steps}{' on the margin' if self.loss == 'margin' else ''}"
 
     def on_margin(self) -> "PgdConfig | None":
-        """The same steps on the margin."""
+        """The same attack with the margin loss; None if this attack has it already."""
         return None if self.loss == "margin" else self.model_copy(update={"loss": "margin"})
 
     def passes(self) -> AttackPasses:
-        """One pass each way per step, and one that judges the end of each start."""
+        """One forward and one backward pass per step, and one forward pass that classifies the end of each start."""
         return AttackPasses(forward=self.restarts * (self.steps + 1), backward=self.restarts * self.steps)
 
     def step_at(self, epsilon: float) -> float:
@@ -104,7 +104,7 @@ class PgdConfig(AttackConfig):
 
 @ATTACKS.register
 class AutoAttackConfig(AttackConfig):
-    """AutoAttack's standard version (arXiv 2003.01690): APGD on two losses, targeted FAB and Square, one by one."""
+    """AutoAttack's standard version (arXiv 2003.01690): APGD on two losses, targeted FAB and Square, in sequence."""
 
     implementation: ClassVar[str] = "cfamc_ray.evaluation.autoattack:StandardAutoAttack"
     needs_float32: ClassVar[bool] = True
@@ -115,11 +115,11 @@ class AutoAttackConfig(AttackConfig):
 
     @property
     def label(self) -> str:
-        """As its authors write it."""
+        """Name of the attack as its authors spell it."""
         return "AutoAttack"
 
     def passes(self) -> AttackPasses:
-        """With 9 targets of 100 iterations, 5000 queries, and chunks whose activations are computed again."""
+        """Passes for 9 targets with 100 iterations, 5000 queries, and chunks whose activations are recomputed."""
         targets, steps = 9, 100
         backward = (steps + 1) + targets * (steps + 1) + targets * steps  # APGD, targeted APGD, targeted FAB
         apgd = (2 + steps + 1) + (2 + targets * (1 + steps + 1))

@@ -1,7 +1,7 @@
-"""Components: parts of a config that go by a name and bring keys of their own, such as losses and data sets.
+"""Components: parts of a config that are chosen by name and have keys of their own, such as losses and data sets.
 
-A component is a config class that is registered under its name. Whoever wants another loss writes a class, registers it
-and names the module under `plugins` in the space file; nothing in this package has to know of it.
+A component is a config class that is registered under its name. To add a loss, write such a class, register it, and
+name its module under `plugins` in the space file; nothing in this package has to be changed.
 """
 
 import difflib
@@ -30,13 +30,13 @@ from cfamc_ray.config.types import Strict
 
 
 class Component(Strict):
-    """A config class that a registry knows by the default of its first key, such as ``name: Literal["emp_ssl"]``."""
+    """A config class; the default of its first key, as in ``name: Literal["emp_ssl"] = "emp_ssl"``, is its name."""
 
     implementation: ClassVar[str] = ""
-    """``module:attribute`` of what `build` calls. A string, since configs are also read where torch is absent."""
+    """``module:attribute`` that `build` calls; a string, because configs are also read where torch is not installed."""
 
     def build(self, *arguments: Any, **keywords: Any) -> Any:
-        """What the config describes; each kind of component says with which arguments this is called."""
+        """Build the object that the config describes; each kind of component documents the arguments."""
         return pkgutil.resolve_name(self.implementation)(self, *arguments, **keywords)
 
     @classmethod
@@ -46,17 +46,17 @@ class Component(Strict):
 
     @classmethod
     def component_name(cls) -> str:
-        """The name that the component is registered under."""
+        """The name under which the component is registered."""
         return str(cls.model_fields[cls.component_key()].default)
 
     @classmethod
     def own_keys(cls) -> list[str]:
-        """All keys but the one that holds the name."""
+        """All keys except the one that holds the name."""
         return list(cls.model_fields)[1:]
 
     @model_serializer(mode="wrap")
     def _dump(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> Any:
-        """A component without keys is written as its name; the name is never left out, whatever else is."""
+        """Write a component without keys of its own as its name; the name is written even if defaults are left out."""
         tree = handler(self)
         return {self.component_key(): self.component_name(), **tree} if self.own_keys() else self.component_name()
 
@@ -68,7 +68,7 @@ class Registry(Generic[C]):
     """The components of one kind.
 
     Args:
-        kind: what errors call one of them, such as ``loss``.
+        kind: name of the kind in error messages, such as ``loss``.
     """
 
     def __init__(self, kind: str) -> None:
@@ -76,10 +76,10 @@ class Registry(Generic[C]):
         self.classes: dict[str, type[C]] = {}
 
     def register(self, component: type[C]) -> type[C]:
-        """Class decorator: make a component known by its name.
+        """Class decorator: register a component under its name.
 
         Raises:
-            ValueError: where another class has this name.
+            ValueError: if another class has this name.
         """
         name = component.component_name()
         known = self.classes.get(name)
@@ -93,10 +93,10 @@ class Registry(Generic[C]):
         return component
 
     def find(self, name: object) -> type[C]:
-        """The class of a name.
+        """The class that is registered under a name.
 
         Raises:
-            ValueError: where there is none, with the nearest name and all that there are.
+            ValueError: if there is none; the message has the nearest name and all names.
         """
         if isinstance(name, str) and name in self.classes:
             return self.classes[name]
@@ -104,15 +104,15 @@ class Registry(Generic[C]):
         nearest = f"did you mean {close[0]}? " if close else ""
         raise ValueError(
             f"there is no {self.kind} {name!r}: {nearest}There are {', '.join(self.classes)}; "
-            "others come with a module that `plugins` names"
+            "others need their module under `plugins`"
         )
 
     def parse(self, value: Any, default: type[C]) -> Any:
-        """A component from its keys, or from its name alone; what is neither is left to pydantic to refuse.
+        """Create a component from its keys or from its name alone; pydantic refuses any other value.
 
         Args:
-            value: as written.
-            default: the class where the keys have no name.
+            value: as written in the file.
+            default: class to use if the keys include no name.
         """
         if isinstance(value, str):
             return self.find(value)()
@@ -122,7 +122,7 @@ class Registry(Generic[C]):
         return self.find(value.get(key, default.component_name())).model_validate(dict(value))
 
     def keys(self) -> list[str]:
-        """The key that holds the name, and those of all components."""
+        """The key that holds the name, and the keys of all components."""
         return list(dict.fromkeys(key for component in self.classes.values() for key in component.model_fields))
 
 
@@ -130,8 +130,8 @@ class ComponentField:
     """Marks a field as one that holds a component: ``loss: Annotated[LossConfig, ComponentField(LOSSES, EmpSsl)]``.
 
     Args:
-        registry: of the components.
-        default: class of what is given without a name.
+        registry: registry of the components.
+        default: class to use if no name is given.
     """
 
     def __init__(self, registry: Registry[Any], default: type[Component]) -> None:
@@ -148,10 +148,10 @@ class ComponentField:
 
 
 def import_plugins(modules: Iterable[str]) -> None:
-    """Import modules that register components; also those that lie in the working directory.
+    """Import modules that register components; they may lie in the working directory.
 
     Raises:
-        InputError: where one cannot be imported.
+        InputError: if a module cannot be imported.
     """
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
@@ -170,14 +170,14 @@ def _path(component: type) -> str:
 
 
 def component_field(field: FieldInfo) -> ComponentField | None:
-    """What marks a field as one that holds a component, or none."""
+    """The mark of a field that holds a component; None for any other field."""
     choices = get_args(field.annotation) if get_origin(field.annotation) in (Union, UnionType) else ()
     optional = (mark for part in choices for mark in getattr(part, "__metadata__", ()))
     return next((mark for mark in (*field.metadata, *optional) if isinstance(mark, ComponentField)), None)
 
 
 def keys_of(model: type[BaseModel]) -> list[str]:
-    """All dotted keys of a config, those of every component that is registered included."""
+    """All dotted keys of a config, including those of every registered component."""
     keys: list[str] = []
     for name, field in model.model_fields.items():
         section, mark = field.annotation, component_field(field)
@@ -196,7 +196,7 @@ def keys_of(model: type[BaseModel]) -> list[str]:
 
 
 def field_of(model: Any, key: str) -> FieldInfo | None:
-    """The field of a dotted key of a config, of whichever registered component has it; None where there is none."""
+    """The field of a dotted key, searched in all registered components; None if there is no such field."""
     name, _, rest = key.partition(".")
     field: FieldInfo | None = getattr(model, "model_fields", {}).get(name)
     if field is None or not rest:
@@ -207,14 +207,14 @@ def field_of(model: Any, key: str) -> FieldInfo | None:
 
 
 def lay(model: Any, under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """One tree of keys laid over another: what both have is that of `over`, section by section.
+    """Merge two trees of keys section by section; `over` wins where both have a key.
 
-    Where `over` names another component than `under`, what the new one does not know of the old one's keys is dropped.
+    If `over` names another component than `under`, keys of the old one that the new one does not have are dropped.
 
     Args:
-        model: config class that both trees are keys of, as far as they have one.
-        under: of the two trees.
-        over: likewise.
+        model: config class of both trees; anything without fields merges them as plain mappings.
+        under: tree of keys that gives way.
+        over: tree of keys that wins.
     """
     laid = {**under, **over}
     fields = getattr(model, "model_fields", {})

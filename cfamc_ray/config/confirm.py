@@ -1,4 +1,4 @@
-"""How the front is confirmed once the search is over."""
+"""How the front is confirmed after the search."""
 
 from typing import Literal
 
@@ -10,13 +10,13 @@ from cfamc_ray.config.types import Real, Strict
 
 
 class ConfirmConfig(Strict):
-    """How points of the front are trained again with fresh seeds and attacked strongly on the test split."""
+    """How points of the front are trained again with fresh seeds and attacked strongly on the test images."""
 
     seeds: int = Field(default=5, ge=1)
     """Number of fresh seeds with which each point is trained again."""
     tolerance: Real = Field(default=0.05, ge=0, le=1)
-    """A point near the front is confirmed too: one that no trial dominates once all its objectives are improved by this
-    share of the front's range."""
+    """Points near the front are confirmed too: those that no trial dominates once all their objectives are improved by
+    this fraction of the front's range."""
     attacks: tuple[Literal["pgd20", "autoattack"], ...] = Field(
         default=("pgd20", "autoattack"), strict=False, min_length=1
     )
@@ -26,13 +26,13 @@ class ConfirmConfig(Strict):
     """Number of test images for clean accuracy, a stratified sample seeded by `data.split_seed`; all test images where
     there are fewer."""
     attacked_images: int = Field(default=1_000, ge=1)
-    """How many of `images` every attack sees, again a stratified sample."""
+    """Number of `images` that are attacked, again a stratified sample."""
 
     def protocol(self, evaluation: EvaluationConfig) -> ProtocolConfig:
-        """The protocol by which an encoder is evaluated.
+        """The protocol that evaluates an encoder of the front.
 
         Args:
-            evaluation: of the encoder's trial; its radius and its batch size are used.
+            evaluation: `evaluation` keys of the encoder's trial; its radius and its batch size are used.
         """
         epsilon = evaluation.epsilon
         automatic = "autoattack" in self.attacks

@@ -29,29 +29,29 @@ ALLOWED: set[type[ast.AST]] = {
 }
 LARGEST_POWER = 64
 LARGEST_BITS = 2**16
-"""Size of a whole number; with the limit of exponents, no constraint takes much memory or time."""
+"""Largest size of an integer; together with the limit on exponents it bounds the memory and time of a constraint."""
 
 
 @dataclass(frozen=True)
 class Constraint:
-    """A comparison between keys of a trial that every sampled point has to meet.
+    """A comparison between keys of a trial that every sampled point must meet.
 
-    Written as in ``crops.views * pretraining.replays * pretraining.epochs <= 960``: keys, numbers, texts in quotes,
-    ``+ - * / **`` between numbers, brackets, comparisons, ``and``, ``or``, ``not``. Nothing else is evaluated. A key
-    that the trial's components do not have is None, so ask for the component first, as in
+    An example is ``crops.views * pretraining.replays * pretraining.epochs <= 960``. Allowed are keys, numbers, quoted
+    text, ``+ - * / **`` between numbers, parentheses, comparisons, ``and``, ``or`` and ``not``. Nothing else is
+    evaluated. A key that the trial's components do not have is None, so test for the component first, as in
     ``loss.name != 'nt_xent' or loss.temperature < 0.5``.
     """
 
     text: str
 
     def __post_init__(self) -> None:
-        """Refuse what does not parse, and what is outside the subset, before any trial exists."""
+        """Refuse text that does not parse or is outside the subset, before any trial exists."""
         for node in ast.walk(self._expression):
             known = type(node) in ALLOWED
             if not known or (isinstance(node, ast.Constant) and not isinstance(node.value, bool | int | float | str)):
                 raise ValueError(
                     f"uses {ast.unparse(node) if isinstance(node, ast.expr) else self.text!r}: only keys, numbers, "
-                    "+ - * / **, comparisons, and, or, not are read"
+                    "+ - * / **, comparisons, and, or, not are allowed"
                 )
 
     @cached_property
@@ -74,10 +74,10 @@ class Constraint:
         """Whether the constraint is met.
 
         Args:
-            value_of: the value of a dotted key; may raise ValueError for one that does not exist.
+            value_of: function that returns the value of a dotted key; may raise ValueError for an unknown key.
 
         Raises:
-            ValueError: where a part cannot be computed, or the whole is neither true nor false.
+            ValueError: if a part cannot be computed, or the result is neither true nor false.
         """
         try:
             return _truth(self._expression, value_of)
@@ -117,7 +117,7 @@ def _evaluate(node: ast.expr, value_of: Callable[[str], Any]) -> Any:
 def _calculate(function: Callable[[Any, Any], Any], a: Any, b: Any) -> Any:
     try:
         if not all(isinstance(value, int | float | complex) for value in (a, b)):
-            raise TypeError(f"{b if isinstance(a, int | float) else a!r} is no number")
+            raise TypeError(f"{b if isinstance(a, int | float) else a!r} is not a number")
         if function is operator.pow and abs(b) > LARGEST_POWER:
             raise OverflowError(f"the exponent {b} exceeds {LARGEST_POWER}")
         result = function(a, b)

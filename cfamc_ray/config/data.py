@@ -1,4 +1,4 @@
-"""Which images a trial sees: data sets by name, and how many images pretrain, probe and validate."""
+"""Data sets by name, and how many images are used for pretraining, probe and validation."""
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -11,53 +11,53 @@ Side = Annotated[int, Field(ge=8, le=1024)]
 
 
 class DataConfig(Component):
-    """A data set, and how many of its images are used for what.
+    """A data set, and how many of its images are used for each purpose.
 
-    `build(path, folder)` reads it whole, as a `cfamc_ray.data.images.Source`; `path` is where `location` was found, and
-    `folder` is for caches and downloads. A key `path` is where the images lie, and no part of what they are.
+    `build(path, folder)` reads all images as a `cfamc_ray.data.images.Source`; `path` is where `location` was found,
+    `folder` is for caches and downloads. A key `path` is the location of the images; it is not part of their identity.
     """
 
     needs_folder: ClassVar[bool] = False
     """Whether reading needs the folder of data sets and caches."""
     is_packed: ClassVar[bool] = False
-    """Whether a file NAME.npz in that folder may stand for the data set."""
+    """Whether a file NAME.npz in that folder may replace the download."""
     is_folder: ClassVar[bool] = False
-    """Whether `location` is a folder, all of whose files count; else it is a file."""
+    """Whether `location` is a folder, all of whose files belong to the data set, instead of a file."""
     is_mapped: ClassVar[bool] = False
-    """Whether images stay on disk, mapped into memory, as they may be larger than the memory."""
+    """Whether images stay on disk, mapped into memory, because they may exceed the memory."""
 
     name: str
-    """Of the data set."""
+    """Name of the data set."""
     pretrain_images: int = Field(default=45_000, ge=2)
-    """Images that pretraining sees, without their labels; unlabelled ones are among them in proportion."""
+    """Number of images for pretraining, without labels; unlabelled images are included in proportion."""
     probe_images: int = Field(default=45_000, ge=2)
-    """Labelled training images that the linear probe is fitted on."""
+    """Number of labelled training images on which the linear probe is fitted."""
     probe_overlap: bool = True
-    """Whether the probe may be fitted on images that pretraining saw too."""
+    """Whether the probe may be fitted on images of pretraining."""
     validation_images: int = Field(default=5_000, ge=0)
-    """Labelled training images held out of pretraining and probe; a search is judged on them alone. 0: nothing is
-    measured while it trains, as where all images pretrain."""
+    """Number of labelled training images held out of pretraining and probe; a search is evaluated only on them. 0:
+    nothing is evaluated during training, for example if all images are used for pretraining."""
     split_seed: int = Field(default=0, ge=0)
-    """Seed of the stratified split and of every sample of test images; it is not the trial's seed, so that all trials
-    are judged on the same images."""
+    """Seed of the stratified split and of every sample of test images; separate from the trial's seed, so that all
+    trials are evaluated on the same images."""
 
     @property
     def location(self) -> str | None:
-        """The file or folder that holds the images; None for a data set that a library brings along."""
+        """The file or folder that holds the images; None for a data set that comes with a library."""
         return getattr(self, "path", None)
 
     @property
     def side(self) -> int | None:
-        """Height and width of the images in pixels, which are quadratic; None where they must be read to know."""
+        """Height and width of the images in pixels (they are square); None if known only after reading."""
         return getattr(self, "image_size", None)
 
     @property
     def resized(self) -> int | None:
-        """Height and width to which images are resized when they are read; None where they keep theirs."""
+        """Height and width in pixels to which images are resized when they are read; None if they are not resized."""
         return getattr(self, "image_size", None)
 
     def source(self) -> Self:
-        """The same data set, whatever its images are used for."""
+        """The same data set with default splits, so that configs of equal images compare equal."""
         own = DataConfig.model_fields
         return self.model_copy(update={key: field.default for key, field in own.items() if key != "name"})
 
@@ -105,19 +105,19 @@ class DigitsConfig(DataConfig):
 
     name: Literal["digits"] = "digits"
     image_size: Side = 32
-    """Height and width in pixels to which images are resized once."""
+    """Height and width in pixels to which images are resized when they are read."""
 
 
 @DATA_SETS.register
 class NpzConfig(DataConfig):
-    """A file with x_train, y_train, x_test, y_test; a label of -1 in y_train is that of an unlabelled image."""
+    """A file with x_train, y_train, x_test, y_test; a label of -1 in y_train marks an unlabelled image."""
 
     implementation: ClassVar[str] = "cfamc_ray.data.sources:read_npz"
 
     name: Literal["npz"] = "npz"
     path: str
-    """The file; a relative path is looked up in the working directory, then in the folder that the environment variable
-    CFAMC_DATA names."""
+    """Path of the file; a relative path is looked up in the working directory, then in the folder of the environment
+    variable CFAMC_DATA."""
 
 
 @DATA_SETS.register
@@ -131,9 +131,9 @@ class ImageFolderConfig(DataConfig):
 
     name: Literal["imagefolder"] = "imagefolder"
     path: str
-    """The folder; a relative path is looked up as for `npz`."""
+    """Path of the folder; a relative path is looked up as for `npz`."""
     image_size: Side = 32
-    """Height and width in pixels to which images are resized once."""
+    """Height and width in pixels to which images are resized when they are read."""
 
 
 DataSet = Annotated[DataConfig, ComponentField(DATA_SETS, Cifar10Config)]
@@ -144,9 +144,9 @@ class _Parsed(Strict):
 
 
 def parse_data(**keys: Any) -> DataConfig:
-    """A data set from its keys, ``name`` among them.
+    """Create a data set from its keys, which include ``name``.
 
     Raises:
-        pydantic.ValidationError: for whatever is wrong with them.
+        pydantic.ValidationError: if a key or a value is wrong.
     """
     return _Parsed.model_validate({"data": keys}).data

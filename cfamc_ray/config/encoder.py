@@ -14,13 +14,13 @@ class BackboneConfig(Component):
     """A backbone; `build(encoder)`, given the `EncoderConfig`, gives a `cfamc_ray.method.backbones.Backbone`."""
 
     fuses_norm: ClassVar[bool] = False
-    """Whether its batch norms and the operations after them can be one kernel (`norms.norm_relu`)."""
+    """Whether its batch norms and the operations after them can run as one kernel (`norms.norm_relu`)."""
 
     name: str
-    """Of the architecture."""
+    """Name of the architecture."""
 
     def patch(self, stem: Stem) -> int:
-        """Side in pixels of the patches that images are cut into: the sides of images must be multiples of it."""
+        """Side of the input patches in pixels; the sides of images must be multiples of it."""
         return 1
 
 
@@ -61,29 +61,29 @@ class VitConfig(BackboneConfig):
 
 
 class EncoderConfig(Strict):
-    """A backbone without its classifier, then the pre-feature, then the projector."""
+    """The encoder: a backbone without its classifier, then the pre-feature, then the projector."""
 
     architecture: Annotated[BackboneConfig, ComponentField(BACKBONES, ResNet18Config)] = ResNet18Config()
     """The backbone."""
     stem: Stem = "small"
-    """For images of about 32 pixels (ResNet: a 3x3 convolution of stride 1 and no max-pooling; ViT: patches of 4x4) or
-    about 224 (a 7x7 convolution of stride 2 and max-pooling; patches of 16x16)."""
+    """First layer: `small` for images of about 32 pixels (ResNet: a 3x3 convolution of stride 1 and no max-pooling;
+    ViT: patches of 4x4), `large` for about 224 (a 7x7 convolution of stride 2 and max-pooling; patches of 16x16)."""
     width: int = Field(default=64, ge=4, multiple_of=4)
-    """Channels of a ResNet's first stage, a third of a ViT's token width; 64 is the paper's."""
+    """Channels of a ResNet's first stage, or a third of a ViT's token width; the paper uses 64."""
     norm: Literal["batch", "group"] = "batch"
-    """`group` normalises each image by itself, so nothing depends on the batch or on the number of workers. The blocks
-    of a ViT always use layer norm; its pre-feature and projector obey this key."""
+    """Normalisation layers. `group` normalises each image separately, so results do not depend on the batch or on the
+    number of workers. The blocks of a ViT always use layer norm; this key sets its pre-feature and projector."""
     prefeature_width: int = Field(default=4096, ge=2)
     """Width of the layer that the linear probe reads."""
     hidden_width: int = Field(default=4096, ge=2)
     """Width of the projector's hidden layer."""
     embedding_width: int = Field(default=1024, ge=2)
-    """Width of the unit-length rows that the loss sees (D)."""
+    """Width of the embeddings (D), unit-length rows that are the input of the loss."""
     synchronize_norm: bool = True
-    """Whether several workers on GPUs share one batch norm over the global batch (published: no); torch has no such
-    batch norm for CPUs, where each worker normalises its own share."""
+    """Whether batch norm is synchronised over the workers of a trial on GPUs (published: no); torch does not support
+    this on CPUs, where each worker normalises its own share."""
 
     @property
     def patch(self) -> int:
-        """Side in pixels of what images are cut into: their sides must be multiples of it."""
+        """Side of the input patches in pixels; the sides of images must be multiples of it."""
         return self.architecture.patch(self.stem)

@@ -1,4 +1,4 @@
-"""What a search measures."""
+"""What a search measures, and how."""
 
 from typing import Annotated
 
@@ -13,22 +13,22 @@ from cfamc_ray.config.types import Pixels, Strict
 
 
 class EvaluationConfig(Strict):
-    """What a search measures on validation images."""
+    """How a search evaluates a trial on validation images."""
 
     every_epochs: int = Field(default=1, ge=1)
-    """Epochs between two measurements; the last epoch is always measured."""
+    """Epochs between two evaluations; the last epoch is always evaluated."""
     transfer: DataSet | None = None
-    """Another data set on which the probe is fitted and evaluated, with the encoder frozen; null: that of `data`."""
+    """Another data set on which the probe is fitted and evaluated, with the encoder frozen; null: the one of `data`."""
     head: ProbeConfig = ProbeConfig()
     """Linear probe on the frozen encoder."""
     epsilon: Pixels = 4 / 255
     """Radius of the attack's l∞ ball."""
     attack: Annotated[AttackConfig, ComponentField(ATTACKS, PgdConfig)] = PgdConfig()
-    """Attack that robust accuracy is measured under."""
+    """Attack that defines robust accuracy."""
     attacked_images: int = Field(default=1_000, ge=1)
-    """How many of the validation images are attacked, a stratified sample; all of them where there are fewer."""
+    """Number of validation images that are attacked, a stratified sample; all of them if there are fewer."""
     measures: tuple[AnyMeasure, ...] = Field(default=(), strict=False)
-    """What else is measured of the encoder on all validation images; each may be an objective."""
+    """Further measures of the encoder, computed on all validation images; each may be an objective."""
     batch_images: int | None = Field(default=None, ge=1, le=250)
-    """Images that the encoder sees at once, here and in the tests of `confirm`. It sets the memory used and, up to
+    """Images that the encoder processes at once, here and in `confirm`. It sets the memory used and, up to
     rounding, changes no result. Null: as many as fit into 2 GB of an attack's activations, from 1 to 250."""

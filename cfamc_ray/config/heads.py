@@ -1,4 +1,4 @@
-"""Linear heads on a frozen encoder: their keys, and the heads that go by a name."""
+"""Linear heads on a frozen encoder: their keys, and the named heads."""
 
 from typing import Annotated, Literal
 
@@ -12,29 +12,29 @@ Phase = Literal["clean", "adversarial"]
 
 
 class ProbeConfig(Strict):
-    """A linear classifier of frozen features of un-augmented training images, fitted to convergence."""
+    """A linear classifier on frozen features of un-augmented training images, fitted to convergence."""
 
     features: Literal["prefeature", "backbone"] = "prefeature"
-    """What the head reads: the pre-feature, as published, or the backbone's output."""
+    """Input of the head: the pre-feature, as published, or the backbone's output."""
     l2: Real = Field(default=1e-2, gt=0)
     """L2 strength of the converged fit: l2/2 times the squared norm of the weights is added to the mean cross-entropy,
-    with standardised features. Without it separable features drive the head, and its gradients, to extremes."""
+    with standardised features. Without it, separable features make the weights and gradients of the head diverge."""
     tolerance: Real = Field(default=1e-4, gt=0)
-    """The converged fit ends when no entry of the objective's gradient exceeds this."""
+    """The converged fit ends when no entry of the objective's gradient exceeds this absolute value."""
     iterations: int = Field(default=200, ge=1)
     """Largest number of L-BFGS iterations of the converged fit."""
 
 
 class HeadConfig(ProbeConfig):
-    """A linear classifier of frozen features of un-augmented training images."""
+    """A linear classifier on frozen features of un-augmented training images."""
 
     fit: Literal["converged", "adam", "sgd"] = "converged"
     """`converged`: multinomial logistic regression, full batch; `adam` and `sgd`: minibatches, starting from torch's
     initial weights. Phases after a converged fit continue from it with Adam."""
     phases: tuple[Phase, ...] = Field(default=(), strict=False)
-    """Training by minibatches, phase by phase: on clean images, or on images attacked through the encoder."""
+    """Phases of minibatch training: on clean images, or on images attacked through the encoder."""
     epochs: int = Field(default=1, ge=1)
-    """Epochs of each phase."""
+    """Number of epochs of each phase."""
     lr: Real = Field(default=1e-3, gt=0)
     """Learning rate of Adam or SGD."""
     momentum: Real = Field(default=0.0, ge=0, lt=1)
@@ -44,7 +44,7 @@ class HeadConfig(ProbeConfig):
     cosine_epochs: int | None = Field(default=None, ge=1)
     """Epochs after which a cosine schedule would reach a learning rate of 0; null: a constant rate."""
     batch_images: int = Field(default=256, ge=1)
-    """Images of a minibatch."""
+    """Number of images of a minibatch."""
     epsilon: Pixels = 8 / 255
     """Radius of the l∞ ball in adversarial phases."""
     attack: Annotated[AttackConfig, ComponentField(ATTACKS, PgdConfig)] = PgdConfig(
@@ -55,12 +55,12 @@ class HeadConfig(ProbeConfig):
     @model_validator(mode="after")
     def _fits_something(self) -> "HeadConfig":
         if self.fit != "converged" and not self.phases:
-            raise ValueError(f"phases is empty, so a head with fit {self.fit} would never learn: write [clean]")
+            raise ValueError(f"phases is empty, so a head with fit {self.fit} would not be trained: write [clean]")
         return self
 
 
 PUBLISHED_ATTACK = PgdConfig(steps=5, step_size=0.01, start="zero", every_step=False)
-"""In the adversarial phases of the published heads."""
+"""Attack in the adversarial phases of the published heads."""
 HEADS = {
     "standard": HeadConfig(),
     "adversarial": HeadConfig(phases=("adversarial",), epochs=5),

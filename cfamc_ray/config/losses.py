@@ -16,15 +16,15 @@ class LossConfig(Component):
     needs_labels: ClassVar[bool] = False
     """Whether it reads the classes of the images."""
     terms: ClassVar[tuple[str, ...]] = ()
-    """Names of what it reports beside its value; each is a column of a trial's rows."""
+    """Names of the terms that it reports besides its value; each is a column of a trial's rows."""
 
     def flops(self, views: int, images: int, width: int) -> float:
         """FLOPs of the matrix products of the loss and its gradient.
 
         Args:
-            views: of an image (V).
-            images: of a minibatch over all workers (B).
-            width: of an embedding (D).
+            views: number of views of an image (V).
+            images: number of images of a minibatch over all workers (B).
+            width: width of an embedding (D).
         """
         raise NotImplementedError(f"{type(self).__name__} does not say how many FLOPs it takes")
 
@@ -34,7 +34,7 @@ LOSSES = Registry[LossConfig]("loss")
 
 @LOSSES.register
 class EmpSslConfig(LossConfig):
-    """EMP-SSL (arXiv 2304.03977): minus the weighted invariance of all views, minus their weighted coding rate."""
+    """EMP-SSL (arXiv 2304.03977): the negative weighted sum of the views' invariance and coding rate."""
 
     implementation: ClassVar[str] = "cfamc_ray.method.losses:EmpSslLoss"
     terms: ClassVar[tuple[str, ...]] = ("invariance", "coding_rate")
@@ -43,18 +43,18 @@ class EmpSslConfig(LossConfig):
     invariance_weight: Real = Field(default=200.0, ge=0)
     """Weight of the mean cosine similarity to the mean view."""
     rate_weight: Real = Field(default=1.0, ge=0)
-    """Weight of the mean coding rate, which keeps embeddings apart."""
+    """Weight of the mean coding rate, which prevents collapse of the embeddings."""
     rate_epsilon: Real = Field(default=0.2, gt=0)
-    """Distortion of the coding rate, used as it is (the paper's formula squares it, its code does not)."""
+    """Distortion of the coding rate, not squared (the paper's formula squares it, its code does not)."""
 
     def flops(self, views: int, images: int, width: int) -> float:
-        """Of the Gram matrices on the smaller side of the embeddings."""
+        """FLOPs of the Gram matrices on the smaller side of the embeddings."""
         return 6.0 * views * images * width * min(images, width)
 
 
 @LOSSES.register
 class NtXentConfig(LossConfig):
-    """SimCLR's NT-Xent of two views (arXiv 2002.05709)."""
+    """NT-Xent, SimCLR's contrastive loss of two views (arXiv 2002.05709)."""
 
     implementation: ClassVar[str] = "cfamc_ray.method.losses:NtXentLoss"
     pair: ClassVar[bool] = True
@@ -62,10 +62,10 @@ class NtXentConfig(LossConfig):
 
     name: Literal["nt_xent"] = "nt_xent"
     temperature: Real = Field(default=0.07, gt=0)
-    """Divides the similarities."""
+    """Temperature, by which similarities are divided."""
 
     def flops(self, views: int, images: int, width: int) -> float:
-        """Of the similarities of all embeddings."""
+        """FLOPs of the similarities of all pairs of embeddings."""
         return _similarity_flops(views * images, width)
 
 
@@ -73,7 +73,7 @@ class NtXentConfig(LossConfig):
 class SupConConfig(LossConfig):
     """Supervised contrastive loss over all views (arXiv 2004.11362): images of one class attract each other.
 
-    An image without a label attracts its own views alone.
+    An image without a label attracts only its own views.
     """
 
     implementation: ClassVar[str] = "cfamc_ray.method.losses:SupConLoss"
@@ -82,13 +82,13 @@ class SupConConfig(LossConfig):
 
     name: Literal["sup_con"] = "sup_con"
     temperature: Real = Field(default=0.1, gt=0)
-    """Divides the similarities."""
+    """Temperature, by which similarities are divided."""
 
     def flops(self, views: int, images: int, width: int) -> float:
-        """Of the similarities of all embeddings."""
+        """FLOPs of the similarities of all pairs of embeddings."""
         return _similarity_flops(views * images, width)
 
 
 def _similarity_flops(rows: int, width: int) -> float:
-    """Of all pairs of rows: one product forward, two backward, each 2 FLOPs per multiplication and addition."""
+    """FLOPs of all pairs of rows: one product forward, two backward, each 2 FLOPs per multiply-add."""
     return 6.0 * rows**2 * width

@@ -1,4 +1,4 @@
-"""Numbers that a search measures of an encoder beside its accuracies, by name; each is a metric of that name."""
+"""Measures: numbers about an encoder that a search records besides accuracies; each is a metric of its name."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -7,22 +7,22 @@ from cfamc_ray.metrics import Direction, Metric, Unit, register_metric
 
 
 class MeasureConfig(Component):
-    """A number that tells how good an encoder is; `build()` gives a `cfamc_ray.evaluation.measures.Measure`."""
+    """A number that describes the quality of an encoder; `build()` gives a `cfamc_ray.evaluation.measures.Measure`."""
 
     label: ClassVar[str]
-    """What a person reads in tables and figures."""
+    """Label in tables and figures."""
     unit: ClassVar[Unit] = "number"
-    """How it is written."""
+    """Unit, which decides how values are formatted."""
     direction: ClassVar[Direction] = "maximize"
-    """Which values are better."""
+    """Whether larger or smaller values are better."""
 
     name: str
-    """Of the measure, of its column and of the objective that it may be."""
+    """Name of the measure, of its column, and of the objective if it is used as one."""
 
 
 class _Measures(Registry[MeasureConfig]):
     def register(self, component: type[MeasureConfig]) -> type[MeasureConfig]:
-        """Class decorator: make a measure and its metric known."""
+        """Class decorator: register a measure and its metric."""
         name, label = component.component_name(), component.label
         register_metric(Metric(name, label, component.unit, role="result", direction=component.direction))
         return super().register(component)
@@ -33,7 +33,7 @@ MEASURES = _Measures("measure")
 
 @MEASURES.register
 class EffectiveRankConfig(MeasureConfig):
-    """Effective rank of the features (RankMe, arXiv 2210.02885): e to the entropy of their normalised singular values.
+    """Effective rank of features (RankMe, arXiv 2210.02885): exp of the entropy of their normalised singular values.
 
     It needs no labels, and falls when features collapse to few dimensions.
     """
@@ -43,7 +43,7 @@ class EffectiveRankConfig(MeasureConfig):
 
     name: Literal["effective_rank"] = "effective_rank"
     features: Literal["prefeature", "backbone"] = "prefeature"
-    """Whose rank: the pre-feature's, which the probe reads as published, or the backbone's output."""
+    """Features to measure: the pre-feature, which the published probe reads, or the backbone's output."""
 
 
 AnyMeasure = Annotated[MeasureConfig, ComponentField(MEASURES, EffectiveRankConfig)]

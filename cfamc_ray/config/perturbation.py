@@ -1,4 +1,4 @@
-"""The perturbation of crops: how the inner maximisation finds it, and its keys."""
+"""The perturbation of crops: the inner maximisations and their keys."""
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -18,11 +18,11 @@ class PerturbationConfig(Component):
     """
 
     attack: str
-    """How the perturbation is found."""
+    """Name of the inner maximisation."""
 
     @property
     def attack_passes(self) -> int:
-        """Forward and backward passes of a crop per minibatch that serve the attack alone."""
+        """Forward and backward passes of a crop per minibatch that serve only the attack."""
         return 0
 
     @property
@@ -36,14 +36,14 @@ class PerturbationConfig(Component):
         return False
 
     def radii(self, views: int) -> list[float]:
-        """Radius of the l∞ ball for each view, in pixels; 0 for a view that stays as it is."""
+        """Radius of the l∞ ball for each view, in pixels; 0 for a view that is not perturbed."""
         return [0.0] * views
 
     def check(self, trial: "TrialConfig") -> None:
-        """Refuse other keys of the trial that do not go together with these.
+        """Refuse keys of the trial that are incompatible with this attack.
 
         Raises:
-            ValueError: that names the keys and what would be right.
+            ValueError: if there are any; the message names the keys and what would be right.
         """
 
 
@@ -54,17 +54,17 @@ class BallConfig(PerturbationConfig):
     """One perturbation per crop, inside the l∞ ball of radius epsilon and inside the pixel box."""
 
     epsilon: Pixels = 8 / 255
-    """Radius of the ball."""
+    """Radius of the l∞ ball."""
     step_ratio: Real = Field(default=0.01 * 255 / 8, gt=0)
-    """Step size over epsilon; the published step of 0.01 at 8/255 is 0.31875."""
+    """Step size divided by epsilon; the published step of 0.01 at 8/255 is 0.31875."""
     clean_views: int = Field(default=0, ge=0)
-    """So many of the first views stay as they are; SimCLR's adversarial form compares a clean view with a perturbed."""
+    """Number of leading views that are not perturbed; adversarial SimCLR compares a clean view with a perturbed one."""
     carry: bool = True
-    """Whether the perturbation is carried over to the next minibatch's crops by position; else it starts at zero."""
+    """Whether the perturbation is carried over to the next minibatch's crops by position; if not, it starts at zero."""
 
     @property
     def step_size(self) -> float:
-        """What one ascent step adds to a pixel."""
+        """Change of a pixel in one ascent step."""
         return self.step_ratio * self.epsilon
 
     @property
@@ -104,13 +104,13 @@ class PgdAttackConfig(BallConfig):
 
     attack: Literal["pgd"] = "pgd"
     steps: int = Field(default=5, ge=1)
-    """Attack passes per minibatch."""
+    """Number of attack passes per minibatch."""
     keep_attack_gradients: bool = False
     """Whether the weight update also adds the weight gradients of the attack passes (published: yes)."""
     attack_in_train_mode: bool = True
-    """Whether batch norm uses and moves its batch statistics in the attack passes (published: yes)."""
+    """Whether batch norm uses batch statistics and updates its running statistics in attack passes (published: yes)."""
     attack_positive: Literal["first", "self"] = "first"
-    """Positive of the perturbed second view in the attack passes under `nt_xent`: the clean `first` view, as in the
+    """Positive of the perturbed second view in the attack passes with `nt_xent`: the clean `first` view, as in the
     update, or `self`, the second view without its perturbation (published)."""
 
     @property
@@ -140,7 +140,7 @@ class PgdAttackConfig(BallConfig):
 
 @PERTURBATIONS.register
 class NoAttackConfig(PerturbationConfig):
-    """Ordinary pretraining: the perturbation stays zero."""
+    """Pretraining without an attack: the perturbation stays zero."""
 
     implementation: ClassVar[str] = "cfamc_ray.method.inner_maximization:FreeReplays.without_attack"
 

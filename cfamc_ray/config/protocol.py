@@ -14,7 +14,7 @@ from cfamc_ray.config.types import Pixels, Strict
 
 AUTOATTACK = AutoAttackConfig()
 PGD_20 = PgdConfig(steps=20, step_size=2 / 255, every_step=False)
-"""PGD that finalists are attacked with."""
+"""The PGD attack on finalists."""
 
 
 class AttackStage(NamedTuple):
@@ -22,38 +22,38 @@ class AttackStage(NamedTuple):
 
     attack: AttackConfig
     images: int
-    """Size of the sample that it attacks, of which it sees only what earlier stages left right."""
+    """Size of the sample; of it, only images that are still classified correctly after earlier stages are attacked."""
 
 
 class ProtocolConfig(Strict):
-    """What is measured of a frozen encoder, on the test split."""
+    """How a frozen encoder is evaluated on the test split."""
 
     name: str
     head: HeadConfig = HeadConfig()
     crops: int = Field(default=0, ge=0)
-    """Number of crops whose mean feature the head reads, at fixed places and sizes; 0: the whole image."""
+    """Number of crops, at fixed positions and sizes, whose mean feature the head reads; 0: the whole image."""
     attack_each_crop: bool = False
-    """Whether each crop is attacked by itself, as published, instead of the image through its crops."""
+    """Whether each crop is attacked separately, as published, instead of the image through its crops."""
     images: int = Field(default=10_000, ge=1)
-    """Test images that are measured; all of them where there are fewer. This, attacked_images and autoattack_images
-    are stratified samples, seeded by `data.split_seed`, each part of the one before: a larger count than that means all
-    of it."""
+    """Number of test images for clean accuracy; all of them if there are fewer. `images`, `attacked_images` and
+    `autoattack_images` are stratified samples seeded by `data.split_seed`, each a subset of the one before; a count
+    that exceeds the one before means all of its images."""
     attacked_images: int = Field(default=10_000, ge=1)
-    """How many of `images` `attack` attacks."""
+    """Number of `images` that `attack` attacks."""
     epsilons: tuple[Pixels, ...] = Field(default=(4 / 255, 8 / 255, 16 / 255), strict=False)
-    """Radii of the l∞ balls that are attacked in."""
+    """Radii of the l∞ balls of the attacks."""
     attack: Annotated[AttackConfig, ComponentField(ATTACKS, PgdConfig)] = PGD_20.model_copy(update={"restarts": 5})
     """First attack at each radius."""
     margin_check: bool = True
-    """Whether the same attack on the margin between logits follows, to show where cross-entropy's gradients vanish."""
+    """Whether to run the same attack on the logit margin too, to reveal where gradients of the cross-entropy vanish."""
     autoattack_images: int = Field(default=1_000, ge=0)
-    """How many of `attacked_images` AutoAttack's standard version attacks, of which it sees what earlier attacks left
-    right; 0: none."""
+    """Number of `attacked_images` for AutoAttack's standard version, which attacks only those that are still classified
+    correctly after earlier attacks; 0: none."""
     autoattack_epsilons: tuple[Pixels, ...] = Field(default=(4 / 255, 8 / 255), strict=False)
     """Radii at which AutoAttack runs."""
     batch_images: int | None = Field(default=None, ge=1, le=250)
-    """Images that the encoder sees at once. It sets the memory used and, up to rounding, changes no result. Null: as
-    many as fit into 2 GB of an attack's activations, from 1 to 250."""
+    """Images that the encoder processes at once. It sets the memory used and, up to rounding, changes no result. Null:
+    as many as fit into 2 GB of an attack's activations, from 1 to 250."""
     seed: int = Field(default=0, ge=0)
     """Seed of heads, attacks and crops."""
 
@@ -75,17 +75,17 @@ class ProtocolConfig(Strict):
         missing = sorted(set(self.autoattack_epsilons) - set(self.epsilons))
         if self.autoattack_images and missing:
             shown = ", ".join(f"{epsilon * 255:g}/255" for epsilon in missing)
-            raise ValueError(f"autoattack_epsilons: {shown} is not among epsilons: AutoAttack runs on what PGD left")
+            raise ValueError(f"autoattack_epsilons: {shown} is not among epsilons: AutoAttack continues after PGD")
         return self
 
     @property
     def attacks(self) -> list[AttackConfig]:
-        """All attacks that the protocol runs, that of its head's adversarial phases included."""
+        """All attacks that the protocol runs, including the one of its head's adversarial phases."""
         of_head = [self.head.attack] if "adversarial" in self.head.phases else []
         return [*of_head, *(stage.attack for epsilon in self.epsilons for stage in self.stages(epsilon))]
 
     def stages(self, epsilon: float) -> tuple[AttackStage, ...]:
-        """The attacks at a radius, in their order; each sees only what those before it left right.
+        """The attacks at a radius in order; each attacks only images that are still classified correctly.
 
         Args:
             epsilon: one of `epsilons`.
@@ -100,7 +100,7 @@ class ProtocolConfig(Strict):
 
 
 def _published(name: str, *, steps: int) -> ProtocolConfig:
-    """The test of a published script: few steps from zero, at the radii of the paper's table."""
+    """The evaluation of a published script: few steps from zero, at the radii of the paper's table."""
     return ProtocolConfig(
         name=name,
         head=HEADS[name],
@@ -117,4 +117,4 @@ PROTOCOLS = {
     "published-emp": _published("published-emp", steps=2),
     "published-simclr": _published("published-simclr", steps=20),
 }
-"""Protocols by name. The published ones test weaker than they say: 2 steps of 0.01 reach 5.1/255 of a ball of 8/255."""
+"""Protocols by name. The published ones are weaker than stated: 2 steps of 0.01 reach 5.1/255 of a ball of 8/255."""

@@ -25,7 +25,7 @@ class IntRange(Strict):
         return self
 
     def edges(self) -> tuple[Scalar, ...]:
-        """The values that have to be valid for all in between to be valid."""
+        """The bounds: if they are valid, all values between them are."""
         return self.bounds[0], self.last
 
     @property
@@ -39,7 +39,7 @@ class IntRange(Strict):
         return range(self.bounds[0], self.last + 1, self.step)
 
     def contains(self, value: object) -> bool:
-        """Whether it is one of the values."""
+        """Whether `value` is one of the values."""
         return type(value) is int and value in self.grid()
 
 
@@ -56,11 +56,11 @@ class FloatRange(Strict):
         return self
 
     def edges(self) -> tuple[Scalar, ...]:
-        """The values that have to be valid for all in between to be valid."""
+        """The bounds: if they are valid, all values between them are."""
         return self.bounds
 
     def contains(self, value: object) -> bool:
-        """Whether it lies within the bounds."""
+        """Whether `value` is a number within the bounds."""
         return type(value) in (int, float) and self.bounds[0] <= value <= self.bounds[1]  # type: ignore[operator]
 
 
@@ -80,12 +80,12 @@ class Choice(Strict):
         return self.values
 
     def contains(self, value: object) -> bool:
-        """Whether it is one of the values."""
+        """Whether `value` is one of the values."""
         return value in self.values
 
 
 class Constant(Strict):
-    """One value, shown in every table beside the searched ones: ``{constant: 3}``, or just ``3``."""
+    """One value, shown in every table beside the searched values: ``{constant: 3}``, or just ``3``."""
 
     value: Annotated[Scalar, BeforeValidator(plain)] = Field(alias="constant")
 
@@ -94,7 +94,7 @@ class Constant(Strict):
         return (self.value,)
 
     def contains(self, value: object) -> bool:
-        """Whether it is the value."""
+        """Whether `value` is the constant."""
         return value == self.value
 
 
@@ -108,10 +108,10 @@ RANGES: dict[str, type[IntRange | FloatRange | Choice | Constant]] = {
 
 
 def parse_range(value: object) -> Range:
-    """Read one range as it stands in a space file.
+    """Parse one range as written in a space file.
 
     Raises:
-        ValueError: where it is none of int, float, choice, constant or a plain value.
+        ValueError: if it is none of int, float, choice, constant or a plain value.
     """
     if isinstance(value, Range):
         return value

@@ -1,4 +1,4 @@
-"""From YAML and the command line's overrides to configs, with errors that name file, key and what would be right."""
+"""Read configs from YAML and command-line overrides; errors name the file, the key and what would be right."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,16 +20,16 @@ Config = TypeVar("Config", StudyConfig, ScalingConfig)
 
 PACKAGE = Path(__file__).resolve().parent.parent
 SPACE_FOLDERS = (Path("search_spaces"), PACKAGE / "search_spaces", PACKAGE.parent / "search_spaces")
-"""Where a bare name is looked up: the working directory's, the wheel's, and the checkout's."""
+"""Folders in which a bare name is looked up: in the working directory, in the wheel, and in the checkout."""
 LONGEST = 200
-"""Characters of a wrong value that an error repeats."""
+"""Largest number of characters of a wrong value that an error shows."""
 
 
 def find_space(name: str) -> Path:
-    """The file of a space given as a path or as a bare name such as ``pareto.yaml``.
+    """Find the file of a space, given as a path or as a bare name such as ``pareto.yaml``.
 
     Raises:
-        InputError: where there is none; the message lists the spaces that there are.
+        InputError: if there is no such file; the message lists the available spaces.
     """
     candidates = [Path(name), *(folder / file for folder in SPACE_FOLDERS for file in (name, f"{name}.yaml"))]
     for path in candidates:
@@ -40,20 +40,20 @@ def find_space(name: str) -> Path:
 
 
 def read_resolved(model: type[Config], path: Path) -> Config:
-    """Read what `dump_study` wrote, which has every key: without its end it would be another study.
+    """Read a file that `dump_study` wrote. It has every key, so a truncated file is refused, not completed by defaults.
 
     Args:
-        model: of the study.
-        path: of the file.
+        model: config class of the study.
+        path: path of the file.
 
     Raises:
-        InputError: where it is missing, damaged or of another version.
+        InputError: if the file is missing, damaged or of another version.
     """
     return resolve(model, read_resolved_tree(model, path), source=str(path))
 
 
 def read_resolved_tree(model: type[Config], path: Path) -> dict[str, Any]:
-    """The keys of such a file, whose values have not been looked at; arguments and errors as for `read_resolved`."""
+    """The keys of such a file, with unchecked values; arguments and errors as in `read_resolved`."""
     tree, last = read_tree(path), list(model.model_fields)[-1]
     if last not in tree or not path.read_bytes().endswith(b"\n"):
         raise InputError(f"{path}: its end is missing (the last key is {last})")
@@ -71,14 +71,14 @@ def resolve(
     """Validate the keys of a study.
 
     Args:
-        model: of the study.
-        tree: the keys; changed by the overrides.
+        model: config class of the study.
+        tree: the keys; the overrides change it in place.
         overrides: ``key=value`` as typed after ``--set``.
-        source: where the keys are from, for errors.
-        check: what else has to hold; raises a ValueError whose message begins with the key.
+        source: where the keys come from, for error messages.
+        check: further check of the config; raises a ValueError whose message begins with the key.
 
     Raises:
-        InputError: for everything that is wrong with a key or an override.
+        InputError: if a key or an override is wrong.
     """
     for override in overrides:
         _override(tree, override, model)
@@ -96,10 +96,10 @@ def resolve(
 
 
 def resolve_protocol(name: str, *, head: str | None = None, overrides: Sequence[str] = ()) -> ProtocolConfig:
-    """A protocol of `PROTOCOLS`, with another head of `HEADS` and with some keys changed.
+    """A protocol of `PROTOCOLS`, optionally with another head of `HEADS` and with some keys changed.
 
     Raises:
-        InputError: for everything that is wrong with an override.
+        InputError: if an override is wrong.
     """
     tree = PROTOCOLS[name].model_dump()
     tree = tree if head is None else {**tree, "head": HEADS[head].model_dump()}
@@ -113,15 +113,15 @@ def resolve_protocol(name: str, *, head: str | None = None, overrides: Sequence[
 
 
 def dump_study(config: StudyConfig | ScalingConfig) -> str:
-    """The study as YAML, which is read back to an equal one."""
+    """The study as YAML; reading it gives an equal study."""
     return dump_yaml(config.model_dump(mode="json"))
 
 
 def read_tree(path: Path) -> dict[str, Any]:
-    """The keys of a study as its file has them; none of them has been looked at.
+    """The keys of a study as its file has them, unchecked.
 
     Raises:
-        InputError: where it is no YAML, or has no keys.
+        InputError: if the file is not valid YAML or has no keys.
     """
     tree = read_yaml(path)
     if not isinstance(tree, dict):
@@ -134,7 +134,7 @@ def _key_and_value(override: str) -> tuple[str, Any]:
     if not equals:
         raise InputError(f"--set {override}: write key=value, as in --set budget.trials=20")
     if key.endswith(".path") and not text.startswith(("'", '"')) and text not in ("", "null", "~"):
-        return key, text  # a file may be called what means something else in YAML
+        return key, text  # a file name may mean something else in YAML
     try:
         return key, parse_yaml(text)
     except InputError as error:
@@ -208,7 +208,7 @@ def _given(value: object) -> str:
 
 
 def _owners(model: type[Strict], location: Sequence[str]) -> list[str]:
-    """The other components that have a key, where the one that is named does not."""
+    """The components that have a key which the chosen component does not have."""
     field = None
     for name in location[:-1]:
         model = field.annotation if field else model  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""A scaling study: how the machine's work grows, and how what is learned grows."""
+"""A scaling study: how the cost of training steps grows with its factors, and how accuracy grows with the budget."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -18,56 +18,56 @@ from cfamc_ray.config.types import Real, Scalar, Strict, plain
 EPOCHS = "pretraining.epochs"
 WORKERS = "workers"
 MANY_IMAGES = 10**9
-"""More than any minibatch has."""
+"""More images than any minibatch has."""
 Values = Annotated[tuple[Annotated[Scalar, BeforeValidator(plain)], ...], Field(min_length=1, strict=False)]
 
 
 class LearningConfig(Strict):
-    """Trials that cost the same in groups, so that only the split of their crop passes differs.
+    """Trials in groups of equal cost, which differ only in the allocation of their crop passes.
 
-    Beside it, a scaling study has `name`, `question`, `resources` and `trial`, as a study has.
+    A scaling study also has `name`, `question`, `resources` and `trial`, like a study.
     """
 
     crop_passes: tuple[int, ...] = Field(default=(), strict=False)
-    """Budgets of a trial, ascending; none: the study has no such part."""
+    """Budgets of a trial in crop passes, ascending; if empty, the study has no learning part."""
     split: dict[str, Values] = {"crops.views": (2, 4, 8), "pretraining.replays": (1, 3)}
-    """Keys and values of which every combination is trained at every budget, for as many epochs as it pays."""
+    """Keys and values; every combination is trained at every budget, for as many epochs as the budget allows."""
     vary: dict[str, Values] = {}
-    """Keys whose values are trained one at a time, all others as in `trial`, likewise."""
+    """Keys whose values are trained one at a time at every budget, with all other keys as in `trial`."""
     seeds: tuple[int, ...] = Field(default=(2, 1), strict=False)
-    """How many seeds each budget has; the last number holds for those that follow."""
+    """Number of seeds of each budget; the last number holds for all further budgets."""
     tolerance: Real = Field(default=0.02, ge=0, lt=0.5)
-    """How far whole epochs may miss a budget, as a share of it; combinations that miss it by more are left out."""
+    """Largest deviation of whole epochs from a budget, as a fraction of it; other combinations are left out."""
 
     @model_validator(mode="after")
     def _sensible(self) -> "LearningConfig":
         if list(self.crop_passes) != sorted(set(self.crop_passes)) or min(self.crop_passes, default=1) < 1:
             raise ValueError(f"crop_passes must ascend from at least 1, not {list(self.crop_passes)}")
         if len(self.crop_passes) == 1:
-            raise ValueError("crop_passes must be two budgets at least: one tells nothing of growth")
+            raise ValueError("crop_passes must have at least two budgets: one does not show growth")
         if not self.seeds or min(self.seeds) < 1:
             raise ValueError(f"seeds must be at least 1 for each budget, not {list(self.seeds)}")
         for key in (*self.split, *self.vary):
             if key not in trial_keys() or key in (EPOCHS, "seed"):
-                raise ValueError(f"{key}: no key of a trial that can be varied; epochs and seeds follow by themselves")
+                raise ValueError(f"{key}: no key of a trial that can be varied; epochs and seeds are set automatically")
         return self
 
 
 class SystemConfig(Strict):
-    """Training steps that are measured on random images, each combination in fresh processes."""
+    """Training steps to measure on random images, each combination in fresh processes."""
 
     grid: dict[str, Values] = {}
-    """Keys of a trial, or `workers`, and values of which every combination is measured. A minibatch is shared by its
-    workers, so several of them are weak scaling of a smaller minibatch and strong scaling of the same. Without a grid
-    and without `vary` the study has no such part."""
+    """Keys of a trial, or `workers`, and their values; every combination is measured. Workers share a minibatch, so
+    adding workers is strong scaling at the same minibatch and weak scaling from a smaller one. Without `grid` and
+    `vary` the study has no system part."""
     vary: dict[str, Values] = {}
-    """Keys whose values are measured one at a time, all others as in `trial`, with one worker."""
+    """Keys whose values are measured one at a time, with one worker and all other keys as in `trial`."""
     minibatches: int = Field(default=2, ge=1)
-    """Of each repeat, every one with its replays."""
+    """Number of minibatches of each repeat, each trained with all its replays."""
     warm_ups: int = Field(default=1, ge=0)
-    """Repeats before the first that counts."""
+    """Number of repeats before the first that is measured."""
     repeats: int = Field(default=3, ge=1)
-    """That count; tables show their median and range."""
+    """Number of measured repeats; tables show their median and range."""
 
     @model_validator(mode="after")
     def _known_keys(self) -> "SystemConfig":
@@ -80,18 +80,18 @@ class SystemConfig(Strict):
 
 
 class Cell(NamedTuple):
-    """Training steps to measure."""
+    """One combination of training steps to measure."""
 
     workers: int
     values: Mapping[str, Scalar]
-    """Of the keys that vary among cells."""
+    """Values of the keys that vary among cells."""
     trial: TrialConfig
     hardware: str
-    """What each worker has, such as 1cpu."""
+    """Hardware of each worker, such as 1cpu."""
 
     @property
     def name(self) -> str:
-        """Of its file: the same for the same steps on the same hardware, whatever other cells there are."""
+        """Name of the cell's file: equal for equal steps on equal hardware, independent of other cells."""
         return f"cell_{self.trial.fingerprint}_{self.workers}x{self.hardware}"
 
 
@@ -101,13 +101,13 @@ class ScalingConfig(Strict):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)
     """Name of the run and of its folder."""
     question: str = ""
-    """What it is to answer, in a sentence."""
+    """The question that the run should answer, in a sentence."""
     plugins: tuple[str, ...] = Field(default=(), strict=False)
-    """Modules that register components of one's own, as in a study."""
+    """Your own modules that register components, as in a study."""
     resources: ResourceConfig = ResourceConfig()
-    """Of the trials of the learning part; the system part takes threads and GPUs of a worker from here."""
+    """Resources of the learning part's trials; the system part uses their threads and GPUs per worker."""
     trial: TrialConfig = TrialConfig()
-    """What all trials share."""
+    """Keys that all trials share."""
     system: SystemConfig = SystemConfig()
     learning: LearningConfig = LearningConfig()
 
@@ -117,7 +117,7 @@ class ScalingConfig(Strict):
         if not measures and not self.learning.crop_passes:
             raise ValueError("nothing to do: write system.grid, learning.crop_passes, or both")
         if measures and not self.cells:
-            raise ValueError("system: no combination of grid makes a trial whose minibatches its workers can share")
+            raise ValueError("system: no combination of grid is a valid trial whose minibatches its workers can share")
         for cell in self.cells:
             if cell.workers > 1:
                 self.resources.check_sharing()
@@ -136,21 +136,21 @@ class ScalingConfig(Strict):
 
     @property
     def cells(self) -> list[Cell]:
-        """Every cell of the system part; combinations that make no trial, or cannot be shared evenly, are left out."""
+        """Cells of the system part, without combinations that are no valid trial or cannot be shared evenly."""
         system = self.system
         keys = list(dict.fromkeys((*system.grid, *system.vary)))
         if not keys:
             return []
-        usual = {key: 1 if key == WORKERS else self.trial.value_of(key) for key in keys}
-        rows = [usual | dict(zip(system.grid, values, strict=True)) for values in product(*system.grid.values())]
-        rows += [usual | {key: value} for key, values in system.vary.items() for value in values]
-        found = {}
+        defaults = {key: 1 if key == WORKERS else self.trial.value_of(key) for key in keys}
+        rows = [defaults | dict(zip(system.grid, values, strict=True)) for values in product(*system.grid.values())]
+        rows += [defaults | {key: value} for key, values in system.vary.items() for value in values]
+        cells = {}
         for row in rows:
             with suppress(ValidationError):
                 cell = self._cell(row)
                 if cell.trial.pretraining.batch_images % cell.workers == 0:
-                    found[cell.name] = cell
-        return list(found.values())
+                    cells[cell.name] = cell
+        return list(cells.values())
 
     def _cell(self, row: Mapping[str, Scalar]) -> Cell:
         system, workers = self.system, row.get(WORKERS, 1)
@@ -172,32 +172,32 @@ class ScalingConfig(Strict):
 
     @property
     def learning_points(self) -> list[dict[str, Scalar]]:
-        """Every point of the learning part: cheap ones first, and of a budget one seed after the other."""
-        found: list[dict[str, Scalar]] = []
+        """Points of the learning part: small budgets first, and within a budget one seed after the other."""
+        all_points: list[dict[str, Scalar]] = []
         for place, passes in enumerate(self.learning.crop_passes):
             points = list(self._points(passes))
             seeds = self.learning.seeds[min(place, len(self.learning.seeds) - 1)]
-            found += [{**point, "seed": seed} for seed in range(seeds) for point in points]
-        return found
+            all_points += [{**point, "seed": seed} for seed in range(seeds) for point in points]
+        return all_points
 
     def _points(self, passes: int) -> Iterator[dict[str, Scalar]]:
-        """Points of a budget, each key with a value, epochs too."""
+        """Points of a budget, with a value for every key, including epochs."""
         keys = (*self.learning.split, *self.learning.vary)
         shared = {key: self.trial.value_of(key) for key in keys}
         rows: list[Mapping[str, Scalar]] = [
             dict(zip(self.learning.split, values, strict=True)) for values in product(*self.learning.split.values())
         ]
         rows += [{key: value} for key, values in self.learning.vary.items() for value in values]
-        told: list[dict[str, Scalar]] = []
+        seen: list[dict[str, Scalar]] = []
         for row in rows:
             point = {**shared, **row}
             epochs = self.epochs_for(point, passes)
-            if epochs and point not in told:
-                told.append(point)
+            if epochs and point not in seen:
+                seen.append(point)
                 yield {**point, EPOCHS: epochs}
 
     def epochs_for(self, point: Mapping[str, Scalar], passes: int) -> int:
-        """As many as a budget pays; 0 where no whole number comes near enough, or the point makes no trial."""
+        """Number of epochs that spends a budget; 0 if no whole number is close enough or the point is invalid."""
         try:
             each = self.trial.with_values(dict(point)).crop_passes_per_epoch
         except ValidationError:
@@ -207,7 +207,7 @@ class ScalingConfig(Strict):
 
     @property
     def learning_study(self) -> StudyConfig:
-        """The learning part as a study whose points are all given."""
+        """The learning part as a study whose points are all listed in `start_from`."""
         points = self.learning_points
         values: dict[str, Any] = {key: list(dict.fromkeys(point[key] for point in points)) for key in points[0]}
         return StudyConfig(
@@ -218,6 +218,6 @@ class ScalingConfig(Strict):
             budget=BudgetConfig(trials=len(points)),
             resources=self.resources,
             trial=self.trial,
-            space={key: Choice(choice=tuple(found)) for key, found in values.items()},
+            space={key: Choice(choice=tuple(each)) for key, each in values.items()},
             start_from=tuple(points),
         )

@@ -12,21 +12,21 @@ if TYPE_CHECKING:  # configs are also read where Optuna is absent
 
 
 class SamplerConfig(Component):
-    """Chooses the next point; `build` gives a sampler of Optuna."""
+    """Chooses the next point; `build` gives an Optuna sampler."""
 
     attempts: ClassVar[int] = 64
-    """Proposals that may be refused, as tried before or against the constraints, before random points are proposed."""
+    """Proposals that may be refused, because tried before or infeasible, before random points are proposed."""
     exhaustive: ClassVar[bool] = False
-    """Whether it takes all points of the space in their order, as a grid does; no random points are then proposed."""
+    """Whether it takes all points of the space in order, as a grid does; then no random points are proposed."""
 
     def build(self, *, seed: int, startup_trials: int, **context: Any) -> "BaseSampler":
-        """The sampler of one trial: every trial has its own, and what earlier ones showed is in Optuna's storage.
+        """Build the sampler of one trial: every trial has its own; earlier results are read from Optuna's storage.
 
         Args:
-            seed: of this trial.
+            seed: seed of this trial's sampler.
             startup_trials: finished trials before the sampler learns from them.
-            context: what else a sampler may need: `space` (a `SearchSpace`), `records` (a function that gives the
-                records of the trials so far) and `flops_of` (a function of a trial's config).
+            context: further objects that a sampler may need: `space` (a `SearchSpace`), `records` (a function that
+                gives the records of the trials so far) and `flops_of` (a function of a trial's config).
         """
         sampler: BaseSampler = super().build(seed=seed, startup_trials=startup_trials, **context)
         return sampler
@@ -37,7 +37,7 @@ SAMPLERS = Registry[SamplerConfig]("sampler")
 
 @SAMPLERS.register
 class FrontConfig(SamplerConfig):
-    """Our own: the point with the largest expected gain of hypervolume, by Gaussian processes; the first far apart."""
+    """The point with the largest expected hypervolume gain under Gaussian processes; the first points are far apart."""
 
     implementation: ClassVar[str] = "cfamc_ray.search.samplers:FrontSampler"
     attempts: ClassVar[int] = 256
@@ -56,7 +56,7 @@ class TpeConfig(SamplerConfig):
 
 @SAMPLERS.register
 class Nsga2Config(SamplerConfig):
-    """Optuna's genetic algorithm NSGA-II, with `startup_trials` as its population."""
+    """Optuna's genetic algorithm NSGA-II, with a population of `startup_trials`."""
 
     implementation: ClassVar[str] = "cfamc_ray.search.samplers:nsga2"
 
@@ -65,7 +65,7 @@ class Nsga2Config(SamplerConfig):
 
 @SAMPLERS.register
 class Nsga3Config(SamplerConfig):
-    """Optuna's genetic algorithm NSGA-III, with `startup_trials` as its population."""
+    """Optuna's genetic algorithm NSGA-III, with a population of `startup_trials`."""
 
     implementation: ClassVar[str] = "cfamc_ray.search.samplers:nsga3"
 
@@ -93,7 +93,7 @@ class RandomConfig(SamplerConfig):
 
 @SAMPLERS.register
 class GridConfig(SamplerConfig):
-    """All points that meet the constraints, in the order in which the last key of the space changes fastest."""
+    """All points that meet the constraints, in an order in which the last key of the space changes fastest."""
 
     implementation: ClassVar[str] = "cfamc_ray.search.samplers:GridSampler"
     attempts: ClassVar[int] = 1
@@ -106,9 +106,9 @@ class MultiObjectiveAshaConfig(Strict):
     """MO-ASHA: trials that fall behind in all objectives are stopped at rungs of their own schedule."""
 
     rungs: tuple[Real, ...] = Field(default=(0.25, 0.5), strict=False, min_length=1)
-    """Shares of a trial's epochs after which it is compared with the others, between 0 and 1."""
+    """Fractions of a trial's epochs, between 0 and 1, after which it is compared with the other trials."""
     keep: Real = Field(default=0.5, gt=0, lt=1)
-    """Share of the trials at a rung that go on: the best by non-dominated rank, then by spread."""
+    """Fraction of the trials at a rung that continue: the best by non-dominated rank, then by spread."""
 
     @model_validator(mode="after")
     def _between_begin_and_end(self) -> "MultiObjectiveAshaConfig":
@@ -123,9 +123,9 @@ class SearchConfig(Strict):
     sampler: Annotated[SamplerConfig, ComponentField(SAMPLERS, FrontConfig)] = FrontConfig()
     """How the next point is chosen."""
     startup_trials: int = Field(default=6, ge=1)
-    """Finished trials before a sampler learns from them; until then `front` takes points far apart, the others random
-    ones. The population of the genetic algorithms."""
+    """Finished trials before a sampler learns from them; until then `front` takes points far apart, and the others take
+    random points. Also the population of the genetic algorithms."""
     seed: int = Field(default=0, ge=0)
-    """Seed of the sampler; with one trial at a time it fixes all points."""
+    """Seed of the sampler; with one trial at a time it determines all points."""
     mo_asha: MultiObjectiveAshaConfig | None = None
-    """Null: every trial runs to its end."""
+    """Early stopping of trials. Null: every trial runs to its end."""

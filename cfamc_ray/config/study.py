@@ -1,7 +1,7 @@
 """A study: a question, objectives, a space of trials, a budget and the machines it may use.
 
-This is the schema: it checks each key, and what the keys say of each other. Which points there are, and whether a study
-can run with them, is for `cfamc_ray.space.search_space` to say.
+This is the schema: it checks each key, and whether keys are consistent with each other. The points themselves, and
+whether a study can run with them, are the matter of `cfamc_ray.space.search_space`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,36 +45,36 @@ class StudyConfig(Strict):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)
     """Name of the study and of its folder."""
     question: str = ""
-    """What the study is to answer, in a sentence."""
+    """The question that the study should answer, in a sentence."""
     plugins: tuple[str, ...] = Field(default=(), strict=False)
-    """Modules that register components of one's own; every process imports them (docs/extending.md)."""
+    """Your own modules that register components; every process imports them (docs/extending.md)."""
     objectives: dict[str, Direction] = Field(
         default={"clean_accuracy": "maximize", "robust_accuracy": "maximize"}, min_length=1
     )
     """Metrics of a trial and their directions; the front is taken over all of them."""
     reference: dict[str, Real] = {}
-    """Worst value of an objective that still counts for the hypervolume; 0 for what is maximised unless given. An
-    objective that is minimised takes the worst finished value where none is given."""
+    """Worst value of an objective that still counts for the hypervolume. Defaults: 0 for an objective that is
+    maximised, the worst finished value for one that is minimised."""
     search: SearchConfig = SearchConfig()
     budget: BudgetConfig = BudgetConfig()
     resources: ResourceConfig = ResourceConfig()
     confirm: ConfirmConfig | None = None
-    """Null: the front is what the search has seen once, on validation images."""
+    """Confirmation of the front. Null: the front is what the search measured once, on validation images."""
     start_from: tuple[str | dict[str, Annotated[Scalar, BeforeValidator(plain)]], ...] = Field(default=(), strict=False)
-    """First points: names of recipes, whose values of the searched keys are taken, or points written out as
+    """First points: names of recipes, which give the values of the searched keys, or points written as
     `{crops.views: 4, …}` with a value for each searched key."""
     keep_encoders: Literal["front", "all"] = "front"
-    """Whose encoders stay in the study folder at the end."""
+    """Trials whose encoders are kept in the study folder at the end."""
     base: str | None = None
-    """Recipe that all trials start from: its keys lie under those of `trial`. As a key of `space` it is searched."""
+    """Recipe that all trials start from; keys of `trial` override it. As a key of `space` it is searched."""
     variant: Variant = "corrected"
-    """Of the recipes: corrected, or published, which follows every choice that the published code hides."""
+    """Variant of the recipes: corrected, or published, with every undocumented choice of the published code."""
     trial: TrialConfig = TrialConfig()
-    """What all trials share; keys that are not given are those of the recipe, or have the defaults of the reference."""
+    """Keys that all trials share; keys that are not given come from the recipe, or else have the defaults below."""
     space: dict[str, Range] = {}
-    """What is searched: a dotted key of a trial, or `base`, and its range."""
+    """Searched keys and their ranges: dotted keys of a trial, or `base`."""
     constraints: tuple[Constraint, ...] = Field(default=(), strict=False)
-    """Comparisons between keys that every point meets."""
+    """Comparisons between keys that every point must meet."""
 
     @model_validator(mode="before")
     @classmethod
@@ -85,7 +85,7 @@ class StudyConfig(Strict):
                 if isinstance(written, TrialConfig):
                     written = written.model_dump(exclude_unset=True)
                 if variant not in VARIANTS or not isinstance(written, Mapping):
-                    return tree  # to be refused for that
+                    return tree  # validation of these keys refuses it
                 try:
                     return {**tree, "trial": lay_trials(read_recipe(name).tree(variant), written)}
                 except InputError as error:
@@ -125,7 +125,7 @@ class StudyConfig(Strict):
 
     @field_serializer("trial")
     def _dump_trial(self, value: TrialConfig, info: SerializationInfo) -> dict[str, Any]:
-        """Where recipes are searched, what was not written stays open for them."""
+        """Where recipes are searched, leave out keys that were not written, so that the recipes set them."""
         return value.model_dump(mode=info.mode, exclude_unset="base" in self.space)
 
     @field_serializer("space")
@@ -173,7 +173,7 @@ class StudyConfig(Strict):
                 raise ValueError(f"space.base: {error}") from None
 
     def _check_range(self, key: str, written: Range) -> None:
-        """Refuse a key that no trial has, and values that the key cannot have."""
+        """Refuse a key that no trial has, and bounds or values that the key cannot have."""
         if key == "base":
             return
         if key not in trial_keys():
@@ -192,10 +192,10 @@ class StudyConfig(Strict):
                     raise ValueError(f"space.{key}: {_first_message(error)} (it is {edge!r})") from None
 
     def _choices_with(self, key: str) -> Sequence[Point]:
-        """Values of the searched recipes and components for which trials have a key; one empty choice for most keys.
+        """Values of the searched recipes and components with which a trial has a key; one empty choice for most keys.
 
         Raises:
-            ValueError: where the key belongs to a component that no trial has.
+            ValueError: if the key belongs to a component that no trial has.
         """
         sections = component_sections(TrialConfig)
         above = {section: registry for section, registry in sections.items() if _is_own(key, section, registry)}
@@ -206,8 +206,8 @@ class StudyConfig(Strict):
             dict(zip(choosing, values, strict=True))
             for values in product(*(self.space[name].edges() for name in choosing))
         ]
-        found = [choice for choice in choices if has_key(self.tree_at({**choice, key: None}), key)]
-        if not found:
+        with_key = [choice for choice in choices if has_key(self.tree_at({**choice, key: None}), key)]
+        if not with_key:
             section, registry = list(above.items())[-1]
             own = key.removeprefix(f"{section}.").split(".")[0]
             owners = [name for name, component in registry.classes.items() if own in component.model_fields]
@@ -215,7 +215,7 @@ class StudyConfig(Strict):
                 f"space.{key}: no {registry.kind} of this study has this key, which belongs to {', '.join(owners)}: "
                 f"set or search {_name_key(section, registry)} too"
             )
-        return found
+        return with_key
 
     def _check_constraints(self) -> None:
         for constraint in self.constraints:
@@ -226,18 +226,18 @@ class StudyConfig(Strict):
                     raise ValueError(f"constraints: {constraint.text!r} {error}") from None
 
     def trial_at(self, point: Point) -> TrialConfig:
-        """The trial of a point: its values over what all trials share, that over the point's recipe.
+        """The trial of a point: the point's values override the shared keys, which override the point's recipe.
 
         Values of keys that the trial's components do not have are ignored.
 
         Raises:
-            pydantic.ValidationError: where they make no valid trial.
-            InputError: where there is no such recipe.
+            pydantic.ValidationError: if they make no valid trial.
+            InputError: if there is no such recipe.
         """
         return TrialConfig.model_validate(self.tree_at(point))
 
     def tree_at(self, point: Point) -> dict[str, Any]:
-        """The keys of a point's trial as far as they are written anywhere; arguments and errors as for `trial_at`."""
+        """The explicitly set keys of a point's trial; arguments and errors as in `trial_at`."""
         values = dict(point)
         base = values.pop("base", None)
         recipe = read_recipe(str(base)).tree(self.variant) if base is not None else {}
@@ -245,20 +245,20 @@ class StudyConfig(Strict):
         return active(TrialConfig, lay_trials(recipe, shared, *(branch(*item) for item in values.items())))
 
     def value_at(self, point: Point, trial: TrialConfig, key: str) -> Any:
-        """The value of a key as constraints read it: of `base`, of a trial's key, or of a derived quantity.
+        """The value of a key in a constraint: `base`, a key of the trial, or a derived quantity.
 
         Args:
-            point: whose trial it is.
-            trial: of the point.
-            key: such as ``crops.views`` or ``crop_passes``.
+            point: searched keys and their values.
+            trial: trial of the point.
+            key: key such as ``crops.views`` or ``crop_passes``.
 
         Raises:
-            ValueError: where there is no such key.
+            ValueError: if there is no such key.
         """
         return point.get("base", self.base) if key == "base" else trial.value_of(key)
 
     def identity(self) -> dict[str, Any]:
-        """What must not change while a study goes on; the budget, the machines, the wording and all paths may."""
+        """Keys that must not change when a study is resumed; the budget, resources, texts and paths may change."""
         tree = self.model_dump(mode="json", include=IDENTITY)
         return {**tree, "trial": without_paths(tree["trial"])}
 
@@ -269,7 +269,7 @@ def _name_key(section: str, registry: Registry[Any]) -> str:
 
 
 def _is_own(key: str, section: str, registry: Registry[Any]) -> bool:
-    """Whether a key is one of a section's component, other than the component's name."""
+    """Whether a key belongs to the component of a section and is not the component's name."""
     return key.startswith(f"{section}.") and key != _name_key(section, registry)
 
 

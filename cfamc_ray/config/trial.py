@@ -1,7 +1,7 @@
-"""Everything that decides one trial's result, and the quantities that follow from it.
+"""The config of a trial: all keys that determine its result, and the quantities derived from them.
 
 The field docstrings are the reference of every key; the defaults are the paper's recipe (arXiv 2501.03507) with the
-corrected variant of each choice that the published code hides.
+corrected variant of each undocumented choice of the published code.
 """
 
 import hashlib
@@ -23,18 +23,18 @@ from cfamc_ray.config.types import Strict
 
 
 class TrialConfig(Strict):
-    """One trial: two trials with equal configs, hardware, threads and workers give equal numbers."""
+    """Config of one trial: trials with equal configs, hardware, threads and workers give equal numbers."""
 
     seed: int = Field(default=0, ge=0)
     """Seed of the initial weights, the order of the images, the crops and the attacks' starts."""
     data: DataSet = Cifar10Config()
-    """Which images, and how many of them pretrain, probe and validate."""
+    """Data set, and how many of its images are used for pretraining, probe and validation."""
     crops: CropsConfig = CropsConfig()
     perturbation: Annotated[PerturbationConfig, ComponentField(PERTURBATIONS, FreeAttackConfig)] = FreeAttackConfig()
-    """One perturbation per crop, which the inner maximisation moves."""
+    """Inner maximisation, which moves one perturbation per crop."""
     encoder: EncoderConfig = EncoderConfig()
     loss: Annotated[LossConfig, ComponentField(LOSSES, EmpSslConfig)] = EmpSslConfig()
-    """What pretraining minimises, and the perturbation ascends."""
+    """Loss that pretraining minimises and the inner maximisation maximises."""
     optimizer: OptimizerConfig = OptimizerConfig()
     pretraining: PretrainingConfig = PretrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -75,32 +75,32 @@ class TrialConfig(Strict):
 
     @property
     def judged_on(self) -> DataConfig:
-        """Whose images the probe is fitted and judged on."""
+        """The data set on whose images the probe is fitted and evaluated."""
         return self.evaluation.transfer or self.data
 
     def evaluates(self, epoch: int) -> bool:
-        """Whether accuracies are measured after an epoch, counted from 1."""
+        """Whether accuracies are measured after `epoch`, which counts from 1."""
         due = epoch % self.evaluation.every_epochs == 0 or epoch == self.pretraining.epochs
         return due and self.judged_on.validation_images > 0
 
     @property
     def measurements(self) -> int:
-        """How often accuracies are measured in the whole trial."""
+        """Number of evaluations in the whole trial."""
         return sum(map(self.evaluates, range(1, self.pretraining.epochs + 1)))
 
     @property
     def minibatches_per_epoch(self) -> int:
-        """Complete minibatches; the images left over sit out the epoch (another few each time)."""
+        """Number of complete minibatches; the remaining images, different ones in each epoch, are not used."""
         return self.data.pretrain_images // self.pretraining.batch_images
 
     @property
     def updates(self) -> int:
-        """Weight updates of the whole trial."""
+        """Number of weight updates of the whole trial."""
         return self.pretraining.epochs * self.minibatches_per_epoch * self.pretraining.replays
 
     @property
     def attack_passes_per_epoch(self) -> int:
-        """Forward and backward passes of a crop that serve the attack alone, per epoch."""
+        """Forward and backward passes of a crop per epoch that serve only the attack."""
         return self._crops_per_epoch * self.perturbation.attack_passes
 
     @property
@@ -114,14 +114,14 @@ class TrialConfig(Strict):
         return self.pretraining.epochs * self.crop_passes_per_epoch
 
     def check_share(self, workers: int, *, gpus: bool) -> None:
-        """Refuse a share of a minibatch of which batch norm would see a single crop, whose variance is none.
+        """Refuse a share of a minibatch so small that batch norm would see a single crop, which has no variance.
 
         Args:
-            workers: that share it.
-            gpus: whether they compute on GPUs, where batch norm can be synchronised.
+            workers: number of workers that share a minibatch.
+            gpus: whether the workers compute on GPUs, where batch norm can be synchronised.
 
         Raises:
-            ValueError: where a worker's smallest pass has one crop.
+            ValueError: if a worker's smallest pass has one crop.
         """
         views = self.pretraining.views_at_once or self.crops.views
         smallest = (self.crops.views % views or views) * self.pretraining.batch_images // workers
@@ -129,8 +129,8 @@ class TrialConfig(Strict):
         if workers > 1 and smallest < 2 and self.encoder.norm == "batch" and not synchronised:
             raise ValueError(
                 f"pretraining.views_at_once {self.pretraining.views_at_once} and pretraining.batch_images "
-                f"{self.pretraining.batch_images} leave one of {workers} workers a single crop at a time, of which "
-                "batch norm has no variance: raise one of them, or set encoder.norm to group"
+                f"{self.pretraining.batch_images} leave one of {workers} workers a single crop at a time, which has no "
+                "variance for batch norm: raise one of them, or set encoder.norm to group"
             )
 
     @property
@@ -139,9 +139,9 @@ class TrialConfig(Strict):
 
     @property
     def fingerprint(self) -> str:
-        """Twelve hexadecimal digits that are equal for equal configs alone, wherever their images lie.
+        """Twelve hexadecimal digits that identify the config, independent of where its images lie.
 
-        Defaults are left out: a key that is added later, and whose default changes nothing, leaves them as they are.
+        Defaults are left out, so a key that is added later does not change fingerprints as long as it has its default.
         """
         written = without_paths(self.model_dump(exclude_defaults=True))
         return hashlib.sha256(json.dumps(written, sort_keys=True).encode()).hexdigest()[:12]
@@ -149,10 +149,10 @@ class TrialConfig(Strict):
     def value_of(self, key: str) -> Any:
         """The value of a dotted key, such as ``crops.views``, or of a derived quantity, such as ``crop_passes``.
 
-        None for the key of a component that is not this trial's, such as ``loss.temperature`` of another loss.
+        None for a key of a component that this trial does not use, such as ``loss.temperature`` of another loss.
 
         Raises:
-            ValueError: where there is no such key.
+            ValueError: if there is no such key.
         """
         value: Any = self
         for name in key.split("."):
@@ -164,28 +164,28 @@ class TrialConfig(Strict):
         return value.component_name() if isinstance(value, Component) else value
 
     def with_values(self, values: dict[str, Any]) -> "TrialConfig":
-        """This config with the values of some dotted keys replaced, validated anew.
+        """A copy of this config with the values of some dotted keys replaced; it is validated.
 
         Raises:
-            pydantic.ValidationError: where a key is unknown or a value is out of bounds.
+            pydantic.ValidationError: if a key is unknown or a value is out of bounds.
         """
         branches = (branch(key, value) for key, value in values.items())
         return TrialConfig.model_validate(lay_trials(self.model_dump(exclude_unset=True), *branches))
 
 
 def _has(model: type[Strict], name: str) -> bool:
-    """Whether a config has a key, or a derived quantity that one of our classes defines."""
+    """Whether a config has a key, or a derived quantity that a class of this package defines."""
     ours = (vars(each).get(name) for each in model.__mro__ if issubclass(each, Strict))
     return name in model.model_fields or any(isinstance(each, property) for each in ours)
 
 
 def lay_trials(*trees: Mapping[str, Any]) -> dict[str, Any]:
-    """Trees of a trial's keys, each laid over the one before."""
+    """Merge trees of a trial's keys; each overrides the ones before it."""
     return reduce(partial(lay, TrialConfig), trees)  # type: ignore[arg-type]
 
 
 def without_paths(trial: Mapping[str, Any]) -> dict[str, Any]:
-    """A dumped trial without the places of its images, which are no part of what it is."""
+    """A dumped trial without the paths of its images, which are not part of its identity."""
 
     def unplaced(data: Any) -> Any:
         return {key: value for key, value in data.items() if key != "path"} if isinstance(data, Mapping) else data

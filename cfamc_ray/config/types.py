@@ -1,4 +1,4 @@
-"""Types that all configs are made of: strict models, and numbers that may be written as fractions."""
+"""Types that all configs use: strict models, and numbers that may be written as fractions."""
 
 import re
 from fractions import Fraction
@@ -11,7 +11,7 @@ FRACTION = re.compile(r"\s*[\d.]+\s*/\s*[\d.]+\s*")
 
 
 def parse_fraction(value: object) -> object:
-    """Turn a string such as ``8/255`` into a float; anything else is returned as it is.
+    """Turn a string such as ``8/255`` into a float; return anything else unchanged.
 
     Raises:
         ValueError: for a string that is not a number or a fraction of two numbers.
@@ -28,16 +28,16 @@ def parse_fraction(value: object) -> object:
 
 
 def plain(value: object) -> Any:
-    """A fraction such as ``8/255``, which to YAML is text, as a number; anything else as it is."""
+    """Turn a fraction such as ``8/255``, which YAML reads as text, into a number; return anything else unchanged."""
     return parse_fraction(value) if isinstance(value, str) and FRACTION.fullmatch(value) else value
 
 
 Real = Annotated[float, BeforeValidator(parse_fraction), Field(allow_inf_nan=False)]
 Pixels = Annotated[Real, Field(ge=0, le=1, json_schema_extra={"unit": "pixels"})]
-"""An amount of brightness: pixels run from 0 to 1, so the usual 8 of 255 grey levels is written 8/255."""
+"""A difference of pixel values, which range from 0 to 1: the usual 8 of 255 grey levels is written 8/255."""
 
 
 class Strict(BaseModel):
-    """Frozen, refuses unknown keys, and never turns one type into another silently."""
+    """Frozen model that refuses unknown keys and never converts one type into another silently."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)

@@ -23,9 +23,9 @@ from ruamel.yaml.representer import SafeRepresenter
 from cfamc_ray.config.errors import InputError
 
 DEEPEST = 32
-"""Levels of sections and lists: more than any file needs, fewer than Python's stack takes."""
+"""Largest nesting of sections and lists: more than any file needs, less than Python's stack allows."""
 MOST_VALUES = 100_000
-"""Values of a file, those that aliases repeat included: a few lines of aliases could stand for billions."""
+"""Largest number of values of a file, repetitions by aliases included: a few lines of aliases could mean billions."""
 
 CONSTANTS = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
@@ -42,10 +42,10 @@ WORDS_OF_1_1 = {"y", "n", "yes", "no", "on", "off"}
 
 
 def read_yaml(path: Path) -> Any:
-    """The one document of a file, in UTF-8 or, with its mark at the start, UTF-16.
+    """Read the single document of a file, in UTF-8 or, if it starts with a byte order mark, UTF-16.
 
     Raises:
-        InputError: with the file, and line and column where the text is at fault.
+        InputError: names the file and, for an error in the text, line and column.
     """
     try:
         data = path.read_bytes()
@@ -60,11 +60,11 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse_yaml(text: str) -> Any:
-    """The one document of a text as dicts, lists, str, int, float, bool and None; aliases become copies.
+    """Parse a single document into dicts, lists, str, int, float, bool and None; aliases become copies.
 
     Raises:
-        InputError: with line and column, where it is not valid YAML, repeats a key, has keys that are not text, tags,
-            a second document or another version, or is too deep or too large.
+        InputError: if the text is not valid YAML, repeats a key, has keys that are not text, tags, a second document or
+            another version, or is too deep or too large; the message has line and column.
     """
     try:
         return _Document(text).read()
@@ -73,14 +73,14 @@ def parse_yaml(text: str) -> Any:
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         remedy = "; write spaces instead of tabs" if r"'\t'" in str(error.problem) else ""
         raise InputError(f"{where}not valid YAML: {error.problem}{remedy}") from None
-    except YAMLError as error:  # a character that no YAML may hold
+    except YAMLError as error:  # a character that YAML does not allow
         before = text[: getattr(error, "position", 0)]
         where = f"line {before.count(chr(10)) + 1}, column {len(before) - before.rfind(chr(10))}"
         raise InputError(f"{where}: not valid YAML: {str(error).partition(chr(10))[0]}") from None
 
 
 def dump_yaml(tree: object) -> str:
-    """The tree as YAML that `parse_yaml` reads back to an equal one, and so does a reader of YAML 1.1."""
+    """The tree as YAML, which `parse_yaml` and any reader of YAML 1.1 read back to an equal tree."""
     written = StringIO()
     writer = YAML(typ="safe", pure=True)
     writer.Representer = _Representer
@@ -92,7 +92,7 @@ def dump_yaml(tree: object) -> str:
 
 
 class _Document:
-    """One document, built from the parser's events, so that what YAML 1.1 would read into it stays text."""
+    """One document, built from the parser's events, so that text which YAML 1.1 would convert stays text."""
 
     def __init__(self, text: str) -> None:
         self.events = _events(text)
@@ -110,7 +110,7 @@ class _Document:
         next(self.events)  # the end of the document
         end = next(self.events)
         if not isinstance(end, StreamEndEvent):
-            raise _at(end, "another document begins here, and a file holds one")
+            raise _at(end, "a second document begins here, but a file holds one")
         return tree
 
     def _value(self, event: Any, depth: int) -> Any:
@@ -120,7 +120,7 @@ class _Document:
                 raise _at(event, f"the alias *{event.anchor} needs a value marked &{event.anchor} before it")
             return self._copy(self.anchored[event.anchor], event, depth)
         if event.tag is not None:
-            raise _at(event, f"tags such as {event.tag} are not read: quotes make text")
+            raise _at(event, f"tags such as {event.tag} are not supported: put text in quotes")
         value: Any
         if isinstance(event, MappingStartEvent):
             value = self._mapping(depth + 1)
@@ -137,9 +137,9 @@ class _Document:
         for event in self._until(MappingEndEvent):
             key = self._value(event, depth)
             if not isinstance(key, str):
-                raise _at(event, f"the key {key!r} is not text: quotes make text")
+                raise _at(event, f"the key {key!r} is not text: put it in quotes")
             if key in written:
-                raise _at(event, f"the key {key!r} stands twice")
+                raise _at(event, f"the key {key!r} occurs twice")
             written[key] = self._value(next(self.events), depth)
             if key == MERGE and not all(isinstance(section, dict) for section in _merged(written)):
                 raise _at(event, f"{MERGE} takes a section, or a list of sections")
@@ -153,7 +153,7 @@ class _Document:
             yield event
 
     def _copy(self, value: Any, event: Any, depth: int) -> Any:
-        """A value again; what is changed at one place must not change at the other."""
+        """Copy a value, because a change at one place must not change the other."""
         self._count(event, depth)
         if isinstance(value, dict):
             return {key: self._copy(child, event, depth + 1) for key, child in value.items()}
@@ -173,7 +173,7 @@ def _events(text: str) -> Iterator[Any]:
         for event in YAML(typ="safe", pure=True).parse(text):
             yield event
     except (ValueError, OverflowError):
-        raise _after(event, "an escape that names no character") from None
+        raise _after(event, "an escape sequence that is no character") from None
     except AssertionError:
         raise _after(event, OTHER_VERSION) from None
 
@@ -186,7 +186,7 @@ def _merged(mapping: dict[str, Any]) -> list[Any]:
 def _scalar(event: Any) -> Any:
     plain, _ = event.implicit
     try:
-        event.value.encode()  # an escape can name half of a character, which no file can hold
+        event.value.encode()  # an escape can be half of a surrogate pair, which cannot be encoded
         return _resolve(event.value) if plain else event.value
     except UnicodeEncodeError:
         raise _at(event, f"{event.value!r} holds half of a surrogate pair") from None
@@ -195,7 +195,7 @@ def _scalar(event: Any) -> Any:
 
 
 def _resolve(text: str) -> Any:
-    """What a scalar without quotes stands for."""
+    """The value of a scalar without quotes."""
     if text in CONSTANTS:
         return CONSTANTS[text]
     if INTEGER.fullmatch(text):
@@ -214,7 +214,7 @@ def _after(event: Any, problem: str) -> MarkedYAMLError:
 
 
 class _Representer(SafeRepresenter):
-    """Writes what a reader of YAML 1.1 takes for the same: 'no' and '1:30' with quotes, 1e-05 as 1.0e-05."""
+    """Writes values so that YAML 1.1 reads the same: 'no' and '1:30' with quotes, 1e-05 as 1.0e-05."""
 
     def ignore_aliases(self, data: object) -> bool:
         return True

@@ -1,1 +1,1 @@
-"""What a trial costs: crop passes and FLOPs are counted, seconds and memory are fitted."""
+"""The cost of a trial: crop passes and FLOPs are counted, seconds and memory are fitted."""

@@ -1,4 +1,4 @@
-"""FLOPs and kept numbers of an encoder's passes, counted on torch's meta device."""
+"""FLOPs and stored activations of an encoder's passes, counted on torch's meta device."""
 
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -17,7 +17,7 @@ def crop_pass_flops(config: EncoderConfig, size: int) -> tuple[int, int]:
     """FLOPs of one crop's forward and backward pass, with and without the weights' gradients.
 
     Args:
-        config: of the encoder.
+        config: config of the encoder.
         size: height and width of the crop in pixels.
     """
     encoder, crops_NCHW = _two_crops_on_meta(config, size)
@@ -32,7 +32,7 @@ def crop_pass_flops(config: EncoderConfig, size: int) -> tuple[int, int]:
 
 @lru_cache
 def forward_flops(config: EncoderConfig, size: int) -> int:
-    """FLOPs of one crop's forward pass; the arguments are those of `crop_pass_flops`."""
+    """FLOPs of one crop's forward pass; arguments as in `crop_pass_flops`."""
     encoder, crops_NCHW = _two_crops_on_meta(config, size)
     with FlopCounterMode(display=False) as counter:
         encoder(crops_NCHW)
@@ -41,34 +41,34 @@ def forward_flops(config: EncoderConfig, size: int) -> int:
 
 @lru_cache
 def kept_numbers(config: EncoderConfig, size: int) -> tuple[int, int]:
-    """Numbers that a crop's forward pass keeps for its backward pass, and the encoder's parameters.
+    """Count numbers that a crop's forward pass stores for its backward pass, and the encoder's parameters.
 
-    The arguments are those of `crop_pass_flops`.
+    Arguments as in `crop_pass_flops`.
     """
     encoder, two_NCHW = _two_crops_on_meta(config, size)
     return _kept_of_one(encoder, two_NCHW), sum(weights.numel() for weights in encoder.parameters())
 
 
 class PixelGradient(NamedTuple):
-    """What an image costs on its way to its features and back to its pixels, the encoder being frozen."""
+    """Cost of an image's forward pass and of the gradient of its pixels, with a frozen encoder."""
 
     forward_flops: int
     flops: int
-    """Forward and back."""
+    """FLOPs of the forward and backward pass."""
     kept: int
-    """Numbers that the way forward keeps for the way back."""
+    """Count of numbers that the forward pass stores for the backward pass."""
     features: int
-    """How many there are."""
+    """Number of features."""
 
 
 @lru_cache
 def pixel_gradient(config: EncoderConfig, side: int, features: str = "prefeature") -> PixelGradient:
-    """Count an image's cost in an evaluation.
+    """Count the cost of an image in an evaluation.
 
     Args:
-        config: of the encoder.
+        config: config of the encoder.
         side: height and width of the image in pixels.
-        features: which the head reads.
+        features: features that the head reads, ``prefeature`` or ``backbone``.
     """
     encoder, two_NCHW = _two_crops_on_meta(config, side)
     encoder.eval().requires_grad_(False)
@@ -81,14 +81,14 @@ def pixel_gradient(config: EncoderConfig, side: int, features: str = "prefeature
 
 
 def _kept_of_one(forward: Callable[[torch.Tensor], torch.Tensor], two_NCHW: torch.Tensor) -> int:
-    """Numbers that a forward pass keeps for each of its images."""
+    """Count of numbers that a forward pass stores for each of its images."""
     kept = []
     for images_NCHW in (two_NCHW, two_NCHW.repeat(2, 1, 1, 1)):
         sizes: list[int] = []
         with saved_tensors_hooks(partial(_note_size, sizes), lambda tensor: tensor):
             forward(images_NCHW)
         kept.append(sum(sizes))
-    return (kept[1] - kept[0]) // 2  # what does not grow with the images is weights
+    return (kept[1] - kept[0]) // 2  # the part that does not grow with the images is weights
 
 
 def _note_size(sizes: list[int], tensor: torch.Tensor) -> torch.Tensor:

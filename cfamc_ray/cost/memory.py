@@ -1,4 +1,4 @@
-"""The most memory that this process has held at once, of its GPU or of the machine."""
+"""Peak memory of this process, on its GPU or on the host."""
 
 import resource
 import sys
@@ -9,7 +9,7 @@ import torch
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start a new measurement of `peak_memory_bytes`, where the system can."""
+    """Start a new measurement of `peak_memory_bytes`, if the system supports it."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
@@ -18,10 +18,10 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Most memory held at once since the reset: what the GPU's allocator reserved, or the process's resident size.
+    """Peak memory since the reset: memory that the GPU's allocator reserved, or the process's resident size.
 
-    What is reserved and not in use, no other process can use either. The half a gigabyte or so that CUDA itself takes
-    of a GPU is not counted.
+    Reserved memory counts even if unused, because no other process can use it. The half a gigabyte or so of GPU memory
+    that CUDA itself takes is not counted.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)

@@ -1,10 +1,10 @@
-"""What a trial will take, fitted to what has run: seconds and memory grow with the work in it.
+"""Predictions of a trial's seconds and memory, fitted to earlier trials: they grow with its work.
 
     seconds = FLOPs·a + activations·b + updated parameters·c + updates·d + FLOPs of measurements·e
     bytes   = f + activations kept at once, by training or by a measurement, whichever are more·g + parameters·h
 
-FLOPs stand for the arithmetic, activations and parameters for what goes through memory, updates for what each costs
-however small it is. No coefficient is negative.
+FLOPs represent arithmetic, activations and parameters represent memory traffic, and updates represent the fixed cost of
+an update. No coefficient is negative.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,37 +19,37 @@ from cfamc_ray.store.records import TrialRecord, trials_of
 
 EVALUATION = "evaluation_flop"
 Amounts = Mapping[str, float]
-"""Of what time or memory grows with, by name."""
+"""Amounts with which time or memory grows, by name."""
 Coefficients = Mapping[str, float]
-"""Seconds or bytes for each, by the same names."""
+"""Seconds or bytes per unit of each amount, by the same names."""
 
 
 class Work(Protocol):
-    """What a trial comes to, all workers together, counted before it runs."""
+    """The work of a trial, all workers together, counted before it runs."""
 
     @property
     def flops(self) -> float:
-        """Of the matrix products."""
+        """FLOPs of the matrix products."""
 
     @property
     def activations(self) -> float:
-        """Numbers that all forward passes leave for the backward passes."""
+        """Count of numbers that all forward passes store for the backward passes."""
 
     @property
     def kept(self) -> float:
-        """Those that are held at once."""
+        """Count of numbers that are stored at once."""
 
     @property
     def parameters(self) -> float:
-        """Of the encoder."""
+        """Number of parameters of the encoder."""
 
     @property
     def evaluation_flops(self) -> float:
-        """Of one measurement, at most."""
+        """Largest FLOPs of one evaluation."""
 
     @property
     def evaluation_kept(self) -> float:
-        """Numbers that a measurement holds at once."""
+        """Count of numbers that an evaluation holds at once."""
 
 
 WorkOf = Callable[[TrialConfig], Work]
@@ -57,34 +57,34 @@ FlopsOf = Callable[[TrialConfig], float]
 
 
 class CostModel(NamedTuple):
-    """Seconds and bytes of a trial by its work; None for what nothing is known of."""
+    """Predicts seconds and bytes of a trial from its work; None where nothing is known."""
 
     work_of: WorkOf
     workers: int
-    """Of a trial; they share its arithmetic, its measurements and its activations, and each has all parameters."""
+    """Workers of a trial; they share its arithmetic, evaluations and activations, and each has all parameters."""
     seconds_per: Coefficients | None
     bytes_per: Coefficients | None
 
     def seconds(self, trial: TrialConfig) -> float | None:
-        """Of training and measurements."""
+        """Predicted seconds of training and evaluations; None if unknown."""
         if self.seconds_per is None:
             return None
         features = seconds_features(self.work_of(trial), trial, workers=self.workers)
         seconds = predict(self.seconds_per, features)
         if EVALUATION in self.seconds_per:
             return seconds
-        # Training alone was measured: an evaluation's FLOPs take what those of a pass take.
+        # Only training was measured: assume that FLOPs of an evaluation take as long as those of a pass.
         passes = sum(self.seconds_per.get(name, 0.0) * features[name] for name in ("flop", "activation"))
         return seconds + features[EVALUATION] * passes / features["flop"]
 
     def memory_bytes(self, trial: TrialConfig) -> float | None:
-        """Peak of a worker."""
+        """Predicted peak bytes of a worker; None if unknown."""
         if self.bytes_per is None:
             return None
         return predict(self.bytes_per, bytes_features(self.work_of(trial), workers=self.workers))
 
     def or_else(self, other: Self | None) -> "CostModel":
-        """This, and what another knows where this knows nothing."""
+        """This model, with the coefficients of another where it has none."""
         if other is None:
             return self
         return self._replace(
@@ -100,13 +100,13 @@ def fit_costs(
     *,
     trial_of: Callable[[TrialRecord], TrialConfig] | None = None,
 ) -> CostModel:
-    """Fit to all trials that have come through an epoch; memory where trials of two sizes have.
+    """Fit a model to all trials with a finished epoch; memory only if their sizes differ.
 
     Args:
-        config: of the study.
-        records: of its trials.
-        work_of: what a trial comes to.
-        trial_of: `trials_of` the config, where it is kept from one fit to the next.
+        config: config of the study.
+        records: records of its trials.
+        work_of: function that gives the work of a trial.
+        trial_of: cached `trials_of(config)`, to reuse from one fit to the next.
     """
     workers, ran = config.resources.workers_per_trial, [record for record in records if record.rows]
     trials = list(map(trial_of or trials_of(config), ran))
@@ -127,13 +127,13 @@ def fit_costs(
 
 
 def seconds_features(work: Work, trial: TrialConfig, *, workers: int = 1, epochs: int | None = None) -> Amounts:
-    """What seconds grow with.
+    """The amounts with which seconds grow.
 
     Args:
-        work: of the whole trial.
-        trial: its config.
-        workers: that share it.
-        epochs: that are counted; None for all.
+        work: work of the whole trial.
+        trial: config of the trial.
+        workers: number of workers that share it.
+        epochs: number of epochs to count; None for all.
     """
     epochs = trial.pretraining.epochs if epochs is None else epochs
     measured = sum(trial.evaluates(epoch) for epoch in range(1, epochs + 1))
@@ -149,7 +149,7 @@ def seconds_features(work: Work, trial: TrialConfig, *, workers: int = 1, epochs
 
 
 def bytes_features(work: Work, *, workers: int = 1) -> Amounts:
-    """What memory grows with; the arguments are those of `seconds_features`."""
+    """The amounts with which memory grows; arguments as in `seconds_features`."""
     kept = max(work.kept / workers, work.evaluation_kept)  # each worker has all features and at most a whole batch
     return {"process": 1.0, "kept_activation": kept, "parameter": work.parameters}
 
@@ -157,12 +157,12 @@ def bytes_features(work: Work, *, workers: int = 1) -> Amounts:
 def fit_coefficients(
     amounts: Sequence[Amounts], targets: Sequence[float], *, at_most: Coefficients | None = None
 ) -> Coefficients | None:
-    """Non-negative least squares of relative errors, over the rows whose target is known; None where none is.
+    """Non-negative least squares of relative errors over rows with a known target; None if there are none.
 
     Args:
-        amounts: a row for each target, all of the same names.
-        targets: positive where known.
-        at_most: what some coefficients cannot exceed.
+        amounts: a row for each target, all with the same names.
+        targets: seconds or bytes, positive if known.
+        at_most: upper bounds of some coefficients.
     """
     X, y = np.array([list(row.values()) for row in amounts], dtype=float), np.array(targets, dtype=float)
     known = np.isfinite(y) & (y > 0) if len(y) else np.zeros(0, dtype=bool)
@@ -176,5 +176,5 @@ def fit_coefficients(
 
 
 def predict(coefficients: Coefficients, amounts: Amounts) -> float:
-    """What coefficients make of amounts."""
+    """The prediction: the sum of coefficients times amounts."""
     return float(sum(coefficient * amounts[name] for name, coefficient in coefficients.items()))

@@ -1,4 +1,4 @@
-"""What a trial costs, known before it runs: FLOPs are counted, not measured."""
+"""The work of a trial, known before it runs: FLOPs are counted, not measured."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,8 +15,8 @@ from cfamc_ray.data.sources import read_source
 def training_flops(config: TrialConfig) -> int:
     """FLOPs of the matrix products of a whole trial's training, two for each multiplication and addition.
 
-    Every crop pass that updates weights is a forward and a whole backward pass; an attack pass of its own needs the
-    gradient of the input alone, about two thirds of that, unless its weight gradients are kept. What is recomputed
+    Every crop pass that updates weights is a forward and a full backward pass; a separate attack pass needs only the
+    gradient of the input, about two thirds of that, unless its weight gradients are kept. Activation checkpointing
     costs another forward pass.
     """
     update, attack = crop_pass_flops(config.encoder, config.crops.size)
@@ -30,28 +30,28 @@ def training_flops(config: TrialConfig) -> int:
 
 
 class TrainingWork(NamedTuple):
-    """What a trial's training comes to, all workers together, and its evaluation."""
+    """The work of a trial's training, all workers together, and of its evaluation."""
 
     flops: float
-    """Of the matrix products."""
+    """FLOPs of the matrix products."""
     activations: float
-    """Numbers that all forward passes leave for the backward passes."""
+    """Count of numbers that all forward passes store for the backward passes."""
     kept: float
-    """Those that are held at once, with the crops, their perturbation and its gradient."""
+    """Count of numbers that are stored at once, including the crops, their perturbation and its gradient."""
     parameters: int
-    """Of the encoder."""
+    """Number of parameters of the encoder."""
     evaluation_flops: float
-    """Of one measurement, at most, all workers together."""
+    """Largest FLOPs of one evaluation, all workers together."""
     evaluation_kept: float
-    """Numbers that a measurement holds at once on each worker, at most."""
+    """Largest count of numbers that an evaluation holds at once on each worker."""
 
 
 def training_work(config: TrialConfig) -> TrainingWork:
-    """Count a trial's work."""
+    """Count the work of a trial."""
     size, views, pretraining = config.crops.size, config.crops.views, config.pretraining
     each, parameters = kept_numbers(config.encoder, size)
     at_once = min(pretraining.views_at_once or views, views) if pretraining.activation_checkpointing else views
-    pixels = 4 * 3 * size**2  # of a crop, its perturbation, their sum and its gradient
+    pixels = 4 * 3 * size**2  # a crop, its perturbation, their sum and its gradient
     evaluation = evaluation_work(config)
     return TrainingWork(
         flops=training_flops(config),
@@ -64,40 +64,40 @@ def training_work(config: TrialConfig) -> TrainingWork:
 
 
 BATCH = 250
-"""Images that an attack is handed at once, whose random starts are drawn together, and that the encoder sees at once at
-most."""
+"""Images in one call of an attack, whose random starts are drawn together; also the most that the encoder processes at
+once."""
 BATCH_BYTES = 2 * 10**9
-"""Of the activations that an attack on one batch leaves for its backward passes; where images are large or the encoder
-is, so many bytes hold fewer images."""
+"""Largest size of the activations that an attack on one batch stores for its backward passes; it limits the batch for
+large images or encoders."""
 
 
 def batch_images(config: EncoderConfig, side: int, *, features: str, crops: int = 1, number_bytes: int = 4) -> int:
-    """How many images an evaluation encodes or attacks at once: as many as `BATCH_BYTES` hold, from 1 to `BATCH`.
+    """Number of images that an evaluation encodes or attacks at once: as many as `BATCH_BYTES` hold, 1 to `BATCH`.
 
     Args:
-        config: of the encoder.
-        side: height and width in pixels of what the encoder sees.
-        features: which the head reads.
-        crops: of an image that the encoder sees.
-        number_bytes: of an activation.
+        config: config of the encoder.
+        side: height and width in pixels of the encoder's input.
+        features: features that the head reads, ``prefeature`` or ``backbone``.
+        crops: number of crops of an image that the encoder processes.
+        number_bytes: bytes of an activation.
     """
     each = crops * pixel_gradient(config, side, features).kept * number_bytes
     return min(max(BATCH_BYTES // each, 1), BATCH)
 
 
 class EvaluationWork(NamedTuple):
-    """What one measurement of a trial comes to, at most; all zero where nothing is measured."""
+    """Upper bound on the work of one evaluation of a trial; all zero if there is none."""
 
     flops: float
-    """Of encoding the probe's and the validation images and of the attack, if no image breaks before its last step; the
-    fit of the probe is not counted."""
+    """FLOPs of encoding the probe's and the validation images and of the attack, if no image breaks before its last
+    step; the fit of the probe is not counted."""
     batch_images: int
     kept: float
-    """Numbers held at once: by the attack, or by the fit of the probe."""
+    """Count of numbers held at once, by the attack or by the fit of the probe."""
 
 
 def evaluation_work(config: TrialConfig) -> EvaluationWork:
-    """Count the work of one measurement."""
+    """Count the work of one evaluation."""
     data, evaluation = config.judged_on, config.evaluation
     if not data.validation_images:
         return EvaluationWork(0.0, 0, 0.0)
@@ -108,12 +108,12 @@ def evaluation_work(config: TrialConfig) -> EvaluationWork:
         config.encoder, side, features=features, number_bytes=_number_bytes(config)
     )
     of_probe = data.probe_images * one.features
-    pixels = 6 * min(BATCH, attacked) * 3 * side**2  # of images, starts and what the attack has found so far
+    pixels = 6 * min(BATCH, attacked) * 3 * side**2  # images, starts and the attack's results so far
     return EvaluationWork(
         flops=(data.probe_images + data.validation_images + attacked) * one.forward_flops
         + attacked * (passes.forward * one.forward_flops + passes.backward * (one.flops - one.forward_flops)),
         batch_images=at_once,
-        # The fit holds the features, the same standardised, and a step between; the attack only the first.
+        # The fit holds the features, standardised features and an intermediate; the attack only the features.
         kept=max(3 * of_probe, of_probe + pixels + min(at_once, attacked) * one.kept),
     )
 
@@ -123,14 +123,14 @@ def _number_bytes(config: TrialConfig) -> int:
 
 
 ASSUMED_SIDE = 32
-"""Height and width in pixels of images that are not here."""
+"""Height and width in pixels of images that are not on this machine."""
 
 
 def image_side(data: DataConfig) -> int:
-    """Height and width in pixels of a data set's images; of a file that is not here, `ASSUMED_SIDE`.
+    """Height and width in pixels of a data set's images; `ASSUMED_SIDE` if they are not on this machine.
 
     Args:
-        data: is read, where its keys do not tell.
+        data: config of the data set, which is read if its keys do not define the size.
     """
     if data.side is not None:
         return data.side
@@ -140,45 +140,45 @@ def image_side(data: DataConfig) -> int:
 
 
 def scale_remark(size: int, data: DataConfig) -> str:
-    """A warning where crops and whole images differ so much in size that an encoder sees objects at another scale.
+    """A warning if crops and whole images differ so much in size that objects have another scale.
 
     Args:
-        size: height and width in pixels of the crops that it trains on.
-        data: whose whole images it is evaluated on.
+        size: height and width in pixels of the training crops.
+        data: data set whose whole images are evaluated.
 
     Returns:
-        a sentence; empty where there is nothing to say.
+        A sentence; empty if there is nothing to warn about.
     """
     side = image_side(data)
     if max(size, side) <= 2 * min(size, side):
         return ""
     return (
         f"The encoder trains on crops of {size} pixels a side (crops.size) but is evaluated on whole images of {side}, "
-        "where objects have another scale: accuracies will be low for that alone. Sizes that differ by a factor of 2 "
-        "at most would be right"
+        "where objects have another scale: this alone makes accuracies low. Choose sizes that differ by a factor of at "
+        "most 2"
     )
 
 
 class StudyCost(NamedTuple):
-    """Cost of one trial over points of a study's space."""
+    """Cost of one trial, over points of a study's space."""
 
     crop_passes_low: int
     crop_passes_mean: float
     crop_passes_high: int
     flops_mean: float
-    """Of training."""
+    """Mean training FLOPs."""
     evaluation_flops_mean: float
-    """At most."""
+    """Mean of the largest FLOPs of a trial's evaluations."""
     batches: tuple[int, int]
-    """Fewest and most images of an evaluation's batch."""
+    """Smallest and largest number of images of an evaluation's batch."""
     evaluation_bytes: float
-    """That an evaluation holds at once beside the encoder, at most."""
+    """Largest number of bytes that an evaluation holds at once besides the encoder."""
 
     def evaluation(self, trials: int = 1) -> str:
-        """The evaluation's share as a dry run tells it; empty where nothing is measured.
+        """The cost of evaluations as a dry run shows it; empty if there are none.
 
         Args:
-            trials: of the study.
+            trials: number of trials of the study.
         """
         if not self.evaluation_flops_mean:
             return ""
@@ -186,12 +186,12 @@ class StudyCost(NamedTuple):
         return (
             f"evaluation: up to {self.evaluation_flops_mean * trials:.3g} FLOPs, batches of "
             f"{low if low == high else f'{low} to {high}'} images, "
-            f"up to {self.evaluation_bytes / 1e9:.2g} GB of memory beside the weights"
+            f"up to {self.evaluation_bytes / 1e9:.2g} GB of memory besides the weights"
         )
 
 
 def study_cost(trials: Sequence[TrialConfig]) -> StudyCost:
-    """What a trial of a study costs, from trials that stand for all (`SearchSpace.sample_trials`)."""
+    """The cost of a trial of a study, from sampled trials (`SearchSpace.sample_trials`)."""
     passes = [trial.crop_passes for trial in trials]
     flops = [training_flops(trial) for trial in trials]
     works = [evaluation_work(trial) for trial in trials]

@@ -1,1 +1,1 @@
-"""Images as uint8 tensors, and which of them pretrain, probe, validate and test."""
+"""Images as uint8 tensors, and their splits for pretraining, probe, validation and test."""

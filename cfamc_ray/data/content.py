@@ -1,4 +1,4 @@
-"""Which images a data set holds, told by their content and not by where they lie."""
+"""Digests that identify a data set by its content, independent of its location."""
 
 import hashlib
 import json
@@ -12,20 +12,20 @@ from cfamc_ray.data.sources import locate
 
 
 def content_digest(config: DataConfig, *, folder: Path | None = None) -> str:
-    """A digest that is equal for copies of a data set at different places, and another one for other images.
+    """A digest that is equal for copies of a data set at different locations, and different for other images.
 
-    It covers the bytes of a file; of a folder of images the relative names and sizes of the files that are read; where
-    there is neither, the name; and the size to which images are brought when they are read.
+    It covers the bytes of a file, or the relative names and sizes of the files of a folder that are read, or the name
+    if there is neither; for the last two also the size to which images are resized.
 
     Args:
-        config: of the data set.
-        folder: as for `read_source`.
+        config: config of the data set.
+        folder: as in `read_source`.
 
     Returns:
         16 hexadecimal digits.
 
     Raises:
-        InputError: where the data set is not there or cannot be read, or its folder is not laid out as one.
+        InputError: if the data set is missing or cannot be read, or its folder has no valid layout.
     """
     path = locate(config, folder)
     resized = [] if config.resized is None else [config.resized]
@@ -45,7 +45,7 @@ def content_digest(config: DataConfig, *, folder: Path | None = None) -> str:
 
 @lru_cache(maxsize=64)
 def _file_digest(path: Path, _size: int, _modified_ns: int) -> str:
-    """Computed anew unless size and time of modification are those of an earlier call."""
+    """Digest of a file, cached by its size and modification time."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

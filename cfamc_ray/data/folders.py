@@ -1,4 +1,4 @@
-"""Which files of a folder are images, and to which split and class each of them belongs."""
+"""Find the images of a folder, and the split and class of each."""
 
 import math
 import os
@@ -17,18 +17,18 @@ from cfamc_ray.data.stratification import stratified_order
 
 TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("test", "testing", "val", "valid", "validation")
-"""In the order in which they are preferred."""
+"""Names of the test split, in order of preference."""
 UNLABELLED_NAMES = ("unlabelled", "unlabeled")
 IGNORED_NAMES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir")
-"""What operating systems leave behind, in lower case; names that begin with a dot are ignored too."""
+"""Files of operating systems, in lower case; names that begin with a dot are ignored too."""
 
 
 class ImageFile(NamedTuple):
-    """A file, what tells whether it has changed, and the class of its image."""
+    """An image file with its class, and with its size and modification time, which reveal changes."""
 
     path: Path
     name: str
-    """Relative to the folder of the data set, with slashes."""
+    """Path relative to the folder of the data set, with slashes."""
     size: int
     modified_ns: int
     label: int
@@ -40,8 +40,8 @@ class ImageFiles:
 
     Attributes:
         splits: the images of "train" and of "test".
-        class_names: in the order of the labels.
-        left_out: files in the folders of classes whose suffix is no image's.
+        class_names: names of the classes, in the order of the labels.
+        left_out: files in the folders of classes whose suffix is not that of an image.
     """
 
     splits: Mapping[str, Sequence[ImageFile]]
@@ -51,7 +51,7 @@ class ImageFiles:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Folders by class; without a test split, a part of the training images becomes it."""
+    """Folders by class; if `test` is empty, a part of the training images becomes the test split."""
 
     train: Mapping[str, Path]
     test: Mapping[str, Path]
@@ -61,23 +61,23 @@ class _Layout:
 def list_images(folder: Path) -> ImageFiles:
     """Find the images of each split and class.
 
-    These are the layouts, in which names of splits count in upper or lower case:
+    The layouts are as follows; names of splits may be in upper or lower case:
 
-    - ``train/CLASS/…`` (or training) and ``test/CLASS/…``, with the same classes. Instead of test it may be testing,
-      val, valid or validation: the first of these that has a folder named as a class of train is the test split, and
-      the others are ignored.
+    - ``train/CLASS/…`` (or training) and ``test/CLASS/…``, with the same classes. Test may also be named testing, val,
+      valid or validation: the first of these that has a folder named as a class of train is the test split, and the
+      others are ignored.
     - ``CLASS/…`` alone: a stratified fifth of the images is the test split, always the same one. Here a class may be
       named train, if images lie directly in its folder.
-    - Beside either, ``unlabelled/…`` (or unlabeled), at the top or in train: images that can only pretrain.
+    - In addition to either, ``unlabelled/…`` (or unlabeled), at the top or in train: images for pretraining only.
 
-    The images of a class may lie in folders below the class's. Hidden files, what `IGNORED_NAMES` names and files
-    beside the folders of classes are ignored; a file whose suffix is no image's is left out.
+    The images of a class may lie in subfolders of the class folder. Hidden files, files in `IGNORED_NAMES` and files
+    next to the class folders are ignored; a file whose suffix is not that of an image is left out.
 
     Args:
-        folder: where the images are.
+        folder: folder of the data set.
 
     Raises:
-        InputError: where the layout is none of these, or something in it is missing or unreadable.
+        InputError: if the layout is none of these, or something in it is missing or unreadable.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: not a folder; imagefolder needs one with a folder of images for each class")
@@ -127,7 +127,7 @@ def _classes(folder: Path, folders: Mapping[str, Path]) -> dict[str, Path]:
 
 
 def _test_classes(train: Path, classes: Mapping[str, Path], tests: Sequence[Path]) -> dict[str, Path]:
-    """The folders of the test split, which are those of the classes."""
+    """The class folders of the test split, which must be the classes of the training split."""
     where, holds = train.parent, f"{train.name} holds the folders {_listed(classes)}"
     if not tests:
         raise InputError(
@@ -139,7 +139,7 @@ def _test_classes(train: Path, classes: Mapping[str, Path], tests: Sequence[Path
         raise InputError(f"{where}: {holds}, but none of them is in {' or '.join(path.name for path in tests)}")
     found = _folders(test)
     for path in _named(found, UNLABELLED_NAMES):
-        raise InputError(f"{path}: test images need a class; what has none belongs into {train.name}")
+        raise InputError(f"{path}: test images need a class; put images without one into {train.name}")
     for lacking, missing in ((test, classes.keys() - found.keys()), (train, found.keys() - classes.keys())):
         if missing:
             raise InputError(
@@ -154,12 +154,12 @@ def _folders(folder: Path) -> dict[str, Path]:
 
 
 def _named(folders: Mapping[str, Path], names: Sequence[str]) -> list[Path]:
-    """Those of the folders that have one of the names, in the order of the names."""
+    """The folders that have one of the names, in the order of the names."""
     return [path for wanted in names for name, path in folders.items() if name.lower() == wanted]
 
 
 def _files(folder: Path, branch: Path, label: int) -> list[ImageFile]:
-    """All files of a class, at least one of them an image."""
+    """All files of a class; at least one must be an image."""
     files = [
         ImageFile(path := Path(entry.path), path.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns, label)
         for entry in _walk(branch)
@@ -174,7 +174,7 @@ def _walk(folder: Path, above: tuple[Path, ...] = ()) -> Iterator["os.DirEntry[s
     """All files below a folder."""
     here = folder.resolve()
     if here in above:
-        raise InputError(f"{folder}: a link to a folder that it lies in")
+        raise InputError(f"{folder}: a link to a folder that contains it")
     for entry in _entries(folder):
         if entry.is_dir():
             yield from _walk(Path(entry.path), (*above, here))
@@ -183,19 +183,19 @@ def _walk(folder: Path, above: tuple[Path, ...] = ()) -> Iterator["os.DirEntry[s
 
 
 def _entries(folder: Path) -> list["os.DirEntry[str]"]:
-    """The files and folders of a folder, by name."""
+    """The files and folders of a folder, sorted by name."""
     with os.scandir(folder) as scanned:
         entries = [entry for entry in scanned if not entry.name.startswith(".")]
     entries = sorted((entry for entry in entries if entry.name.lower() not in IGNORED_NAMES), key=lambda e: e.name)
     for entry in entries:
         if not entry.is_dir() and not entry.is_file():
-            what = "a link to a file that is not there" if entry.is_symlink() else "neither a file nor a folder"
+            what = "a link to a missing file" if entry.is_symlink() else "neither a file nor a folder"
             raise InputError(f"{entry.path}: {what}; remove it")
     return entries
 
 
 def _is_image(name: str) -> bool:
-    """By the suffix; a file without one counts as an image."""
+    """Whether a file is an image by its suffix; a file without a suffix counts as one."""
     suffix = Path(name).suffix.lower()
     return not suffix or suffix in _suffixes()
 
@@ -206,6 +206,6 @@ def _suffixes() -> frozenset[str]:
 
 
 def _listed(names: Iterable[str]) -> str:
-    """The first few of some names."""
+    """The first five names, and the number of the others."""
     listed = list(names)
     return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "") or "none"

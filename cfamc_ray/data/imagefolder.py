@@ -29,38 +29,38 @@ from cfamc_ray.data.folders import ImageFile, list_images
 from cfamc_ray.data.images import LabelledImages, Source
 
 IMAGES_AT_ONCE = 100
-"""Resized in memory before they are written: few enough for any size, and to stop soon after an error."""
+"""Images resized in memory before they are written: few enough for any size, and to stop soon after an error."""
 ATTEMPTS = 3
-"""To put the arrays into their place while other processes do the same."""
+"""Number of attempts to move the arrays to their place while other processes do the same."""
 
 Shapes = Mapping[str, tuple[int, int, int, int]]
-"""NCHW of each split's array."""
+"""Shape (N, C, H, W) of each split's array."""
 Arrays = Mapping[str, npt.NDArray[Any]]
 """The images_NCHW of each split."""
 
 
 def read_configured(config: ImageFolderConfig, path: Path, folder: Path) -> Source:
-    """Read the folder of images that a config names; arguments as for `DataConfig.build`."""
+    """Read the folder of images that a config names; arguments as in `DataConfig.build`."""
     return read_imagefolder(path, config.image_size, cache=folder / "imagefolder-cache")
 
 
 def read_imagefolder(folder: Path, image_size: int, *, cache: Path) -> Source:
-    """Open the resized images of a folder, resizing them first where that was not done yet.
+    """Open the resized images of a folder; if there are none yet, resize the images first.
 
-    The resized images belong to the files' names, sizes and times of modification, wherever the folder lies.
+    The resized images are identified by the files' names, sizes and modification times, wherever the folder lies.
 
     Args:
-        folder: where the images are, in a layout of `list_images` and of any kind that `read_square` reads.
+        folder: folder of the images, in a layout of `list_images` and in formats that `read_square` reads.
         image_size: height and width in pixels.
-        cache: folder of the resized arrays. Several processes may share it; arrays that are damaged are made anew.
+        cache: folder of the resized arrays. Several processes may share it; damaged arrays are created again.
 
     Raises:
-        InputError: where folders or images are missing or unreadable, or the cache cannot be written.
+        InputError: if folders or images are missing or unreadable, or the cache cannot be written.
     """
     listed = list_images(folder)
     if listed.left_out:
         warnings.warn(
-            f"{folder}: {len(listed.left_out)} files are left out, whose suffix is no image's: {listed.left_out[0]}, …",
+            f"{folder}: {len(listed.left_out)} files without an image suffix are left out: {listed.left_out[0]}, …",
             stacklevel=2,
         )
     key = _cache_key(image_size, listed.splits)
@@ -81,15 +81,15 @@ def read_imagefolder(folder: Path, image_size: int, *, cache: Path) -> Source:
 
 
 def _cache_key(image_size: int, splits: Mapping[str, Sequence[ImageFile]]) -> str:
-    """All that decides the arrays, as JSON."""
+    """Everything that determines the arrays, as JSON."""
     files = {split: [(file.name, file.size, file.modified_ns) for file in splits[split]] for split in splits}
     return json.dumps({"reading_rules": READING_RULES, "image_size": image_size, "files": files}, indent=1)
 
 
 def _open(cached: Path, shapes: Shapes) -> Arrays | None:
-    """Map the arrays into memory; none where they are missing, cut off or of another shape."""
+    """Map the arrays into memory; None if they are missing, truncated or of another shape."""
     try:
-        # Copy-on-write is the mapping that torch takes without a warning about read-only memory.
+        # torch warns about read-only memory, but not about a copy-on-write mapping.
         arrays = {split: open_memmap(cached / f"{split}-images.npy", mode="c") for split in shapes}
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
@@ -98,7 +98,7 @@ def _open(cached: Path, shapes: Shapes) -> Arrays | None:
 
 
 def _write(cached: Path, key: str, shapes: Shapes, splits: Mapping[str, Sequence[ImageFile]]) -> Arrays:
-    """Write the arrays under a temporary name, so that no process ever opens half of them, and open them."""
+    """Write the arrays under a temporary name, so that no process opens incomplete arrays, and open them."""
     cached.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=cached.parent, prefix=".partial-") as temporary:
         complete = Path(temporary) / cached.name
@@ -110,13 +110,13 @@ def _write(cached: Path, key: str, shapes: Shapes, splits: Mapping[str, Sequence
                 file.flush()
                 os.fsync(file.fileno())
         for attempt in range(ATTEMPTS):
-            with suppress(OSError):  # there already: whole, by a process that was faster, or damaged
+            with suppress(OSError):  # exists already: complete, from a faster process, or damaged
                 complete.rename(cached)
             if arrays := _open(cached, shapes):
                 return arrays
             with suppress(OSError):
                 cached.rename(Path(temporary) / f"damaged-{attempt}")
-        raise OSError("what is there is damaged and cannot be replaced")
+        raise OSError("the existing arrays are damaged and cannot be replaced")
 
 
 def _write_split(file: BinaryIO, shape: tuple[int, int, int, int], examples: Sequence[ImageFile]) -> None:
@@ -130,11 +130,11 @@ def _write_split(file: BinaryIO, shape: tuple[int, int, int, int], examples: Seq
 
 
 def _allocate(file: BinaryIO, size: int) -> None:
-    """Take the space on the disk, where the system can: a full one is then known before the work and not after it."""
+    """Reserve the disk space if the system supports it, so that a full disk fails before the work, not after it."""
     if not hasattr(os, "posix_fallocate"):
         return
     try:
         os.posix_fallocate(file.fileno(), 0, size)
     except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # else writing will find out
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # not supported: writing will fail if the disk is full
             raise

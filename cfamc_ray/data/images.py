@@ -1,4 +1,4 @@
-"""The values that the other modules pass around.
+"""Types for images, labelled images, subsets and data sets.
 
 N images, of which n are selected and B make a batch; C = 3 channels, H height, W width. Pixels are uint8 from 0 to 255.
 """
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 UNLABELLED = -1
-"""In place of the class of an image that can only pretrain."""
+"""Label of an image without a class, which is used only for pretraining."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,11 +28,11 @@ class LabelledImages:
 
     @property
     def labelled_n(self) -> torch.Tensor:
-        """int64: where the images that have a class stand, ascending."""
+        """Indices of the images that have a class: int64, ascending."""
         return (self.labels_N != UNLABELLED).nonzero().flatten()
 
     def take(self, indices_n: torch.Tensor) -> "LabelledImages":
-        """A copy of some of the images, in the order of the indices."""
+        """A copy of the images at some indices, in their order."""
         return LabelledImages(self.images_NCHW[indices_n], self.labels_N[indices_n])
 
 
@@ -41,9 +41,9 @@ class Source:
     """A whole data set as it was published.
 
     Attributes:
-        train: some of them may be unlabelled.
-        test: all labelled, with no class that `train` lacks.
-        class_names: one for each class, in the order of the labels.
+        train: training images, of which some may be unlabelled.
+        test: test images, all labelled, with no class that `train` lacks.
+        class_names: names of the classes, in the order of the labels.
     """
 
     train: LabelledImages
@@ -58,12 +58,12 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class ImageSubset:
-    """Some images of a larger set, gathered batch by batch: a memory-mapped set stays on disk.
+    """Some images of a larger set, gathered batch by batch, so that a memory-mapped set stays on disk.
 
     Attributes:
         images_NCHW: uint8, the larger set.
-        indices_n: int64, where in the larger set the selected images stand.
-        labels_N: of the larger set, for losses that need them; None where there are none.
+        indices_n: int64, indices of the selected images in the larger set.
+        labels_N: labels of the larger set, for losses that need them; None if there are none.
     """
 
     images_NCHW: torch.Tensor
@@ -78,13 +78,13 @@ class ImageSubset:
         return self.images_NCHW[self.indices_n[positions_B]]
 
     def labels(self, positions_B: torch.Tensor) -> torch.Tensor:
-        """The labels_B at some positions; `UNLABELLED` where there are none."""
+        """The labels_B at some positions; `UNLABELLED` if there are no labels."""
         if self.labels_N is None:
             return torch.full_like(positions_B, UNLABELLED)
         return self.labels_N[self.indices_n[positions_B]]
 
     def to(self, device: torch.device) -> "ImageSubset":
-        """The selected images alone, copied to a device; the subset itself where the larger set is there already."""
+        """Copy only the selected images to a device; return the subset itself if the larger set is there already."""
         there = self.images_NCHW.device
         if device.type == there.type and device.index in (None, there.index):
             return self
@@ -94,16 +94,16 @@ class ImageSubset:
 
 
 def uniformity(images_NCHW: torch.Tensor) -> str | None:
-    """What leaves nothing to learn from images: they are all alike, or each of them is of one colour.
+    """Describe images that have nothing to learn from: all are equal, or each is of a single colour.
 
     Args:
-        images_NCHW: at least one; they are looked at up to the first that is neither.
+        images_NCHW: at least one image; the check stops at the first image that differs.
 
     Returns:
-        A sentence with braces in place of the images' name; None for images as they should be.
+        A sentence with braces in place of the images' name; None if the images are fine.
     """
     if len(images_NCHW) > 1 and all(torch.equal(image_CHW, images_NCHW[0]) for image_CHW in images_NCHW):
-        return "all {} are alike"
+        return "all {} are equal"
     if all(bool((image_CHW == image_CHW[:, :1, :1]).all()) for image_CHW in images_NCHW):
         return "each of the {} is of a single colour"
     return None

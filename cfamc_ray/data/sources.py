@@ -1,4 +1,4 @@
-"""Reading a whole data set: digits, CIFAR, an .npz file or a folder of images (shapes as in images.py)."""
+"""Read a data set: digits, CIFAR, an .npz file or a folder of images (shapes as in images.py)."""
 
 import os
 import warnings
@@ -19,58 +19,57 @@ from cfamc_ray.data.images import UNLABELLED, LabelledImages, Source, uniformity
 from cfamc_ray.data.stratification import stratified_order
 
 DIGITS_TEST_IMAGES = 360
-"""A fifth of the digits, always the same ones: scikit-learn defines no test split."""
+"""Number of test images: a fifth of the digits, always the same, because scikit-learn defines no test split."""
 
 
 _held: dict[DataConfig, Source] = {}
 
 
 def hold_source(config: DataConfig, source: Source) -> None:
-    """Let `read_source` give this for a config from now on, whatever this machine has on its disk."""
+    """Let `read_source` return `source` for a config from now on, instead of reading from disk."""
     _held[config.source()] = source
 
 
 def read_source(config: DataConfig, *, folder: Path | None = None) -> Source:
-    """Read the data set that a config names; the last two stay in memory for the next trial of the process.
+    """Read the data set of a config; the last two are kept in memory for the next trial of the process.
 
-    It warns where all images of a split are alike or of one colour each, which is rarely what they were before they
-    were converted.
+    It warns if all images of a split are equal or of a single colour each, which usually means a failed conversion.
 
     Args:
-        config: of the data set; how many images are used for what does not matter here.
-        folder: where data sets and caches are kept; by default the folder that the environment variable CFAMC_DATA
-            names, else ~/.cache/cfamc_ray.
+        config: config of the data set; its numbers of images are ignored here.
+        folder: folder of data sets and caches; by default the folder of the environment variable CFAMC_DATA, else
+            ~/.cache/cfamc_ray.
 
     Raises:
-        InputError: where the data set is missing, cannot be downloaded, or is not what it should be.
+        InputError: if the data set is missing, cannot be downloaded, or is invalid.
     """
     config = config.source()
     if config in _held:
         return _held[config]
     path = locate(config, folder)
-    if folder is None:  # some need none, and so no home
+    if folder is None:  # some data sets need no folder, and thus no home
         folder = data_folder() if config.needs_folder else Path()
     return _read(config, path, folder, path.stat().st_mtime_ns if path else None)
 
 
 def data_folder() -> Path:
-    """Where data sets and caches are kept unless a caller says otherwise.
+    """The default folder of data sets and caches.
 
     Raises:
-        InputError: where neither CFAMC_DATA names a folder nor the user has a home.
+        InputError: if CFAMC_DATA is not set and the user has no home folder.
     """
     return _expanded(os.environ.get("CFAMC_DATA") or "~/.cache/cfamc_ray")
 
 
 def locate(config: DataConfig, folder: Path | None = None) -> Path | None:
-    """The file or folder of images; none for what a library brings along.
+    """Find the file or folder of images; None for a data set that comes with a library.
 
     Args:
-        config: of the data set.
-        folder: as for `read_source`.
+        config: config of the data set.
+        folder: as in `read_source`.
 
     Raises:
-        InputError: where there is no such file or folder.
+        InputError: if there is no such file or folder.
     """
     if config.location is None:
         packed = (folder or data_folder()) / f"{config.name}.npz" if config.is_packed else None
@@ -83,7 +82,7 @@ def locate(config: DataConfig, folder: Path | None = None) -> Path | None:
         return folder / config.location
     raise InputError(
         f"data.path {config.location}: no such file or folder, neither from {Path.cwd()} nor from {folder}; "
-        "--set data.path=PATH names another place"
+        "set another path with --set data.path=PATH"
     )
 
 
@@ -92,14 +91,14 @@ def _expanded(path: str) -> Path:
         return Path(path).expanduser()
     except RuntimeError:  # no HOME, and no such user
         raise InputError(
-            f"{path}: there is no home folder that ~ could stand for; write the whole path, or name the folder of data "
+            f"{path}: there is no home folder for ~; write the whole path, or name the folder of data "
             "sets and caches in the environment variable CFAMC_DATA"
         ) from None
 
 
-@lru_cache(maxsize=2)  # what pretrains, and what a transfer is judged on
+@lru_cache(maxsize=2)  # the data sets of pretraining and of a transfer
 def _read(config: DataConfig, path: Path | None, folder: Path, _modified_ns: int | None) -> Source:
-    """Read anew unless all arguments, the time of modification among them, are those of the last call."""
+    """Read a data set, cached by all arguments, including the modification time."""
     source: Source = config.build(path, folder)
     for split, images in (("training", source.train), ("test", source.test)):
         if remark := uniformity(images.images_NCHW):
@@ -108,7 +107,7 @@ def _read(config: DataConfig, path: Path | None, folder: Path, _modified_ns: int
 
 
 def read_digits(config: DigitsConfig, path: Path | None, folder: Path) -> Source:
-    """The digits of scikit-learn; arguments as for `DataConfig.build`."""
+    """Read the digits of scikit-learn; arguments as in `DataConfig.build`."""
     from sklearn.datasets import load_digits  # noqa: PLC0415 (slow to import, and no other source needs it)
 
     digits = load_digits()
@@ -127,12 +126,12 @@ def read_digits(config: DigitsConfig, path: Path | None, folder: Path) -> Source
 
 
 def read_cifar(config: Cifar10Config | Cifar100Config, path: Path | None, folder: Path) -> Source:
-    """CIFAR from a packed file or by torchvision; arguments as for `DataConfig.build`."""
+    """Read CIFAR from a packed file or with torchvision; arguments as in `DataConfig.build`."""
     return _read_torchvision(config.name, folder) if path is None else _read_npz(path)
 
 
 def read_npz(config: NpzConfig, path: Path, folder: Path) -> Source:
-    """An .npz file; arguments as for `DataConfig.build`."""
+    """Read an .npz file; arguments as in `DataConfig.build`."""
     return _read_npz(path)
 
 
@@ -160,7 +159,7 @@ def _read_npz(path: Path) -> Source:
     sides = train_NCHW.shape[-1], test_NCHW.shape[-1]
     if sides[0] != sides[1]:
         raise InputError(
-            f"{path}: x_train and x_test must be equally large, not {sides[0]} and {sides[1]} pixels a side"
+            f"{path}: x_train and x_test must have the same image size, not {sides[0]} and {sides[1]} pixels"
         )
     classes = _npz_classes(path, arrays)
     train_N, test_N = (_numbered(arrays[name], classes) for name in ("y_train", "y_test"))
@@ -170,7 +169,7 @@ def _read_npz(path: Path) -> Source:
 
 def _npz_arrays(path: Path) -> Mapping[str, npt.NDArray[Any]]:
     if not zipfile.is_zipfile(path):
-        raise InputError(f"{path}: not an .npz file, or not a whole one; numpy.savez writes them")
+        raise InputError(f"{path}: not an .npz file, or incomplete; numpy.savez writes such files")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: array for name, array in file.items() if isinstance(array, np.ndarray)}
@@ -183,7 +182,7 @@ def _npz_arrays(path: Path) -> Mapping[str, npt.NDArray[Any]]:
 
 
 def _npz_images(path: Path, arrays: Mapping[str, npt.NDArray[Any]], split: str) -> torch.Tensor:
-    """The images_NCHW of a split, whose labels are integers."""
+    """The images_NCHW of a split, after checks of its images and labels."""
     images, labels = arrays[f"x_{split}"], arrays[f"y_{split}"]
     shape = (*images.shape, 1) if images.ndim == 3 else images.shape
     if images.dtype != np.uint8 or len(shape) != 4 or shape[1] != shape[2] or shape[3] not in (1, 3) or 0 in shape:
@@ -200,7 +199,7 @@ def _npz_images(path: Path, arrays: Mapping[str, npt.NDArray[Any]], split: str) 
 
 
 def _npz_classes(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> list[int]:
-    """The labels of training images, ascending; each of them is a class, whatever number names it."""
+    """The labels of training images, ascending; each label is a class, whatever its number."""
     train, test = (np.unique(arrays[name]).tolist() for name in ("y_train", "y_test"))
     if train[0] < UNLABELLED:
         raise InputError(f"{path}: y_train holds {train[0]}; a label is 0 or more, or -1 for an image without a class")
@@ -216,7 +215,7 @@ def _npz_classes(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> list[int
 
 
 def _npz_names(names: npt.NDArray[Any] | None, classes: Sequence[int]) -> tuple[str, ...]:
-    """What the file calls its classes, if its names reach so far; else their labels."""
+    """The names of the classes in the file if there is one for every label; else the labels."""
     if names is None or names.ndim != 1 or len(names) <= classes[-1]:
         return tuple(map(str, classes))
     named = [names[label].item() for label in classes]
@@ -224,7 +223,7 @@ def _npz_names(names: npt.NDArray[Any] | None, classes: Sequence[int]) -> tuple[
 
 
 def _numbered(labels_N: npt.NDArray[np.integer[Any]], classes: Sequence[int]) -> torch.Tensor:
-    """The labels in numbers from 0 on, in the order of the classes."""
+    """The labels mapped to 0, 1, …, in the order of the classes."""
     number_of = {UNLABELLED: UNLABELLED, **{label: number for number, label in enumerate(classes)}}
     labels, where_N = np.unique(labels_N, return_inverse=True)
     return torch.tensor([number_of[label] for label in labels.tolist()])[torch.from_numpy(where_N)]

@@ -1,4 +1,4 @@
-"""Which images pretrain, probe and validate a trial, and which test a finalist (shapes as in images.py)."""
+"""Splits of a data set for pretraining, probe, validation and test (shapes as in images.py)."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from cfamc_ray.data.stratification import interleaved, stratified_order
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """All that a trial may see; the test split is no part of it."""
+    """All images that a trial may see; the test split is not among them."""
 
     pretrain: ImageSubset
     probe: LabelledImages
@@ -25,22 +25,22 @@ class Splits:
 
 
 def load_splits(config: DataConfig, *, judged_on: DataConfig | None = None, folder: Path | None = None) -> Splits:
-    """Allocation the training images, each class in proportion.
+    """Split the training images, with each class in proportion.
 
-    With one seed and one number of validation images, smaller splits are parts of larger ones, and validation images
-    are in neither of the others. Unlabelled images only pretrain, in proportion to the labelled ones; they do not
-    change which images validate, nor, where probe and pretraining may overlap, which are probed.
+    With the same seed and number of validation images, smaller splits are subsets of larger ones, and validation images
+    are in neither of the other splits. Unlabelled images are used only for pretraining, in proportion to labelled ones;
+    they do not change the validation images nor, if probe and pretraining may overlap, the probe images.
 
     Args:
-        config: the source and the counts.
-        judged_on: of the probe and validation images, where they come from another data set.
-        folder: as for `read_source`.
+        config: the data set and the number of images of each split.
+        judged_on: config of the probe and validation images, if they come from another data set.
+        folder: as in `read_source`.
 
     Raises:
-        InputError: where the source cannot be read, or has too few training images.
+        InputError: if the data set cannot be read, or has too few training images.
     """
     if judged_on is not None and judged_on != config:
-        try:  # nothing of it pretrains
+        try:  # none of its images is used for pretraining
             judges = load_splits(judged_on.model_copy(update={"pretrain_images": 0}), folder=folder)
         except InputError as error:
             raise InputError(f"evaluation.transfer: {error}") from None
@@ -56,9 +56,9 @@ def load_splits(config: DataConfig, *, judged_on: DataConfig | None = None, fold
     probe = rest if config.probe_overlap else left[labels_N[left] != UNLABELLED]
     if len(probe) < config.probe_images:
         raise InputError(
-            f"data.probe_images {config.probe_images} must not pretrain (data.probe_overlap is false), but of the "
-            f"{len(labelled)} labelled training images of {config.location or config.name} only {len(probe)} neither "
-            "pretrain nor validate: lower the counts, or let the probe overlap"
+            f"data.probe_images {config.probe_images} must not overlap pretraining (data.probe_overlap is false), but "
+            f"only {len(probe)} of the {len(labelled)} labelled training images of {config.location or config.name} "
+            "are in neither pretraining nor validation: lower the counts, or allow overlap"
         )
     return Splits(
         pretrain=ImageSubset(source.train.images_NCHW, pretrain, source.train.labels_N),
@@ -69,26 +69,26 @@ def load_splits(config: DataConfig, *, judged_on: DataConfig | None = None, fold
 
 
 def load_test(config: DataConfig, *, images: int | None = None, folder: Path | None = None) -> LabelledImages:
-    """Test images, for finalists alone, in a stratified order: any first N of them hold each class in proportion.
+    """Load test images, for finalists only, in a stratified order: any first N hold each class in proportion.
 
     Args:
-        config: the source and the seed of the order.
-        images: how many; None, or more than there are, for all.
-        folder: as for `read_source`.
+        config: the data set and the seed of the order.
+        images: number of images; None, or more than there are, means all.
+        folder: as in `read_source`.
 
     Raises:
-        InputError: where the source cannot be read.
+        InputError: if the data set cannot be read.
     """
     test = read_source(config, folder=folder).test
     return test.take(stratified_order(test.labels_N, config.split_seed)[:images])
 
 
 def describe_test(config: DataConfig, *, images: int, folder: Path | None = None) -> dict[str, Any]:
-    """Which images `load_test` gives, for a record; the arguments and errors are those of `load_test`.
+    """Describe the images that `load_test` gives, for a record; arguments and errors as in `load_test`.
 
     Returns:
-        ``seed`` of the order, ``images`` in the sample, ``of`` how many in the test split, ``images_per_class``, and
-        ``digest``: 12 hexadecimal digits that differ where the indices in the test split or their order do.
+        ``seed`` of the order, ``images`` in the sample, ``of`` the test split's size, ``images_per_class``, and
+        ``digest``: 12 hexadecimal digits that differ if the indices in the test split or their order differ.
     """
     source = read_source(config, folder=folder)
     indices = stratified_order(source.test.labels_N, config.split_seed)[:images]

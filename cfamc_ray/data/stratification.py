@@ -1,18 +1,18 @@
-"""An order of images in which every prefix is a fair sample of the classes (N images)."""
+"""Orders of images in which every prefix is a stratified sample of the classes (N images)."""
 
 import numpy as np
 import torch
 
 
 def stratified_order(labels_N: torch.Tensor, seed: int) -> torch.Tensor:
-    """A random order of the images whose every prefix holds each class in proportion.
+    """A random order of images in which every prefix holds each class in proportion.
 
-    The i-th image of a shuffled class of n stands at the share (i + 1/2) / n of the order. So the count of a class
-    in any prefix differs from proportion by less than one image where classes are equally large, and by at most
-    (1 + r) / 2 images for a class of r times the mean size.
+    The i-th image of a shuffled class of n images is placed at the fraction (i + 1/2) / n of the order. So the number
+    of images of a class in any prefix differs from proportion by less than one if all classes are equally large, and
+    by at most (1 + r) / 2 for a class of r times the mean size.
 
     Args:
-        labels_N: classes on the CPU, any integers.
+        labels_N: classes, any integers, on the CPU.
         seed: equal seeds give equal orders, on every platform.
 
     Returns:
@@ -23,12 +23,12 @@ def stratified_order(labels_N: torch.Tensor, seed: int) -> torch.Tensor:
     rank_in_class = np.empty(len(shuffled), dtype=np.int64)
     rank_in_class[np.argsort(class_of, kind="stable")] = np.concatenate([np.arange(size) for size in [0, *sizes]])
     share = (rank_in_class + 0.5) / sizes[class_of]
-    # A stable sort leaves equal shares in shuffled order: no class is favoured for its number.
+    # A stable sort keeps equal shares in shuffled order, so no class is favoured because of its number.
     return torch.from_numpy(shuffled[np.argsort(share, kind="stable")])
 
 
 def interleaved(*orders: torch.Tensor) -> torch.Tensor:
-    """Several orders as one, each in its own order, of which every prefix holds each in proportion.
+    """Merge several orders into one, keeping each, so that every prefix holds each of them in proportion.
 
     Args:
         orders: 1-D tensors on the CPU.

@@ -1,1 +1,1 @@
-"""How good an encoder is, and what it cost: linear probe, attacks, cost."""
+"""Evaluation of an encoder: linear probe, attacks and protocols."""

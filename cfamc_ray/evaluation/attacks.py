@@ -1,4 +1,4 @@
-"""What an attack is, and projected gradient descent on a classifier.
+"""The interface of attacks, and projected gradient descent on a classifier.
 
 Shapes: N images, C/H/W channels/height/width, K classes.
 """
@@ -15,15 +15,15 @@ from cfamc_ray.method.parallel import ALONE, DistributedContext
 from cfamc_ray.method.perturbation import ascend, project
 
 Logits = Callable[[Tensor], Tensor]
-"""Pixels (N, C, H, W) in [0, 1] to logits (N, K)."""
+"""Maps pixels (N, C, H, W) in [0, 1] to logits (N, K)."""
 
 
 class AttackInvalid(Exception):  # noqa: N818 (the classifier is at fault, not the program)
-    """An attack doubts that its result says anything about the classifier's robustness."""
+    """An attack found that its result does not measure the classifier's robustness."""
 
 
 class Attack(Protocol):
-    """What the config of an attack builds."""
+    """An attack; `AttackConfig.build` gives one."""
 
     def __call__(
         self,
@@ -36,24 +36,24 @@ class Attack(Protocol):
         at_once: int,
         workers: DistributedContext = ALONE,
     ) -> Tensor:
-        """Adversarial images.
+        """Compute adversarial images.
 
         Args:
-            logits_of: the classifier, in evaluation mode: images to logits (N, K).
+            logits_of: the classifier, in evaluation mode; maps images to logits (N, K).
             images: pixels in [0, 1], in the type and on the device of the classifier's weights; of shape (N, C, H, W),
-                or (N, V, C, H, W) where each of V crops is attacked.
+                or (N, V, C, H, W) if each of V crops is attacked.
             labels: true classes (N), on the same device.
             epsilon: radius of the l∞ ball around the images, in pixels.
-            generator: for random numbers, on the CPU.
-            at_once: images that the classifier may see at once.
-            workers: may share the images; all call this with the same arguments and a generator in the same state, and
-                all return the same.
+            generator: generator of random numbers, on the CPU.
+            at_once: number of images that the classifier may process at once.
+            workers: workers that may share the images; all call this with the same arguments and a generator in the
+                same state, and all return the same images.
 
         Returns:
-            images of the same shape within the ball and in [0, 1].
+            Images of the same shape, within the ball and in [0, 1].
 
         Raises:
-            AttackInvalid: where the result is not to be trusted; on all workers.
+            AttackInvalid: on all workers, if the result cannot be trusted.
         """
         ...
 
@@ -90,33 +90,33 @@ def pgd(
 ) -> Tensor:
     """Adversarial images that maximise a loss in the l∞ ball (PGD, arXiv 1706.06083).
 
-    An image that a start has broken is left as it is; so the result does not depend on the other images of a batch
-    as long as the classifier treats each by itself.
+    An image that is broken is not changed any further; so the result does not depend on other images of a batch as
+    long as the classifier treats each image independently.
 
     Args:
         logits_of: the classifier, in evaluation mode.
         images: pixels in [0, 1].
         labels: true classes.
         epsilon: radius of the ball.
-        steps: ascent steps of each start, at least 1.
-        step_size: of each step, in pixels.
-        restarts: starts; those after the first attack only what is not yet broken.
-        start: uniform in the ball, or zero.
-        generator: of the uniform starts, on the CPU.
+        steps: number of ascent steps of each start, at least 1.
+        step_size: size of each step, in pixels.
+        restarts: number of starts; those after the first attack only images that are not yet broken.
+        start: start of the ascent: uniform in the ball, or zero.
+        generator: generator of the uniform starts, on the CPU.
         loss: cross-entropy; or the largest wrong logit minus the true one (arXiv 1608.04644), whose gradient does not
-            vanish where the classifier is very sure.
-        every_step: whether an image that any step has broken is left there, instead of at the end of its start: a
-            stronger attack that costs less.
-        at_once: images of one pass through the classifier, which decide the memory that the attack takes; None for all.
+            vanish where the classifier is very confident.
+        every_step: whether an image counts as broken if it is misclassified at any step, not only at the end of its
+            start: a stronger attack that costs less.
+        at_once: number of images of one pass through the classifier, which determines the memory; None for all.
             The starts are drawn for all images together, so up to rounding the result does not depend on it.
-        shrink: whether the classifier sees an image no more once a step has broken it, instead of once the start is
-            over; up to rounding the result is the same. None: on CPUs alone. On a GPU the host would wait for the
-            number of images in each step, and cuDNN would plan anew for it.
-        workers: that share the images of each start; all of them call this with the same arguments and a generator in
-            the same state, and have the same result.
+        shrink: whether images are removed from the batch as soon as a step has broken them, instead of at the end of
+            the start; up to rounding the result is the same. None: only on CPUs. On a GPU the host would wait for the
+            number of images in each step, and cuDNN would plan again for it.
+        workers: workers that share the images of each start; all call this with the same arguments and a generator in
+            the same state, and get the same result.
 
     Returns:
-        images of the same shape; for each one the first that is misclassified, or else the last start's end.
+        Images of the same shape; for each one the first that is misclassified, or else the end of the last start.
     """
     adversarial = images.clone()
     open_indices = torch.arange(len(images), device=images.device)
@@ -162,7 +162,7 @@ def _one_start(
     every_step: bool,
     shrink: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Adversarial images of one start, and which of them resist."""
+    """Adversarial images of one start, and a mask of those that are still classified correctly."""
     adversarial, indices = x.clone(), torch.arange(len(x), device=x.device)
     resisting = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     resists = ~resisting
@@ -181,7 +181,7 @@ def _one_start(
                 if len(indices) == 0:
                     return adversarial, resisting
         ascended = ascend(delta, gradient, x, step_size=step_size, epsilon=epsilon)
-        delta = torch.where(resists.view(-1, *[1] * (x.dim() - 1)), ascended, delta)  # what is broken stays
+        delta = torch.where(resists.view(-1, *[1] * (x.dim() - 1)), ascended, delta)  # broken images do not change
     adversarial[indices] = x + delta
     with torch.no_grad():
         resisting[indices] = resists & (logits_of(x + delta).argmax(-1) == y)

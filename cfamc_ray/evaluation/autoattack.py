@@ -1,4 +1,4 @@
-"""AutoAttack (arXiv 2003.01690) as its authors wrote it, through the package pyautoattack.
+"""AutoAttack (arXiv 2003.01690), the authors' implementation in the package pyautoattack.
 
 Shapes: N images, C/H/W channels/height/width, K classes.
 """
@@ -20,13 +20,13 @@ from cfamc_ray.method.encoder import InChunks
 from cfamc_ray.method.parallel import ALONE, DistributedContext
 
 _MEANING = {
-    "check_randomized": "the logits change from call to call, so what breaks an image once may not break it again",
-    "check_range_output": "the gradients of probabilities vanish where the classifier is sure: pass it logits",
-    "check_dynamic": "a classifier that computes gradients in order to classify needs an attack made for it",
-    "check_zero_gradients": "attacks that follow the gradient cannot move such an image, and count it as robust",
-    "check_square_sr": "the attack that uses no gradients found what those that do overlooked, so these mislead",
+    "check_randomized": "the logits change from call to call, so a perturbation may not break an image again",
+    "check_range_output": "the gradients of probabilities vanish where the classifier is confident: pass it logits",
+    "check_dynamic": "a classifier that computes gradients to classify needs a dedicated attack",
+    "check_zero_gradients": "gradient-based attacks cannot change such an image, and count it as robust",
+    "check_square_sr": "the gradient-free attack broke images that gradient-based attacks missed, so these mislead",
 }
-"""What a warning says of the classifier, by the check of AutoAttack that gives it."""
+"""Meaning of a warning for the classifier, by the check of AutoAttack that issues it."""
 
 
 def autoattack(
@@ -39,32 +39,32 @@ def autoattack(
     batch_images: int = 250,
     version: Literal["standard", "plus", "rand"] = "standard",
 ) -> Tensor:
-    """Adversarial images from AutoAttack in the l∞ ball; each attack runs on what those before it left right.
+    """Adversarial images from AutoAttack in the l∞ ball; each attack gets images that are still classified correctly.
 
     The standard version is APGD on the cross-entropy, APGD on the targeted DLR loss, targeted FAB and Square with 5000
-    queries. It aims at the 9 likeliest wrong classes, or at all of them where there are fewer than 10 classes. With 3
-    classes the targeted DLR loss is undefined and the untargeted one takes its place; with 2 neither is defined, and
-    APGD runs on the cross-entropy alone, without a check for vanishing gradients.
+    queries. It targets the 9 likeliest wrong classes, or all of them if there are fewer than 10 classes. With 3
+    classes the targeted DLR loss is undefined and the untargeted one is used instead; with 2 neither is defined, and
+    APGD runs only on the cross-entropy, without a check for vanishing gradients.
 
     Every batch draws the same random numbers, so the result depends on the seed and on `batch_images`; the random state
-    of the CPU and of the images' device is left as it is.
+    of the CPU and of the images' device does not change.
 
     Args:
-        logits_of: the classifier, in evaluation mode; where weights require gradients, FAB adds to them.
+        logits_of: the classifier, in evaluation mode; if weights require gradients, FAB accumulates them.
         images_NCHW: pixels in [0, 1], float32, square; the attack runs on their device.
         labels_N: true classes.
         epsilon: radius of the ball.
-        seed: of all random numbers.
-        batch_images: images that are attacked at once.
-        version: of AutoAttack; `rand` is the one for randomised classifiers, `plus` is slower.
+        seed: seed of all random numbers.
+        batch_images: number of images that are attacked at once.
+        version: version of AutoAttack; `rand` is for randomised classifiers, `plus` is slower.
 
     Returns:
-        for each image the first that was misclassified, or else the image itself (also where it was wrong already).
+        For each image the first misclassified version, or the image itself if there is none or it was already wrong.
 
     Raises:
-        AttackInvalid: as soon as one of AutoAttack's own checks fails; where Square alone breaks an image, only once it
-            breaks two.
-        ValueError: where the images are not float32.
+        AttackInvalid: if one of AutoAttack's own checks fails; the check that only Square breaks images must find at
+            least two.
+        ValueError: if the images are not float32.
     """
     if images_NCHW.dtype != torch.float32:
         raise ValueError(f"images_NCHW: {images_NCHW.dtype}, but AutoAttack computes in torch.float32")
@@ -72,7 +72,7 @@ def autoattack(
         return images_NCHW.clone()
     from pyautoattack import AutoAttack  # noqa: PLC0415 (only finalists are attacked so)
 
-    # Of this device alone: to ask another GPU for its state would open a context on it.
+    # Only of this device: asking another GPU for its state would open a context on it.
     devices = [images_NCHW.device] if images_NCHW.device.type == "cuda" else []
     with torch.no_grad(), torch.random.fork_rng(devices=devices), _warnings_raised(len(images_NCHW)):
         attack = AutoAttack(logits_of, device=images_NCHW.device, eps=epsilon, seed=seed, version=version)
@@ -85,7 +85,7 @@ def autoattack(
 
 
 class StandardAutoAttack:
-    """AutoAttack's standard version; what it draws depends on the generator's seed alone, not on its state."""
+    """AutoAttack's standard version; its random numbers depend only on the generator's seed, not on its state."""
 
     def __init__(self, config: AutoAttackConfig) -> None:
         self.config = config
@@ -101,15 +101,15 @@ class StandardAutoAttack:
         at_once: int,
         workers: DistributedContext = ALONE,
     ) -> Tensor:
-        """See `autoattack`; workers do not share it, since its checks compare accuracies on all images."""
-        # What it draws depends on its batches, so these stay, and the network sees them piece by piece.
+        """See `autoattack`; workers do not share the attack, since its checks compare accuracies on all images."""
+        # Random numbers depend on the batches, so batches are fixed, and the network processes them in chunks.
         network = InChunks(logits_of, at_once, activation_checkpointing=True) if at_once < BATCH else logits_of
         seed = generator.initial_seed()
         return autoattack(network, images, labels, epsilon=epsilon, seed=seed, batch_images=BATCH)
 
 
 def _suit_classes(attack: Any, classes: int) -> None:
-    """No more targets than wrong classes, and only losses that so many logits define."""
+    """Limit targets to the number of wrong classes, and losses to those that are defined for this number of logits."""
     attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = min(9, classes - 1)
     if classes < 4:
         names = dict.fromkeys("apgd-dlr" if name == "apgd-t" else name for name in attack.attacks_to_run)
@@ -117,18 +117,18 @@ def _suit_classes(attack: Any, classes: int) -> None:
 
 
 class _Raise(logging.Handler):
-    """Raises what AutoAttack warns of, given how many images it attacks."""
+    """Raises AutoAttack's warnings as `AttackInvalid`; `images` is the number of attacked images."""
 
     def __init__(self, images: int) -> None:
         super().__init__()
         self.images = images
 
     def emit(self, record: logging.LogRecord) -> None:
-        # `_suit_classes` has dealt with the number of classes; this check would refuse any DLR loss of 3.
+        # `_suit_classes` handles the number of classes; this check would refuse any DLR loss with 3.
         if record.funcName == "check_n_classes":
             return
         warning, _, _ = record.getMessage().partition(" See flags_doc.md")
-        # Its limit is 0.2 % of the images that it sees: of fewer than 500 a single one would do, which says nothing.
+        # Its limit is 0.2 % of the images: with fewer than 500, a single image would exceed it, which proves nothing.
         lost = re.search(r"decreased the robust accuracy of ([\d.]+)%", warning)
         if lost and float(lost[1]) / 100 * self.images < 1.5:
             return
@@ -138,7 +138,7 @@ class _Raise(logging.Handler):
 
 @contextmanager
 def _warnings_raised(images: int) -> Iterator[None]:
-    """Raise what AutoAttack logs as a warning, and print nothing else of what it logs."""
+    """Raise AutoAttack's logged warnings, and suppress its other messages."""
     from pyautoattack import checks  # noqa: PLC0415
 
     logger, handler, trace = logging.getLogger("auto-attack"), _Raise(images), sys.gettrace()
@@ -146,12 +146,12 @@ def _warnings_raised(images: int) -> Iterator[None]:
     logger.addHandler(handler)
     logger.setLevel(logging.WARNING)
     logger.propagate = False
-    # Calls are counted over the process's whole life: one dynamic classifier would taint all that come after it.
+    # Calls are counted over the whole process: one dynamic classifier would affect the checks of all later ones.
     checks.funcs.update(dict.fromkeys(checks.funcs, 0))
     try:
         yield
     finally:
-        sys.settrace(trace)  # which that check takes away, or leaves on where the classifier raises
+        sys.settrace(trace)  # the check removes it, or leaves its own on if the classifier raises
         logger.propagate = propagate
         logger.setLevel(level)
         logger.removeHandler(handler)

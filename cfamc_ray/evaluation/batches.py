@@ -1,6 +1,6 @@
-"""A frozen encoder and its classifier on many images, batch by batch: features, what is right, what stays right.
+"""Features and predictions of a frozen encoder and its classifier on many images, batch by batch.
 
-Shapes: N images, of which an attack is given b at once, C/H/W channels/height/width, F features, K classes.
+Shapes: N images, of which an attack gets b at once, C/H/W channels/height/width, F features, K classes.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +18,7 @@ from cfamc_ray.method.parallel import ALONE, DistributedContext
 
 
 def images_at_once(encoder: SelfSupervisedEncoder, side: int, *, features: str, crops: int = 1) -> int:
-    """How many images an evaluation gives an encoder at once, unless a config says so; arguments as `batch_images`."""
+    """Default number of images that an encoder processes at once in an evaluation; arguments as in `batch_images`."""
     number_bytes = next(encoder.parameters()).element_size()
     return batch_images(encoder.config, side, features=features, crops=crops, number_bytes=number_bytes)
 
@@ -27,7 +27,7 @@ def check_weights(encoder: SelfSupervisedEncoder, attacks: Iterable[AttackConfig
     """Refuse attacks that cannot compute in the type of an encoder's weights.
 
     Raises:
-        ValueError: for the first of them.
+        ValueError: if there is such an attack.
     """
     dtype = next(encoder.parameters()).dtype
     for attack in attacks:
@@ -37,7 +37,7 @@ def check_weights(encoder: SelfSupervisedEncoder, attacks: Iterable[AttackConfig
 
 @contextmanager
 def frozen(encoder: SelfSupervisedEncoder) -> Iterator[None]:
-    """Evaluation mode, no gradients for weights, and full float32 products on GPUs, which might round to TF32."""
+    """Use evaluation mode, no gradients of weights, and full float32 products on GPUs, instead of TF32."""
     was_training = encoder.training
     requires_gradient = [parameter.requires_grad for parameter in encoder.parameters()]
     encoder.eval().requires_grad_(False)
@@ -53,19 +53,19 @@ def frozen(encoder: SelfSupervisedEncoder) -> Iterator[None]:
 def encode(
     classifier: LinearClassifier, images_NCHW: Tensor, *, at_once: int = BATCH, workers: DistributedContext = ALONE
 ) -> Tensor:
-    """Features of uint8 images.
+    """Compute features of uint8 images.
 
     Args:
-        classifier: with the encoder.
+        classifier: classifier that contains the encoder.
         images_NCHW: uint8 images.
-        at_once: images that the encoder sees at once.
-        workers: that share the images; all of them have all features.
+        at_once: number of images that the encoder processes at once.
+        workers: workers that share the images; all get all features.
 
     Returns:
         features_NF on the encoder's device.
 
     Raises:
-        FloatingPointError: where features are not finite.
+        FloatingPointError: if features are not finite.
     """
     features_NF = in_batches(
         lambda batch: classifier.features_of(as_pixels(batch, classifier)),
@@ -81,19 +81,19 @@ def encode(
 def predicted_right(
     classifier: LinearClassifier, images: LabelledImages, *, at_once: int = BATCH, workers: DistributedContext = ALONE
 ) -> Tensor:
-    """Which images the classifier gets right.
+    """Find which images are classified correctly.
 
     Args:
-        classifier: on its device.
+        classifier: classifier, on its device.
         images: uint8 images and their labels.
-        at_once: images that the encoder sees at once.
-        workers: that share the images; all of them have the whole result.
+        at_once: number of images that the encoder processes at once.
+        workers: workers that share the images; all get the complete result.
 
     Returns:
         right_N, booleans on the CPU.
 
     Raises:
-        FloatingPointError: where logits are not finite.
+        FloatingPointError: if logits are not finite.
     """
     logits_NK = in_batches(
         lambda batch: classifier(as_pixels(batch, classifier)), images.images_NCHW, at_once=at_once, workers=workers
@@ -114,17 +114,17 @@ def still_right(
     workers: DistributedContext = ALONE,
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Tensor:
-    """Which of the first N images stay right under an attack; those that are wrong already are not attacked.
+    """Find which of the first N images are classified correctly under an attack; wrong images are not attacked.
 
     Args:
-        target: what is attacked.
-        images: at least N.
-        right_N: which are right so far, booleans on the CPU.
-        attack: inputs of the target and labels of a batch to adversarial inputs.
-        at_once: adversarial images that the target classifies at once.
-        group: images that the attack is given at once.
-        workers: that share the classification; the attack shares its work by itself.
-        on_progress: called before the first group and after each with the number of images done and of all.
+        target: model to attack.
+        images: images and their labels, at least N.
+        right_N: which images are classified correctly so far, booleans on the CPU.
+        attack: maps inputs of the target and labels of a batch to adversarial inputs.
+        at_once: number of adversarial images that the target classifies at once.
+        group: number of images in one call of the attack.
+        workers: workers that share the classification; the attack shares its own work.
+        on_progress: called before the first group and after each, with the numbers of finished and of all images.
 
     Returns:
         right_N, booleans on the CPU.

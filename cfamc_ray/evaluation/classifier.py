@@ -19,14 +19,14 @@ from cfamc_ray.method.parallel import ALONE, DistributedContext
 from cfamc_ray.method.transfer import to_device
 
 BoundAttack = Callable[[Tensor, Tensor], Tensor]
-"""pixels_BCHW and labels_B to adversarial pixels_BCHW: an `attacks.Attack` with classifier and settings bound."""
+"""Maps pixels_BCHW and labels_B to adversarial pixels_BCHW: an `attacks.Attack` with classifier and settings bound."""
 
 
 @dataclass(frozen=True, eq=False)
 class Views:
-    """Crops whose place, size and flip are the same for all images: one random draw, fixed from then on.
+    """Crops with the same position, size and flip for all images, drawn at random once.
 
-    So a classifier that reads them is deterministic and treats each image by itself.
+    So a classifier that reads them is deterministic and treats each image independently.
     """
 
     box_V4: Tensor
@@ -36,33 +36,33 @@ class Views:
     """Height and width in pixels to which each crop is resized (S)."""
 
     def to(self, device: torch.device) -> "Views":
-        """The same crops, their numbers on a device."""
+        """Copy the parameters of the crops to a device."""
         return Views(self.box_V4.to(device), self.flip_V.to(device), self.size)
 
 
 def draw_views(config: CropsConfig, *, height: int, width: int, generator: torch.Generator) -> Views:
-    """Draw `views` crops as in pretraining, but for the colours, which are left as they are.
+    """Draw `views` crops as in pretraining, but without changes of colour.
 
     Args:
-        config: of which views, size, scale, ratio and flip_probability count.
-        height: of the images in pixels.
-        width: of the images in pixels.
-        generator: of the CPU.
+        config: config of which views, size, scale, ratio and flip_probability are used.
+        height: height of the images in pixels.
+        width: width of the images in pixels.
+        generator: random generator on the CPU.
     """
     parameters = draw_crop_parameters(config, images=1, height=height, width=width, generator=generator)
     return Views(parameters.box_VB4[:, 0], parameters.flip_VB[:, 0], config.size)
 
 
 class LinearClassifier(nn.Module):
-    """Pixels in [0, 1] to logits, in the type of the encoder's weights.
+    """Maps pixels in [0, 1] to logits, in the type of the encoder's weights.
 
     With views the head reads the mean of the crops' features, and an attack on the pixels goes through the crops.
 
     Args:
-        encoder: frozen, in evaluation mode and on the device where it stays.
-        head: from F features to K logits; may be changed later.
-        features: which the head reads, ``prefeature`` or ``backbone``.
-        views: None for the whole image.
+        encoder: frozen encoder, in evaluation mode and on its final device.
+        head: layer from F features to K logits; may be replaced later.
+        features: features that the head reads, ``prefeature`` or ``backbone``.
+        views: crops whose features are averaged; None for the whole image.
     """
 
     def __init__(
@@ -78,40 +78,40 @@ class LinearClassifier(nn.Module):
         self.views = views and views.to(next(encoder.parameters()).device)
 
     def forward(self, pixels_NCHW: Tensor) -> Tensor:
-        """logits_NK."""
+        """Compute logits_NK."""
         return self.head(self.features_of(pixels_NCHW))  # type: ignore[no-any-return]
 
     def features_of(self, pixels_NCHW: Tensor) -> Tensor:
-        """features_NF, differentiable in the pixels."""
+        """Compute features_NF, differentiable with respect to the pixels."""
         if self.views is None:
             return self.encoder.features(pixels_NCHW, kind=self.features)
         return self.features_of_crops(self.crops_of(pixels_NCHW))
 
     def crops_of(self, pixels_NCHW: Tensor) -> Tensor:
-        """crops_NVCSS, differentiable in the pixels."""
+        """Compute crops_NVCSS, differentiable with respect to the pixels."""
         assert self.views is not None, "a classifier of whole images has no crops"
         box_V14, flip_V1 = self.views.box_V4[:, None], self.views.flip_V[:, None]
         return cut_boxes(pixels_NCHW, box_V14, flip_V1, size=self.views.size).transpose(0, 1)
 
     def features_of_crops(self, crops_NVCSS: Tensor) -> Tensor:
-        """Mean features_NF of an image's crops; the encoder sees all N x V at once."""
+        """Mean features_NF of an image's crops; the encoder processes all N x V crops at once."""
         features_XF = self.encoder.features(crops_NVCSS.flatten(0, 1), kind=self.features)
         return features_XF.reshape(*crops_NVCSS.shape[:2], -1).mean(1)
 
     def logits_of_crops(self, crops_NVCSS: Tensor) -> Tensor:
-        """logits_NK."""
+        """Compute logits_NK."""
         return self.head(self.features_of_crops(crops_NVCSS))  # type: ignore[no-any-return]
 
     def inputs(self, pixels_NCHW: Tensor) -> Tensor:
-        """What an attack changes: the pixels."""
+        """The inputs that an attack changes: the pixels."""
         return pixels_NCHW
 
 
 class EachCrop(nn.Module):
-    """The same classifier for an attack that changes every crop by itself, as the published multi-crop test does.
+    """A classifier of crops for an attack that changes every crop separately, as the published multi-crop test does.
 
     Args:
-        classifier: of several crops.
+        classifier: classifier that reads several crops.
     """
 
     def __init__(self, classifier: LinearClassifier) -> None:
@@ -119,16 +119,16 @@ class EachCrop(nn.Module):
         self.classifier = classifier
 
     def forward(self, crops_NVCSS: Tensor) -> Tensor:
-        """logits_NK."""
+        """Compute logits_NK."""
         return self.classifier.logits_of_crops(crops_NVCSS)
 
     def inputs(self, pixels_NCHW: Tensor) -> Tensor:
-        """What an attack changes: the crops."""
+        """The inputs that an attack changes: the crops."""
         return self.classifier.crops_of(pixels_NCHW)
 
 
 def as_pixels(images_NCHW: Tensor, encoder: nn.Module) -> Tensor:
-    """uint8 images as pixels in [0, 1], in the type and on the device of the encoder's weights."""
+    """Convert uint8 images to pixels in [0, 1], in the type and on the device of the encoder's weights."""
     weight = next(encoder.parameters())
     return to_device(images_NCHW, weight.device).to(weight.dtype) / 255
 
@@ -137,13 +137,13 @@ def as_pixels(images_NCHW: Tensor, encoder: nn.Module) -> Tensor:
 def in_batches(
     function: Callable[[Tensor], Tensor], inputs_N: Tensor, *, at_once: int, workers: DistributedContext = ALONE
 ) -> Tensor:
-    """What a function that treats each input by itself makes of many inputs, without gradients.
+    """Apply a function, which treats inputs independently, to many inputs in batches, without gradients.
 
     Args:
-        function: of a batch.
+        function: function of a batch.
         inputs_N: all inputs.
-        at_once: the largest batch.
-        workers: that share the inputs; all of them have the whole result.
+        at_once: largest size of a batch.
+        workers: workers that share the inputs; all get the complete result.
     """
     outputs_n = torch.cat([function(batch) for batch in workers.part(inputs_N).split(at_once)])
     return workers.gather(outputs_n, len(inputs_N))
@@ -152,17 +152,17 @@ def in_batches(
 def attacked_features(
     classifier: LinearClassifier, images: LabelledImages, attack: BoundAttack, *, at_once: int = BATCH
 ) -> Callable[[Tensor], Tensor]:
-    """What an adversarial phase of `probe.train_probe` reads.
+    """Build the source of features for an adversarial phase of `probe.train_probe`.
 
     Args:
-        classifier: with the head that is trained.
+        classifier: classifier with the head that is trained.
         images: the training images.
-        attack: on this classifier.
-        at_once: images that are encoded at once.
+        attack: attack on this classifier.
+        at_once: number of images that are encoded at once.
 
     Returns:
-        a function from indices_B of images, on any device, to the features_BF of those images, attacked through the
-        present head.
+        A function from indices_B of images, on any device, to the features_BF of those images, attacked through the
+        current head.
     """
 
     @torch.no_grad()

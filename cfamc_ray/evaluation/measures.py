@@ -1,4 +1,4 @@
-"""Numbers that are measured of an encoder beside its accuracies.
+"""Measures of an encoder besides its accuracies.
 
 Shapes: N images, F features.
 """
@@ -17,18 +17,18 @@ from cfamc_ray.method.parallel import DistributedContext
 
 
 class Measure(Protocol):
-    """What a `MeasureConfig` builds."""
+    """A measure of an encoder; `MeasureConfig.build` gives one."""
 
     def __call__(
         self, encoder: SelfSupervisedEncoder, images: LabelledImages, *, at_once: int, workers: DistributedContext
     ) -> float:
-        """The number.
+        """Compute the measure.
 
         Args:
-            encoder: frozen, in evaluation mode.
+            encoder: frozen encoder, in evaluation mode.
             images: validation images.
-            at_once: images that the encoder should see at once.
-            workers: that share the images; all of them call this and must return the same number.
+            at_once: number of images that the encoder should process at once.
+            workers: workers that share the images; all call this and must return the same number.
         """
 
 
@@ -41,13 +41,13 @@ class EffectiveRank:
     def __call__(
         self, encoder: SelfSupervisedEncoder, images: LabelledImages, *, at_once: int, workers: DistributedContext
     ) -> float:
-        """See `Measure`; from 1 to the smaller of the numbers of images and of features."""
+        """See `Measure`; the result is between 1 and the smaller of the numbers of images and features."""
         reader = LinearClassifier(encoder, nn.Identity(), features=self.config.features)
         return effective_rank(encode(reader, images.images_NCHW, at_once=at_once, workers=workers))
 
 
 def effective_rank(features_NF: torch.Tensor) -> float:
-    """E to the entropy of the singular values, normalised to add up to 1; 0 where all features are 0."""
+    """Exponential of the entropy of the singular values, normalised to sum 1; 0 if all features are 0."""
     values_K = torch.linalg.svdvals(features_NF.double())
     shares_K = values_K / values_K.sum().clamp_min(torch.finfo(torch.float64).tiny)
     return float(torch.special.entr(shares_K).sum().exp()) if values_K.any() else 0.0

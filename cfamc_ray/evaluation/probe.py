@@ -14,7 +14,7 @@ from cfamc_ray.config.heads import HeadConfig, ProbeConfig
 from cfamc_ray.method.optimizer import build_scheduler
 
 MEMORY = 10
-"""Past steps that L-BFGS keeps."""
+"""Number of past steps that L-BFGS stores."""
 
 
 def fit_probe(
@@ -26,15 +26,15 @@ def fit_probe(
     Wolfe line search from zero, in the features' type); the standardisation is then folded into the returned layer.
 
     Args:
-        features_NF: of the training images, float32 or float64.
+        features_NF: features of the training images, float32 or float64.
         labels_N: classes from 0 to classes - 1.
-        classes: K.
-        l2: strength, positive.
-        tolerance: the fit ends when no entry of the gradient exceeds it.
-        iterations: the fit ends after so many at the latest.
+        classes: number of classes (K).
+        l2: strength of the L2 penalty, positive.
+        tolerance: the fit ends when no entry of the gradient exceeds it in absolute value.
+        iterations: largest number of iterations.
 
     Returns:
-        a layer from F features, as they are, to K logits; its parameters need no gradient.
+        A layer from F unstandardised features to K logits; its parameters need no gradient.
     """
     mean_F, spread_F = features_NF.mean(0), features_NF.std(0, correction=0)
     scale_F = torch.where(spread_F > 0, 1 / spread_F.clamp(min=torch.finfo(spread_F.dtype).tiny), 0.0)
@@ -59,7 +59,7 @@ def fit_probe(
 
     with torch.enable_grad():
         optimizer.step(objective)
-    # No initial weights: drawing them would move the process's global random state.
+    # No initial weights: drawing them would change the process's global random state.
     head: nn.Linear = nn.utils.skip_init(
         nn.Linear, features_NF.shape[1], classes, device=features_NF.device, dtype=features_NF.dtype
     )
@@ -82,12 +82,12 @@ def fit_converged(features_NF: Tensor, labels_N: Tensor, *, classes: int, config
 
 
 def default_head(features_NF: Tensor, classes: int, *, seed: int) -> nn.Linear:
-    """A layer with torch's default initial weights, in the features' type and on their device.
+    """Create a layer with torch's default initial weights, in the features' type and on their device.
 
     Args:
-        features_NF: what the layer is for.
-        classes: K.
-        seed: of the weights; the process's global random state is left alone.
+        features_NF: inputs of the layer.
+        classes: number of classes (K).
+        seed: seed of the weights; the process's global random state does not change.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the GPUs
@@ -103,17 +103,16 @@ def train_probe(
     generator: torch.Generator,
     attacked_features: Callable[[Tensor], Tensor] | None = None,
 ) -> None:
-    """Train a head in place on the mean cross-entropy of shuffled minibatches, the last of an epoch being smaller.
+    """Train a head in place on the mean cross-entropy of shuffled minibatches; the last of an epoch may be smaller.
 
     Args:
-        head: from F features to K logits; its parameters need no gradient afterwards.
-        config: optimizer and phases, which share it; none leave the head as it is.
-        features_NF: of the training images, what clean phases read.
+        head: layer from F features to K logits; its parameters need no gradient afterwards.
+        config: optimizer and phases, which share the optimizer; without phases the head does not change.
+        features_NF: features of the training images, for clean phases.
         labels_N: classes from 0 to K - 1, on the features' device.
-        generator: of the order of the images, on the CPU.
-        attacked_features: what adversarial phases read: indices_B of images, on the device of the labels, to the
-            features_BF of those images attacked through the head as it is at the moment
-            (`classifier.attacked_features`).
+        generator: generator of the order of the images, on the CPU.
+        attacked_features: for adversarial phases: maps indices_B of images, on the device of the labels, to the
+            features_BF of those images, attacked through the current head (`classifier.attacked_features`).
     """
     head.requires_grad_(True)
     optimizer = _optimizer(head, config)

@@ -1,4 +1,4 @@
-"""What a protocol measures of a finished encoder on the test split: a head, clean accuracy, and attack by attack.
+"""Run a protocol on a finished encoder and the test split: fit a head, and measure clean and robust accuracy.
 
 Shapes: N images, C/H/W channels/height/width, F features.
 """
@@ -29,7 +29,7 @@ from cfamc_ray.evaluation.probe import default_head, fit_converged, train_probe
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
 
 OnProgress = Callable[[str, float, int, int], None]
-"""Called with the label of an attack, its radius, how many images it is done with, and how many there are."""
+"""Called with the label of an attack, its radius, and the numbers of finished and of all images."""
 
 
 def run_protocol(
@@ -42,24 +42,23 @@ def run_protocol(
     crops: CropsConfig,
     on_progress: OnProgress = lambda *_: None,
 ) -> Iterator[Measurement]:
-    """Fit a head on the frozen encoder and measure it: first clean, then each radius, attack by attack.
+    """Fit a head on the frozen encoder and evaluate it: first clean, then at each radius, attack by attack.
 
     Everything is computed in the type of the weights, without autocast.
 
     Args:
-        encoder: is left in the mode it was in.
-        training: labelled images that the head is fitted on.
-        test: images that it is measured on, in an order of which every prefix is a fair sample, as `load_test` gives
-            them; the protocol's counts take the first ones.
+        encoder: encoder to evaluate, whose mode is restored.
+        training: labelled images on which the head is fitted.
+        test: test images in a stratified order, as `load_test` gives them; the protocol's counts take the first ones.
         classes: number of classes.
-        protocol: what is measured.
-        crops: size, scale and ratio of the crops, where the protocol reads crops.
+        protocol: head, attacks and sample sizes.
+        crops: size, scale and ratio of the crops, if the protocol reads crops.
         on_progress: called before and after each batch of an attack.
 
     Raises:
-        FloatingPointError: where the encoder's features are not finite.
-        AttackInvalid: where an attack doubts its own result.
-        ValueError: where an attack cannot compute in the type of the weights.
+        FloatingPointError: if the encoder's features are not finite.
+        AttackInvalid: if an attack's result cannot be trusted.
+        ValueError: if an attack cannot compute in the type of the weights.
     """
     check_weights(encoder, protocol.attacks)
     generator = torch.Generator().manual_seed(protocol.seed)
@@ -99,19 +98,19 @@ def measure_on(
 
     Args:
         data: the data set.
-        encoder: to be measured.
-        protocol: what is measured.
-        crops: size, scale and ratio of the crops, where the protocol reads crops.
-        device: where it is computed.
-        on_progress: as for `run_protocol`.
+        encoder: encoder to evaluate.
+        protocol: head, attacks and sample sizes.
+        crops: size, scale and ratio of the crops, if the protocol reads crops.
+        device: device of the computation.
+        on_progress: as in `run_protocol`.
 
     Raises:
-        InputError: where the data cannot be read.
-        FloatingPointError, AttackInvalid: as `run_protocol` does.
+        InputError: if the data cannot be read.
+        FloatingPointError, AttackInvalid: as `run_protocol`.
     """
     splits = load_splits(data)
     return run_protocol(
-        encoder.to(device, torch.float32),  # whatever it was trained in: attacks need float32 at least
+        encoder.to(device, torch.float32),  # whatever its training precision: attacks need at least float32
         splits.probe,
         load_test(data, images=protocol.images),
         classes=splits.classes,
@@ -131,16 +130,16 @@ def fit_classifier(
     generator: torch.Generator,
     at_once: int = BATCH,
 ) -> LinearClassifier:
-    """The frozen encoder under the protocol's head.
+    """Fit the protocol's head on the frozen encoder.
 
     Args:
-        encoder: frozen.
+        encoder: frozen encoder.
         training: labelled images.
         classes: number of classes.
-        protocol: of which the head and the seed count.
+        protocol: protocol of which the head and the seed are used.
         views: crops that the head reads; None for the whole image.
-        generator: of the order of the images and the starts of attacks, on the CPU.
-        at_once: images that the encoder sees at once.
+        generator: generator of the order of the images and the starts of attacks, on the CPU.
+        at_once: number of images that the encoder processes at once.
     """
     config = protocol.head
     classifier = LinearClassifier(encoder, nn.Identity(), features=config.features, views=views)
@@ -173,7 +172,7 @@ def _attacked(
     at_once: int,
     on_progress: OnProgress,
 ) -> Iterator[Measurement]:
-    """What stays right at one radius; each attack sees only what those before it left right."""
+    """Measure the attacks at one radius; each attacks only images that are still classified correctly."""
     target = EachCrop(classifier) if protocol.attack_each_crop else classifier
     before: tuple[str, ...] = ()
     for config, count in protocol.stages(epsilon):

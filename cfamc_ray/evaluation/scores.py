@@ -1,4 +1,4 @@
-"""What a search measures after an epoch: a linear probe, clean accuracy and robust accuracy on validation images.
+"""The evaluation in a search: a linear probe, clean accuracy and robust accuracy on validation images.
 
 Shapes: N images, F features.
 """
@@ -29,16 +29,16 @@ from cfamc_ray.method.parallel import ALONE, DistributedContext
 
 @dataclass(frozen=True)
 class Scores:
-    """Accuracies as fractions, each beside the number of images that it is of."""
+    """Accuracies as fractions, with their numbers of images."""
 
     probe_accuracy: float
-    """On the images that the probe was fitted on."""
+    """Accuracy on the images on which the probe was fitted."""
     clean_accuracy: float
     robust_accuracy: float
     validation_images: int
     attacked_images: int
     measures: Mapping[str, float] = field(default_factory=dict)
-    """By name, what else `evaluation.measures` asks for."""
+    """Further measures of `evaluation.measures`, by name."""
 
 
 def search_scores(
@@ -56,24 +56,24 @@ def search_scores(
     Everything is computed in the type of the weights, without autocast.
 
     Args:
-        encoder: is left in the mode it was in; of several workers all copy the buffers of the first.
+        encoder: encoder to evaluate, whose mode is restored; all workers copy the buffers of the first.
         probe_images: labelled training images.
-        validation_images: held out, in an order of which every prefix is a fair sample, as `load_splits` gives them;
-            the first `attacked_images` of them are attacked.
+        validation_images: held-out images in a stratified order, as `load_splits` gives them; the first
+            `attacked_images` of them are attacked.
         classes: number of classes.
         config: probe, attack and its radius.
-        generator: for the attack's random numbers, on the CPU.
-        workers: that share the images; all of them call this with the same arguments, and have the same scores.
+        generator: generator of the attack's random numbers, on the CPU.
+        workers: workers that share the images; all call this with the same arguments, and get the same scores.
 
     Raises:
-        FloatingPointError: where the encoder's features are not finite; on all workers.
-        AttackInvalid: where the attack doubts its own result; on all workers.
-        ValueError: where the attack cannot compute in the type of the weights.
+        FloatingPointError: on all workers, if the encoder's features are not finite.
+        AttackInvalid: on all workers, if the attack's result cannot be trusted.
+        ValueError: if the attack cannot compute in the type of the weights.
     """
     check_weights(encoder, [config.attack])
     side = probe_images.images_NCHW.shape[-1]
     at_once = config.batch_images or images_at_once(encoder, side, features=config.head.features)
-    workers.as_first(encoder.buffers())  # each has batch norm's statistics from its own last minibatch
+    workers.as_first(encoder.buffers())  # batch norm's statistics come from each worker's own last minibatch
     with frozen(encoder):
         classifier = LinearClassifier(encoder, nn.Identity(), features=config.head.features)
         features_NF = encode(classifier, probe_images.images_NCHW, at_once=at_once, workers=workers)

@@ -1,1 +1,1 @@
-"""What the operating system gives: files, processes, memory."""
+"""The operating system: files, processes, memory."""

@@ -1,4 +1,4 @@
-"""Files that a reader, a crash or a power cut never leaves half written, and damaged ones that are set aside."""
+"""Atomic writes that survive a crash or a power cut, and damaged files that are set aside."""
 
 import errno
 import os
@@ -8,18 +8,18 @@ from itertools import count
 from pathlib import Path
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-"""A disk is full, or a user's quota."""
+"""Codes of a full disk, and of an exceeded quota."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; what is written there replaces the file, durably, once the block ends.
+    """Yield a temporary path next to `path`; the file written there replaces `path` durably when the block ends.
 
-    The data are flushed to disk before the rename and the folder after it, so the disk holds the old file or the new
-    one, whenever the power fails.
+    The data are flushed to disk before the rename, and the folder after it, so the disk holds the old or the new file
+    whenever the power fails.
 
     Args:
-        path: of the file; its folder exists.
+        path: path of the file, in an existing folder.
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
@@ -28,7 +28,7 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.replace(path)
     except BaseException as error:
         if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # a write that a full disk ends names no file
+            error.filename = str(path)  # the error of a write on a full disk names no file
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
@@ -42,7 +42,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _flush(path: Path) -> None:
-    """Bring a file's data, or a folder's names, to disk; some network file systems cannot, and say so."""
+    """Flush a file's data, or a folder's names, to disk; some network file systems do not support this."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -54,11 +54,11 @@ def _flush(path: Path) -> None:
 
 
 class DiskFullError(Exception):
-    """There is no room for a file; what could not be written is no fault of what wrote it."""
+    """The disk is full, so a file could not be written."""
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an error says that a disk, or a user's quota, is full; libraries say so in words of their own."""
+    """Whether an error means that a disk or a user's quota is full; libraries use their own messages."""
     if isinstance(error, DiskFullError) or getattr(error, "errno", None) in FULL:
         return True
     words = (os.strerror(errno.ENOSPC), "disk is full", "PytorchStreamWriter failed writing", "unexpected pos")
@@ -66,7 +66,7 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def is_text(name: str) -> bool:
-    """Whether a name can be written down: a file system takes any bytes for one, text files and Ray take UTF-8."""
+    """Whether a file name can be encoded in UTF-8, as text files and Ray need; file systems allow any bytes."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -75,10 +75,10 @@ def is_text(name: str) -> bool:
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a damaged file or folder, so that nothing reads it and nothing of it is lost.
+    """Rename a damaged file or folder, so that it is not read but kept.
 
     Returns:
-        its new path: ``NAME.damaged``, or with a number where that exists.
+        Its new path: ``NAME.damaged``, with a number if that exists.
     """
     names = (f"{path.name}.damaged{f'-{number}' if number else ''}" for number in count())
     target = next(path.with_name(name) for name in names if not path.with_name(name).exists())

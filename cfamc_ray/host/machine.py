@@ -1,4 +1,4 @@
-"""What this machine lets a process use: a container's limits rather than what its host has."""
+"""Memory and cores that this process may use, by the limits of its container, not those of the host."""
 
 import math
 import os
@@ -8,11 +8,11 @@ from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
 OF_PROCESS = Path("/proc/self/cgroup")
-"""Lines of HIERARCHY:CONTROLLERS:PATH; cgroup v2 is the one of hierarchy 0 and no controllers."""
+"""File with lines HIERARCHY:CONTROLLERS:PATH; cgroup v2 has hierarchy 0 and no controllers."""
 
 
 def memory_bytes() -> int:
-    """Memory that this process and its children may use: the machine's, or the smallest limit of its cgroups."""
+    """Bytes of memory that this process and its children may use, by the limits of the machine and of its cgroups."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for group in _groups("memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):  # v2, v1
@@ -21,7 +21,7 @@ def memory_bytes() -> int:
 
 
 def cores() -> int:
-    """CPU cores that this process and its children may use at once: by affinity, and by the quota of its cgroups."""
+    """CPU cores that this process and its children may use at once, by affinity and by the quota of its cgroups."""
     limits = [float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)]
     for group in _groups("cpu"):
         quota, period = [*_words(group / "cpu.max"), "", ""][:2]  # v2
@@ -33,7 +33,7 @@ def cores() -> int:
 
 
 def _groups(controller: str) -> Iterator[Path]:
-    """Folders of the cgroups whose limits hold for this process, of both versions; inside a container also the root."""
+    """Folders of the cgroups that limit this process, of both versions; inside a container also the root."""
     for line in _lines(OF_PROCESS):
         _, controllers, path = [*line.split(":", maxsplit=2), "", ""][:3]
         root = CGROUPS if not controllers else CGROUPS / controller

@@ -1,4 +1,4 @@
-"""A command's process: the signals that end it, and output that cannot be written or has no letter for what is said."""
+"""The process of a command: signals that end it, and output streams that cannot be written or encoded."""
 
 import errno
 import io
@@ -18,12 +18,12 @@ from cfamc_ray.host.files import FULL
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 CLOSED = (errno.EPIPE, errno.EIO)
-"""The reader of a pipe has gone, or the terminal has."""
+"""Codes of a pipe or terminal that was closed."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POSTPONE_SECONDS = 0.1
-"""After which a signal that came during an import is looked at again."""
+"""Seconds after which a signal that came during an import is handled again."""
 MOST_POSTPONEMENTS = 200
-"""In a row: a command may itself run during the import of somebody's module."""
+"""Largest number of postponements in a row, because a command may itself run during an import."""
 _command = threading.Event()
 """Set while a command runs."""
 _postponed: list[int] = []
@@ -32,30 +32,30 @@ _codes: list[int] = []
 
 _actions: list[Callable[[], object]] = []
 _lost: set[int] = set()
-"""Descriptors of streams that a full disk had no room for."""
+"""Descriptors of streams whose output was lost because a disk was full."""
 
 
 def is_command() -> bool:
-    """Whether this process is a command's, which handles its signals, redirects its output and may end it.
+    """Whether this process runs a command, which handles its signals, redirects its output and may end it.
 
-    A program or notebook that calls the package keeps all of that to itself.
+    In a program or notebook that calls the package, none of this happens.
     """
     return _command.is_set()
 
 
 def exit_code_of_interruption() -> int:
-    """130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
+    """Exit code of an interrupted command: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
     return _codes[0] if _codes else INTERRUPTED
 
 
 def before_end(action: Callable[[], object]) -> None:
-    """Have something done also where `end_now` ends a command; of several actions the last one is done first."""
+    """Register an action that `end_now` runs before it ends a command; the last registered runs first."""
     if is_command():
         _actions.append(action)
 
 
 def end_now(code: int) -> NoReturn:
-    """End the process from any thread, after what `before_end` was given; nothing else is waited for.
+    """End the process from any thread, after the actions of `before_end`, without waiting for anything else.
 
     Args:
         code: exit code, unless a signal came before.
@@ -67,14 +67,14 @@ def end_now(code: int) -> NoReturn:
 
 
 def heed_signals() -> None:
-    """Have a command take SIGTERM and SIGHUP for Ctrl-C from now on; Ray's own handlers undo it when it starts.
+    """Make a command treat SIGTERM and SIGHUP as Ctrl-C from now on; Ray's own handlers undo this when Ray starts.
 
-    During an import all three wait for its end, because a module that is half imported may swallow the interruption, or
-    fail when Python ends.
+    During an import all three are postponed, because a partly imported module may swallow the interruption, or fail
+    when Python ends.
     """
     if is_command() and threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
-            # nohup has SIGHUP ignored, and a shell that starts a command in the background SIGINT
+            # nohup ignores SIGHUP, and a shell ignores SIGINT for a command in the background
             if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, _interrupt)
 
@@ -89,13 +89,13 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     _codes.append(128 + number)
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell has it for what it starts in the background
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background command
         raise KeyboardInterrupt
-    signal.raise_signal(signal.SIGINT)  # for which Tune may have a handler of its own
+    signal.raise_signal(signal.SIGINT)  # Tune may have its own handler
 
 
 def _imports(frame: FrameType | None) -> bool:
-    """Whether a module is being imported in a frame or around it."""
+    """Whether a module is being imported in a frame or in an outer frame."""
     while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
         frame = frame.f_back
     return frame is not None
@@ -103,7 +103,7 @@ def _imports(frame: FrameType | None) -> bool:
 
 @contextmanager
 def signals_restored() -> Iterator[None]:
-    """Give the signals that end a program, and those that Tune listens for, their handlers back at the end."""
+    """Restore the handlers of signals that end a program or that Tune uses, at the end of the block."""
     handlers = {}
     if threading.current_thread() is threading.main_thread():
         handlers = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGUSR1)}
@@ -117,24 +117,24 @@ def signals_restored() -> Iterator[None]:
 
 @contextmanager
 def logging_to(handler: logging.Handler, *, name: str) -> Iterator[None]:
-    """Send what a logger is told to one handler alone.
+    """Send the messages of a logger to only one handler.
 
     Args:
-        handler: closed at the end.
-        name: of the logger.
+        handler: the handler, closed at the end.
+        name: name of the logger.
     """
     logger = logging.getLogger(name)
-    known = logger.handlers, logger.propagate
+    before = logger.handlers, logger.propagate
     logger.handlers, logger.propagate = [handler], False
     try:
         yield
     finally:
-        logger.handlers, logger.propagate = known
+        logger.handlers, logger.propagate = before
         handler.close()
 
 
 class _Stderr(logging.Handler):
-    """Says the message alone, on what stderr is then."""
+    """Prints only the message, on the current stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(record.getMessage(), file=sys.stderr, flush=True)
@@ -142,7 +142,7 @@ class _Stderr(logging.Handler):
 
 @contextmanager
 def command_process() -> Iterator[None]:
-    """Around a command: its signals are heeded, and what it says is never what ends it."""
+    """Run a command: handle its signals, and never fail because of its output."""
     _codes.clear()
     _actions.clear()
     _lost.clear()
@@ -161,7 +161,7 @@ def command_process() -> Iterator[None]:
 def _lasting_streams() -> Iterator[None]:
     streams = sys.stdout, sys.stderr
     while (free := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass  # a standard stream that was closed stays taken: the next file to be opened must not get its place
+        pass  # occupy closed standard streams, so that the next opened file does not get their descriptors
     os.close(free)
     sys.stdout, sys.stderr = map(_lasting, streams)
     try:
@@ -169,13 +169,13 @@ def _lasting_streams() -> Iterator[None]:
     finally:
         sys.stdout.flush()
         if _lost:
-            print("Some of the output is lost: there was no room for it on its disk", file=sys.stderr)
+            print("Some of the output is lost, because its disk was full", file=sys.stderr)
         sys.stderr.flush()
         sys.stdout, sys.stderr = streams
 
 
 def _lasting(stream: TextIO | None) -> TextIO:
-    """A standard stream that outlasts its reader; one that a program has put in its place stays as it is."""
+    """A standard stream that survives its reader; a stream that a program has set does not change."""
     if stream is None:  # the command was started with the stream closed
         return lasting_stream(os.open(os.devnull, os.O_WRONLY), encoding="utf-8", close=True)
     if not isinstance(stream, io.TextIOWrapper):
@@ -189,14 +189,14 @@ def _lasting(stream: TextIO | None) -> TextIO:
 
 
 def lasting_stream(descriptor: int, *, encoding: str, line_buffering: bool = False, close: bool = False) -> TextIO:
-    """A text stream that goes on in silence once nobody reads it, and shows ``?`` for a letter that it cannot show.
+    """A text stream that ignores a closed reader, and writes ``?`` for characters that it cannot encode.
 
-    What a full disk has no room for is lost; what is written after it got room is kept.
+    Output on a full disk is lost; output after space is available again is kept.
 
     Args:
-        descriptor: of the open file.
-        encoding: of the text.
-        line_buffering: whether every line is written at once.
+        descriptor: descriptor of the open file.
+        encoding: encoding of the text.
+        line_buffering: whether every line is flushed at once.
         close: whether the file is closed with the stream.
     """
     file = io.BufferedWriter(io.FileIO(descriptor, "w", closefd=close))
@@ -218,7 +218,7 @@ class _Lasting(io.TextIOWrapper):
             self._drop(error)
 
     def _drop(self, error: OSError) -> None:
-        """Write to nowhere what cannot be written: all that follows, or, where a disk is full, what is there now."""
+        """Discard output that cannot be written: all further output, or only the buffered output if a disk is full."""
         if error.errno not in (*CLOSED, *FULL):
             raise error
         with os.fdopen(os.dup(self.fileno()), "wb", 0) as kept, Path(os.devnull).open("wb") as nothing:

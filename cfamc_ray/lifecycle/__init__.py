@@ -1,1 +1,1 @@
-"""The life of a study and of a run, from Python or from a command."""
+"""Begin, resume, evaluate and confirm studies and runs, for the Python API and the commands."""

@@ -1,4 +1,4 @@
-"""What has to hold before a study begins or is resumed: its folder, its images, a single driver."""
+"""Checks before a study begins or is resumed: its folder, its images, a single driver."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,16 +29,16 @@ def check_folder(
     resume: bool,
     over: Callable[[Sequence[TrialRecord]], StopReason | None] | None = None,
 ) -> bool:
-    """Whether a study is finished; one that is not may begin, or be resumed, in its folder.
+    """Return whether a study is finished, and check that an unfinished one may begin or resume in its folder.
 
     Args:
-        config: of the study.
-        folder: of the study.
-        resume: whether an unfinished one is resumed.
-        over: why no further trial is to start; unless given, once `budget.trials` have begun.
+        config: config of the study.
+        folder: folder of the study.
+        resume: whether an unfinished study is resumed.
+        over: function that gives the reason to start no further trial; by default `budget.trials` have begun.
 
     Raises:
-        InputError: where it holds another study, or an unfinished one without `resume`, or none to resume.
+        InputError: if the folder holds another study, an unfinished one without `resume`, or none to resume.
     """
     records, damaged = read_trials(folder), damaged_records(folder)
     if not records and not damaged and not (folder / STUDY).exists():
@@ -64,27 +64,27 @@ def check_folder(
 
 
 def check_data(config: Config, trials: Iterable[TrialConfig], *folders: Path) -> Digests:
-    """Refuse bad data, and have it downloaded once, before any trial trains; warn of sizes that do not fit together.
+    """Check and download the data before any trial trains, and warn if sizes of crops and images do not match.
 
     Args:
-        config: of the study.
-        trials: whose images are looked at.
-        folders: of studies that are about the same images.
+        config: config of the study.
+        trials: trials whose images are checked.
+        folders: folders of studies that must have the same images.
 
     Returns:
-        digests of the images that all trials share, to be noted beside the study.
+        Digests of the images that all trials share, to be recorded with the study.
 
     Raises:
-        InputError: where a trial's images are missing, too few, not what they should be, or others than a folder's.
+        InputError: if a trial's images are missing, too few, invalid, or differ from those of a folder.
     """
     from cfamc_ray.cost.work import scale_remark  # noqa: PLC0415
     from cfamc_ray.data.content import content_digest  # noqa: PLC0415 (torch is slow to import, and not needed above)
     from cfamc_ray.data.splits import load_splits  # noqa: PLC0415
 
-    looked_at = list(trials)
-    for data, judged_on in dict.fromkeys((trial.data, trial.judged_on) for trial in looked_at):
+    checked = list(trials)
+    for data, judged_on in dict.fromkeys((trial.data, trial.judged_on) for trial in checked):
         load_splits(data, judged_on=judged_on)
-    for remark in dict.fromkeys(scale_remark(trial.crops.size, trial.judged_on) for trial in looked_at):
+    for remark in dict.fromkeys(scale_remark(trial.crops.size, trial.judged_on) for trial in checked):
         if remark:
             logger.warning("warning: %s", remark)
     digests = {key: content_digest(data) for key, data in data_of(config).items()}
@@ -95,13 +95,13 @@ def check_data(config: Config, trials: Iterable[TrialConfig], *folders: Path) ->
 
 @contextmanager
 def driving(folder: Path) -> Iterator[None]:
-    """Hold a study's folder as its only driver, and set aside first what is damaged in it.
+    """Lock a study's folder as its only driver, and set aside damaged files.
 
     Args:
-        folder: of the study, or of a scaling study's cells; made if missing.
+        folder: folder of the study, or of a scaling study's cells; created if missing.
 
     Raises:
-        InputError: as `only_driver` does.
+        InputError: as `only_driver`.
     """
     with only_driver(folder):
         for line in set_damaged_aside(folder):
@@ -110,19 +110,19 @@ def driving(folder: Path) -> Iterator[None]:
 
 
 def warn_of_damage(study: Path) -> None:
-    """Warn of the files of trials or cells that a reader leaves out; the next driver sets them aside.
+    """Warn about damaged files of trials or cells, which are left out; the next driver sets them aside.
 
     Args:
-        study: its folder, or that of a scaling study's cells.
+        study: folder of the study, or of a scaling study's cells.
     """
     for file in [*damaged_records(study), *damaged_cells(study)]:
-        if file.path.name == STUDY:  # without it nothing is read
+        if file.path.name == STUDY:  # without this file nothing is read
             continue
         logger.warning("warning: %s: damaged or missing (%s), and left out", file.path, file.why)
 
 
 def _different(config: StudyConfig, folder: Path, records: Sequence[TrialRecord]) -> list[str]:
-    """Keys in which a folder's study is another one; where its study.yaml is lost, its trials tell the space."""
+    """Keys in which a folder's study differs; if its study.yaml is lost, its trials are compared with the space."""
     try:
         begun_with = read_config(folder).identity()
     except InputError:

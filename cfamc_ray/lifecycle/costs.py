@@ -1,4 +1,4 @@
-"""What trials cost: their work, counted, and their time and memory as a scaling study measured them."""
+"""Costs of trials: their counted work, and their time and memory by the model of a scaling study."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from cfamc_ray.scaling.system import read_costs
 def trial_work(trial: TrialConfig) -> Work:
     """The work of a trial: its training and its evaluation.
 
-    PyTorch, which counts it, is imported by the first call only, since it is slow to import.
+    PyTorch, which counts it, is imported only by the first call, because importing it is slow.
     """
     from cfamc_ray.cost import work as cost  # noqa: PLC0415
 
@@ -19,13 +19,13 @@ def trial_work(trial: TrialConfig) -> Work:
 
 
 def cost_model(scaling_study: Path | str | None, study: StudyConfig) -> CostModel | None:
-    """The models of time and memory that a scaling study has fitted; None without one.
+    """The cost model that a scaling study has fitted; None without a scaling study.
 
     Args:
         scaling_study: folder of the scaling study.
-        study: whose trials they are to describe.
+        study: study whose costs it predicts.
 
     Raises:
-        InputError: where the folder holds no model for such trials.
+        InputError: if the folder holds no model for such trials.
     """
     return None if scaling_study is None else read_costs(Path(scaling_study), study, trial_work)

@@ -1,4 +1,4 @@
-"""A run's encoder measured on the test split by a protocol."""
+"""Evaluate a run's encoder on the test split by a protocol."""
 
 import sys
 import time
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 def evaluate_run(
     run: Run, data: DataConfig, protocol: ProtocolConfig, device: "torch.device", *, out: Path | None, detail: Detail
 ) -> Evaluation:
-    """Fit a head on the frozen encoder and attack both; nothing is written.
+    """Fit a head on the frozen encoder, and measure clean and robust accuracy; nothing is written.
 
     Args:
-        run: whose encoder it is.
-        data: that it is probed and tested on.
-        protocol: what is measured.
-        device: where it is computed.
-        out: path of the record; evaluations/… in the trial's folder unless given.
-        detail: how much is printed meanwhile.
+        run: run whose encoder is evaluated.
+        data: data set of the probe and the test.
+        protocol: head, attacks and sample sizes.
+        device: device of the computation.
+        out: path of the record; by default evaluations/… in the trial's folder.
+        detail: amount of progress output.
     """
     from cfamc_ray.data.splits import describe_test  # noqa: PLC0415 (torch is slow to import)
     from cfamc_ray.evaluation.attacks import AttackInvalid  # noqa: PLC0415
@@ -48,9 +48,10 @@ def evaluate_run(
     problem = ""
     try:
         with ProgressView("probe", 0, sys.stdout, detail=detail) as view:
-            for found in measure(run, data, protocol, device, view):
-                measured.append(found)
-                view.say(f"  {_at(found.title, found.epsilon)}: {format_quantity('fraction', found.accuracy)}")
+            for measurement in measure(run, data, protocol, device, view):
+                measured.append(measurement)
+                shown = format_quantity("fraction", measurement.accuracy)
+                view.say(f"  {_at(measurement.title, measurement.epsilon)}: {shown}")
     except (AttackInvalid, FloatingPointError) as error:
         problem = str(error)
     seconds = time.perf_counter() - started
@@ -61,7 +62,7 @@ def evaluate_run(
         "environment": environment(),
         "published": published(run, data),
         "test_sample": describe_test(data, images=protocol.images),
-        "results": [found.record() for found in measured],
+        "results": [measurement.record() for measurement in measured],
         "problem": problem,
     }
     return Evaluation(run, data, measured, problem, record, path, seconds)
@@ -70,7 +71,7 @@ def evaluate_run(
 def measure(
     run: Run, data: DataConfig, protocol: ProtocolConfig, device: "torch.device", view: ProgressView
 ) -> Iterator["Measurement"]:
-    """Measure the encoder, showing how far it is."""
+    """Measure the encoder, and show the progress."""
     from cfamc_ray.evaluation.protocols import measure_on  # noqa: PLC0415 (torch is slow to import)
     from cfamc_ray.method.encoder import load_encoder  # noqa: PLC0415
     from cfamc_ray.training.allocator import keep_freed_memory  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""Which encoder is evaluated, on which images and by which protocol, checked before anything is computed."""
+"""Plan an evaluation: encoder, images and protocol, checked before anything is computed."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Device = Literal["auto", "cpu", "cuda"]
-"""Where something is computed; auto is a GPU where there is one."""
+"""Device of a computation; auto is a GPU if there is one."""
 
 PLACE = "data.path="
-"""Of ``--set``: where the run's own images lie now."""
+"""Prefix of the override that gives the current path of the run's own images."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A trained encoder, or its initial weights, and where it comes from."""
+    """A trained encoder, or its initial weights, and its origin."""
 
     name: str
     folder: Path
-    """Folder of the trial, below which the record is written."""
+    """Folder of the trial, in which the record is written."""
     trial: TrialConfig
     recipe: str | None
-    """Recipe that the trial starts from, whose published results are shown beside."""
+    """Recipe of the trial, whose published results are shown for comparison."""
     encoder: Path | None
     """File of the weights; None: the initial weights."""
     study: StudyConfig | None = None
@@ -49,11 +49,11 @@ class Run:
 
 
 class Plan(NamedTuple):
-    """A run, and what is to be measured of it, on which data and where."""
+    """A run, with the data, protocol and device of its evaluation."""
 
     run: Run
     data: DataConfig
-    """Images that the head is fitted and tested on."""
+    """Data set on which the head is fitted and tested."""
     protocol: ProtocolConfig
     device: "torch.device"
 
@@ -69,34 +69,34 @@ def planned_evaluations(
     device: Device = "auto",
     plugins: Iterable[str] = (),
 ) -> list[Plan]:
-    """What each protocol is to measure of a run, checked before anything is computed.
+    """Plan an evaluation of a run for each protocol, checked before anything is computed.
 
     Args:
         run: folder of a run or of a trial; with `untrained` also a recipe.
         protocols: names of `PROTOCOLS`.
-        head: another one of `HEADS` than the protocol's.
-        overrides: ``key=value`` of a protocol, or ``data.path=PATH`` where the run's images lie now.
-        transfer: other images to probe and test on: cifar10, cifar100, digits, npz:PATH or imagefolder:PATH.
+        head: name in `HEADS` of another head than the protocol's.
+        overrides: ``key=value`` of a protocol, or ``data.path=PATH``, the current path of the run's images.
+        transfer: another data set to probe and test on: cifar10, cifar100, digits, npz:PATH or imagefolder:PATH.
         untrained: evaluate the initial weights.
-        device: where it is computed.
-        plugins: modules that register attacks, beside those that the run's study names.
+        device: device of the computation.
+        plugins: modules that register attacks, besides those of the run's study.
 
     Raises:
-        InputError: for whatever is wrong with any of them.
+        InputError: if any of the arguments is wrong.
     """
     import_plugins(plugins)
     places = [text for text in overrides if text.startswith(PLACE)]
     others = [text for text in overrides if text not in places]
-    found = find_run(run, untrained=untrained)  # first, since it imports the plugins of the run's study
+    planned = find_run(run, untrained=untrained)  # first, because it imports the plugins of the run's study
     resolved = [resolve_protocol(name, head=head, overrides=others) for name in protocols]
-    data = transfer_data(transfer, found.trial.data.side or 32) if transfer else own_data(found, places)
+    data = transfer_data(transfer, planned.trial.data.side or 32) if transfer else own_data(planned, places)
     where = device_of(device)
-    warn_of_scale(found.trial, data, resolved)
-    return [Plan(found, data, protocol, where) for protocol in resolved]
+    warn_of_scale(planned.trial, data, resolved)
+    return [Plan(planned, data, protocol, where) for protocol in resolved]
 
 
 def warn_of_scale(trial: TrialConfig, data: DataConfig, protocols: Sequence[ProtocolConfig]) -> None:
-    """Warn where an encoder is evaluated on images at another scale than the crops it was trained on."""
+    """Warn if an encoder is evaluated on images at another scale than its training crops."""
     from cfamc_ray.cost.work import scale_remark  # noqa: PLC0415 (torch is slow to import)
 
     remark = scale_remark(trial.crops.size, data)
@@ -105,10 +105,10 @@ def warn_of_scale(trial: TrialConfig, data: DataConfig, protocols: Sequence[Prot
 
 
 def find_run(name: str, *, untrained: bool) -> Run:
-    """The run that a folder, or with `untrained` a recipe's name, stands for.
+    """Find the run of a folder or, with `untrained`, of a recipe's name.
 
     Raises:
-        InputError: where there is none, or several.
+        InputError: if there is none, or more than one.
     """
     path = Path(name)
     if untrained and not path.exists() and name in recipe_names():
@@ -133,10 +133,10 @@ def find_run(name: str, *, untrained: bool) -> Run:
 
 
 def own_data(run: Run, places: Sequence[str]) -> DataConfig:
-    """The images that a run was trained for, where they lie now.
+    """The data set of a run, at its current path.
 
     Raises:
-        InputError: where they are missing, or others than those that the run's study began with.
+        InputError: if the images are missing, or differ from those with which the run's study began.
     """
     from cfamc_ray.data.content import content_digest  # noqa: PLC0415 (torch is slow to import)
 
@@ -152,7 +152,7 @@ def own_data(run: Run, places: Sequence[str]) -> DataConfig:
 
 
 def _find_trial(path: Path) -> TrialFolder:
-    """The one trial with an encoder in a trial's, a study's, or an enclosing folder."""
+    """The single trial with an encoder in a trial's, a study's, or an enclosing folder."""
     if not path.is_dir():
         known = f"; for a recipe's initial weights add --untrained: {', '.join(recipe_names())}"
         raise InputError(f"{path}: no such folder{known if path.name in recipe_names() else ''}")
@@ -192,7 +192,7 @@ def transfer_data(spec: str, image_size: int) -> DataConfig:
 
 
 def device_of(asked: Device) -> "torch.device":
-    """The device that was asked for, where it is here."""
+    """The requested device, if it exists on this machine."""
     import torch  # noqa: PLC0415
 
     if asked == "cuda" and not torch.cuda.is_available():

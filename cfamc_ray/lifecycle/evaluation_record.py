@@ -1,4 +1,4 @@
-"""What a protocol has measured of a run, the file that keeps it, and the published results beside it."""
+"""The result of an evaluation, its file, and the published results for comparison."""
 
 import hashlib
 import html
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a protocol has measured of a run."""
+    """The result of a protocol for a run."""
 
     run: Run
     data: DataConfig
     measured: Sequence["Measurement"]
-    """First without an attack, then each radius, attack by attack."""
+    """Measurements: first without an attack, then for each radius, attack by attack."""
     problem: str
-    """Why the result is not to be trusted; empty where it is."""
+    """Reason why the result cannot be trusted; empty if it can."""
     record: Mapping[str, Any]
-    """Every setting, the results and where they were computed, as the file at `path` has them."""
+    """Every setting, the results, and device and environment, as in the file at `path`."""
     path: Path
     seconds: float
-    """Duration of the evaluation, not rounded."""
+    """Unrounded duration of the evaluation in seconds."""
 
     @property
     def results(self) -> "pd.DataFrame":
-        """A row per attack and radius: its id and label, images, accuracy as a fraction, and its interval of 95 %."""
+        """A row per attack and radius: its id and label, images, accuracy as a fraction, and its 95 % interval."""
         import pandas as pd  # noqa: PLC0415 (slow to import)
 
         columns = ["attack", "label", "epsilon", "images", "accuracy", "low", "high"]
@@ -56,7 +56,7 @@ class Evaluation:
         """Write the record.
 
         Raises:
-            InputError: where it cannot be written.
+            InputError: if it cannot be written.
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ class Evaluation:
 
 
 def identity_of(run: Run, data: DataConfig, protocol: ProtocolConfig) -> dict[str, Any]:
-    """Every setting that a result depends on, as the record has it."""
+    """Every setting on which a result depends, as in the record."""
     return {
         "run": run.name,
         "encoder": "untrained" if run.encoder is None else str(run.encoder),
@@ -79,11 +79,11 @@ def identity_of(run: Run, data: DataConfig, protocol: ProtocolConfig) -> dict[st
 
 
 def record_path(run: Run, settings: dict[str, Any]) -> Path:
-    """Where a record is written unless a path is given: the same for the same settings, wherever the images lie.
+    """Default path of a record: equal for equal settings, wherever the images lie.
 
     Args:
-        run: that was evaluated.
-        settings: as `identity_of` gives them.
+        run: evaluated run.
+        settings: settings from `identity_of`.
     """
     unplaced = {"encoder": run.encoder is not None, "trial": without_paths(run.trial.model_dump(mode="json"))}
     identity = settings | unplaced | without_paths({"data": settings["data"]})
@@ -98,7 +98,7 @@ def published(run: Run, data: DataConfig) -> dict[str, Any] | None:
 
 
 def published_row(run: Run, data: DataConfig) -> PublishedRow | None:
-    """Accuracies in percent as published; None where there are none for this data set."""
+    """Published accuracies in percent; None if there are none for this data set."""
     if run.recipe is None or run.encoder is None or data.name != run.trial.data.name:
         return None
     published = read_recipe(run.recipe).published

@@ -1,4 +1,4 @@
-"""Studies and runs as they would run: resolved and checked, with nothing written."""
+"""Plans of studies and runs: resolved and checked, with nothing written."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from cfamc_ray.store.images import found_from
 
 @dataclass(frozen=True)
 class PlannedStudy:
-    """A study, or a run, as resolved, and the folder that it lies in."""
+    """A resolved study or run, and its folder."""
 
     folder: Path
     config: StudyConfig = field(repr=False)
@@ -26,31 +26,31 @@ class PlannedStudy:
 
 @dataclass(frozen=True)
 class PlannedScaling:
-    """A scaling study as resolved, and the folder that it lies in."""
+    """A resolved scaling study, and its folder."""
 
     folder: Path
     config: ScalingConfig = field(repr=False)
 
 
 def runs_folder(name: Path | str) -> Path:
-    """The folder that studies lie in, as a person named it.
+    """The folder of studies, from its name.
 
     Raises:
-        InputError: where it can be none.
+        InputError: if the name cannot be that of a folder.
     """
     if "://" in str(name):
         raise InputError(
             f"{name}: a study needs a folder that all its machines mount; --mirror keeps a copy in a bucket"
         )
     if not is_text(str(name)):
-        raise InputError(f"{str(name)!r}: its name is no text in UTF-8; name another folder")
+        raise InputError(f"{str(name)!r}: its name is not valid UTF-8; name another folder")
     return Path(name)
 
 
 def plan_study(
     space: Space, *, out: Path | str = "runs", overrides: Sequence[str] = (), plugins: Sequence[str] = ()
 ) -> PlannedStudy:
-    """Resolve a study; arguments and errors as for `cfamc_ray.run_study`."""
+    """Resolve a study; arguments and errors as in `cfamc_ray.run_study`."""
     source = space_source(space)
     config = resolve_study(source.tree(plugins), as_list(overrides, "overrides"), source=source.label)
     config = found_from(config, source.base_folder)
@@ -60,7 +60,7 @@ def plan_study(
 def plan_scaling(
     space: Space, *, out: Path | str = "runs", overrides: Sequence[str] = (), plugins: Sequence[str] = ()
 ) -> PlannedScaling:
-    """Resolve a scaling study; arguments and errors as for `cfamc_ray.run_scaling`."""
+    """Resolve a scaling study; arguments and errors as in `cfamc_ray.run_scaling`."""
     source = space_source(space)
     config = resolve_scaling(source.tree(plugins), as_list(overrides, "overrides"), source=source.label)
     config = found_from(config, source.base_folder)
@@ -78,7 +78,7 @@ def plan_run(
     device: Device = "auto",
     address: str | None = None,
 ) -> PlannedStudy:
-    """Resolve a run, which is a study of one trial; arguments and errors as for `cfamc_ray.train`."""
+    """Resolve a run, which is a study of one trial; arguments and errors as in `cfamc_ray.train`."""
     if workers < 1:
         raise InputError(f"--workers {workers}: must be at least 1")
     resources = {
@@ -102,7 +102,7 @@ def _trains_on_gpu(device: Device) -> bool:
 
 
 def _check_run(config: StudyConfig, source: Source, address: str | None) -> None:
-    """Refuse what an override must not change of a run."""
+    """Refuse overrides that a run does not allow."""
     import torch  # noqa: PLC0415 (slow to import)
 
     if (config.base, config.variant) != (source.keys.get("base"), source.keys.get("variant", VARIANTS[0])):

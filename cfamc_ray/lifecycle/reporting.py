@@ -1,4 +1,4 @@
-"""What a search returns, and who shows it to a person."""
+"""The result of a search, and the interface that shows it to a person."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class SearchResult:
     front: Front
     report: Path
     end_reason: StopReason | None = None
-    """Why the study is over; None where it was interrupted, or was over before."""
+    """Reason why the study is over; None if it was interrupted, or was over before."""
 
     @property
     def failed(self) -> bool:
@@ -30,7 +30,7 @@ class SearchResult:
 
 @dataclass(frozen=True)
 class Reporter:
-    """Shows a person how a study proceeds; this one prints progress as `detail` asks for it, and no results."""
+    """Shows the progress of a study to a person; this base class prints progress by `detail`, and no results."""
 
     detail: Detail = "quiet"
 
@@ -44,7 +44,7 @@ class Reporter:
         say(line, self.detail)
 
     def search_ended(self, study: PlannedStudy, result: SearchResult) -> None:
-        """Called when the search is over or was interrupted; its tables and its report are written."""
+        """Called when the search is over or was interrupted, after its tables and its report are written."""
 
     def front_confirmed(self, study: PlannedStudy, confirmations: Sequence[Confirmation], report: Path) -> None:
-        """Called when the front is confirmed; the tables and the report are written."""
+        """Called when the front is confirmed, after the tables and the report are written."""

@@ -1,4 +1,4 @@
-"""The life of a scaling study: measure its cells, train its trials, fit both, and write what they show."""
+"""Run a scaling study: measure its cells, train its trials, fit both, and write the results."""
 
 import json
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from cfamc_ray.store.records import damaged_records
 from cfamc_ray.terminal import Detail, say
 
 Part = Literal["all", "system", "learning"]
-"""Which part of a scaling study is run."""
+"""The part of a scaling study to run."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class ScalingResult:
 
     @property
     def conclusions(self) -> list[str]:
-        """What the cells and the trials show, in sentences with numbers."""
+        """Conclusions from the cells and the trials, in sentences with numbers."""
         config = self.run.config
         of_system = system_conclusions(self.run.system) if config.cells else []
         return [*of_system, *(conclusions(self.run.learning) if config.learning_points else [])]
@@ -50,11 +50,11 @@ def parts_of(config: ScalingConfig, part: Part) -> list[str]:
     """The parts to run.
 
     Args:
-        config: of the scaling study.
-        part: that is asked for.
+        config: config of the scaling study.
+        part: requested part.
 
     Raises:
-        InputError: where the space has no such part.
+        InputError: if the space has no such part.
     """
     has_part = {SYSTEM: bool(config.cells), LEARNING: bool(config.learning_points)}
     keys = {SYSTEM: "system.grid", LEARNING: "learning.crop_passes"}
@@ -73,20 +73,20 @@ def run_parts(
     address: str | None = None,
     detail: Detail,
 ) -> bool:
-    """Run what is missing of some parts.
+    """Run the unfinished work of some parts.
 
     Args:
-        study: to be run.
-        parts: as `parts_of` names them.
-        costs: models of time and memory that another scaling study has fitted.
-        address: of a running Ray cluster; None for one of this machine's own.
-        detail: how much progress is printed.
+        study: scaling study to run.
+        parts: parts from `parts_of`.
+        costs: cost model that another scaling study has fitted.
+        address: address of a running Ray cluster; None to start Ray on this machine.
+        detail: amount of progress output.
 
     Returns:
-        whether all is done; False after an interruption.
+        Whether everything is done; False after an interruption.
 
     Raises:
-        InputError: as for `cfamc_ray.run_scaling`.
+        InputError: as `cfamc_ray.run_scaling`.
     """
     missing = [part for part in parts if part != LEARNING or not _is_trained(study)]
     try:
@@ -97,7 +97,7 @@ def run_parts(
                 return False
     except KeyboardInterrupt:
         return False
-    _write_config(study)  # also where it was damaged
+    _write_config(study)  # also if it was damaged
     return True
 
 
@@ -119,10 +119,10 @@ def _measure_cells(study: PlannedScaling, address: str | None, detail: Detail) -
 
 
 def _is_trained(study: PlannedScaling) -> bool:
-    """Whether all trials of the learning part have ended; if not, they can begin or be resumed.
+    """Return whether all trials of the learning part have ended, and check that unfinished ones can run.
 
     Raises:
-        InputError: where the folder holds another study, or images are missing or not what they should be.
+        InputError: if the folder holds another study, or images are missing or invalid.
     """
     learning, folder = study.config.learning_study, study.folder / LEARNING
     begun = (folder / STUDY).exists() or bool(damaged_records(folder))
@@ -138,7 +138,7 @@ def _check_images(study: PlannedScaling) -> Digests:
 
 
 def _train_trials(study: PlannedScaling, costs: CostModel | None, address: str | None, detail: Detail) -> bool:
-    """Train what is missing; False after an interruption."""
+    """Train the missing trials; False after an interruption."""
     from cfamc_ray.orchestration.run import run_study  # noqa: PLC0415 (Ray is slow to import)
 
     learning, folder = study.config.learning_study, study.folder / LEARNING
@@ -151,10 +151,10 @@ def _train_trials(study: PlannedScaling, costs: CostModel | None, address: str |
 
 
 def write_fits(study: PlannedScaling) -> ScalingResult:
-    """Fit what there is, and write tables, fits.json, figures and, once all trials have ended, the report.
+    """Fit the available results, and write tables, fits.json, figures and, once all trials have ended, the report.
 
     Args:
-        study: finished or not.
+        study: scaling study, finished or not.
     """
     from cfamc_ray.figures.scaling import scaling_charts  # noqa: PLC0415 (matplotlib is slow to import)
     from cfamc_ray.figures.static import save_chart  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""The life of a search: begin or resume, run its trials, write what they show, confirm the front."""
+"""Run a search: begin or resume, run its trials, write the results, confirm the front."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -37,16 +37,16 @@ def run_search(
     """Begin or resume a study, run it until it is over, write its tables, and confirm the front if the space says so.
 
     Args:
-        study: to be run.
-        resume: as for `cfamc_ray.run_study`, and so are `warm_start` and `address`.
-        warm_start: likewise.
-        costs: models of time and memory that a scaling study has fitted.
-        address: likewise.
+        study: study to run.
+        resume: as in `cfamc_ray.run_study`.
+        warm_start: as in `cfamc_ray.run_study`.
+        costs: cost model that a scaling study has fitted.
+        address: as in `cfamc_ray.run_study`.
         reporter: shows progress and results.
 
     Raises:
-        InputError: as for `cfamc_ray.run_study`.
-        KeyboardInterrupt: after an interruption; tables and report are written by then.
+        InputError: as `cfamc_ray.run_study`.
+        KeyboardInterrupt: after an interruption, once tables and report are written.
     """
     config, folder = study.config, study.folder
     over = Budget(config, work_of=trial_work, costs=costs).over
@@ -69,17 +69,17 @@ def _run_trials(study: PlannedStudy, costs: CostModel | None, address: str | Non
     """Run trials until the study is over.
 
     Raises:
-        KeyboardInterrupt: after an interruption; what there is so far is written and reported.
+        KeyboardInterrupt: after an interruption, once the results so far are written and reported.
     """
     from cfamc_ray.orchestration.run import run_study  # noqa: PLC0415 (Ray is slow to import)
 
     config, folder = study.config, study.folder
     reporter.say(f"{config.name}: {config.budget.trials} trials, {config.resources.trials_at_once} at once → {folder}")
-    reporter.say(f"Ray is starting; what it says goes to {folder / RAY_LOG}")
+    reporter.say(f"Ray is starting; its output goes to {folder / RAY_LOG}")
     before_end(lambda: write_result(study, reporter))
     try:
         end_reason = run_study(config, folder, address=address, detail=reporter.detail, costs=costs)
-    except KeyboardInterrupt:  # before Tune listens for it, or a second time
+    except KeyboardInterrupt:  # before Tune handles it, or a second one
         end_reason = None
     result = write_result(study, reporter, end_reason=end_reason)
     if not end_reason:
@@ -91,9 +91,9 @@ def write_result(study: PlannedStudy, reporter: Reporter, *, end_reason: StopRea
     """Write the tables and the report, and delete the encoders that the space does not keep.
 
     Args:
-        study: finished or not.
+        study: study, finished or not.
         reporter: shows the result.
-        end_reason: why the study is over.
+        end_reason: reason why the study is over.
     """
     from cfamc_ray.report.page import write_report  # noqa: PLC0415 (matplotlib and Plotly are slow to import)
 
@@ -112,24 +112,24 @@ def write_result(study: PlannedStudy, reporter: Reporter, *, end_reason: StopRea
 
 
 def trials_csv(config: StudyConfig, records: Sequence[TrialRecord]) -> str:
-    """The table of some trials, as trials.csv and front.csv have it."""
+    """The table of some trials, in the format of trials.csv and front.csv."""
     return trials_table(config, records).csv()
 
 
 def confirm_front(study: PlannedStudy, *, address: str | None = None, reporter: Reporter) -> list[Confirmation]:
-    """Train the front anew with fresh seeds and test it; `study.config.confirm` must be set.
+    """Train the front again with fresh seeds and test it; `study.config.confirm` must be set.
 
     Args:
-        study: whose front is confirmed.
-        address: as for `cfamc_ray.run_study`.
+        study: study whose front is confirmed.
+        address: as in `cfamc_ray.run_study`.
         reporter: shows progress and results.
 
     Returns:
-        a confirmation of each candidate.
+        A confirmation of each candidate.
 
     Raises:
-        InputError: as for `cfamc_ray.run_study`.
-        KeyboardInterrupt: after an interruption; what is confirmed so far is written by then.
+        InputError: as `cfamc_ray.run_study`.
+        KeyboardInterrupt: after an interruption, once the confirmations so far are written.
     """
     from cfamc_ray.orchestration.confirmation import run_confirmation  # noqa: PLC0415 (Ray is slow to import)
     from cfamc_ray.report.page import write_report  # noqa: PLC0415

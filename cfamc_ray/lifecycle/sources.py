@@ -1,4 +1,4 @@
-"""What a study or a run is made from: a space, a recipe, or a trial of another study."""
+"""Sources of a study or a run: a space, a recipe, or a trial of another study."""
 
 import copy
 import os
@@ -14,9 +14,9 @@ from cfamc_ray.store.layout import trial_name
 from cfamc_ray.store.records import damaged_records, read_config, read_trials
 
 Space = str | os.PathLike[str] | Mapping[str, Any]
-"""A path, the bare name of a given space, or its keys."""
+"""A path, the bare name of an included space, or a mapping of keys."""
 SEARCH_KEYS = ("search", "start_from", "confirm", "reference")
-"""Keys of a space that say nothing of a single run."""
+"""Keys of a space that do not apply to a single run."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class Source:
 
     keys: Mapping[str, Any]
     label: str
-    """What errors call it."""
+    """Name of the source in error messages."""
     base_folder: Path = Path()
-    """Where relative paths are looked up after the working directory."""
+    """Folder in which relative paths are looked up after the working directory."""
     trial: Path | None = None
-    """Folder of the trial, where the run repeats one of a study."""
+    """Folder of the trial, if the run repeats a trial of a study."""
 
     def tree(self, plugins: Sequence[str] = ()) -> dict[str, Any]:
         """A copy of the keys, with further plugins.
@@ -38,7 +38,7 @@ class Source:
             plugins: modules that register components, imported after those that the keys name.
 
         Raises:
-            InputError: where `plugins` is a single text.
+            InputError: if `plugins` is a single string.
         """
         tree = copy.deepcopy(dict(self.keys))
         if plugins:
@@ -53,14 +53,14 @@ class Source:
 
 
 def as_list(texts: Sequence[str], argument: str) -> Sequence[str]:
-    """The texts as they are.
+    """Return the texts unchanged, and refuse a single string.
 
     Args:
-        texts: that were given.
+        texts: value of the argument.
         argument: name of the argument, for the error.
 
     Raises:
-        InputError: where they are a single text, which is a sequence of letters.
+        InputError: if it is a single string, which is a sequence of letters.
     """
     if isinstance(texts, str):
         raise InputError(f"{argument}: write a list, [{texts!r}]")
@@ -68,10 +68,10 @@ def as_list(texts: Sequence[str], argument: str) -> Sequence[str]:
 
 
 def space_source(space: Space) -> Source:
-    """A space as a file, a name or a mapping.
+    """The source of a space, given as a path, a name or a mapping.
 
     Raises:
-        InputError: where it is none of these, or the file cannot be read.
+        InputError: if it is none of these, or the file cannot be read.
     """
     if isinstance(space, Mapping):
         return Source(space, "the space")
@@ -85,18 +85,18 @@ def run_source(recipe_or_space: Space, variant: Variant) -> Source:
     """The source of a run: a recipe's name, a trial's folder or a space.
 
     Args:
-        recipe_or_space: as for `cfamc_ray.train`.
-        variant: of a recipe.
+        recipe_or_space: as in `cfamc_ray.train`.
+        variant: variant of a recipe.
 
     Raises:
-        InputError: where there is no such recipe, trial or space.
+        InputError: if there is no such recipe, trial or space.
     """
     if isinstance(recipe_or_space, str) and recipe_or_space in recipe_names():
         return recipe_source(recipe_or_space, variant)
     if isinstance(recipe_or_space, str | os.PathLike) and Path(recipe_or_space).is_dir():
         return trial_source(Path(recipe_or_space), variant)
     if variant != VARIANTS[0]:
-        raise InputError("variant: a space names its own; leave it out")
+        raise InputError("variant: a space sets its own variant; leave it out")
     if isinstance(recipe_or_space, str | os.PathLike):
         try:
             find_space(os.fspath(recipe_or_space))
@@ -108,10 +108,10 @@ def run_source(recipe_or_space: Space, variant: Variant) -> Source:
 
 
 def recipe_source(name: str, variant: Variant) -> Source:
-    """A published system.
+    """The source of a run of a recipe.
 
     Raises:
-        InputError: where there is no such recipe.
+        InputError: if there is no such recipe.
     """
     recipe = read_recipe(name)
     suffix = "" if variant == VARIANTS[0] else f"-{variant}"
@@ -120,10 +120,10 @@ def recipe_source(name: str, variant: Variant) -> Source:
 
 
 def trial_source(folder: Path, variant: Variant) -> Source:
-    """A trial of a study, whatever recipe and variant it came from.
+    """The source of a run that repeats a trial of a study, whatever its recipe and variant.
 
     Raises:
-        InputError: where the folder holds no trial, or a variant is given.
+        InputError: if the folder holds no trial, or a variant is given.
     """
     path = folder.resolve()
     config = read_config(path.parent)
@@ -137,7 +137,7 @@ def trial_source(folder: Path, variant: Variant) -> Source:
         remedy = f"name one such as {path.parent / trial_name(0)}"
         raise InputError(f"--trial {folder}: holds no trial{''.join(damages)}; {remedy}")
     if variant != VARIANTS[0]:
-        raise InputError("--variant: a trial has that of its study; leave it out")
+        raise InputError("--variant: a trial has the variant of its study; leave it out")
     keys = {
         "name": f"{config.name}-{record.trial_id}",
         "question": f"{record.trial_id} of {config.name}",

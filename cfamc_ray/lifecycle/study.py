@@ -1,4 +1,4 @@
-"""A study in its folder as Python sees it: tables, report, notebook page; to be resumed and confirmed."""
+"""A study in its folder, for Python: tables, report, notebook view, resume and confirm."""
 
 import base64
 import html
@@ -32,7 +32,7 @@ FIGURE_PIXELS = 640
 
 @dataclass(frozen=True)
 class Study(PlannedStudy):
-    """A study in its folder; every property is read from the files anew, so it is up to date."""
+    """A study in its folder; every property is read from the files at each access, so it is up to date."""
 
     @property
     def trials(self) -> "pd.DataFrame":
@@ -49,13 +49,13 @@ class Study(PlannedStudy):
         return find_front(self.config, read_trials(self.folder))
 
     def report(self, *, budget: float | None = None) -> Path:
-        """Write report/report.html with every figure and table beside it, also of a study that still runs.
+        """Write report/report.html with all figures and tables next to it, also for a running study.
 
         Args:
-            budget: crop passes that a recommended trial may take.
+            budget: largest number of crop passes of a recommended trial.
 
         Returns:
-            path of the page.
+            Path of the page.
         """
         from cfamc_ray.report.page import write_report  # noqa: PLC0415 (matplotlib and Plotly are slow to import)
 
@@ -70,21 +70,21 @@ class Study(PlannedStudy):
         address: str | None = None,
         verbose: bool = False,
     ) -> "Study":
-        """Resume an unfinished study, or extend a finished one by a larger ``budget.trials`` among the overrides.
+        """Resume an unfinished study, or extend a finished one with a larger ``budget.trials`` in the overrides.
 
         Args:
-            overrides: as for `run_study`, and so are the other arguments.
-            costs: likewise.
-            mirror: likewise.
-            address: likewise.
-            verbose: likewise.
+            overrides: as in `run_study`.
+            costs: as in `run_study`.
+            mirror: as in `run_study`.
+            address: as in `run_study`.
+            verbose: as in `run_study`.
 
         Returns:
-            the study with the overrides.
+            The study with the overrides.
 
         Raises:
-            InputError: where there is nothing to resume, or an override makes it another study.
-            KeyboardInterrupt: as for `run_study`.
+            InputError: if there is nothing to resume, or an override makes it another study.
+            KeyboardInterrupt: as `run_study`.
         """
         study = self._with(overrides)
         reporter = Reporter.for_verbose(verbose)
@@ -99,18 +99,18 @@ class Study(PlannedStudy):
     def confirm(
         self, *, overrides: Sequence[str] = (), address: str | None = None, verbose: bool = False
     ) -> "pd.DataFrame":
-        """Train the front anew with fresh seeds and test it as the key ``confirm`` says.
+        """Train the front again with fresh seeds and test it, as set by the key ``confirm``.
 
         Args:
-            overrides: such as ``confirm={seeds: 5}``, where the study itself does not say how.
-            address: as for `run_study`.
-            verbose: likewise.
+            overrides: overrides such as ``confirm={seeds: 5}``, needed if the study does not set ``confirm``.
+            address: as in `run_study`.
+            verbose: as in `run_study`.
 
         Returns:
-            the table confirm.csv: a row per candidate; no rows where nothing has finished.
+            The table confirm.csv: a row per candidate; no rows if nothing has finished.
 
         Raises:
-            InputError: where nothing says how to confirm, or the folder holds another study.
+            InputError: if ``confirm`` is not set, or the folder holds another study.
             KeyboardInterrupt: after an interruption; calling it again resumes.
         """
         study = self._with(overrides)
@@ -126,7 +126,7 @@ class Study(PlannedStudy):
         return Study(self.folder, found_from(config, Path()))
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: name, counts, the front as a figure and as a table."""
+        """HTML for a notebook: name, counts, and the front as a figure and as a table."""
         from cfamc_ray.figures.charts import front_chart  # noqa: PLC0415 (matplotlib is slow to import)
         from cfamc_ray.figures.static import draw  # noqa: PLC0415
         from cfamc_ray.report.contents import counts  # noqa: PLC0415
@@ -143,7 +143,7 @@ class Study(PlannedStudy):
 
 
 def _frame(text: str) -> "pd.DataFrame":
-    """A table from CSV: numbers as numbers, and an empty cell as NaN; no word in it means something else."""
+    """Read a table from CSV, with empty cells as NaN; words such as NA stay text."""
     import pandas as pd  # noqa: PLC0415 (slow to import)
 
     return pd.read_csv(io.StringIO(text), keep_default_na=False, na_values=[""])

@@ -1,4 +1,4 @@
-"""The life of a run: one trial, trained in this process, or by several workers of Ray Train."""
+"""Train a run: one trial, in this process or with several workers of Ray Train."""
 
 import json
 import logging
@@ -29,18 +29,18 @@ def train_run(
     address: str | None = None,
     detail: Detail,
 ) -> TrialRecord:
-    """Begin or resume a run, and train it to its end.
+    """Begin or resume a run, and train it to the end.
 
     Args:
         run: a study of one trial.
-        resume: as for `cfamc_ray.train`, and so is `address`.
+        resume: as in `cfamc_ray.train`.
         same_images: folders of studies whose images the run must share.
-        address: likewise.
-        detail: how much progress is printed.
+        address: as in `cfamc_ray.train`.
+        detail: amount of progress output.
 
     Raises:
-        InputError: as for `cfamc_ray.train`.
-        KeyboardInterrupt: likewise.
+        InputError: as `cfamc_ray.train`.
+        KeyboardInterrupt: as `cfamc_ray.train`.
     """
     config, folder = run.config, run.folder
     if not check_folder(config, folder, resume=resume):

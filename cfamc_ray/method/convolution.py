@@ -1,11 +1,11 @@
 """Convolutions that avoid oneDNN's weight gradient on CPUs where it is slow or wrong, and one for pixels on GPUs.
 
 Slow: the bfloat16 weight gradient of a convolution with a small output runs at a tenth of the rate of a matrix product;
-a ResNet-18 on images of 32 pixels spends a quarter of its time there. It is computed as one matrix product instead.
+a ResNet-18 on images of 32 pixels spends a quarter of its time there. Here it is computed as one matrix product.
 
 Wrong: the weight gradient of a strided 1x1 convolution of few channels in channels_last. oneDNN (3.13 and before) first
-copies the pixels that the stride selects and writes past the end of that buffer: gradients are wrong, the process
-crashes or hangs. The pixels are selected here instead, and what remains is a convolution of stride 1.
+copies the pixels that the stride selects and writes past the end of that buffer: gradients are wrong, or the process
+crashes or hangs. Here the pixels are selected first, followed by a convolution of stride 1.
 
 Shapes: N images, C inputs, O outputs, H/W height/width, h/w of the output, k side of the kernel.
 """
@@ -18,32 +18,32 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 FEW_POSITIONS = 16
-"""Outputs of so many positions or fewer gain, at any width (1.5 to 4 times as fast, on one thread and two)."""
+"""Largest number of output positions that benefit, at any width (1.5 to 4 times as fast, on one thread and two)."""
 MANY_WEIGHTS = 2**20
-"""With so many the product is faster forward too (twice as fast)."""
+"""Number of weights from which the product is faster in the forward pass too (twice as fast)."""
 CHANNEL_BLOCK = 16
-"""Channels that oneDNN computes at once with AVX-512 (with AVX2: 8); the buffer is too small for fewer inputs."""
+"""Channels that oneDNN processes at once with AVX-512 (AVX2: 8); its buffer is too small for fewer input channels."""
 
 
 CHANNELS_OF_A_KERNEL = 8
-"""Of which cuDNN's fastest kernels for 16-bit types take a multiple."""
+"""cuDNN's fastest kernels for 16-bit types need a multiple of this number of channels."""
 
 
 class Convolution(nn.Conv2d):
-    """A square convolution without bias, padded by half its side; the values are those of `nn.Conv2d`.
+    """A square convolution without bias, padded by half its side, with the values of `nn.Conv2d`.
 
     Args:
-        inputs: channels C.
-        outputs: channels O.
-        side: of the kernel, an odd number of pixels.
-        stride: of its places.
+        inputs: number of input channels (C).
+        outputs: number of output channels (O).
+        side: side of the kernel, an odd number of pixels.
+        stride: stride in both directions.
     """
 
     def __init__(self, inputs: int, outputs: int, side: int, stride: int = 1) -> None:
         super().__init__(inputs, outputs, side, stride, side // 2, bias=False)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        """Convolve."""
+        """Convolve the input."""
         if x_NCHW.device.type != "cpu":
             return super().forward(x_NCHW)
         stride = self.stride[0]
@@ -60,15 +60,15 @@ class Convolution(nn.Conv2d):
 
 
 def split_convolution(convolution: nn.Conv2d, x_NCHW: Tensor, dtype: torch.dtype) -> Tensor:
-    """A convolution in a short type that sees twice as many bits of its input.
+    """A convolution in a 16-bit type that uses twice as many bits of its input.
 
-    The input is split into what the short type holds and the rest, which are channels of their own under the same
-    weights; the sums are taken in float32. With bfloat16 a pixel is off by at most 2^-17, not 2^-9.
+    The input is split into its value rounded to the type and the remainder, which are separate channels with the same
+    weights; sums are computed in float32. With bfloat16 the error of a pixel is at most 2^-17, not 2^-9.
 
     Args:
-        convolution: of few channels; its weights are rounded to the short type.
+        convolution: convolution of few channels; its weights are rounded to the type.
         x_NCHW: input in [0, 1], in channels_last.
-        dtype: the short type, in which the result is, too.
+        dtype: the 16-bit type, also of the result.
     """
     high_NCHW = x_NCHW.to(dtype)
     low_NCHW = (x_NCHW.detach() - high_NCHW.detach()).to(dtype)  # the gradient flows through the other part
@@ -122,7 +122,7 @@ def _output_size(x_NCHW: Tensor, stride: int) -> tuple[int, int]:
 
 
 def _patches(x_NCHW: Tensor, k: int, stride: int) -> Tensor:
-    """What the kernel sees at each output: (N h w, k k C), zeros beyond the border."""
+    """The input patch of each output: (N h w, k k C), with zeros beyond the border."""
     x_NHWC = F.pad(x_NCHW, [k // 2] * 4).permute(0, 2, 3, 1)
     patches_NhwCkk = x_NHWC.unfold(1, k, stride).unfold(2, k, stride)
     return patches_NhwCkk.permute(0, 1, 2, 4, 5, 3).flatten(0, 2).flatten(1)

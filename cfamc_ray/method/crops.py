@@ -1,6 +1,6 @@
-"""Random resized crops, each with an augmentation of its own, made in batches on the images' device.
+"""Random resized crops, each augmented independently, computed in batches on the images' device.
 
-All random numbers are drawn first, on the CPU, for the whole batch: so a crop does not depend on the device or on the
+All random numbers are drawn first, on the CPU, for the whole batch. So a crop does not depend on the device or the
 number of workers, and the device never waits for the host. Cropping, resizing and flipping are one product with two
 small matrices per crop, which interpolates and antialiases exactly as torchvision does.
 
@@ -18,7 +18,7 @@ from cfamc_ray.config.method import CropsConfig
 from cfamc_ray.method.transfer import to_device
 
 ATTEMPTS = 10
-"""Boxes drawn before the central fallback, as in torchvision."""
+"""Number of boxes to try before the central fallback, as in torchvision."""
 SOLARIZE_THRESHOLD = 128 / 255
 LUMA = (0.2989, 0.587, 0.114)
 """Weights of red, green and blue in a grey value (ITU-R BT.601, as torchvision rounds them)."""
@@ -26,7 +26,7 @@ LUMA = (0.2989, 0.587, 0.114)
 
 @dataclass(frozen=True)
 class CropParameters:
-    """What is random about the crops of a batch; every field has the axes V and B first."""
+    """The random parameters of the crops of a batch; the first axes of every field are V and B."""
 
     box_VB4: Tensor
     """Top, left, height and width in pixels, whole numbers."""
@@ -36,9 +36,9 @@ class CropParameters:
     contrast_VB: Tensor
     saturation_VB: Tensor
     hue_VB: Tensor
-    """Turn of the hue as a share of the circle; 0 changes nothing."""
+    """Hue shift as a fraction of the colour circle; 0 changes nothing."""
     order_VB4: Tensor
-    """Which of brightness 0, contrast 1, saturation 2 and hue 3 comes first, second, third and last."""
+    """Order of the colour operations: brightness 0, contrast 1, saturation 2 and hue 3."""
     grayscale_VB: Tensor
     blur_sigma_VB: Tensor
     """Standard deviation in pixels of the crop; 0 for no blur."""
@@ -49,21 +49,21 @@ class CropParameters:
         return CropParameters(*(getattr(self, field.name)[:, images] for field in fields(self)))
 
     def to(self, device: torch.device) -> "CropParameters":
-        """The same on another device; the host does not wait for a GPU."""
+        """Copy the parameters to another device; the host does not wait for a GPU."""
         return CropParameters(*(to_device(getattr(self, field.name), device) for field in fields(self)))
 
 
 def draw_crop_parameters(
     config: CropsConfig, *, images: int, height: int, width: int, generator: torch.Generator
 ) -> CropParameters:
-    """Draw the crops of a batch, each by itself, distributed as by torchvision's transforms.
+    """Draw the crops of a batch independently, with the distribution of torchvision's transforms.
 
     Args:
         config: ranges and probabilities.
-        images: B.
-        height: of the images in pixels.
-        width: of the images in pixels.
-        generator: of the CPU.
+        images: number of images (B).
+        height: height of the images in pixels.
+        width: width of the images in pixels.
+        generator: random generator on the CPU.
     """
     shape = (config.views, images)
 
@@ -105,7 +105,7 @@ def _draw_boxes(
     fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
     first = fits.int().argmax(-1, keepdim=True)
     h, w = heights.gather(-1, first).squeeze(-1), widths.gather(-1, first).squeeze(-1)
-    # A uniform whole number from 0 to the free space, both included.
+    # A uniform integer from 0 to the free space, both included.
     top = (torch.rand(shape, generator=generator) * (height - h + 1)).floor()
     left = (torch.rand(shape, generator=generator) * (width - w + 1)).floor()
     drawn = torch.stack([top, left, h, w], -1)
@@ -113,7 +113,7 @@ def _draw_boxes(
 
 
 def _central_box(config: CropsConfig, height: int, width: int) -> Tensor:
-    """The largest central box whose ratio is allowed: torchvision's fallback."""
+    """The largest central box with an allowed aspect ratio: torchvision's fallback."""
     ratio = min(max(width / height, config.ratio[0]), config.ratio[1])
     h = height if width / height >= ratio else round(width / ratio)
     w = width if width / height <= ratio else round(height * ratio)
@@ -121,11 +121,11 @@ def _central_box(config: CropsConfig, height: int, width: int) -> Tensor:
 
 
 def make_crops(images_BCHW: Tensor, parameters: CropParameters, *, size: int) -> Tensor:
-    """Cut, resize and augment.
+    """Crop, resize and augment images.
 
     Args:
         images_BCHW: uint8, three channels.
-        parameters: of these images, on any device.
+        parameters: parameters of the crops of these images, on any device.
         size: height and width of a crop in pixels (S).
 
     Returns:
@@ -144,17 +144,17 @@ def make_crops(images_BCHW: Tensor, parameters: CropParameters, *, size: int) ->
 
 
 def cut_boxes(pixels_BCHW: Tensor, box_VB4: Tensor, flip_VB: Tensor, *, size: int) -> Tensor:
-    """Cut out, resize with antialiasing and flip; linear in the pixels, so that gradients reach each of them.
+    """Crop, resize with antialiasing and flip; linear in the pixels, so that gradients reach each of them.
 
     Args:
-        pixels_BCHW: in [0, 1], float32 or float64.
-        box_VB4: top, left, height and width in whole pixels, inside the image; box_V14 cuts all images alike.
-        flip_VB: whether left and right change places; flip_V1 with box_V14.
+        pixels_BCHW: pixels in [0, 1], float32 or float64.
+        box_VB4: top, left, height and width in whole pixels, inside the image; box_V14 crops all images the same way.
+        flip_VB: whether to flip horizontally; flip_V1 with box_V14.
         size: height and width of a crop in pixels (S).
 
     Returns:
-        crops_VBCSS in the pixels' type, in [0, 1] up to rounding. To clamp them would cut off the gradient of a white
-        pixel that rounding lifts above 1, which would look like robustness.
+        crops_VBCSS in the pixels' type, in [0, 1] up to rounding. They are not clamped: clamping would remove the
+        gradient of a white pixel that rounding lifts above 1, which would look like robustness.
     """
     V, (B, C, H, W) = len(box_VB4), pixels_BCHW.shape
     top_VB, left_VB, height_VB, width_VB = box_VB4.unbind(-1)
@@ -171,9 +171,9 @@ def cut_boxes(pixels_BCHW: Tensor, box_VB4: Tensor, flip_VB: Tensor, *, size: in
 
 
 def _interpolation(start_VB: Tensor, length_VB: Tensor, size: int, extent: int) -> Tensor:
-    """Weights with which each of `size` outputs averages the pixels of its box.
+    """Weights with which each of `size` output pixels averages the pixels of its box.
 
-    They form a triangle: as wide as an output pixel where it shrinks (antialiasing), else as an input pixel.
+    They form a triangle, as wide as an output pixel if the box shrinks (antialiasing), else as an input pixel.
     """
     scale_VB11 = (length_VB / size)[..., None, None]
     output_S1 = torch.arange(size, device=start_VB.device)[:, None]
@@ -188,10 +188,10 @@ def _interpolation(start_VB: Tensor, length_VB: Tensor, size: int, extent: int) 
 
 
 def _jitter(crops_NCSS: Tensor, parameters: CropParameters) -> Tensor:
-    """Brightness, contrast, saturation and hue, in each crop's own order.
+    """Change brightness, contrast, saturation and hue, in each crop's own order.
 
-    The first three are blends with black, the mean grey and the grey image. Hue costs most, so it is computed once:
-    every crop passes three blends, hue, and three blends again, and those not on its side of hue have the factor 1.
+    The first three are blends with black, the mean grey and the grey image. Hue is the most expensive, so it is
+    computed once: every crop passes three blends, hue, and three blends again, where unused blends have the factor 1.
     """
     order_N4 = parameters.order_VB4.flatten(0, 1)
     ones_N = torch.ones_like(parameters.brightness_VB.flatten())
@@ -223,7 +223,7 @@ def _gray(crops_NCSS: Tensor) -> Tensor:
 
 
 def _turn_hue(crops_NCSS: Tensor, turn_N: Tensor) -> Tensor:
-    """Add to the hue of the hue-saturation-value form."""
+    """Shift the hue in the hue-saturation-value representation; `turn_N` is a fraction of the circle."""
     red, green, blue = crops_NCSS.unbind(1)
     value, least = crops_NCSS.amax(1), crops_NCSS.amin(1)
     chroma = value - least
@@ -234,14 +234,14 @@ def _turn_hue(crops_NCSS: Tensor, turn_N: Tensor) -> Tensor:
         torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
     )
     sixth = sixth + 6 * turn_N[:, None, None]
-    offsets_311 = 5 - 2 * torch.arange(3, device=crops_NCSS.device)[:, None, None]  # made there: a copy would wait
+    offsets_311 = 5 - 2 * torch.arange(3, device=crops_NCSS.device)[:, None, None]  # on the device: a copy would wait
     k_NCSS = torch.remainder(sixth[:, None] + offsets_311, 6)
     turned_NCSS = value[:, None] - chroma[:, None] * torch.minimum(k_NCSS, 4 - k_NCSS).clamp_(0, 1)
     return torch.where(turn_N[:, None, None, None] == 0, crops_NCSS, turned_NCSS)
 
 
 def _blur(crops_NCSS: Tensor, sigma_N: Tensor) -> Tensor:
-    """Gaussian blur with reflected borders, as a product with one symmetric-kernel matrix on either side."""
+    """Gaussian blur with reflected borders, as a product with the matrix of a symmetric kernel on each side."""
     size = crops_NCSS.shape[-1]
     radius = min(size - 1, 8)
     offset_K = torch.arange(-radius, radius + 1, device=crops_NCSS.device)

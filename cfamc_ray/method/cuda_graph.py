@@ -1,7 +1,7 @@
-"""An update of the weights as one CUDA graph: where kernels are short, to launch them takes longer than to run them.
+"""An update of the weights as one CUDA graph, for small encoders, whose kernels take less time than launching them.
 
 A graph runs the same kernels on the same memory again, and no Python. So an update's inputs are copied into fixed
-buffers, its learning rate is read from a tensor, and whatever else it changes has to be changed in place.
+buffers, its learning rate is read from a tensor, and all other state must be changed in place.
 """
 
 import warnings
@@ -17,18 +17,18 @@ from cfamc_ray.method.optimizer import Lars
 from cfamc_ray.method.phases import timing
 
 WARM_UPS = 3
-"""Updates before the capture, which choose kernels and allocate workspaces: torch's own number."""
+"""Number of updates before the capture, which choose kernels and allocate workspaces, as torch recommends."""
 TOLERANCE = 0.05
-"""Largest difference between a graph's change of a state and that of the same update run eagerly, relative to it: the
-order of sums differs from run to run, and with it the sign of tiny gradients."""
+"""Largest difference between a graph's change of the state and that of the same eager update, relative to the latter:
+the order of sums differs from run to run, and with it the sign of tiny gradients."""
 
 
 class GraphedUpdate:
     """Runs updates eagerly until `capture` has succeeded, then as a graph.
 
     Args:
-        optimizer: of the update.
-        state: all that an update changes in place: weights, buffers, momenta, sums of what is observed.
+        optimizer: optimizer of the update.
+        state: all tensors that an update changes in place: weights, buffers, momenta, sums of observed values.
     """
 
     def __init__(self, optimizer: Lars, state: Sequence[Tensor]) -> None:
@@ -40,11 +40,11 @@ class GraphedUpdate:
         """Run an update.
 
         Args:
-            update: what was captured; another function of the same form runs the captured one.
-            inputs: crops, perturbation and what else the update reads, shaped as they were captured.
+            update: the captured function; if it is another one of the same form, the captured one still runs.
+            inputs: crops, perturbation and further inputs of the update, with the shapes of the capture.
 
         Returns:
-            the moved perturbation, which the next call overwrites, and the loss.
+            The moved perturbation, which the next call overwrites, and the loss.
         """
         if self._replay is None or timing():
             return update(*inputs)
@@ -53,17 +53,17 @@ class GraphedUpdate:
         return self._delta, self._loss.clone()
 
     def capture(self, update: Update, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Capture an update and compare it with the same one run eagerly; the state is as before afterwards.
+        """Capture an update, compare it with an eager one, and restore the state.
 
-        Where torch cannot capture it, or the two differ, a warning says so, and updates stay eager.
+        If torch cannot capture it, or the two differ, a warning is issued and updates stay eager.
 
         Returns:
-            the perturbation as it was, and the loss.
+            The unchanged perturbation, and the loss.
         """
         if self._buffers is not None:
-            return inputs[1], inputs[1].new_zeros(())  # another replay of what is captured
+            return inputs[1], inputs[1].new_zeros(())  # another replay, which is captured already
         self._buffers = [value.clone() for value in inputs]
-        # On a GPU fused SGD reads a rate in float32, whatever the weights are in.
+        # On a GPU, fused SGD reads a float32 rate, whatever the type of the weights.
         rate_type = torch.float32 if inputs[0].device.type == "cuda" else inputs[0].dtype
         self._rate = inputs[0].new_empty((), dtype=rate_type)
         with unchanged(self.state) as before:
@@ -101,18 +101,18 @@ class GraphedUpdate:
         self._rate.fill_(self.optimizer.param_groups[0]["lr"])
 
     def _difference(self, before: Sequence[Tensor], eager: Sequence[Tensor], loss: Tensor) -> str:
-        """What a graph did otherwise; empty where it did the same."""
+        """Description of how the graph differs from the eager update; empty if it does not."""
         if not torch.isclose(self._loss, loss, rtol=1e-2):
             return f"the graph's loss is {self._loss.item()} instead of {loss.item()}"
         change, error = (
             sum(float((one.double() - other.double()).square().sum()) for one, other in zip(eager, others, strict=True))
             for others in (before, self.state)
         )
-        return "" if error <= TOLERANCE**2 * change else "the graph changes the weights otherwise"
+        return "" if error <= TOLERANCE**2 * change else "the graph changes the weights differently"
 
 
 def record(function: Callable[[], None]) -> Callable[[], None]:
-    """Capture what a function launches on the GPU, without running it; the result launches it."""
+    """Capture the kernels that a function launches, without running them; return a function that launches them."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         function()
@@ -121,7 +121,7 @@ def record(function: Callable[[], None]) -> Callable[[], None]:
 
 @contextmanager
 def unchanged(state: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Copies of some tensors, whose values they have again at the end."""
+    """Yield copies of some tensors, and restore their values at the end."""
     before = [tensor.detach().clone() for tensor in state]
     try:
         yield before
@@ -138,7 +138,7 @@ def put(state: Sequence[Tensor], values: Sequence[Tensor]) -> None:
 
 @contextmanager
 def _side_stream(device: torch.device) -> Iterator[None]:
-    """Another stream than the default one, as a capture needs of the updates before it."""
+    """Run on another stream than the default one, as updates before a capture must."""
     if device.type != "cuda":
         yield
         return

@@ -1,4 +1,4 @@
-"""A backbone, the pre-feature that probes read, and the projector that the loss sees; chunks of its input; its file.
+"""The encoder: a backbone, the pre-feature that probes read, and the projector; its chunked form and its file.
 
 Shapes: N images or crops, C/H/W channels/height/width, F features, D embedding width.
 """
@@ -24,14 +24,14 @@ from cfamc_ray.method.convolution import split_convolution
 
 
 class SelfSupervisedEncoder(nn.Module):
-    """Backbone, pre-feature and projector; what it returns are rows of unit length.
+    """Backbone, pre-feature and projector, which maps images to rows of unit length.
 
     Args:
         config: architecture, widths and norm.
         autocast: type of the matrix products after the stem; None for the type of the weights.
 
     Attributes:
-        split_stem: whether the stem computes in the type of `autocast` too (`split_convolution`).
+        split_stem: whether the stem also computes in the type of `autocast` (`split_convolution`).
     """
 
     split_stem = False
@@ -55,8 +55,8 @@ class SelfSupervisedEncoder(nn.Module):
         )
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
-        """Pixels in [0, 1] to z_ND, unit rows in float32 at least."""
-        # The stem sees its input as it is: bfloat16 has a step of 1/256 near 1, in which a small perturbation vanishes.
+        """Map pixels in [0, 1] to z_ND, rows of unit length in float32 at least."""
+        # The stem gets unrounded input: bfloat16 has a step of 1/256 near 1, in which a small perturbation vanishes.
         x_NCHW = images_NCHW.contiguous(memory_format=torch.channels_last)
         if self.autocast is None:
             x_NCHW = self.backbone.stem(x_NCHW)
@@ -69,7 +69,7 @@ class SelfSupervisedEncoder(nn.Module):
         return F.normalize(z_ND.to(images_NCHW.dtype), dim=-1)
 
     def features(self, images_NCHW: Tensor, *, kind: str = "prefeature") -> Tensor:
-        """What a probe reads, without autocast.
+        """Features that a probe reads, computed without autocast.
 
         Args:
             images_NCHW: pixels in [0, 1].
@@ -80,14 +80,14 @@ class SelfSupervisedEncoder(nn.Module):
 
 
 class InChunks(nn.Module):
-    """An encoder that sees a few crops at once; batch norm averages over each chunk by itself.
+    """An encoder that processes its input in chunks; batch norm averages over each chunk separately.
 
     Args:
-        encoder: of crops (N, C, H, W).
-        at_once: crops of a chunk.
-        activation_checkpointing: whether a chunk's activations are computed again in the backward pass instead of kept.
-            Memory then holds those of one chunk, at the price of a second forward pass; gradients and batch-norm
-            statistics stay the same.
+        encoder: encoder of crops (N, C, H, W).
+        at_once: number of crops of a chunk.
+        activation_checkpointing: whether a chunk's activations are recomputed in the backward pass instead of stored.
+            Memory then holds the activations of one chunk, at the cost of a second forward pass; gradients and
+            batch-norm statistics stay the same.
     """
 
     def __init__(self, encoder: nn.Module, at_once: int, *, activation_checkpointing: bool = False) -> None:
@@ -95,7 +95,7 @@ class InChunks(nn.Module):
         self.encoder, self.at_once, self.activation_checkpointing = encoder, at_once, activation_checkpointing
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
-        """Pixels in [0, 1] to z_ND."""
+        """Map pixels in [0, 1] to z_ND."""
         return torch.cat([self._encode(some_nCHW) for some_nCHW in images_NCHW.split(self.at_once)])
 
     def _encode(self, images_nCHW: Tensor) -> Tensor:
@@ -106,18 +106,18 @@ class InChunks(nn.Module):
         )
 
     def _contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        """Around the first computation and around the second, which is in the first one's mode."""
+        """Contexts of the forward pass and of its recomputation, which uses the forward pass's mode."""
         return nullcontext(), _again(self.encoder, training=self.encoder.training)
 
 
 @contextmanager
 def _again(module: nn.Module, *, training: bool) -> Iterator[None]:
-    """A mode, in which batch norm counts nothing twice."""
+    """Set the mode for a recomputation, in which batch norm does not update its statistics again."""
     norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     was_training = module.training
     module.train(training)
-    for norm in norms:  # a copy counts: SyncBatchNorm needs something to count with
+    for norm in norms:  # count in a copy, because SyncBatchNorm needs a counter
         assert norm.num_batches_tracked is not None
         norm.momentum, norm.num_batches_tracked = 0.0, norm.num_batches_tracked.clone()
     try:
@@ -129,17 +129,17 @@ def _again(module: nn.Module, *, training: bool) -> Iterator[None]:
 
 
 def save_encoder(path: Path, encoder: SelfSupervisedEncoder, config: EncoderConfig) -> None:
-    """Write weights and config as one safetensors file; a reader never sees half of it."""
+    """Write weights and config as one safetensors file, atomically."""
     weights = {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
     with replacing(path) as partial:
         save_file(weights, partial, metadata={"encoder": config.model_dump_json()})
 
 
 def load_encoder(path: Path | str) -> SelfSupervisedEncoder:
-    """Read what `save_encoder` wrote, on the CPU and in evaluation mode.
+    """Read a file that `save_encoder` wrote, on the CPU and in evaluation mode.
 
     Raises:
-        InputError: where the file is missing or is not such a file.
+        InputError: if the file is missing or is not such a file.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -148,5 +148,5 @@ def load_encoder(path: Path | str) -> SelfSupervisedEncoder:
         encoder = SelfSupervisedEncoder(config).to(weights["backbone.stem.weight"].dtype)
         encoder.load_state_dict(weights)
     except (OSError, SafetensorError, KeyError, ValidationError, RuntimeError) as error:
-        raise InputError(f"{path}: not an encoder that was saved here ({error})") from None
+        raise InputError(f"{path}: not an encoder that cfamc_ray saved ({error})") from None
     return encoder.eval()

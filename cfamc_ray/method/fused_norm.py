@@ -1,12 +1,13 @@
-"""Batch norm of training, residual addition and ReLU as Triton kernels, for activations in channels_last.
+"""Batch norm in training mode, residual addition and ReLU as Triton kernels, for activations in channels_last.
 
-They are bound by memory. Forward, one pass reads x for the statistics, and one reads x and the residual and writes y.
-Backward, one pass sums over positions and one writes the gradients; neither reads y, because one bit a value says where
-ReLU was inactive. Sums have a fixed order and no atomics: equal inputs give equal outputs, bit for bit.
+They are memory-bound. In the forward pass, one kernel reads x for the statistics, and one reads x and the residual and
+writes y. In the backward pass, one kernel sums over positions and one writes the gradients; neither reads y, because
+one bit per value stores where ReLU was inactive. Sums have a fixed order and no atomics: equal inputs give equal
+outputs, bit for bit.
 
-Shapes: N images, C/H/W channels/height/width, M = N H W positions, P parts of them, K = ⌈C/8⌉ bytes of bits, and a tile
-of TM positions and TC channels. In a kernel, x_MC is the address of such a tensor; dy, dx and dr are the gradients of
-y, x and the residual.
+Shapes: N images, C/H/W channels/height/width, M = N H W positions in P parts, K = ⌈C/8⌉ bytes of bits, and a tile
+of TM positions and TC channels. In a kernel, x_MC is the address of a tensor of shape (M, C); dy, dx and dr are the
+gradients of y, x and the residual.
 """
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-decorators=False
 
@@ -19,13 +20,13 @@ from torch import Tensor
 from triton.language import constexpr
 
 TILE = 2048
-"""Values of a tile, TM TC."""
+"""Number of values of a tile, TM TC."""
 WARPS = 8
-"""Of a program. A thread has 8 values of a tile: in bfloat16 one load of 16 bytes, and one byte of bits."""
+"""Warps of a program. A thread has 8 values of a tile: in bfloat16 one load of 16 bytes, and one byte of bits."""
 CHANNELS = 64
-"""Of a tile at most: 128 bytes of a position in bfloat16."""
+"""Largest number of channels of a tile: 128 bytes of a position in bfloat16."""
 PROGRAMS = 512
-"""That share a sum, a power of 2: an H100 runs them all at once. Fixed, so that sums are alike on every GPU."""
+"""Number of programs that share a sum, a power of 2: an H100 runs all at once. Fixed, so that all GPUs sum equally."""
 
 
 def batch_norm_relu(
@@ -43,29 +44,29 @@ def batch_norm_relu(
 
     Args:
         x_NCHW: channels_last, bfloat16 or float32, at least 2 positions.
-        residual_NCHW: of x's shape, type and layout; None adds nothing.
-        weight_C: float32, like the next three.
-        bias_C: added after the scaling.
+        residual_NCHW: tensor of x's shape, type and layout; None adds nothing.
+        weight_C: scale, float32, like the next three.
+        bias_C: bias, added after scaling.
         running_mean_C: updated in place.
         running_var_C: updated in place with the unbiased variance.
         momentum: weight of this batch in the running statistics.
         eps: added to the variance.
 
     Returns:
-        y_NCHW, of x's type and layout.
+        y_NCHW, with x's type and layout.
     """
     statistics_2C = _batch_statistics(x_NCHW.detach(), running_mean_C, running_var_C, momentum, eps)
     y_NCHW, _ = _normalize(x_NCHW, residual_NCHW, weight_C, bias_C, statistics_2C)
     return y_NCHW  # type: ignore[no-any-return]
 
 
-# Operators of torch, which torch.compile leaves as they are. The statistics are one by themselves, because an operator
-# that changes its inputs has no gradient; what flows back through them is part of `_normalize_backward`.
+# Custom operators of torch, which torch.compile does not look into. The statistics are a separate operator, because an
+# operator that changes its inputs has no gradient; the gradient through them is part of `_normalize_backward`.
 @torch.library.custom_op("cfamc_ray::batch_statistics", mutates_args=("running_mean_C", "running_var_C"))
 def _batch_statistics(
     x_NCHW: Tensor, running_mean_C: Tensor, running_var_C: Tensor, momentum: float, eps: float
 ) -> Tensor:
-    """Mean and 1 / sqrt(variance + eps)."""
+    """Mean and 1 / sqrt(variance + eps) of the batch."""
     (M, C), tile = _size(x_NCHW), _tile(x_NCHW)
     P, rows = _parts(M, tile)
     moments_2PC, statistics_2C = running_mean_C.new_empty(2, P, C), running_mean_C.new_empty(2, C)
@@ -81,7 +82,7 @@ def _batch_statistics(
 def _normalize(
     x_NCHW: Tensor, residual_NCHW: Tensor | None, weight_C: Tensor, bias_C: Tensor, statistics_2C: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """y_NCHW, and inactive_MK."""
+    """The output y_NCHW, and the bits inactive_MK."""
     (M, _), tile = _size(x_NCHW), _tile(x_NCHW)
     assert residual_NCHW is None or (residual_NCHW.shape, _size(residual_NCHW)) == (x_NCHW.shape, _size(x_NCHW))
     inputs, outputs = (x_NCHW, residual_NCHW, weight_C, bias_C, statistics_2C), _new_outputs(x_NCHW)
@@ -131,7 +132,7 @@ _normalize.register_autograd(_gradients, setup_context=_save)
 
 
 def _size(x_NCHW: Tensor) -> tuple[int, int]:
-    """M and C."""
+    """The sizes M and C of a tensor."""
     assert x_NCHW.is_contiguous(memory_format=torch.channels_last)
     return x_NCHW[:, 0].numel(), x_NCHW.shape[1]
 
@@ -142,7 +143,7 @@ def _new_outputs(x_NCHW: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _tile(x_NCHW: Tensor) -> dict[str, int]:
-    """What kernels are compiled for: the tile, and C, since what divides a row says how wide its loads may be."""
+    """Constants of the kernels: the tile, and C, whose divisors determine how wide loads may be."""
     C = x_NCHW.shape[1]
     TC = min(max(triton.next_power_of_2(C), 8), CHANNELS)
     return {"C": C, "TM": TILE // TC, "TC": TC, "num_warps": WARPS}
@@ -153,7 +154,7 @@ def _grid(along_M: int, tile: dict[str, int]) -> tuple[int]:
 
 
 def _parts(M: int, tile: dict[str, int]) -> tuple[int, int]:
-    """How many parts of the positions are reduced apart, and the positions of each but the last."""
+    """Number of parts of the positions that are reduced separately, and the positions of each but the last."""
     most = max(PROGRAMS // _grid(1, tile)[0], 1)
     rows = triton.cdiv(triton.cdiv(M, tile["TM"]), most) * tile["TM"]
     return triton.cdiv(M, rows), rows
@@ -161,13 +162,13 @@ def _parts(M: int, tile: dict[str, int]) -> tuple[int, int]:
 
 @triton.jit
 def _place(C: constexpr, TC: constexpr):
-    """A program's place along the positions and its first channel; neighbours share rows of memory."""
+    """Index of a program along the positions, and its first channel; neighbouring programs share rows of memory."""
     return tl.program_id(0) // tl.cdiv(C, TC), tl.program_id(0) % tl.cdiv(C, TC) * TC
 
 
 @triton.jit
 def _offsets(m, c, M, C: constexpr, TM: constexpr, TC: constexpr):
-    """Of the tile at (m, c), in 64 bits, and which of them are inside."""
+    """64-bit offsets of the tile at (m, c), and which of them are inside the tensor."""
     rows, columns = m + tl.arange(0, TM)[:, None], c + tl.arange(0, TC)[None, :]
     return rows.to(tl.int64) * C + columns, (rows < M) & (columns < C)
 
@@ -186,7 +187,7 @@ def _store(pointer_MC, values, m, c, M, C: constexpr, TM: constexpr, TC: constex
 
 @triton.jit
 def _load_gradient(dy_MC, inactive_MK, m, c, M, C: constexpr, TM: constexpr, TC: constexpr):
-    """Before ReLU."""
+    """The gradient before ReLU: dy where ReLU was active, else 0."""
     dy = _load(dy_MC, m, c, M, C, TM, TC)
     offsets, inside = _offsets(m, c // 8, M, tl.cdiv(C, 8), TM, TC // 8)
     bits = tl.load(inactive_MK + offsets, mask=inside, other=0)[:, :, None] >> tl.arange(0, 8)[None, None, :] & 1
@@ -195,7 +196,7 @@ def _load_gradient(dy_MC, inactive_MK, m, c, M, C: constexpr, TM: constexpr, TC:
 
 @triton.jit
 def _moments(x_MC, moments_2PC, M, P, rows, C: constexpr, TM: constexpr, TC: constexpr):
-    """Mean and squared deviations of each part, both less its first row: a large mean cancels before it is squared."""
+    """Mean and squared deviations of each part, computed relative to its first row, so that a large mean cancels."""
     p, c = _place(C, TC)
     first, last = p * rows, tl.minimum(p * rows + rows, M)
     shift_1C = _load(x_MC, first, c, M, C, 1, TC)
@@ -215,7 +216,7 @@ def _moments(x_MC, moments_2PC, M, P, rows, C: constexpr, TM: constexpr, TC: con
 def _merge(
     moments_2PC, statistics_2C, mean_C, var_C, M, P, rows, momentum, eps, C: constexpr, TM: constexpr, TC: constexpr
 ):
-    """Parts of unequal counts and means (Chan, Golub and LeVeque, 1983), also into the running statistics."""
+    """Merge parts of unequal counts and means (Chan, Golub and LeVeque, 1983), and update the running statistics."""
     _, c = _place(C, TC)
     share_P1 = tl.maximum(tl.minimum(M - tl.arange(0, TM)[:, None] * rows, rows), 0) / M
     mean_PC = _load(moments_2PC, 0, c, P, C, TM, TC)
@@ -242,7 +243,7 @@ def _forward(
     y = y * scale_1C + _load(bias_C, 0, c, 1, C, 1, TC)
     if residual_MC is not None:
         y += _load(residual_MC, m, c, M, C, TM, TC)
-    inactive = y <= 0  # which NaN is not: it passes, as in torch
+    inactive = y <= 0  # False for NaN, which passes, as in torch
     _store(y_MC, tl.where(inactive, 0.0, y), m, c, M, C, TM, TC)
     bits = tl.reshape(inactive.to(tl.int32), [TM, TC // 8, 8]) << tl.arange(0, 8)[None, None, :]
     _store(inactive_MK, tl.sum(bits, 2).to(tl.uint8), m, c // 8, M, tl.cdiv(C, 8), TM, TC // 8)
@@ -250,7 +251,7 @@ def _forward(
 
 @triton.jit
 def _sums(dy_MC, x_MC, inactive_MK, statistics_2C, sums_2PC, M, P, rows, C: constexpr, TM: constexpr, TC: constexpr):
-    """Of each part: the gradient before ReLU, and its product with the normalized x."""
+    """Sums over each part: of the gradient before ReLU, and of its product with the normalised x."""
     p, c = _place(C, TC)
     first, last = p * rows, tl.minimum(p * rows + rows, M)
     mean_1C = _load(statistics_2C, 0, c, 2, C, 1, TC)

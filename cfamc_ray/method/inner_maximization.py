@@ -24,7 +24,7 @@ class FreeReplays:
 
     Attributes:
         replays: weight updates on the same crops (m).
-        step_size: of the ascent, in pixels.
+        step_size: step size of the ascent, in pixels.
         project_first: whether a carried perturbation is clipped to its new crops before the first replay.
     """
 
@@ -34,12 +34,12 @@ class FreeReplays:
 
     @classmethod
     def of_config(cls, config: FreeAttackConfig, trial: TrialConfig) -> "FreeReplays":
-        """As a trial's config has it."""
+        """Create the free replays of a trial's config."""
         return cls(trial.pretraining.replays, config.step_size, config.project_first)
 
     @classmethod
     def without_attack(cls, config: NoAttackConfig, trial: TrialConfig) -> "FreeReplays":
-        """Ordinary pretraining: the same updates, whose perturbation does not move."""
+        """Create pretraining without an attack: the same updates with a constant perturbation."""
         return cls(trial.pretraining.replays)
 
     def __call__(self, learner: Learner, crops_VBCHW: Tensor, delta_VBCHW: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,9 +85,9 @@ class PgdUpdate:
         )
 
     def _attack_pass(self, learner: Learner, images_NCHW: Tensor) -> Tensor:
-        """The network in the attack's mode."""
+        """Embeddings of an attack pass, with the encoder in the attack's mode."""
         encoder = learner.encoder
-        # Else the compiled backward pass would compute the weights' gradients, too.
+        # Otherwise the compiled backward pass would also compute the weights' gradients.
         frozen = learner.compiled and not self.config.keep_attack_gradients
         encoder.train(self.config.attack_in_train_mode)
         if frozen:
@@ -117,19 +117,19 @@ def free_replays(
 
     Args:
         encoder: maps pixels to unit rows; trained in place.
-        optimizer: of the encoder's parameters; one step per replay.
-        scheduler: advanced once per replay; None for a constant rate.
+        optimizer: optimizer of the encoder's parameters; one step per replay.
+        scheduler: schedule, advanced once per replay; None for a constant rate.
         crops_VBCHW: pixels in [0, 1].
-        delta_VBCHW: perturbation that the last minibatch left, or zeros; not changed.
-        loss_function: of the embeddings.
-        replays: updates on these crops (m), at least 1.
-        epsilon: radius of the l∞ ball, one for all or broadcast.
-        step_size: of the ascent.
+        delta_VBCHW: perturbation after the last minibatch, or zeros; not changed.
+        loss_function: loss of the embeddings.
+        replays: number of updates on these crops (m), at least 1.
+        epsilon: radius of the l∞ ball, a number or a tensor that broadcasts.
+        step_size: step size of the ascent, in pixels.
         project_first: whether delta is clipped to these crops before the first replay (published: no).
-        run: how each replay is run.
+        run: runner of each replay.
 
     Returns:
-        the moved perturbation, and losses_R.
+        The moved perturbation, and losses_R.
     """
 
     def replay(crops_VBCHW: Tensor, delta_VBCHW: Tensor) -> tuple[Tensor, Tensor]:
@@ -170,24 +170,24 @@ def pgd_update(
 
     Args:
         encoder: maps pixels to unit rows; trained in place.
-        optimizer: of the encoder's parameters; one step.
-        scheduler: advanced once; None for a constant rate.
+        optimizer: optimizer of the encoder's parameters; one step.
+        scheduler: schedule, advanced once; None for a constant rate.
         crops_VBCHW: pixels in [0, 1].
-        delta_VBCHW: where the attack starts; not changed.
-        loss_function: of the embeddings.
-        steps: attack passes (k).
-        epsilon: radius of the l∞ ball, one for all or broadcast.
-        step_size: of the ascent.
-        attack_encoder: what the attack passes see, where it is not the encoder as it is (another mode, or the module
-            inside a data-parallel wrapper).
-        attack_crops_VBCHW: what the attack passes perturb, where it is not the crops; alike in all views whose radius
-            is above 0.
-        attack_loss_function: what the attack passes ascend, where it is not the loss.
+        delta_VBCHW: start of the attack; not changed.
+        loss_function: loss of the embeddings.
+        steps: number of attack passes (k).
+        epsilon: radius of the l∞ ball, a number or a tensor that broadcasts.
+        step_size: step size of the ascent, in pixels.
+        attack_encoder: encoder of the attack passes, if it differs (in another mode, or the module inside a
+            data-parallel wrapper).
+        attack_crops_VBCHW: crops that the attack passes perturb, if they differ; equal in all views whose radius is
+            above 0.
+        attack_loss_function: loss that the attack passes ascend, if it differs.
         keep_attack_gradients: whether the attack passes' weight gradients add to the update's, as published.
-        run: how the attack and the update are run.
+        run: runner of the attack and the update.
 
     Returns:
-        the moved perturbation, and losses_1.
+        The moved perturbation, and losses_1.
     """
     attack_encoder, attack_loss_function = attack_encoder or encoder, attack_loss_function or loss_function
     attack_crops_VBCHW = crops_VBCHW if attack_crops_VBCHW is None else attack_crops_VBCHW
@@ -217,7 +217,7 @@ def pgd_update(
 def _backward(
     encoder: Encoder, loss_function: LossFunction, crops_VBCHW: Tensor, delta_VBCHW: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """One pass that adds to the weights' gradients; the detached loss and the gradient of the perturbed crops."""
+    """Accumulate the weights' gradients of one pass; return the detached loss and the gradient of the crops."""
     perturbed_VBCHW = (crops_VBCHW + delta_VBCHW).requires_grad_()
     loss = _loss_of(encoder, loss_function, perturbed_VBCHW)
     with phase("backward"):

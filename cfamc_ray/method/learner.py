@@ -1,4 +1,4 @@
-"""What an inner maximisation is given to train, and what it is.
+"""The interface of an inner maximisation, and what it trains.
 
 Shapes: V views, B images, C/H/W channels/height/width, D embedding width, R weight updates.
 """
@@ -12,40 +12,40 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 Encoder = Callable[[Tensor], Tensor]
-"""(V*B, C, H, W) pixels to (V*B, D) unit rows."""
+"""Maps pixels (V*B, C, H, W) to rows of unit length (V*B, D)."""
 LossFunction = Callable[[Tensor], Tensor]
-"""z_VBD to a scalar."""
+"""Maps z_VBD to a scalar."""
 Update = Callable[..., tuple[Tensor, Tensor]]
-"""Crops, perturbation and what else one update of the weights reads, to the moved perturbation and the loss."""
+"""One update of the weights: maps crops, perturbation and further inputs to the moved perturbation and the loss."""
 
 
 class Runner(Protocol):
-    """How an update is run: eagerly, or as the CUDA graph that was captured of it (`cuda_graph.GraphedUpdate`)."""
+    """Runs an update, eagerly or as its captured CUDA graph (`cuda_graph.GraphedUpdate`)."""
 
     def __call__(self, update: Update, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """The moved perturbation and the loss."""
+        """Run the update; return the moved perturbation and the loss."""
 
 
 def eagerly(update: Update, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Call it."""
+    """Run an update by calling it."""
     return update(*inputs)
 
 
 @dataclass(frozen=True)
 class Learner:
-    """What is trained, and how.
+    """The encoder with everything that is needed to train it.
 
     Attributes:
-        encoder: holds the weights.
-        network: calls the encoder, compiled or chunk by chunk; its backward pass leaves this worker's gradients.
-        replica: likewise, but its backward pass leaves the sum over all workers; the network itself with one worker.
-        optimizer: of the encoder's weights.
-        scheduler: to be advanced at each weight update; None for a constant rate.
-        loss_of: z_VBD of this worker to the loss over the minibatch of all workers.
-        attack_loss_of: the same for passes that serve the attack alone, whose terms are not reported.
+        encoder: module that holds the weights.
+        network: calls the encoder, compiled or in chunks; its backward pass leaves this worker's gradients.
+        replica: like `network`, but its backward pass leaves the sum over all workers; `network` itself for one worker.
+        optimizer: optimizer of the encoder's weights.
+        scheduler: schedule, to be advanced at each weight update; None for a constant rate.
+        loss_of: maps z_VBD of this worker to the loss over the minibatch of all workers.
+        attack_loss_of: the same for passes that serve only the attack, whose terms are not reported.
         epsilon: radius of the l∞ ball for each view, (V, 1, 1, 1, 1).
         compiled: whether the network is compiled.
-        run: how each weight update is run.
+        run: runner of each weight update.
     """
 
     encoder: nn.Module
@@ -61,16 +61,16 @@ class Learner:
 
 
 class InnerMaximization(Protocol):
-    """What a `PerturbationConfig` builds: trains on one minibatch and moves its perturbation."""
+    """Trains on one minibatch and moves its perturbation; `PerturbationConfig.build` gives one."""
 
     def __call__(self, learner: Learner, crops_VBCHW: Tensor, delta_VBCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Train on a minibatch.
 
         Args:
-            learner: is trained in place.
+            learner: the encoder and what trains it; changed in place.
             crops_VBCHW: pixels in [0, 1].
-            delta_VBCHW: perturbation that the last minibatch left, or zeros; not changed.
+            delta_VBCHW: perturbation after the last minibatch, or zeros; not changed.
 
         Returns:
-            the moved perturbation, and losses_R, one for each weight update.
+            The moved perturbation, and losses_R, one for each weight update.
         """

@@ -1,4 +1,4 @@
-"""The losses: EMP-SSL's, NT-Xent and the supervised contrastive one.
+"""The losses: EMP-SSL, NT-Xent and SupCon.
 
 Shapes: V views, B images, N = V B rows, D embedding width. Embeddings are rows of unit length.
 """
@@ -13,11 +13,11 @@ from cfamc_ray.config.losses import EmpSslConfig, NtXentConfig, SupConConfig
 
 
 def coding_rate(z_VBD: Tensor, *, epsilon: float = 0.2) -> Tensor:
-    """Coding rate of each view: how much of the space its embeddings fill.
+    """Coding rate of each view, which measures how much of the space its embeddings fill.
 
     1/2 logdet(I + D / (B epsilon) ZᵀZ), computed on the smaller of the two sides, since
-    logdet(I_D + c ZᵀZ) = logdet(I_B + c ZZᵀ). Source: EMP-SSL (arXiv 2304.03977, equation 2), with epsilon used as it
-    is, as in the published code, where the formula squares it.
+    logdet(I_D + c ZᵀZ) = logdet(I_B + c ZZᵀ). Source: EMP-SSL (arXiv 2304.03977, equation 2), with epsilon not squared,
+    as in the published code; the formula squares it.
 
     Args:
         z_VBD: embeddings, rows of unit length.
@@ -37,7 +37,7 @@ def coding_rate(z_VBD: Tensor, *, epsilon: float = 0.2) -> Tensor:
 
 
 def view_invariance(z_VBD: Tensor) -> Tensor:
-    """Mean cosine between each embedding and its image's mean over the views, in [-1, 1] (EMP-SSL, equation 3)."""
+    """Mean cosine similarity of each embedding to the mean view of its image, in [-1, 1] (EMP-SSL, equation 3)."""
     z_VBD = _at_least_float32(z_VBD)
     return F.cosine_similarity(z_VBD, z_VBD.mean(0, keepdim=True), dim=-1).mean()
 
@@ -45,7 +45,7 @@ def view_invariance(z_VBD: Tensor) -> Tensor:
 def emp_ssl_loss(
     z_VBD: Tensor, *, invariance_weight: float = 200.0, rate_weight: float = 1.0, epsilon: float = 0.2
 ) -> Tensor:
-    """Minus the weighted invariance of the views, minus the weighted mean of their coding rates (EMP-SSL, equation 4).
+    """EMP-SSL loss: the negative weighted sum of the views' invariance and mean coding rate (EMP-SSL, equation 4).
 
     Args:
         z_VBD: embeddings of V views of B images, rows of unit length.
@@ -62,8 +62,8 @@ def nt_xent_loss(z1_BD: Tensor, z2_BD: Tensor, *, temperature: float) -> Tensor:
 
     Args:
         z1_BD: embeddings of one view, rows of unit length.
-        z2_BD: embeddings of the same images' other view.
-        temperature: positive.
+        z2_BD: embeddings of the other view of the same images.
+        temperature: divides the similarities; positive.
     """
     B = len(z1_BD)
     z_ND = _at_least_float32(torch.cat([z1_BD, z2_BD]))
@@ -73,12 +73,12 @@ def nt_xent_loss(z1_BD: Tensor, z2_BD: Tensor, *, temperature: float) -> Tensor:
 
 
 def sup_con_loss(z_VBD: Tensor, labels_B: Tensor, *, temperature: float) -> Tensor:
-    """Supervised contrastive loss over all V B anchors, L_out of arXiv 2004.11362, equation 2.
+    """Supervised contrastive loss over all V B anchors (L_out, arXiv 2004.11362, equation 2).
 
     Args:
         z_VBD: embeddings, rows of unit length.
-        labels_B: classes of the images; -1 for none, which makes an image's own views its only positives.
-        temperature: positive.
+        labels_B: classes of the images; -1 for none, in which case an image's own views are its only positives.
+        temperature: divides the similarities; positive.
     """
     z_ND = _at_least_float32(z_VBD).flatten(0, 1)
     positive_NN = positives(labels_B, views=len(z_VBD))
@@ -88,32 +88,32 @@ def sup_con_loss(z_VBD: Tensor, labels_B: Tensor, *, temperature: float) -> Tens
 
 
 def positives(labels_B: Tensor, *, views: int) -> Tensor:
-    """Which of all pairs of V B embeddings attract each other, (V B, V B): of one class or one image, not one itself.
+    """Mask (V B, V B) of the pairs of embeddings that attract each other: same class or image, but not identical.
 
     Args:
         labels_B: classes of the images; -1 for none.
-        views: of each image (V), at least 2.
+        views: number of views of each image (V), at least 2.
     """
     images_B = torch.arange(len(labels_B), device=labels_B.device)
-    # An image without a class is one of its own, which no label has.
+    # An image without a class gets its own negative class, which no label has.
     classes_N = torch.where(labels_B < 0, -1 - images_B, labels_B).repeat(views)
     return (classes_N[:, None] == classes_N).fill_diagonal_(False)
 
 
 class LossValue(NamedTuple):
-    """What a loss gives for the embeddings of a minibatch."""
+    """Value and terms of a loss for the embeddings of a minibatch."""
 
     total: Tensor
-    """Scalar, minimised by the weights and maximised by the perturbation."""
+    """The loss, a scalar: minimised by the weights and maximised by the perturbation."""
     terms: tuple[Tensor, ...] = ()
-    """Scalars of interest, in the order of the config's `terms`; no gradient is taken of them."""
+    """Scalars to report, in the order of the config's `terms`; no gradient is computed for them."""
 
 
 class Loss(Protocol):
-    """What a loss's config builds."""
+    """A loss, as `LossConfig.build` gives it."""
 
     def __call__(self, z_VBD: Tensor, labels_B: Tensor | None = None) -> LossValue:
-        """The loss over the minibatch of all workers.
+        """Compute the loss over the minibatch of all workers.
 
         Args:
             z_VBD: embeddings, rows of unit length.
@@ -122,7 +122,7 @@ class Loss(Protocol):
 
 
 class EmpSslLoss:
-    """EMP-SSL's loss with its terms, invariance and mean coding rate, before they are weighted."""
+    """EMP-SSL's loss with its terms: the invariance and the mean coding rate, without weights."""
 
     def __init__(self, config: EmpSslConfig) -> None:
         self.config = config

@@ -1,4 +1,4 @@
-"""Norms of convolutions, and batch norm together with the operations after it as one kernel.
+"""Norms of convolutional layers, and batch norm fused with the operations after it.
 
 Shapes: N images, C/H/W channels/height/width.
 """
@@ -19,26 +19,26 @@ from cfamc_ray.config.errors import InputError
 GROUP_CHANNELS = 4
 """Channels that share a group norm; every width is a multiple of it."""
 Norm = Callable[[int], nn.Module]
-"""Builds the norm of so many channels."""
+"""Builds a norm layer, given the number of channels."""
 
 
 def group_norm(channels: int) -> nn.Module:
-    """Group norm of so many channels."""
+    """Build a group norm of `channels` channels."""
     return nn.GroupNorm(channels // GROUP_CHANNELS, channels)
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm that `norm_relu` may compute together with the operations after it.
+    """Batch norm that `norm_relu` may fuse with the operations after it.
 
     Attributes:
-        fused: `fused_norm.batch_norm_relu`, or None to compute one after the other.
+        fused: `fused_norm.batch_norm_relu`, or None to compute the operations one after another.
     """
 
     fused: Callable[..., Tensor] | None = None
 
 
 def norm_relu(norm: nn.Module, x_NCHW: Tensor, residual_NCHW: Tensor | None = None) -> Tensor:
-    """``relu(norm(x) + residual)``; on a GPU, in training and in bfloat16, by fused kernels where the norm has them."""
+    """``relu(norm(x) + residual)``, by fused kernels if the norm has them, on a GPU, in training and in bfloat16."""
     if isinstance(norm, BatchNorm) and norm.fused and norm.training and _fits(norm, x_NCHW, residual_NCHW):
         if norm.num_batches_tracked is not None:
             norm.num_batches_tracked.add_(1)
@@ -49,7 +49,7 @@ def norm_relu(norm: nn.Module, x_NCHW: Tensor, residual_NCHW: Tensor | None = No
 
 
 def _fits(norm: BatchNorm, *inputs: Tensor | None) -> bool:
-    """Whether the kernels are written for these; of a single position, torch says what is wrong."""
+    """Whether the fused kernels support these inputs; for a single position, torch raises the error."""
     return norm.weight.dtype == torch.float32 and all(
         x_NCHW.is_cuda
         and x_NCHW.dtype == torch.bfloat16
@@ -61,10 +61,10 @@ def _fits(norm: BatchNorm, *inputs: Tensor | None) -> bool:
 
 
 def use_fused_norm(network: nn.Module, on: bool) -> None:
-    """Switch the fused kernels of a network's batch norms on or off; weights and their names stay as they are.
+    """Switch the fused kernels of a network's batch norms on or off; weights and their names do not change.
 
     Raises:
-        InputError: where they are switched on and this machine cannot run them (`missing_for_triton`).
+        InputError: if they are switched on and this machine cannot run them (`missing_for_triton`).
     """
     fused: Callable[..., Tensor] | None = None
     if on:
@@ -79,13 +79,13 @@ def use_fused_norm(network: nn.Module, on: bool) -> None:
 
 
 def missing_for_triton() -> str | None:
-    """What this machine lacks, beside a GPU, to run Triton's kernels, whose launchers are compiled at their first call.
+    """What this machine lacks, apart from a GPU, to run Triton kernels, whose launchers are compiled at the first call.
 
     Returns:
-        its name, as part of a sentence; None where all is there.
+        Its name, as part of a sentence; None if nothing is missing.
     """
     if find_spec("triton") is None:
-        return "the package triton, which torch brings along on Linux"
+        return "the package triton, which comes with torch on Linux"
     if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
         return "a C compiler for Triton (gcc or clang in PATH, or CC)"
     headers = Path(sysconfig.get_path("include"))

@@ -1,4 +1,4 @@
-"""SGD with Nesterov momentum and LARS as the published recipe has it, and its learning-rate schedule."""
+"""SGD with Nesterov momentum and LARS as in the published recipe, and its learning-rate schedule."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -10,21 +10,21 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 EPSILON = 1e-8
-"""Keeps the trust ratio finite, as in the published code."""
+"""Constant that keeps the trust ratio finite, as in the published code."""
 
 
 class Lars(torch.optim.SGD):
-    """SGD whose every weight tensor has its own rate, at most lr (LARS with clipping, arXiv 1708.03888).
+    """SGD in which every weight tensor has its own rate, at most lr (LARS with clipping, arXiv 1708.03888).
 
     For a parameter w of two or more axes with gradient g the step uses g' = r (g + weight_decay w), where
     r = min(1, trust_coefficient |w| / (|g| + weight_decay |w| + 1e-8) / lr). Parameters of fewer axes (biases and
-    norms) take plain momentum steps without decay; the groups say which. The work is done on lists of tensors and
-    nothing is copied to the host. `clipped_share` holds the share of layers whose last step was limited by lr.
+    norms) take plain momentum steps without decay; the groups define which. The step operates on lists of tensors and
+    copies nothing to the host. `clipped_share` is the fraction of layers whose last step was limited by lr.
 
     Args:
-        groups: of parameters, with their settings.
+        groups: parameter groups with their settings.
         lr: learning rate.
-        momentum: of Nesterov's kind, where it is not 0.
+        momentum: Nesterov momentum; 0 for none.
         compiled: whether torch.compile fuses a step: it then reads and writes every tensor once, after the norms.
     """
 
@@ -44,7 +44,7 @@ class Lars(torch.optim.SGD):
         for group in self.param_groups:
             weights: list[Tensor] = [weight for weight in group["params"] if weight.grad is not None]
             if not weights or (self._compiled_step is None and group["trust_coefficient"] is None):
-                continue  # nothing to scale: SGD's step is all
+                continue  # nothing to scale, so SGD's step is sufficient
             gradients = [weight.grad for weight in weights if weight.grad is not None]
             rate = _on_device(group["lr"], weights)
             adapt = {"decay": group["decay_before_trust"], "coefficient": group["trust_coefficient"]}
@@ -58,7 +58,7 @@ class Lars(torch.optim.SGD):
         return None if self._compiled_step is not None else super().step(closure)
 
     def uncompiled(self) -> None:
-        """Take SGD's own steps from now on."""
+        """Use SGD's own, uncompiled steps from now on."""
         self._compiled_step = None
         for group in self.param_groups:
             group["fused"] = True
@@ -70,13 +70,13 @@ class Lars(torch.optim.SGD):
         return buffer
 
     def momenta(self) -> list[Tensor]:
-        """All momenta; zeros, from which a first step does as from none, where there was no step yet."""
+        """All momenta; zeros before the first step, which is equivalent to no momenta."""
         groups = [group for group in self.param_groups if group["momentum"]]
         return [self._momentum(weight) for group in groups for weight in group["params"]]
 
     @contextmanager
     def rate_from(self, rate: Tensor) -> Iterator[None]:
-        """Meanwhile steps read the learning rate from a tensor on the device, as one has to that is captured."""
+        """Let steps read the learning rate from a tensor on the device, as a captured step must."""
         rates = [group["lr"] for group in self.param_groups]
         for group in self.param_groups:
             group["lr"] = rate
@@ -88,7 +88,7 @@ class Lars(torch.optim.SGD):
 
 
 def _on_device(rate: float | Tensor, weights: list[Tensor]) -> Tensor:
-    """A rate beside the weights; on a GPU a kernel writes it, so that the host does not wait."""
+    """The rate on the weights' device; on a GPU a kernel writes it, so that the host does not wait."""
     if isinstance(rate, Tensor):
         return rate
     return torch.full((), rate, dtype=weights[0].dtype, device=weights[0].device)
@@ -97,7 +97,11 @@ def _on_device(rate: float | Tensor, weights: list[Tensor]) -> Tensor:
 def _adapt(
     weights: list[Tensor], gradients: list[Tensor], rate: Tensor, *, decay: float, coefficient: float | None
 ) -> Tensor | None:
-    """Add the decay to the gradients and scale them by r; the share of r that are 1; nothing without a coefficient."""
+    """Add the decay to the gradients and scale them by r, in place; without a coefficient, do nothing.
+
+    Returns:
+        The fraction of layers whose r is 1; None without a coefficient.
+    """
     if coefficient is None:
         return None
     weight_norms = torch.stack(torch._foreach_norm(weights))
@@ -122,7 +126,7 @@ def _nesterov_step(
     momentum: float,
     weight_decay: float,
 ) -> Tensor | None:
-    """`_adapt` and SGD's step as one function of tensors, so that they can be fused."""
+    """`_adapt` and SGD's step as one function of tensors, so that torch.compile can fuse them."""
     clipped = _adapt(weights, gradients, rate, decay=decay, coefficient=coefficient)
     if weight_decay:
         torch._foreach_add_(gradients, weights, alpha=weight_decay)
@@ -143,14 +147,14 @@ def build_optimizer(
     trust_coefficient: float | None = 0.005,
     compiled: bool = False,
 ) -> Lars:
-    """The optimizer of the published recipe.
+    """Build the optimizer of the published recipe.
 
     Args:
-        parameters: of the encoder; those of fewer than two axes get neither decay nor LARS.
-        lr: largest effective rate of a layer.
-        momentum: of Nesterov's kind, where it is not 0.
-        weight_decay: L2 strength for weights.
-        trust_coefficient: of LARS; None for plain SGD.
+        parameters: parameters of the encoder; those of fewer than two axes get neither decay nor LARS.
+        lr: largest effective learning rate of a layer.
+        momentum: Nesterov momentum; 0 for none.
+        weight_decay: weight decay (L2) of the weights.
+        trust_coefficient: trust coefficient of LARS; None for plain SGD.
         compiled: whether torch.compile fuses a step.
     """
     parameters = list(parameters)
@@ -158,7 +162,7 @@ def build_optimizer(
     weights: dict[str, Any] = {
         "params": [p for p in parameters if p.ndim > 1],
         "trust_coefficient": trust_coefficient,
-        # LARS scales the decay with the gradient, so it adds it itself, before SGD sees the sum.
+        # LARS scales the decay together with the gradient, so it adds the decay itself, before SGD's step.
         "decay_before_trust": weight_decay if adapts else 0.0,
         "weight_decay": 0.0 if adapts else weight_decay,
     }
@@ -173,13 +177,13 @@ def build_optimizer(
 
 
 def build_scheduler(optimizer: torch.optim.Optimizer, *, horizon: int | None) -> LambdaLR:
-    """A cosine from the full rate to 0, advanced once per weight update.
+    """Build a cosine schedule from the full rate to 0, advanced once per weight update.
 
-    Past the horizon it rises again, as in the published code, whose horizon is too short.
+    Beyond the horizon the rate rises again, as in the published code, whose horizon is too short.
 
     Args:
-        optimizer: whose rate is set.
-        horizon: updates until the rate is 0; None for a constant rate.
+        optimizer: optimizer whose rate is set.
+        horizon: number of updates until the rate is 0; None for a constant rate.
     """
     if horizon is None:
         return LambdaLR(optimizer, lambda update: 1.0)

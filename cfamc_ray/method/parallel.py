@@ -1,7 +1,7 @@
-"""Several workers as one: embeddings gathered with their gradient, gradients summed.
+"""Data-parallel workers: embeddings are gathered with their gradient, gradients are summed.
 
-The loss is that of the global batch on every worker. Its gradient with respect to a worker's own embeddings is then
-complete as it is, and the gradient of the weights is the sum, not the mean, of the workers'.
+Every worker computes the loss of the global batch. So the gradient with respect to a worker's own embeddings is already
+complete, and the gradient of the weights is the sum, not the mean, over workers.
 
 Shapes: V views, b images of one worker, B images of all, D embedding width; N rows of anything, n of one worker.
 """
@@ -28,12 +28,12 @@ class _GatherImages(torch.autograd.Function):
 
 
 def gather_embeddings(z_VbD: Tensor) -> Tensor:
-    """z_VBD of all workers in rank order; the gradient flows back to the worker's own part."""
+    """Gather z_VBD of all workers in rank order; the gradient flows back to the worker's own part."""
     return cast(Tensor, _GatherImages.apply(z_VbD))
 
 
 def gather_images(values_Vb: Tensor) -> Tensor:
-    """Concatenate along the second axis, in rank order, without a gradient."""
+    """Concatenate the workers' values along the second axis, in rank order, without a gradient."""
     parts = [torch.empty_like(values_Vb, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, values_Vb.contiguous())
     return torch.cat(parts, dim=1)
@@ -41,9 +41,9 @@ def gather_images(values_Vb: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """A worker among the workers of a trial, and what it computes on.
+    """Rank, world size and device of a worker.
 
-    Workers may each compute a part of the rows of a result, after which all of them have the same whole.
+    Workers may each compute a part of the rows of a result, and then gather the same complete result.
     """
 
     rank: int = 0
@@ -51,10 +51,10 @@ class DistributedContext:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def part(self, rows_N: Tensor) -> Tensor:
-        """rows_n of this worker, N / world_size of them, rounded up; after the last row the first ones come again.
+        """The rows_n of this worker: N / world_size rows, rounded up; after the last row, the first rows are repeated.
 
         Args:
-            rows_N: at least one.
+            rows_N: all rows, at least one.
         """
         if self.world_size == 1:
             return rows_N
@@ -62,11 +62,11 @@ class DistributedContext:
         return rows_N[torch.arange(self.rank * n, (self.rank + 1) * n, device=rows_N.device) % len(rows_N)]
 
     def gather(self, rows_n: Tensor, count: int) -> Tensor:
-        """rows_N of all workers, from what each has made of its `part`.
+        """Gather rows_N of all workers, which have each computed the rows of their `part`.
 
         Args:
-            rows_n: of this worker; of one shape on all of them.
-            count: N.
+            rows_n: rows of this worker, of equal shape on all workers.
+            count: number of rows without repetitions (N).
         """
         if self.world_size == 1:
             return rows_n
@@ -75,18 +75,18 @@ class DistributedContext:
         return rows_X[:count]
 
     def as_first(self, tensors: Iterable[Tensor]) -> None:
-        """Set tensors to the values that they have on the first worker."""
+        """Broadcast the values of tensors from the first worker to all, in place."""
         if self.world_size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
 
 ALONE = DistributedContext()
-"""One worker, which computes all rows."""
+"""The context of a single worker, which computes all rows."""
 
 
 def data_parallel(module: nn.Module) -> DistributedDataParallel:
-    """A wrapper whose backward pass leaves the sum of the workers' gradients on each."""
+    """Wrap a module so that its backward pass leaves the sum of the workers' gradients on each worker."""
     wrapper = DistributedDataParallel(module)
     wrapper.register_comm_hook(None, _sum_gradients)
     return wrapper

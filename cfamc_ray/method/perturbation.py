@@ -1,7 +1,7 @@
 """One perturbation per crop, in the l∞ ball of radius epsilon and in the pixel box [0, 1].
 
-Shapes: any; `delta`, `gradient` and `images` are alike. A radius is a number, or a tensor that broadcasts against them
-(0 for a view that stays clean).
+Shapes: any; `delta`, `gradient` and `images` have the same. A radius is a number, or a tensor that broadcasts to them
+(0 for a view that is not perturbed).
 """
 
 import torch
@@ -13,7 +13,7 @@ Radius = float | Tensor
 
 
 def project(delta: Tensor, images: Tensor, *, epsilon: Radius) -> Tensor:
-    """The nearest perturbation with no entry beyond epsilon and with images + delta in [0, 1].
+    """Project a perturbation to the l∞ ball of radius epsilon and to images + delta in [0, 1].
 
     Args:
         delta: perturbation.

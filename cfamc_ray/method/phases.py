@@ -1,4 +1,4 @@
-"""The phases of a training step by name: marks in a profiler's trace, whose seconds can be added up."""
+"""The named phases of a training step: marks in a profiler's trace, whose seconds can be summed."""
 
 import time
 from collections import defaultdict
@@ -13,12 +13,12 @@ Phase = Literal["crops", "forward", "loss", "backward", "optimizer", "perturbati
 Seconds = dict[str, float]
 
 _timed: list[tuple[torch.device, Seconds]] = []
-"""Where the seconds of each `timed_phases` go."""
+"""Device and dictionary of seconds of each active `timed_phases`."""
 
 
 @contextmanager
 def phase(name: Phase) -> Iterator[None]:
-    """Mark what is inside, at a cost of microseconds."""
+    """Mark the enclosed code as a phase, at a cost of microseconds."""
     with record_function(name):
         started = [now(device) for device, _ in _timed]
         yield
@@ -28,10 +28,10 @@ def phase(name: Phase) -> Iterator[None]:
 
 @contextmanager
 def timed_phases(device: torch.device) -> Iterator[Seconds]:
-    """Seconds by phase of what is inside, added up; on a GPU each phase is waited for, so that none overlap.
+    """Sum the seconds of each phase in the enclosed code; on a GPU each phase is awaited, so that none overlap.
 
     Args:
-        device: that computes them.
+        device: device that computes the phases.
     """
     seconds: Seconds = defaultdict(float)
     _timed.append((device, seconds))
@@ -42,12 +42,12 @@ def timed_phases(device: torch.device) -> Iterator[Seconds]:
 
 
 def timing() -> bool:
-    """Whether phases are timed at the moment."""
+    """Whether a `timed_phases` is active."""
     return bool(_timed)
 
 
 def now(device: torch.device) -> float:
-    """Seconds of a clock, once the device has done all that it was given."""
+    """Seconds of a clock, after the device has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

@@ -11,11 +11,11 @@ from cfamc_ray.method.convolution import Convolution
 from cfamc_ray.method.norms import BatchNorm, Norm, group_norm, norm_relu
 
 BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
-"""Blocks of each stage."""
+"""Number of blocks of each stage."""
 
 
 def build_resnet(config: BackboneConfig, encoder: EncoderConfig) -> "ResNet":
-    """A ResNet with the encoder's width, norm and stem; what `config` builds."""
+    """Build a ResNet with the encoder's width, norm and stem."""
     norm = BatchNorm if encoder.norm == "batch" else group_norm
     return ResNet(config.name, encoder.width, norm, stem=encoder.stem)
 
@@ -37,14 +37,14 @@ class BasicBlock(nn.Module):
         self.shortcut = _shortcut(inputs, width, stride, norm)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        """Add the residual."""
+        """Add the residual branch to the shortcut."""
         first, norm, _, second, last_norm = self.residual
         y_NCHW = second(norm_relu(norm, first(x_NCHW)))
         return norm_relu(last_norm, y_NCHW, self.shortcut(x_NCHW))
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions and a shortcut (arXiv 1512.03385, figure 5 right), striding in the 3x3."""
+    """1x1, 3x3 and 1x1 convolutions and a shortcut (arXiv 1512.03385, figure 5 right), with the stride in the 3x3."""
 
     expansion = 4
 
@@ -64,7 +64,7 @@ class Bottleneck(nn.Module):
         self.shortcut = _shortcut(inputs, outputs, stride, norm)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        """Add the residual."""
+        """Add the residual branch to the shortcut."""
         first, norm, _, second, second_norm, _, third, last_norm = self.residual
         y_NCHW = second(norm_relu(norm, first(x_NCHW)))
         y_NCHW = third(norm_relu(second_norm, y_NCHW))
@@ -78,12 +78,12 @@ def _shortcut(inputs: int, outputs: int, stride: int, norm: Norm) -> nn.Module:
 
 
 class ResNet(Backbone):
-    """Four stages of doubling width, averaged over the image.
+    """Four stages of doubling width, followed by the mean over the image.
 
     Args:
         architecture: a key of `BLOCKS`.
         width: channels of the first stage.
-        norm: builds the norm of so many channels.
+        norm: builds a norm layer, given the number of channels.
         stem: ``small``: 3x3 of stride 1; ``large``, torchvision's: 7x7 of stride 2 and max-pooling.
     """
 
@@ -104,11 +104,11 @@ class ResNet(Backbone):
         self.stages = nn.Sequential(*stages)
         self.width = channels
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):  # as in torchvision; LARS turns a weight's norm into its pace
+            if isinstance(module, nn.Conv2d):  # as in torchvision; with LARS, the norm of a weight sets its rate
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def after_stem(self, x_NCHW: Tensor) -> Tensor:
-        """The stages and the mean over the image."""
+        """Apply the stages and average over the image."""
         norm, _, *stages = self.stages
         x_NCHW = norm_relu(norm, x_NCHW)
         for stage in stages:

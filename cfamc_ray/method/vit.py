@@ -12,25 +12,25 @@ from cfamc_ray.config.errors import InputError
 from cfamc_ray.method.backbones import Backbone
 
 HEADS, DEPTH = 3, 12
-"""Heads of the attention, and blocks."""
+"""Number of attention heads, and of blocks."""
 
 
 def build_vit(config: BackboneConfig, encoder: EncoderConfig) -> "VisionTransformer":
-    """A vision transformer with the encoder's width and stem; what `config` builds."""
+    """Build a vision transformer with the encoder's width and stem."""
     return VisionTransformer(HEADS * encoder.width, config.patch(encoder.stem))
 
 
 class Patches(nn.Conv2d):
-    """One linear map of every patch; a convolution would silently leave out the pixels that fill none."""
+    """Linear embedding of patches; unlike a plain convolution, it refuses images that patches do not tile."""
 
     def __init__(self, width: int, side: int) -> None:
         super().__init__(3, width, side, stride=side)
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
-        """Pixels to the D channels of a grid of patches.
+        """Embed pixels as a grid of patches with D channels.
 
         Raises:
-            InputError: where the patches do not tile the image.
+            InputError: if the patches do not tile the image.
         """
         (H, W), side = images_NCHW.shape[-2:], self.stride[0]
         if H % side or W % side:
@@ -50,14 +50,14 @@ class SelfAttention(nn.Module):
         self.outputs = nn.Linear(width, width)
 
     def forward(self, x_NTD: Tensor) -> Tensor:
-        """What the heads read, mixed."""
+        """Attend, and mix the outputs of the heads."""
         q_NATE, k_NATE, v_NATE = self.queries_keys_values(x_NTD).unflatten(-1, (3, HEADS, -1)).transpose(1, 3).unbind(2)
         read_NATE = F.scaled_dot_product_attention(q_NATE, k_NATE, v_NATE)
         return self.outputs(read_NATE.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
 class TransformerBlock(nn.Module):
-    """Attention and a perceptron of fourfold width, each behind a norm and beside a shortcut (pre-norm)."""
+    """Attention and an MLP of fourfold width, each after a norm and with a residual connection (pre-norm)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class TransformerBlock(nn.Module):
         )
 
     def forward(self, x_NTD: Tensor) -> Tensor:
-        """Add both residuals."""
+        """Apply attention and MLP, each with its residual connection."""
         x_NTD = x_NTD + self.attention(x_NTD)
         return x_NTD + self.perceptron(x_NTD)  # type: ignore[no-any-return]
 
@@ -80,8 +80,8 @@ class VisionTransformer(Backbone):
     """`DEPTH` blocks on the patches of an image of any size that they tile; features are the mean of the tokens.
 
     Args:
-        width: of a token (D), a multiple of 4 and of `HEADS`.
-        patch: its side in pixels.
+        width: width of a token (D), a multiple of 4 and of `HEADS`.
+        patch: side of a patch in pixels.
     """
 
     def __init__(self, width: int, patch: int) -> None:
@@ -96,13 +96,13 @@ class VisionTransformer(Backbone):
                 nn.init.zeros_(parameter)
 
     def after_stem(self, x_NCHW: Tensor) -> Tensor:
-        """The blocks and the mean over the tokens."""
+        """Apply the blocks and average over the tokens."""
         x_NTD = x_NCHW.flatten(2).transpose(1, 2) + position_embeddings(x_NCHW)
         return self.blocks(x_NTD).mean(1)  # type: ignore[no-any-return]
 
 
 def position_embeddings(x_NCHW: Tensor) -> Tensor:
-    """Sines and cosines of row and column at K = C/4 frequencies, p_TD (as in MoCo v3, arXiv 2104.02057)."""
+    """Embeddings p_TD: sines and cosines of row and column at K = C/4 frequencies (as in MoCo v3, arXiv 2104.02057)."""
     _, C, H, W = x_NCHW.shape
     rows_H, columns_W, k_K = (torch.arange(n, dtype=x_NCHW.dtype, device=x_NCHW.device) for n in (H, W, C // 4))
     phases_T2K = torch.cartesian_prod(rows_H, columns_W)[..., None] * 10_000 ** (-k_K / len(k_K))

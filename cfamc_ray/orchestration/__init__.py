@@ -1,4 +1,4 @@
-"""Ray: the only folder that imports it. Trials as trainables, the search as a Tune searcher, the study's run.
+"""The only folder that imports Ray: trials as trainables, the search as a Tune searcher, the run of a study.
 
 Ray reads these settings when it is first imported.
 """
@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 SETTINGS = {
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # else every worker under `uv run` gets a virtual environment of its own
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # otherwise every worker under `uv run` gets its own virtual environment
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths keep their meaning
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",  # the default of 2 s adds up over the trials of a study
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
@@ -30,7 +30,7 @@ def _has_home() -> bool:
         return False
 
 
-if not _has_home():  # Ray keeps a token there and does not start without one
+if not _has_home():  # Ray stores a token there and does not start without it
     os.environ["HOME"] = tempfile.mkdtemp(prefix="cfamc_ray-home-")
 
-logging.getLogger("ray.widgets.util").setLevel(logging.WARNING)  # which tells every notebook to install ipywidgets
+logging.getLogger("ray.widgets.util").setLevel(logging.WARNING)  # it asks every notebook to install ipywidgets

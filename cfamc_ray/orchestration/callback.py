@@ -1,4 +1,4 @@
-"""The callback of a study's run: keeps the view up to date, and restarts trials whose process was lost."""
+"""The Tune callback of a study: updates the view, and restarts trials whose process was lost."""
 
 import math
 import time
@@ -27,16 +27,16 @@ FRONT_SECONDS = 10.0
 
 
 class View(Protocol):
-    """What a person sees of a running study."""
+    """Shows a running study to a person."""
 
     def __enter__(self) -> Self: ...
     def __exit__(self, *_: object) -> None: ...
     def show(self, progress: Progress, records: Sequence[TrialRecord]) -> None:
-        """Draw how far it is, and what is new of the trials."""
+        """Show the progress, and news of the trials."""
 
 
 class StudyCallback(tune.Callback):
-    """Keeps the view up to date, and has trials whose process was lost started again."""
+    """Updates the view, and restarts trials whose process was lost."""
 
     def __init__(self, search: Search, folder: Path, view: View) -> None:
         self.search, self.config, self.folder, self.view = search, search.config, folder, view
@@ -48,28 +48,28 @@ class StudyCallback(tune.Callback):
         self.events = StudyEvents(folder, first_step=self._finished())
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune's snapshot of a run is not what a study resumes from."""
+        """Empty, because a study is not resumed from Tune's snapshot."""
         return {}
 
     def on_step_end(self, iteration: int, trials: Sequence[TuneTrial], **info: Any) -> None:
-        """Draw, at most once a second; the front for TensorBoard more seldom, for that takes longer."""
+        """Update the view at most once a second, and TensorBoard's front less often, because it takes longer."""
         if time.monotonic() - self.shown >= REFRESH_SECONDS:
             self._show()
         if time.monotonic() - self.drawn >= FRONT_SECONDS:
             self._draw_front()
 
     def on_trial_start(self, iteration: int, trials: Sequence[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """Count it."""
+        """Read the record of the new trial."""
         self._reread(trial)
 
     def on_trial_result(
         self, iteration: int, trials: Sequence[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
     ) -> None:
-        """Take in a new row."""
+        """Read the record with its new row."""
         self._reread(trial)
 
     def on_trial_error(self, iteration: int, trials: Sequence[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """Start it again, from its last epoch; where that was done often enough, note the reason."""
+        """Restart the trial from its last epoch; after too many restarts, record the reason of its failure."""
         number = trial.config["number"]
         trial_folder = TrialFolder(self.folder, number)
         record = trial_folder.read() or TrialRecord(number, trial.config["point"])
@@ -89,21 +89,21 @@ class StudyCallback(tune.Callback):
         self._reread(trial)
 
     def on_experiment_end(self, trials: Sequence[TuneTrial], **info: Any) -> None:
-        """Draw the end."""
+        """Show the final state."""
         self._show()
         self._draw_front()
         self.events.close()
 
     @property
     def records(self) -> list[TrialRecord]:
-        """Of all trials so far, by number."""
+        """Records of all trials so far, ordered by number."""
         return [self._records[number] for number in sorted(self._records)]
 
     def _finished(self) -> int:
         return sum(record.status == "finished" for record in self.records)
 
     def _draw_front(self) -> None:
-        """For TensorBoard, where another trial has finished."""
+        """Write the front to TensorBoard if another trial has finished."""
         self.drawn = time.monotonic()
         if self._finished() != self.finished:
             self.finished = self._finished()
@@ -125,7 +125,7 @@ class StudyCallback(tune.Callback):
 
 
 def _error_of(trial: TuneTrial) -> Exception | None:
-    """What ended a trial; `get_error` would look in the study's folder, into which Tune copies it later."""
+    """The error of a trial; `get_error` would look in the study's folder, to which Tune copies it only later."""
     try:
         return cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())  # type: ignore[no-any-return]
     except (OSError, TypeError, ValueError, EOFError, UnpicklingError):
@@ -133,13 +133,13 @@ def _error_of(trial: TuneTrial) -> Exception | None:
 
 
 def _met_a_full_disk(error: Exception | None) -> bool:
-    """Whether a trial's process, or one of its workers, ended because there was no room for its files."""
+    """Whether a trial's process, or one of its workers, ended because of a full disk."""
     cause = getattr(error, "cause", None)
     return any(isinstance(each, DiskFullError) for each in (cause, *getattr(cause, "worker_failures", {}).values()))
 
 
 def _reason(error: Exception | None, folder: TrialFolder) -> StopReason:
-    """Why a trial's process ended: what Python raised there, or what it said when it crashed."""
+    """Reason why a trial's process ended: its Python exception, or its crash report."""
     if isinstance(error, RayTaskError):
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return StopReason("error", f"its process ended: {lines[-1]}", origin=type(error.cause).__name__)

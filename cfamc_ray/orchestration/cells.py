@@ -1,4 +1,4 @@
-"""The system part of a scaling study: each cell in processes of its own, one cell after the other."""
+"""The system part of a scaling study: cells are measured one after another, each in its own processes."""
 
 import socket
 from typing import Any
@@ -23,10 +23,10 @@ from cfamc_ray.training.throughput import measure_cell
 
 
 class CellWorker:
-    """A process that measures one cell, alone or with others, and ends."""
+    """A process that measures one cell, alone or with other workers, and ends."""
 
     def meeting(self) -> str:
-        """An address at which the workers can meet, on this one's machine."""
+        """An address on this worker's machine for the process group."""
         with socket.socket() as free:
             free.bind(("", 0))
             return f"tcp://{ray.util.get_node_ip_address()}:{free.getsockname()[1]}"
@@ -37,14 +37,14 @@ class CellWorker:
         """Measure a cell as one of its workers.
 
         Args:
-            packed: the cell.
-            system: how it is measured.
-            resources: of each worker.
-            rank: of this worker.
+            packed: the packed cell.
+            system: numbers of repeats.
+            resources: resources of each worker.
+            rank: rank of this worker.
             meeting: address of the process group.
 
         Returns:
-            the measurements of `measure_cell`.
+            The measurements of `measure_cell`.
         """
         cell = packed.unpack()
         torch.set_num_threads(resources.cpus_per_worker)
@@ -57,16 +57,16 @@ class CellWorker:
 
 
 def run_cells(config: ScalingConfig, folder: CellFolder, *, address: str | None, detail: Detail) -> None:
-    """Measure the cells that have not been measured; one that fails is noted with its reason.
+    """Measure the cells that have not been measured; a failure is recorded with its reason.
 
     Args:
-        config: of the scaling study.
-        folder: of its system part.
-        address: of a running Ray cluster; None for one of this machine's own.
-        detail: how much progress is printed.
+        config: config of the scaling study.
+        folder: folder of its system part.
+        address: address of a running Ray cluster; None to start Ray on this machine.
+        detail: amount of progress output.
 
     Raises:
-        InputError: where the cluster cannot be reached or is too small for the cell with most workers.
+        InputError: if the cluster cannot be reached, or is too small for the cell with the most workers.
     """
     missing = [cell for cell in config.cells if not folder.measured(cell)]
     if not missing:
@@ -106,4 +106,4 @@ def _measure(cell: Cell, config: ScalingConfig) -> dict[str, Any]:
     except RayError as error:
         return {"status": "failed", "reason": str(error).strip().splitlines()[-1]}
     finally:
-        remove_placement_group(places)  # and with it the workers
+        remove_placement_group(places)  # also ends the workers

@@ -1,4 +1,4 @@
-"""The confirmation of a front: trained anew with fresh seeds, as a study of its own, and tested; both can resume."""
+"""Confirm a front: train its points again with fresh seeds, as a separate study, and test them; both can resume."""
 
 import logging
 from collections.abc import Sequence
@@ -31,16 +31,16 @@ logger = logging.getLogger(__name__)
 def run_confirmation(
     config: StudyConfig, folder: Path, *, address: str | None = None, detail: Detail = "normal"
 ) -> bool:
-    """Train and test every candidate with every fresh seed; what is there already stays.
+    """Train and test every candidate with every fresh seed; existing results are kept.
 
     Args:
-        config: of the study whose front is confirmed; `confirm` must be set.
-        folder: of that study.
-        address: of a running Ray cluster, as for `run_study`.
-        detail: how much progress is printed.
+        config: config of the study whose front is confirmed; `confirm` must be set.
+        folder: folder of that study.
+        address: address of a running Ray cluster, as in `run_study`.
+        detail: amount of progress output.
 
     Returns:
-        whether all is done; False after Ctrl-C.
+        Whether everything is done; False after Ctrl-C.
     """
     assert config.confirm is not None
     inner = folder / CONFIRM
@@ -64,7 +64,7 @@ def run_confirmation(
 def _test(
     fresh: StudyConfig, folder: Path, records: Sequence[TrialRecord], address: str | None, detail: Detail
 ) -> None:
-    """Attack the encoders, as many at once as there are places."""
+    """Attack the encoders, as many at once as resources allow."""
     resources = fresh.resources
     test = ray.remote(
         num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker, max_retries=resources.restarts
@@ -83,7 +83,7 @@ def _test(
 
 
 def test_encoder(study: Packed[StudyConfig], folder: Path, number: int, sources: SharedSources) -> str:
-    """Measure one encoder and write its accuracies; returns a remark where they are not to be trusted."""
+    """Evaluate one encoder and write its accuracies; return a remark if they cannot be trusted."""
     fresh = study.unpack()
     assert fresh.confirm is not None
     take_sources(sources)

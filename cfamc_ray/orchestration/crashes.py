@@ -1,4 +1,4 @@
-"""What a trial's process had to say when it died: Ray knows only that it is gone."""
+"""Crash reports of trial processes, of which Ray only knows that they have ended."""
 
 import faulthandler
 import re
@@ -13,11 +13,11 @@ NOTHING_SAID = "its process was killed from outside, as the system does where me
 
 
 class CrashReport:
-    """A file into which Python writes where it was, should the process receive a signal such as SIGSEGV.
+    """A file to which Python writes its stack if the process receives a signal such as SIGSEGV.
 
     Args:
-        folder: of the trial.
-        rank: of the worker.
+        folder: folder of the trial.
+        rank: rank of the worker.
     """
 
     def __init__(self, folder: TrialFolder, rank: int = 0) -> None:
@@ -27,17 +27,17 @@ class CrashReport:
         faulthandler.enable(self._file)
 
     def close(self) -> None:
-        """The trial has ended without a crash."""
+        """Remove the report after a trial without a crash."""
         faulthandler.disable()
         self._file.close()
         self._path.unlink(missing_ok=True)
 
 
 def crash_reason(folder: TrialFolder) -> StopReason:
-    """Why a trial's process died, as its reports tell; of several workers the first that has one.
+    """Reason why a trial's process died, from the first crash report of its workers.
 
     Args:
-        folder: of the trial.
+        folder: folder of the trial.
     """
     for path in sorted(folder.path.glob("crash-*.txt")):
         text = path.read_text(encoding="utf-8", errors="replace")

@@ -1,4 +1,4 @@
-"""Waiting for a cluster that starts machines on demand, where it lacks the resources of a study."""
+"""Wait for an autoscaling cluster to start the machines that a study needs."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -12,21 +12,21 @@ from cfamc_ray.config.resources import ResourceConfig
 
 LOOK_SECONDS = 1.0
 UNAWARE = 3
-"""Versions of the cluster's state after the request that an autoscaler may have looked at before it."""
+"""Number of versions of the cluster's state after the request that may still be from before it."""
 SILENT_SECONDS = 30.0
-"""Without a report of an autoscaler, which sends one every 5 seconds, until a cluster counts as one that has none."""
+"""Seconds without a report of an autoscaler (usual interval: 5 s) after which a cluster counts as having none."""
 
 
 def require(resources: ResourceConfig, *, cluster: bool, say: Callable[[str], object]) -> None:
-    """Have the processors and GPUs that a study needs at once, waiting for a cluster that starts machines on demand.
+    """Ensure the CPU cores and GPUs that a study needs at once; wait for an autoscaling cluster to start machines.
 
     Args:
-        resources: that have to be there.
-        cluster: whether Ray runs on a cluster of its own, which may grow.
-        say: shows a person that there is a wait.
+        resources: required resources.
+        cluster: whether Ray runs on a cluster, which may grow.
+        say: called with a message for a person before a wait.
 
     Raises:
-        InputError: where there are too few: at once where no more can come, else after `resources.wait_minutes`.
+        InputError: if there are too few: immediately if no more can come, else after `resources.wait_minutes`.
     """
     if not (lacking := _lacking(resources)):
         return
@@ -39,14 +39,14 @@ def require(resources: ResourceConfig, *, cluster: bool, say: Callable[[str], ob
     try:
         _wait(resources, bundle, before, say)
     finally:
-        request_resources(bundles=[])  # from here on its trials ask for themselves
+        request_resources(bundles=[])  # from here on the trials request resources themselves
 
 
 def _wait(resources: ResourceConfig, bundle: Mapping[str, float], before: int, say: Callable[[str], object]) -> None:
     started, announced = time.monotonic(), False
     while lacking := _lacking(resources):
         waited, state = time.monotonic() - started, _autoscaling_state()
-        # The state counts on each time it is asked for; a report may have been begun before the request.
+        # The version increases with each query; a report may be from before the request.
         answered = state.last_seen_cluster_resource_state_version > before + UNAWARE
         if answered and _refused(state, bundle):
             raise InputError(f"{lacking}; the cluster can start no machine for them")
@@ -61,14 +61,14 @@ def _wait(resources: ResourceConfig, bundle: Mapping[str, float], before: int, s
 
 
 def _refused(state: AutoscalingState, bundle: Mapping[str, float]) -> bool:
-    """Whether the autoscaler says of this request, and not of one before it, that no machine would do."""
+    """Whether the autoscaler reports that no machine can satisfy this request, rather than an earlier one."""
     constraints = state.infeasible_cluster_resource_constraints
     requests = (request for constraint in constraints for request in constraint.resource_requests)
     return any(dict(each.request.resources_bundle) == bundle for each in requests)
 
 
 def _autoscaling_state() -> AutoscalingState:
-    """What the cluster's autoscaler last reported; empty where there is none."""
+    """The last report of the cluster's autoscaler; empty if there is none."""
     address = ray.get_runtime_context().gcs_address
     reply = GetClusterStatusReply()
     reply.ParseFromString(ray._raylet.GcsClient(address).get_cluster_status(timeout_s=10))
@@ -76,7 +76,7 @@ def _autoscaling_state() -> AutoscalingState:
 
 
 def _lacking(resources: ResourceConfig) -> str:
-    """What there is too little of, and what would be right; empty where there is enough."""
+    """Description of missing resources and the remedy; empty if there are enough."""
     there: Mapping[str, float] = ray.cluster_resources()
     needs = {
         "CPU": (resources.cpus_at_once, resources.cpus_per_worker),

@@ -1,4 +1,4 @@
-"""Images once on each machine: the driver reads them, and Ray keeps one copy for all processes of a node."""
+"""Share images: the driver reads them, and Ray keeps one copy for all processes of a machine."""
 
 import warnings
 from typing import Any
@@ -14,14 +14,13 @@ from cfamc_ray.orchestration.packing import Packed, pack
 from cfamc_ray.space.search_space import SearchSpace
 
 SharedSources = list[tuple[Packed[DataConfig], Any]]
-"""Data sets, and where Ray keeps them."""
+"""Data sets, and Ray's references to their images."""
 
 
 def share_sources(study: StudyConfig) -> SharedSources:
-    """Hand the images of a study's trials to Ray; what a space varies beyond the first is read where it is needed.
+    """Put the images of a study's first trial into Ray's object store; other data sets of a space are read on demand.
 
-    Images that are mapped into memory are left where they are: every machine maps its own cache of them, which may be
-    larger than the memory.
+    Memory-mapped images are not shared: every machine maps its own cache of them, which may exceed the memory.
     """
     trial = SearchSpace(study).first_trial
     kept = [config for config in dict.fromkeys((trial.data, trial.judged_on)) if not config.is_mapped]
@@ -29,11 +28,11 @@ def share_sources(study: StudyConfig) -> SharedSources:
 
 
 def take_sources(shared: SharedSources) -> None:
-    """Read the images from the copy on this machine, which Ray fetches once, instead of from its disk."""
+    """Use the copy of the images on this machine, which Ray fetches once, instead of reading from disk."""
     for packed, reference in shared:
         class_names, *arrays = ray.get(reference)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # torch: the arrays are read-only, and so they stay
+            warnings.simplefilter("ignore", UserWarning)  # about read-only arrays, which are never written
             train_images, train_labels, test_images, test_labels = map(torch.from_numpy, arrays)
         train, test = LabelledImages(train_images, train_labels), LabelledImages(test_images, test_labels)
         hold_source(packed.unpack(), Source(train, test, class_names))

@@ -1,4 +1,4 @@
-"""What is said of a command that Ray ends: its C++ code leaves Python no time for that."""
+"""A message for a command that Ray ends from C++, which leaves Python no time to print one."""
 
 import subprocess
 import sys
@@ -10,31 +10,31 @@ from typing import TextIO
 from cfamc_ray.host.process import before_end
 
 WAIT = "import sys; sys.stdin.buffer.read(1) or print(sys.argv[1], flush=True)"
-"""Reads a byte from this process, or finds that it is gone."""
+"""Reads a byte from this process; if the process ends before, prints the message."""
 
 
 @contextmanager
 def last_words(person: TextIO, log: Path) -> Iterator[None]:
-    """A small process that waits for the end of this one, and says so where it came without a word.
+    """Run a small process that prints a message if this process ends without one.
 
     Args:
-        person: where it is said.
-        log: where Ray has said why.
+        person: stream for the message.
+        log: file with Ray's output.
     """
     text = (
-        "\nThe command has ended without a word, as Ray ends it where one of Ray's own processes has died; what Ray "
-        f"said is in {log}.\nNo finished epoch is lost. Re-run the command with --resume to resume."
+        "\nThe command has ended without a message, because Ray ends it if one of Ray's own processes dies; Ray's "
+        f"output is in {log}.\nNo finished epoch is lost. Re-run the command with --resume to resume."
     )
     waiting = subprocess.Popen(  # noqa: S603 (our own program)
         [sys.executable, "-I", "-S", "-c", WAIT, text],
         stdin=subprocess.PIPE,
         stdout=person.fileno(),
         stderr=subprocess.DEVNULL,
-        start_new_session=True,  # neither Ctrl-C nor what ends the command's group ends it
+        start_new_session=True,  # not ended by Ctrl-C or with the command's group
     )
 
     def dismiss() -> None:
-        with suppress(OSError):  # it was killed
+        with suppress(OSError):  # the process was killed
             waiting.communicate(b".")
 
     before_end(dismiss)

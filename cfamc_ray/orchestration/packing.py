@@ -1,4 +1,4 @@
-"""Configs on their way to another process, which has to import a study's plugins before it can unpickle them."""
+"""Configs that are sent to another process, which must import a study's plugins before it can unpickle them."""
 
 import sys
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ class Packed(Generic[T]):
 
     plugins: tuple[str, ...]
     search_path: tuple[str, ...]
-    """Folders in which the packing process looks for modules."""
+    """Module search path of the packing process."""
     pickled: bytes
 
     def unpack(self) -> T:
-        """The value; the plugins are imported first, from wherever the packing process would have.
+        """Unpickle the value, after importing the plugins from the search path of the packing process.
 
         Raises:
-            InputError: where a plugin cannot be imported here.
+            InputError: if a plugin cannot be imported here.
         """
         if self.plugins:
             sys.path.extend(folder for folder in self.search_path if folder not in sys.path)
@@ -38,6 +38,6 @@ def pack(value: T, plugins: Sequence[str]) -> Packed[T]:
 
     Args:
         value: a config, or a part of one.
-        plugins: modules that its classes may be from, or that its keys may name components of.
+        plugins: modules that define its classes, or components that its keys name.
     """
     return Packed(tuple(plugins), tuple(sys.path), cloudpickle.dumps(value))

@@ -1,4 +1,4 @@
-"""The run of a study: its search hands out trials, and Ray Tune trains them."""
+"""The run of a study: its search proposes trials, and Ray Tune trains them."""
 
 import logging
 import math
@@ -49,19 +49,19 @@ def run_study(
     """Train trials until the study is over; unfinished ones resume from their last epoch.
 
     Args:
-        config: of the study.
-        folder: of the study; made if missing.
-        address: of a running Ray cluster, ``auto`` or ``HOST:PORT``; None for the one that this process is connected
-            to, or else one of this machine's own.
-        detail: how much progress is printed.
-        costs: models of time and memory that a scaling study has fitted; used until the study's own trials tell.
-        view_on: makes the view of a config on a stream, in a detail.
+        config: config of the study.
+        folder: folder of the study; created if missing.
+        address: address of a running Ray cluster, ``auto`` or ``HOST:PORT``; None for the cluster to which this process
+            is connected, or else to start Ray on this machine.
+        detail: amount of progress output.
+        costs: cost model from a scaling study, used until the study's own trials give one.
+        view_on: creates the view, given a config, a stream and `detail`.
 
     Returns:
-        why the study is over; None after Ctrl-C.
+        Reason why the study is over; None after Ctrl-C.
 
     Raises:
-        InputError: where the folder cannot be written, the cluster cannot be reached or is too small, or the storage
+        InputError: if the folder cannot be written, the cluster cannot be reached or is too small, or the storage
             holds another study.
     """
     try:
@@ -83,7 +83,7 @@ def run_study(
 
 @contextmanager
 def _quiet_optuna() -> Iterator[None]:
-    """Have Optuna log warnings alone, and give the process its level back."""
+    """Let Optuna log only warnings, and restore its log level at the end."""
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
@@ -93,7 +93,7 @@ def _quiet_optuna() -> Iterator[None]:
 
 
 def _search(config: StudyConfig, folder: Path, address: str | None, costs: CostModel | None) -> Search:
-    """The search of a study, with the trials that its folder holds."""
+    """Create the search of a study, with the trials in its folder."""
     return Search(
         config,
         open_storage(folder),
@@ -106,7 +106,7 @@ def _search(config: StudyConfig, folder: Path, address: str | None, costs: CostM
 
 
 def _repair(config: StudyConfig, folder: Path) -> None:
-    """Set aside damaged files, and warn of them."""
+    """Set aside damaged files, and warn about them."""
     done = repair(folder, lambda: {**tabled_points(config, folder), **stored_points(config, folder)})
     for line in done + repair_storage(config, folder, read_trials(folder)):
         logger.warning(line)
@@ -121,7 +121,7 @@ def _note_refusal(folder: Path, record: TrialRecord) -> None:
 
 
 def _memory_of_worker(config: StudyConfig, address: str | None) -> float:
-    """Bytes that a worker may use; infinite where another machine will run it."""
+    """Bytes of memory that a worker may use; infinite if another machine runs it."""
     resources = config.resources
     if resources.memory_gb_per_worker is not None:
         return resources.memory_gb_per_worker * 1e9
@@ -142,8 +142,8 @@ def _tuner(config: StudyConfig, folder: Path, search: Search, callback: StudyCal
             {"cpu": resources.cpus_per_worker, "gpu": resources.gpus_per_worker},
         )
     else:
-        # The workers take what they need from the cluster; the process that waits for them needs next to nothing, but
-        # Ray refuses a request for nothing: so one byte.
+        # Workers request their own resources; the process that waits for them needs almost none, but Ray refuses an
+        # empty request: so one byte.
         trainable = tune.with_resources(
             tune.with_parameters(several_workers(config, folder), sources=sources), {"memory": 1}
         )
@@ -152,7 +152,7 @@ def _tuner(config: StudyConfig, folder: Path, search: Search, callback: StudyCal
         tune_config=tune.TuneConfig(
             search_alg=StudySearcher(search, folder),
             scheduler=StudyScheduler(search, folder),
-            num_samples=-1,  # until the search has no more
+            num_samples=-1,  # until the search ends
             max_concurrent_trials=resources.trials_at_once,
             reuse_actors=resources.workers_per_trial == 1,
             trial_name_creator=_tune_trial_name,
@@ -162,9 +162,9 @@ def _tuner(config: StudyConfig, folder: Path, search: Search, callback: StudyCal
             name=folder.name,
             storage_path=str(folder.parent),
             progress_reporter=tune.CLIReporter(),  # silent; the default one clears the output of a notebook's cell
-            storage_filesystem=LocalFileSystem(),  # a path, in which % and ? mean nothing
+            storage_filesystem=LocalFileSystem(),  # a plain path, in which % and ? have no meaning
             failure_config=tune.FailureConfig(max_failures=0),  # Tune restarts no trial that ends before it has begun
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials keep their own
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials write their own checkpoints
             callbacks=[callback],
             verbose=0,
         ),

@@ -1,4 +1,4 @@
-"""Thin adapters of the search to Ray Tune: what it proposes becomes trials, what it stops is stopped."""
+"""Thin adapters of the search to Ray Tune: a searcher that proposes trials, and a scheduler that stops them."""
 
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,11 @@ from cfamc_ray.store.records import TrialFolder
 
 
 class StudySearcher(Searcher):
-    """Hands out the search's proposals; a trial's Tune config is its number and its point.
+    """Gives Tune the search's proposals; a trial's Tune config is its number and its point.
 
     Args:
-        search: of the study.
-        folder: of the study.
+        search: search of the study.
+        folder: folder of the study.
     """
 
     def __init__(self, search: Search, folder: Path) -> None:
@@ -25,11 +25,11 @@ class StudySearcher(Searcher):
         self._numbers: dict[str, int] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune's snapshot of a run is not what a study resumes from."""
+        """Empty, because a study is not resumed from Tune's snapshot."""
         return {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Number and point of the next trial; None while only the end of running ones can make room for another."""
+        """Number and point of the next trial; None while the next one must wait for running trials to end."""
         proposal = self._search.suggest()
         if proposal is None:
             return None if self._numbers else str(Searcher.FINISHED)
@@ -37,31 +37,31 @@ class StudySearcher(Searcher):
         return {"number": proposal.number, "point": dict(proposal.point)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Take in how the trial ended, as its folder has it; nothing of one that was only interrupted.
+        """Report to the search how the trial ended, from its folder; an interrupted trial is not reported.
 
-        What follows for a trial whose process was lost is the watcher's to say, who knows why.
+        `StudyCallback` handles a trial whose process was lost.
         """
         record = TrialFolder(self._folder, self._numbers.pop(trial_id)).read()
         if record is not None and record.ended:
             self._search.ended(record)
 
     def save(self, checkpoint_path: str) -> None:
-        """Leave an empty snapshot: what is known is in the storage and in the trials' folders."""
+        """Write an empty snapshot: all state is in the storage and in the trials' folders."""
         Path(checkpoint_path).touch()
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing to restore."""
+        """Do nothing: there is no state to restore."""
 
 
 class StudyScheduler(FIFOScheduler):
-    """Stops the trials that the search wants stopped.
+    """Stops the trials that the search decides to stop.
 
-    Several workers read the outcome before their next epoch and end by themselves: ended by Tune they would leave the
-    places that Ray Train holds for them.
+    Trials of several workers are not stopped by Tune, which would not free the resources that Ray Train holds for them:
+    the workers read the outcome before their next epoch, and end.
 
     Args:
-        search: of the study.
-        folder: of the study.
+        search: search of the study.
+        folder: folder of the study.
     """
 
     def __init__(self, search: Search, folder: Path) -> None:
@@ -69,11 +69,11 @@ class StudyScheduler(FIFOScheduler):
         self._search, self._folder = search, folder
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune's snapshot of a run is not what a study resumes from."""
+        """Empty, because a study is not resumed from Tune's snapshot."""
         return {}
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
-        """Judge the trial by its new row."""
+        """Decide from its new row whether a trial continues."""
         trial_folder = TrialFolder(self._folder, trial.config["number"])
         record = trial_folder.read()
         reason = self._search.observe(record) if record else None

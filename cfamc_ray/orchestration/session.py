@@ -1,4 +1,4 @@
-"""Ray for the time of a study: started, joined or borrowed, with its output in the study's ray.log."""
+"""Ray for the duration of a study: started, or an existing connection, with its output in the study's ray.log."""
 
 import json
 import logging
@@ -28,25 +28,25 @@ from cfamc_ray.store.layout import ENVIRONMENT, RAY_LOG
 logger = logging.getLogger(__name__)
 
 LONGEST_FOLDER = 107 - len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
-"""Bytes of the path of Ray's folder, for its longest socket to have a valid path."""
+"""Largest number of bytes of the path of Ray's folder, so that its longest socket has a valid path."""
 QUOTES = "'\"\\"
 
 
 @contextmanager
 def running_ray(resources: ResourceConfig, folder: Path, address: str | None) -> Iterator[TextIO]:
-    """Run Ray with its output in the folder's ray.log; yields a stream that reaches the person.
+    """Run Ray with its output in the folder's ray.log; yield a stream that the person sees.
 
-    Of a command the whole process's output goes there, and it ends where Ray is lost. Any other process keeps its
-    streams and its signals' handlers, and a Ray that it has started itself keeps running.
+    In a command, all output of the process goes there, and the process ends if Ray is lost. Any other process keeps its
+    streams and signal handlers, and a Ray that it has started itself keeps running.
 
     Args:
-        resources: that have to be there.
-        folder: of the study.
-        address: of a running Ray cluster; None for the one that this process is connected to, or else one of this
-            machine's own.
+        resources: required resources.
+        folder: folder of the study.
+        address: address of a running Ray cluster; None for the cluster to which this process is connected, or else to
+            start Ray on this machine.
 
     Raises:
-        InputError: where the cluster cannot be reached or is too small, or the process is connected to another.
+        InputError: if the cluster cannot be reached or is too small, or the process is connected to another cluster.
     """
     log = folder / RAY_LOG
     if is_command():
@@ -80,7 +80,7 @@ def _prepare(
 
 
 def _check_lent(address: str | None) -> None:
-    """Refuse another cluster than the one that this process is connected to."""
+    """Refuse another cluster than the one to which this process is connected."""
     connected = ray.get_runtime_context().gcs_address
     if address not in (None, "auto", connected):
         raise InputError(
@@ -95,7 +95,7 @@ def _start_ray(address: str | None) -> None:
     alone = {"include_dashboard": False, "num_cpus": cores(), "_temp_dir": _ray_folder()} if address is None else {}
     try:
         ray.init(
-            address=address or "local",  # with None Ray would join whatever cluster runs on this machine
+            address=address or "local",  # with None, Ray would join any cluster on this machine
             log_to_driver=False,
             runtime_env={"env_vars": {name: os.environ[name] for name in ("CFAMC_DATA",) if name in os.environ}},
             **alone,
@@ -119,9 +119,9 @@ def _start_ray(address: str | None) -> None:
 
 
 def _ray_folder() -> str:
-    """Where Ray keeps its sockets and logs: not every TMPDIR will do.
+    """The folder of Ray's sockets and logs; not every TMPDIR is suitable.
 
-    A socket's path must not exceed 107 bytes, and Ray takes no quotes and no letters beyond ASCII.
+    A socket's path must not exceed 107 bytes, and Ray accepts only ASCII without quotes.
     """
     wanted = str(Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp", "ray").absolute())  # noqa: S108
     fits = len(wanted) <= LONGEST_FOLDER and wanted.isascii() and not {*wanted} & {*QUOTES}

@@ -1,6 +1,6 @@
-"""A trial as Ray runs it: in one reused process, or by several Ray Train workers.
+"""A trial as a Ray trainable: in one reused process, or with several Ray Train workers.
 
-Either way the trial resumes from its own folder, so a killed process is simply started again.
+In both cases the trial resumes from its own folder, so a killed process is simply restarted.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ Point = dict[str, Any]
 
 
 class OneWorkerTrial(tune.Trainable):
-    """A trial in this process, which Tune reuses for the next one: a trial's start then costs next to nothing."""
+    """A trial in this process, which Tune reuses for the next trial, so that starting a trial costs almost nothing."""
 
     def setup(self, config: Point, study: Packed[StudyConfig], folder: Path, sources: SharedSources) -> None:
         """Begin the first trial of this process."""
@@ -38,7 +38,7 @@ class OneWorkerTrial(tune.Trainable):
         self.reset_config(config)
 
     def reset_config(self, new_config: Point) -> bool:
-        """Begin another trial; nothing of the last one is kept but the loaded images."""
+        """Begin another trial; only the loaded images are kept from the last one."""
         trial_folder = TrialFolder(self._folder, new_config["number"])
         if self._crash_report is not None:
             self._crash_report.close()
@@ -52,7 +52,7 @@ class OneWorkerTrial(tune.Trainable):
         return True
 
     def step(self) -> Row:
-        """One epoch."""
+        """Train one epoch."""
         return next(self._rows)
 
     def cleanup(self) -> None:
@@ -63,7 +63,7 @@ class OneWorkerTrial(tune.Trainable):
 
 
 def several_workers(study: StudyConfig, folder: Path) -> Callable[[Point, SharedSources], None]:
-    """A Tune function that trains each trial by a Ray Train group of workers."""
+    """Build a Tune function that trains each trial with a group of Ray Train workers."""
     packed, resources = pack(study, study.plugins), study.resources
 
     def worker(config: Point, sources: SharedSources) -> None:
@@ -75,7 +75,7 @@ def several_workers(study: StudyConfig, folder: Path) -> Callable[[Point, Shared
         trial_folder = TrialFolder(folder, config["number"])
         crash_report = CrashReport(trial_folder, context.rank)
         for row in run_recorded(study, trial_folder, config["point"], context):
-            # Without `done`: at its sight Tune would end the trial while Ray Train still holds the workers' places.
+            # Without `done`, with which Tune would end the trial while Ray Train still holds the workers' resources.
             train.report({name: value for name, value in row.items() if name != "done"})
         crash_report.close()
 

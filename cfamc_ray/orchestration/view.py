@@ -1,4 +1,4 @@
-"""What a person sees while a study runs, and where everything else that Ray prints goes."""
+"""The view of a running study, and the redirection of Ray's output."""
 
 import os
 import sys
@@ -24,7 +24,7 @@ from cfamc_ray.terminal import Detail, console_on, epoch_line, is_live
 
 @contextmanager
 def output_to(log: Path) -> Iterator[TextIO]:
-    """Send what this process and its children print to a file; yields a stream that still reaches the person.
+    """Redirect the output of this process and its children to a file; yield a stream that the person still sees.
 
     Ray prints from C++ and from child processes, so the file descriptors themselves are redirected.
     """
@@ -47,12 +47,12 @@ def output_to(log: Path) -> Iterator[TextIO]:
 
 
 class StudyView:
-    """One calm view of a running study: live on a terminal, a line per ended trial elsewhere.
+    """The view of a running study: live on a terminal, otherwise a line per ended trial.
 
     Args:
-        config: of the study.
-        stream: what reaches the person.
-        detail: nothing is said where it is quiet; a line per point, epoch and end of a trial too where it is verbose.
+        config: config of the study.
+        stream: stream that the person sees.
+        detail: quiet prints nothing; verbose also prints a line per point, epoch and end of a trial.
     """
 
     def __init__(self, config: StudyConfig, stream: TextIO, *, detail: Detail = "normal") -> None:
@@ -60,7 +60,7 @@ class StudyView:
         self.console = console_on(stream, detail)
         self._live = Live(console=self.console, auto_refresh=False, transient=True)
         self._ended = -1
-        self._told: dict[int, int] | None = None
+        self._printed: dict[int, int] | None = None
 
     def __enter__(self) -> "StudyView":
         if is_live(self.console):
@@ -71,7 +71,7 @@ class StudyView:
         self._live.stop()
 
     def show(self, progress: Progress, records: Sequence[TrialRecord]) -> None:
-        """Draw the view anew; elsewhere than on a terminal, only once another trial has ended."""
+        """Update the view; without a terminal, only when another trial has ended."""
         if self.detail == "verbose":
             for line in self._news(records):
                 self.console.print(line, soft_wrap=True, markup=False)
@@ -84,14 +84,14 @@ class StudyView:
             self.console.print(_line(progress), soft_wrap=True)
 
     def _news(self, records: Sequence[TrialRecord]) -> Iterator[str]:
-        """What happened to the trials since the last call; what had ended before the first one is old."""
-        if self._told is None:
-            self._told = {record.number: _lines_of(record) for record in records if record.ended}
+        """Lines about the trials since the last call, without trials that ended before the first call."""
+        if self._printed is None:
+            self._printed = {record.number: _lines_of(record) for record in records if record.ended}
         for record in records:
-            told, known = self._told.get(record.number, 0), _lines_of(record)
-            if known > told:
-                yield from _story(self.config, record)[told:]
-                self._told[record.number] = known
+            printed, lines = self._printed.get(record.number, 0), _lines_of(record)
+            if lines > printed:
+                yield from _story(self.config, record)[printed:]
+                self._printed[record.number] = lines
 
 
 def _lines_of(record: TrialRecord) -> int:
@@ -99,7 +99,7 @@ def _lines_of(record: TrialRecord) -> int:
 
 
 def _story(config: StudyConfig, record: TrialRecord) -> list[str]:
-    """A trial in lines, to which later ones only add: its point, its epochs, its end."""
+    """Lines about a trial, to which later lines are only appended: its point, its epochs, its end."""
     trial = config.trial_at(record.point)
     point = format_point({key: record.point[key] for key in config.space})
     lines = [point or "the only point", *(epoch_line(trial, row, detail="normal") for row in record.rows)]

@@ -1,4 +1,4 @@
-"""Whether Ray is still there: where its own processes die, it says nothing for a minute and then ends the command."""
+"""Watch Ray: if its own processes die, it is silent for a minute and then ends the command."""
 
 import socket
 import threading
@@ -12,20 +12,20 @@ from cfamc_ray.config.errors import InputError
 from cfamc_ray.host.process import end_now
 
 REACH_SECONDS = 5.0
-"""Until an address counts as silent."""
+"""Seconds until an address counts as unreachable."""
 LOOK_SECONDS = 0.5
-"""Between two looks at Ray's processes."""
+"""Seconds between two checks of Ray's processes."""
 NEEDED = {"gcs_server", "raylet"}
-"""Processes without which nothing goes on."""
+"""Processes that Ray needs."""
 MISSED = 3
-"""Looks in a row in which a cluster's head does not answer before it counts as lost."""
+"""Number of failed checks in a row after which a cluster's head counts as lost."""
 
 
 def check_reachable(address: str) -> None:
-    """Refuse at once an address where nothing listens; Ray itself would try for minutes.
+    """Refuse an address where nothing listens immediately; Ray itself would try for minutes.
 
     Raises:
-        InputError: where it is not HOST:PORT, or nothing answers there within some seconds.
+        InputError: if it is not HOST:PORT, or nothing answers within `REACH_SECONDS`.
     """
     host, _, port = address.rpartition(":")
     if not host or "/" in host or not port.isdecimal():
@@ -35,7 +35,7 @@ def check_reachable(address: str) -> None:
 
 
 def _silence(address: str) -> str:
-    """Why nothing answers at HOST:PORT; empty where something does."""
+    """Reason why nothing answers at HOST:PORT; empty if something does."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=REACH_SECONDS).close()
@@ -46,14 +46,14 @@ def _silence(address: str) -> str:
 
 @contextmanager
 def watched_ray(address: str | None, person: TextIO) -> Iterator[None]:
-    """Ray, which was started before; it is shut down at the end.
+    """Watch a running Ray, and shut it down at the end.
 
-    Where it is lost the process ends at once, after what `before_end` was given: every call to what is left of Ray,
-    destructors among them, waits for a minute, and then Ray ends the process itself.
+    If Ray is lost, the process ends immediately, after the actions of `before_end`: every further call to Ray,
+    including destructors, would wait for a minute, and then Ray would end the process.
 
     Args:
-        address: of a running cluster; None where Ray was started by this process.
-        person: where its loss is told.
+        address: address of a running cluster; None if this process started Ray.
+        person: stream for a message about the loss.
     """
     over, head = threading.Event(), ray.get_runtime_context().gcs_address
 
@@ -63,8 +63,8 @@ def watched_ray(address: str | None, person: TextIO) -> Iterator[None]:
             dead = _dead_processes() if address is None else ""
             missed = missed + 1 if address is not None and _silence(head) else 0
             if dead or missed == MISSED:
-                what = f"Ray's {dead} has ended" if dead else f"The Ray cluster at {head} answers no more"
-                print(f"\n{what}; what Ray said is in ray.log. No finished epoch is lost.", file=person)
+                what = f"Ray's {dead} has ended" if dead else f"The Ray cluster at {head} no longer answers"
+                print(f"\n{what}; Ray's output is in ray.log. No finished epoch is lost.", file=person)
                 print("Re-run the command with --resume to resume.", file=person, flush=True)
                 _end_processes()
                 end_now(1)
@@ -80,13 +80,13 @@ def watched_ray(address: str | None, person: TextIO) -> Iterator[None]:
 
 
 def _dead_processes() -> str:
-    """Names of the processes that Ray started here and that are no more."""
+    """Names of the processes that Ray started here and that have ended."""
     node = ray._private.worker._global_node
     dead = node.dead_processes() if node is not None else []
     return " and ".join(sorted(NEEDED & {name for name, _ in dead}))
 
 
 def _end_processes() -> None:
-    """End those that Ray started here."""
+    """End the processes that Ray started here."""
     if node := ray._private.worker._global_node:
         node.kill_all_processes(check_alive=False, allow_graceful=False)

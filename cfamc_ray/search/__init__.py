@@ -1,1 +1,1 @@
-"""What to try next, and how Optuna's storage is kept in line with the trials. Neither torch nor Ray."""
+"""The search: which points to try next, and Optuna's storage of the trials. Independent of torch and Ray."""

@@ -1,4 +1,4 @@
-"""Optuna's storage of a study, brought in line with what the trials' folders hold."""
+"""Synchronise Optuna's storage of a study with the trials' folders."""
 
 import json
 import warnings
@@ -23,10 +23,10 @@ from cfamc_ray.store.records import TrialRecord
 
 
 def open_study(config: StudyConfig, storage: BaseStorage, sampler: BaseSampler | None = None) -> optuna.Study:
-    """Load or create the study, with a sampler of the config unless another is given.
+    """Load or create the study, by default with the sampler of the config.
 
     Raises:
-        InputError: where the storage holds a study of this name with other objectives, which Optuna would accept.
+        InputError: if the storage holds a study of this name with other objectives, which Optuna would accept.
     """
     directions = list(config.objectives.values())
     study = optuna.create_study(
@@ -51,16 +51,16 @@ def open_study(config: StudyConfig, storage: BaseStorage, sampler: BaseSampler |
 
 
 def reconcile(study: optuna.Study, config: StudyConfig, records: Sequence[TrialRecord]) -> list[int]:
-    """Tell the storage how trials ended while nobody told it, and find those that go on.
+    """Report ended trials that the storage lacks, and find unfinished trials.
 
-    A trial of which the storage knows nothing (it was lost) is added with its number.
+    A trial that is missing in the storage is added with its number.
 
     Returns:
-        numbers of the trials that began and did not end.
+        Numbers of the trials that began and did not end.
     """
     by_number = {record.number: record for record in records}
-    known = study.get_trials(deepcopy=False)
-    lost = range(len(known), max(by_number, default=-1) + 1)
+    stored = study.get_trials(deepcopy=False)
+    lost = range(len(stored), max(by_number, default=-1) + 1)
     _add_trials(study, lost.start, [_lost_trial(config, by_number.get(number)) for number in lost])
     unfinished = []
     for trial in study.get_trials(deepcopy=False):
@@ -75,10 +75,10 @@ def reconcile(study: optuna.Study, config: StudyConfig, records: Sequence[TrialR
 
 
 def tell(study: optuna.Study, number: int, config: StudyConfig, record: TrialRecord | None) -> None:
-    """Tell how a trial ended: its objectives if it is finished and has them all, else that it failed.
+    """Report how a trial ended: its objectives if it is finished and has all of them, else a failure.
 
-    A trial that was stopped is told as pruned, and a point that did not fit as pruned and infeasible; neither with
-    values, for an early one is no final one. TPE then takes both for worse than what ran to its end.
+    A stopped trial is reported as pruned, and a point that did not fit as pruned and infeasible, both without values,
+    because early values are not final. TPE then ranks both below complete trials.
     """
     state, values, violated = _ending(config, record)
     for name, amount in violated.items():
@@ -112,9 +112,9 @@ def _lost_trial(config: StudyConfig, record: TrialRecord | None) -> FrozenTrial:
 
 
 def _add_trials(study: optuna.Study, first: int, trials: Sequence[FrozenTrial]) -> None:
-    """Add trials with numbers from the first on, as `study.add_trial` does one by one.
+    """Add trials with consecutive numbers from `first`, as `study.add_trial` does one by one.
 
-    A database takes all of them in one transaction: Optuna's some thirty statements for each would take minutes.
+    In a database this is one transaction: Optuna's about thirty statements per trial would take minutes.
     """
     storage = getattr(study._storage, "_backend", None)
     if not isinstance(storage, RDBStorage):
@@ -133,7 +133,7 @@ def _add_trials(study: optuna.Study, first: int, trials: Sequence[FrozenTrial]) 
 
 
 def _database_rows(trial: FrozenTrial, trial_id: int, *, study_id: int, number: int) -> Iterator[object]:
-    """What Optuna's tables hold of a trial."""
+    """The rows of a trial in Optuna's tables."""
     yield models.TrialModel(
         trial_id=trial_id,
         number=number,

@@ -1,4 +1,4 @@
-"""The budget of a study: when it is spent, and which points no longer fit."""
+"""The budget of a study: when it is exhausted, and which points no longer fit."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -17,13 +17,13 @@ SECONDS_PER_HOUR = 3600
 
 
 class Budget:
-    """Compares the costs of a study with its limits. Crop passes and FLOPs are counted; seconds and memory are fitted.
+    """Compares the costs of a study with its limits; crop passes and FLOPs are counted, seconds and memory fitted.
 
     Args:
-        config: of the study.
-        work_of: counts the work of a trial's training.
-        memory_bytes: that a worker of a trial may use.
-        costs: a model from a scaling study, used until this study's own trials give one.
+        config: config of the study.
+        work_of: function that counts the work of a trial.
+        memory_bytes: memory that a worker of a trial may use.
+        costs: cost model from a scaling study, used until this study's own trials give one.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Budget:
         self._fitted: tuple[Sequence[TrialRecord], CostModel] | None = None
 
     def over(self, records: Sequence[TrialRecord]) -> StopReason | None:
-        """Why no further trial may start; None while one may."""
+        """Reason why no further trial may start; None if one may."""
         limits, counted = self.config.budget, [record for record in records if record.counts]
         if len(counted) >= limits.trials:
             return StopReason("trials", f"budget.trials {limits.trials} reached")
@@ -60,14 +60,14 @@ class Budget:
         if any(self._excess(trial, left, model) is None for trial in self._sample):
             return None
         shown = " and ".join(f"{max(amount, 0):.3g} of budget.{name}" for name, amount in left.items())
-        return StopReason("budget", f"no trial fits what is left: {shown}")
+        return StopReason("budget", f"no trial fits the remaining budget: {shown}")
 
     def refusal(self, point: Point, records: Sequence[TrialRecord]) -> StopReason | None:
-        """Why a point exceeds the budget that is left, or the memory; None where it does not."""
+        """Reason why a point exceeds the remaining budget or the memory; None if it does not."""
         return self._refusal(point, self._left(records), self._model(records))
 
     def fits(self, records: Sequence[TrialRecord]) -> Callable[[Point], bool]:
-        """A function that says of points whether they fit budget and memory, as the records are now."""
+        """A function that returns whether a point fits budget and memory, given the records."""
         left, model = self._left(records), self._model(records)
         return lambda point: self._refusal(point, left, model) is None
 
@@ -80,7 +80,7 @@ class Budget:
         return self._excess(trial, left, model)
 
     def _model(self, records: Sequence[TrialRecord]) -> CostModel:
-        """Fitted once to the same records."""
+        """The cost model, cached for the same records."""
         seen = self._fitted[0] if self._fitted else ()
         if self._fitted is None or len(seen) != len(records) or not all(map(is_, seen, records)):
             model = fit_costs(self.config, records, self.work_of, trial_of=self._trial_of)
@@ -88,16 +88,16 @@ class Budget:
         return self._fitted[1]
 
     def _left(self, records: Sequence[TrialRecord]) -> dict[str, float]:
-        """What is left of each limit once the running trials have ended."""
+        """The remainder of each limit after the running trials have ended."""
         limits = self.config.budget
-        given = {"crop_passes": limits.crop_passes, "flops": limits.flops, "hours": limits.hours}
+        maxima = {"crop_passes": limits.crop_passes, "flops": limits.flops, "hours": limits.hours}
         model = self._model(records) if limits.hours else None
-        spent = dict.fromkeys(given, 0.0)
+        spent = dict.fromkeys(maxima, 0.0)
         for record in records:
-            if record.counts and any(given.values()):
+            if record.counts and any(maxima.values()):
                 for name, amount in self._spent(record, model).items():
                     spent[name] += amount
-        return {name: limit - spent[name] for name, limit in given.items() if limit is not None}
+        return {name: limit - spent[name] for name, limit in maxima.items() if limit is not None}
 
     def _spent(self, record: TrialRecord, model: CostModel | None) -> dict[str, float]:
         if not record.ended:
@@ -129,13 +129,13 @@ class Budget:
         return None
 
     def _growth(self, records: Sequence[TrialRecord]) -> float | None:
-        """Relative growth of the hypervolume over the plateau's last trials; None before there are so many."""
+        """Relative growth of the hypervolume in the last trials of the plateau; None if there are too few trials."""
         assert self.config.budget.plateau is not None
         ended = [record for record in records if record.ended]
         before = ended[: -self.config.budget.plateau.trials]
         if not any(record.status == "finished" for record in before):
             return None
-        # One reference for both, or a minimised objective's worst value would move it.
+        # The same reference for both: the worst value of a minimised objective would change it.
         now = find_front(self.config, ended)
         then = find_front(self.config, before, reference=now.reference)
         return (now.hypervolume - then.hypervolume) / now.hypervolume if now.hypervolume > 0 else None

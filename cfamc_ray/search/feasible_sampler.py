@@ -1,4 +1,4 @@
-"""Points of a search space: the sampler of a study, held to the constraints and to what has not been tried yet."""
+"""The sampler of a study, restricted to points that meet the constraints and have not been tried."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -18,11 +18,11 @@ from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.records import TrialRecord
 
 RANDOM_ATTEMPTS = 4096
-"""Random points that are tried after the proposals of the study's own sampler."""
+"""Number of random points to try after the proposals of the study's own sampler."""
 
 
 def suggest_point(trial: optuna.Trial, space: Mapping[str, Range]) -> dict[str, Any]:
-    """The value of every key of the space; values that the trial has already are kept."""
+    """Suggest a value for every key of the space; values that the trial already has are kept."""
     suggested = {key: trial._suggest(key, distribution) for key, distribution in distributions(space).items()}
     point = constants(space) | suggested
     return {key: point[key] for key in space}
@@ -31,13 +31,13 @@ def suggest_point(trial: optuna.Trial, space: Mapping[str, Range]) -> dict[str, 
 class FeasibleSampler(BaseSampler):
     """Asks the study's sampler again until a point meets the constraints and has not been tried.
 
-    Every trial has a sampler of its own, seeded by the study's seed and the trial's number: what the samplers know is
-    in the storage, so a resumed study goes on as if it had not been interrupted.
+    Every trial has its own sampler, seeded by the study's seed and the trial's number. Samplers read all results from
+    the storage, so a resumed study continues as if it had not been interrupted.
 
     Args:
-        config: of the study.
-        records: gives the records of the trials so far, which some samplers read.
-        flops_of: training FLOPs of a trial, likewise.
+        config: config of the study.
+        records: function that gives the records of the trials so far, for samplers that need them.
+        flops_of: function that gives the training FLOPs of a trial, for samplers that need them.
     """
 
     def __init__(
@@ -49,26 +49,26 @@ class FeasibleSampler(BaseSampler):
         self.config, self.records, self.flops_of = config, records, flops_of
         self.space = SearchSpace(config)
         self.fits: Callable[[Point], bool] = lambda point: True
-        """Whether a point may be proposed: set by a search whose budget runs out."""
+        """Whether a point may be proposed; a search sets it when its budget runs out."""
         self.distributions = distributions(config.space)
         self.constants = constants(config.space)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """All keys together, for a constraint binds several."""
+        """All keys, which are sampled together, because constraints relate several keys."""
         return self.distributions
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """A new point that meets the constraints; after many attempts, one that was tried before.
+        """Sample a new point that meets the constraints; after many attempts, one that was tried before.
 
         Raises:
-            RuntimeError: where no point is left.
+            RuntimeError: if no point is left.
         """
         if not search_space:
             return {}
         if set(search_space) <= set(trial.params) and self.space.admits(self.constants | trial.params):
-            return trial.params  # a trial that goes on
+            return trial.params  # a resumed trial
         others = (known for known in study.get_trials(deepcopy=False) if known.number != trial.number)
         tried = {self._identity(known.params) for known in others}
         first = map(self._searched, self.space.first_points)
@@ -124,11 +124,11 @@ class FeasibleSampler(BaseSampler):
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Never needed: all keys are sampled together."""
+        """Never called, because all keys are sampled together."""
         raise AssertionError(f"{param_name} is not a key of the space")
 
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
-        """Let the sampler keep its books."""
+        """Call `after_trial` of the study's sampler."""
         self._build(self.config.search.sampler, trial).after_trial(study, trial, state, values)

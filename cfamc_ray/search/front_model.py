@@ -1,15 +1,15 @@
-"""The sampler `front`: the point that should add most to the front, as Gaussian processes expect it.
+"""The sampler `front`: the point with the largest expected hypervolume gain under Gaussian processes.
 
-The gain of hypervolume is that over noise-free values: known points are drawn anew along with the candidates (as in
-Daulton et al., arXiv 2105.08195), so a value that was luck does not hide what is better. It is estimated by random
-scalarizations (Zhang and Golovin, arXiv 2006.04655): the hypervolume is the mean over random directions of the best
-scaled value, whatever the number of objectives. What differs from a general sampler: costs among the objectives are
-computed, not learnt, and a trial that was stopped early counts with what others gained from there on.
+The gain is computed on noise-free values: known points are sampled together with the candidates (as in Daulton et al.,
+arXiv 2105.08195), so a lucky value does not hide better points. It is estimated by random scalarizations (Zhang and
+Golovin, arXiv 2006.04655): the hypervolume is the mean over random directions of the best scaled value, for any number
+of objectives. Unlike in a general sampler, costs among the objectives are computed, not learnt, and a trial that was
+stopped early is extrapolated by the later gains of other trials.
 
-However many trials there are, a proposal takes about as long as after `MOST` of them: the processes see so many alone,
-the best, the latest, and others that lie far apart.
+The time of a proposal is bounded: the processes are fitted to at most `MOST` trials, namely the best, the latest, and
+others that lie far apart.
 
-Shapes: N observations, P known and running trials, C candidates, M = P + C, K objectives, F features, S draws, W
+Shapes: N observations, P known and running trials, C candidates, M = P + C, K objectives, F features, S samples, W
 directions, E epochs.
 """
 
@@ -42,25 +42,25 @@ Array = npt.NDArray[np.float64]
 
 CANDIDATES = FrontConfig.attempts
 ATTEMPTS = 1024
-"""Draws for these candidates; some repeat, some do not meet the constraints."""
+"""Largest number of draws for the candidates; some repeat, some do not meet the constraints."""
 SAMPLES = 64
 DIRECTIONS = 128
 MOST = 200
-"""Ended trials that the Gaussian processes see."""
+"""Largest number of ended trials to which the Gaussian processes are fitted."""
 HOPELESS = 0.25
-"""Chance that a trial ends well below which no gain is worth trying for."""
+"""Probability of success below which a point is not worth trying."""
 MARGIN = 0.05
-"""By which the hypervolume's reference lies beyond the worst value, in ranges."""
+"""Distance of the hypervolume's reference beyond the worst value, as a fraction of the range."""
 
 
 class FrontModel:
     """Predicts how much untried points would add to the front.
 
     Args:
-        space: of the study.
-        records: of the trials so far.
-        flops_of: training FLOPs of a trial.
-        seed: of everything that is drawn here.
+        space: search space of the study.
+        records: records of the trials so far.
+        flops_of: function that gives the training FLOPs of a trial.
+        seed: seed of all random numbers.
     """
 
     def __init__(self, space: SearchSpace, records: Sequence[TrialRecord], flops_of: FlopsOf, *, seed: int) -> None:
@@ -81,12 +81,12 @@ class FrontModel:
         yield from (points[place] for place in np.argsort(-score_C, kind="stable"))
 
     def _candidates(self) -> list[Point]:
-        """Random points, and points of the front with one key drawn anew."""
+        """Random points, and points of the front with one key drawn again."""
         source = random.Random(self.seed)  # noqa: S311 (no secret)
         ranges = self.space.ranges
         front = [record.point for record in find_front(self.config, self.records).members]
         seen = {self.space.identity(record.point) for record in self.records}
-        found: list[Point] = []
+        candidates: list[Point] = []
         for attempt in range(ATTEMPTS):
             if front and attempt % 2:
                 key = source.choice(list(ranges))
@@ -95,14 +95,14 @@ class FrontModel:
                 point = self.space.draw(source)
             identity = self.space.identity(point)
             if identity not in seen and self.space.admits(point):
-                found.append(point)
+                candidates.append(point)
                 seen.add(identity)
-            if len(found) == CANDIDATES:
+            if len(candidates) == CANDIDATES:
                 break
-        return found
+        return candidates
 
     def _distance(self, points: Sequence[Point]) -> Array:
-        """Distance to the nearest trial, by which the first points are chosen, (C,)."""
+        """Distance to the nearest trial, the score of the first points, (C,)."""
         if not self.records:
             return np.zeros(len(points))
         here_CF, tried_PF = (self._encoded(group) for group in (points, [record.point for record in self.records]))
@@ -110,7 +110,7 @@ class FrontModel:
         return distance_C
 
     def _gain(self, points: Sequence[Point]) -> Array:
-        """Expected gain of hypervolume over known and running trials, (C,)."""
+        """Expected hypervolume gain over known and running trials, (C,)."""
         seen, Y_NK, noise_NK = self._observations()
         known = [*seen, *(record for record in self.records if not record.ended)]
         places = [*(record.point for record in known), *points]
@@ -119,13 +119,13 @@ class FrontModel:
         X_MF = self._encoded(places)
         source = np.random.default_rng(self.seed)
         drawn_SMK = np.empty((SAMPLES, len(places), len(self.signs_K)))
-        with threadpool_limits(1):  # threads that spin beside the trials would slow both
+        with threadpool_limits(1):  # more threads would compete with the trials
             for k, name in enumerate(self.config.objectives):
                 if find_metric(name).planned:
                     drawn_SMK[:, :, k] = [self.signs_K[k] * self._planned(name, trial) for trial in trials]
                 else:
                     drawn_SMK[:, :, k] = _draw(X_MF, Y_NK[:, k], noise_NK[:, k], source)
-        # A stopped trial teaches, but has no place on the front.
+        # A stopped trial is an observation, but cannot be on the front.
         on_front_P = [record.status != "stopped" for record in known]
         gain_C = self._hypervolume_gain(drawn_SMK[:, len(known) :], drawn_SMK[:, : len(known)][:, on_front_P])
         chance_C = self._chance(points)
@@ -168,7 +168,7 @@ class FrontModel:
     def _observations(self) -> tuple[list[TrialRecord], Array, Array]:
         """Ended trials with their final values, (N, K), signed so that more is better, and added variances, (N, K).
 
-        A stopped trial counts with its last values and what the finished ones gained from there on, whose variance is
+        A stopped trial counts with its last values plus the mean later gain of the finished trials, whose variance is
         added.
         """
         none_K = np.zeros(len(self.signs_K))
@@ -184,10 +184,10 @@ class FrontModel:
 
     @cached_property
     def _seen(self) -> list[TrialRecord]:
-        """Ended trials that the processes see, at most `MOST`.
+        """Ended trials to which the processes are fitted, at most `MOST`.
 
-        Where there are more: half of them the best by non-dominated rank, a quarter the latest, and then always the one
-        farthest from all of these.
+        If there are more, half of them are the best by non-dominated rank, a quarter are the latest, and the others are
+        added one by one, each the farthest from all chosen ones.
         """
         ended = [record for record in self.records if record.ended]
         if len(ended) <= MOST:
@@ -201,7 +201,7 @@ class FrontModel:
 
     @cached_property
     def _curves(self) -> tuple[Array, npt.NDArray[np.int_]]:
-        """Signed values of the finished trials after each of their epochs, (N, E, K), and how many epochs each has."""
+        """Signed values of the finished trials after each epoch, (N, E, K), and their numbers of epochs, (N,)."""
         epochs_N = np.array([len(record.rows) for record in self._finished])
         curves_NEK = np.full((len(epochs_N), max(epochs_N), len(self.signs_K)), np.nan)
         for curve_EK, record in zip(curves_NEK, self._finished, strict=True):
@@ -210,7 +210,7 @@ class FrontModel:
         return curves_NEK, epochs_N
 
     def _later_gains(self, share: float) -> Array:
-        """What the finished trials gained after a share of their epochs, (N, K), where all of it is known."""
+        """Gains of the finished trials after a fraction of their epochs, (N, K), without trials with missing values."""
         curves_NEK, epochs_N = self._curves
         then_N = np.maximum(np.rint(share * epochs_N).astype(int), 1)
         trials_N = np.arange(len(epochs_N))
@@ -229,13 +229,13 @@ class FrontModel:
 
 
 def _draw(X_MF: Array, y_N: Array, noise_N: Array, source: np.random.Generator) -> Array:
-    """Joint draws of what noise hides at M places, of which the first N were observed, (S, M)."""
+    """Joint samples of the noise-free function at M points, of which the first N were observed, (S, M)."""
     mean, deviation = float(y_N.mean()), float(y_N.std())
     if deviation < 1e-12 * max(abs(mean), 1.0):
         return np.full((SAMPLES, len(X_MF)), mean)
     observed = (X_MF[: len(y_N)], (y_N - mean) / deviation, noise_N / deviation**2 + 1e-8)
     mean_M, covariance_MM = posterior(fit_kernel(*observed), *observed, X_MF)
     value_M, vector_MM = np.linalg.eigh(covariance_MM)
-    root_MM = vector_MM * np.sqrt(np.maximum(value_M, 0.0)) @ vector_MM.T  # the one root no eigensolver's choices sway
+    root_MM = vector_MM * np.sqrt(np.maximum(value_M, 0.0)) @ vector_MM.T  # the symmetric root is unique
     drawn_SM: Array = mean_M + source.standard_normal((SAMPLES, len(X_MF))) @ root_MM.T
     return drawn_SM * deviation + mean

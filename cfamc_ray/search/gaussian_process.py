@@ -1,9 +1,9 @@
 """Gaussian processes: a Matérn kernel of ν = 5/2 with a length scale for each feature, fitted by marginal likelihood.
 
-The same numbers as those of scikit-learn's regressor with ConstantKernel · Matern + WhiteKernel, in a fifth of its
-time: the gradient is contracted before it is formed for each pair of points (Rasmussen and Williams 2006, chapter 5).
+It gives the numbers of scikit-learn's regressor with ConstantKernel · Matern + WhiteKernel in a fifth of the time: the
+gradient is contracted before it is formed for each pair of points (Rasmussen and Williams 2006, chapter 5).
 
-Shapes: N observations, M new places, F features.
+Shapes: N observations, M new points, F features.
 """
 
 from typing import NamedTuple
@@ -17,15 +17,15 @@ from scipy.spatial.distance import cdist
 Array = npt.NDArray[np.float64]
 
 LENGTHS = (0.5, 20.0)
-"""Bounds of a length scale, in widths of a key's range: few noisy trials cannot show what is finer."""
+"""Bounds of a length scale, in widths of a key's range: few noisy trials cannot resolve finer structure."""
 NOISE = (0.1, 1.0)
-"""Bounds of the seeds' share of the variance that is seen."""
+"""Bounds of the noise variance, which is due to seeds, as a fraction of the observed variance."""
 AMPLITUDE = (0.05, 20.0)
-"""Bounds of the variance of what noise hides."""
+"""Bounds of the variance of the noise-free function."""
 
 
 class Kernel(NamedTuple):
-    """Covariance of what noise hides, and the variance of the noise."""
+    """Covariance of the noise-free function, and the variance of the noise."""
 
     amplitude: float
     lengths_F: Array
@@ -37,12 +37,12 @@ class Kernel(NamedTuple):
 
 
 def fit_kernel(X_NF: Array, y_N: Array, noise_N: Array) -> Kernel:
-    """The kernel under which the observations are the most likely, within the bounds above.
+    """Fit the kernel by maximum likelihood of the observations, within the bounds above.
 
     Args:
-        X_NF: places, each feature from 0 to 1.
-        y_N: values, of mean 0 and variance 1.
-        noise_N: variances that are known, added to the kernel's noise.
+        X_NF: points, each feature from 0 to 1.
+        y_N: values, with mean 0 and variance 1.
+        noise_N: known variances, added to the kernel's noise.
     """
     N, F = X_NF.shape
     squares_Fn = ((X_NF.T[:, :, None] - X_NF.T[:, None, :]) ** 2).reshape(F, N * N)
@@ -57,7 +57,7 @@ def fit_kernel(X_NF: Array, y_N: Array, noise_N: Array) -> Kernel:
         covariance_NN[diagonal, diagonal] += noise + noise_N
         factor = cho_factor(covariance_NN, lower=True, overwrite_a=True, check_finite=False)
         weight_N = cho_solve(factor, y_N, check_finite=False)
-        # Each derivative is half the sum of this times that of the covariance.
+        # Each derivative is half the sum of this matrix times the derivative of the covariance.
         slope_NN = cho_solve(factor, np.eye(N), overwrite_b=True, check_finite=False) - np.outer(weight_N, weight_N)
         by_length_NN = amplitude * 5 / 3 * (1 + distance_NN) * np.exp(-distance_NN) * slope_NN
         gradient = [
@@ -75,7 +75,7 @@ def fit_kernel(X_NF: Array, y_N: Array, noise_N: Array) -> Kernel:
 
 
 def posterior(kernel: Kernel, X_NF: Array, y_N: Array, noise_N: Array, new_MF: Array) -> tuple[Array, Array]:
-    """Mean and covariance, without noise, at new places: (M,) and (M, M); other arguments are those of `fit_kernel`."""
+    """Noise-free mean (M,) and covariance (M, M) at new points; other arguments as in `fit_kernel`."""
     covariance_NN = kernel(X_NF, X_NF) + np.diag(kernel.noise + noise_N)
     factor, lower = cho_factor(covariance_NN, lower=True)
     across_NM = kernel(X_NF, new_MF)
@@ -85,6 +85,6 @@ def posterior(kernel: Kernel, X_NF: Array, y_N: Array, noise_N: Array, new_MF: A
 
 
 def _matern(distance: Array) -> Array:
-    """Of distances times the root of 5."""
+    """Matérn correlation of distances multiplied by √5."""
     correlation: Array = (1 + distance + distance**2 / 3) * np.exp(-distance)
     return correlation

@@ -1,11 +1,11 @@
-"""MO-ASHA: trials that fall behind are stopped early, by all objectives at once and against equals.
+"""MO-ASHA: trials that fall behind in all objectives are stopped early.
 
-Successive halving in its asynchronous form (Li et al., arXiv 1810.05934), with the selection of several objectives by
-non-dominated rank, then spread (Schmucker et al., arXiv 2106.12639). Two things differ. A rung is a fraction of the
-trial's own schedule, for a half-annealed encoder is no match for a fully annealed one of fewer epochs. And the trial's
-planned FLOPs are always among what is compared: a short, cheap trial is not beaten for being cheap.
+Asynchronous successive halving (Li et al., arXiv 1810.05934), with multi-objective selection by non-dominated rank,
+then spread (Schmucker et al., arXiv 2106.12639). Two things differ. A rung is a fraction of the trial's own schedule,
+because a half-annealed encoder cannot be compared with a fully annealed one of fewer epochs. And the trial's planned
+FLOPs are always compared too, so that a short, cheap trial is not stopped because it is cheap.
 
-It holds no state: rungs are read off the trials' rows, so they survive whatever the trials' folders survive.
+It holds no state: rungs are computed from the trials' rows.
 """
 
 import math
@@ -21,19 +21,19 @@ from cfamc_ray.store.stop_reason import StopReason
 
 
 class Rung(NamedTuple):
-    """Where a trial is judged."""
+    """A rung, at which a trial is compared with others."""
 
     share: float
-    """Of its schedule, as the config names it."""
+    """Fraction of the trial's schedule, as in the config."""
     epoch: int
-    """Its first measured epoch that reaches this share; always before the last."""
+    """First evaluated epoch that reaches this fraction; always before the last epoch."""
 
 
 def rungs_of(trial: TrialConfig, shares: Iterable[float]) -> list[Rung]:
-    """The rungs that a trial passes, the first one first; none where it has but one epoch.
+    """The rungs of a trial in order; none if it has only one epoch.
 
-    An epoch that reaches several shares at once counts for the largest of them, so that trials meet at a rung with
-    schedules that are about equally far.
+    An epoch that reaches several fractions at once counts for the largest of them, so that trials at a rung have
+    finished about the same fraction of their schedules.
     """
     epochs = trial.pretraining.epochs
     by_epoch = {}
@@ -46,10 +46,10 @@ def rungs_of(trial: TrialConfig, shares: Iterable[float]) -> list[Rung]:
 
 
 class MultiObjectiveAsha:
-    """Judges trials at their rungs.
+    """Decides at rungs which trials to stop.
 
     Args:
-        config: of the study; `search.mo_asha` must be set.
+        config: config of the study; `search.mo_asha` must be set.
     """
 
     def __init__(self, config: StudyConfig) -> None:
@@ -59,11 +59,11 @@ class MultiObjectiveAsha:
         self._trial_of = trials_of(config)
 
     def verdict(self, record: TrialRecord, others: Iterable[TrialRecord]) -> StopReason | None:
-        """Why a trial is to be stopped after its last epoch; None where it goes on.
+        """Reason to stop a trial after its last epoch; None if it continues.
 
         Args:
-            record: of the trial.
-            others: all other trials so far; those that have passed the same rung are compared.
+            record: record of the trial.
+            others: records of all other trials so far; those that have passed the same rung are compared.
         """
         rung = next((rung for rung in self._rungs(record) if rung.epoch == len(record.rows)), None)
         if rung is None:
@@ -76,15 +76,15 @@ class MultiObjectiveAsha:
             return None
         return StopReason(
             "fell_behind",
-            f"fell behind after {rung.share:.3g} of its schedule: place {place} of the {len(passed)} trials that came "
-            f"so far, of which {survivors} go on",
+            f"fell behind after {rung.share:.3g} of its schedule: place {place} of the {len(passed)} trials at this "
+            f"rung, of which {survivors} continue",
         )
 
     def _rungs(self, record: TrialRecord) -> list[Rung]:
         return rungs_of(self._trial_of(record), self.mo_asha.rungs)
 
     def _values_at(self, record: TrialRecord, share: float) -> list[float] | None:
-        """What is compared at a rung; None of a trial that did not come so far."""
+        """Values of a trial at a rung; None if it did not reach the rung."""
         rung = next((rung for rung in self._rungs(record) if rung.share == share), None)
         if rung is None or rung.epoch > len(record.rows):
             return None

@@ -1,4 +1,4 @@
-"""What the configs of samplers build: Optuna's samplers, our own, and a grid.
+"""The samplers that configs build: Optuna's samplers, `front`, and a grid.
 
 Each takes the keywords of `cfamc_ray.config.search.SamplerConfig.build`.
 """
@@ -32,7 +32,7 @@ def nsga2(_: SamplerConfig, *, seed: int, startup_trials: int, **__: Any) -> Bas
 
 
 def nsga3(_: SamplerConfig, *, seed: int, startup_trials: int, **__: Any) -> BaseSampler:
-    """Optuna's NSGA-III, without the warning that it is experimental."""
+    """Optuna's NSGA-III, without its experimental warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         return NSGAIIISampler(seed=seed, population_size=max(startup_trials, 2))
@@ -49,13 +49,13 @@ def uniform(_: SamplerConfig, *, seed: int, **__: Any) -> BaseSampler:
 
 
 class FrontSampler(BaseSampler):
-    """Proposes the points of a `FrontModel`, the most promising first, and random ones after the last.
+    """Proposes the points of a `FrontModel`, the most promising first, and then random points.
 
     Args:
-        seed: of this trial.
-        space: of the study.
-        records: gives the records of the trials so far.
-        flops_of: training FLOPs of a trial.
+        seed: seed of this trial's sampler.
+        space: search space of the study.
+        records: function that gives the records of the trials so far.
+        flops_of: function that gives the training FLOPs of a trial.
     """
 
     def __init__(
@@ -73,13 +73,13 @@ class FrontSampler(BaseSampler):
         self._proposals: Iterator[Point] | None = None
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """None is needed: the model knows the space."""
+        """Empty, because the model knows the space."""
         return {}
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The model's next proposal; no values after the last one."""
+        """The model's next proposal; empty after the last one."""
         if self._proposals is None:
             others = [record for record in self.records() if record.number != trial.number]
             self._proposals = FrontModel(self.space, others, self.flops_of, seed=self.seed).proposals()
@@ -88,7 +88,7 @@ class FrontSampler(BaseSampler):
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """A random value."""
+        """Sample a random value."""
         return self._random.sample_independent(study, trial, param_name, param_distribution)
 
 
@@ -96,23 +96,23 @@ class GridSampler(BaseSampler):
     """Proposes the n-th point of a grid for the n-th trial.
 
     Args:
-        space: whose points are the grid.
+        space: space whose points are the grid.
     """
 
     def __init__(self, _: SamplerConfig, *, space: SearchSpace, **__: Any) -> None:
         self.space = space
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """None is needed: the grid knows the space."""
+        """Empty, because the grid knows the space."""
         return {}
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The trial's point.
+        """The point of the trial.
 
         Raises:
-            RuntimeError: where the grid has no such point.
+            RuntimeError: if the grid has no such point.
         """
         point = self.space.grid_point(trial.number)
         if point is None:
@@ -122,5 +122,5 @@ class GridSampler(BaseSampler):
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Never needed: a point has all keys."""
+        """Never called, because a point has all keys."""
         raise AssertionError(f"{param_name} is not a key of the space")

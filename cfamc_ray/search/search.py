@@ -1,7 +1,7 @@
-"""The search: which trial comes next, and which one stops; driven by Ray Tune, or by a simulated clock.
+"""The search: which trial comes next, and which one is stopped; driven by Ray Tune, or by a simulated clock.
 
-What it knows is in the trials' records and in Optuna's storage, so a search that is made anew from both goes on as if
-it had never ended.
+Its state is in the trials' records and in Optuna's storage, so a search that is created again from both continues as if
+it had not been interrupted.
 """
 
 import math
@@ -21,9 +21,9 @@ from cfamc_ray.store.records import TrialRecord
 from cfamc_ray.store.stop_reason import StopReason
 
 REFUSALS = 8
-"""In a row, before points that do not fit are no longer proposed."""
+"""Number of refused points in a row after which only points that fit are proposed."""
 ALIKE = 3
-"""Trials in a row that fail of the same cause end a study."""
+"""Number of trials in a row that end the study if they fail for the same reason."""
 
 
 class Proposal(NamedTuple):
@@ -34,20 +34,20 @@ class Proposal(NamedTuple):
 
 
 class Search:
-    """Proposes trials, judges them at their rungs, and knows when the study is over.
+    """Proposes trials, stops some at their rungs, and decides when the study is over.
 
     Args:
-        config: of the study.
-        storage: Optuna's.
-        records: of the trials so far, finished or not.
-        work_of: counts the work of a trial's training.
-        memory_bytes: that a worker of a trial may use.
-        costs: a model from a scaling study, used until this study's own trials give one.
-        on_refused: is called with the record of a trial that ends here: a point that does not fit and never runs, or a
-            trial that was interrupted right before its stop.
+        config: config of the study.
+        storage: Optuna's storage.
+        records: records of the trials so far, finished or not.
+        work_of: function that counts the work of a trial.
+        memory_bytes: memory that a worker of a trial may use.
+        costs: cost model from a scaling study, used until this study's own trials give one.
+        on_refused: called with the record of a trial that ends here: a point that does not fit and never runs, or a
+            trial that was interrupted right before it was stopped.
 
     Raises:
-        InputError: where the storage holds another study.
+        InputError: if the storage holds another study.
     """
 
     def __init__(
@@ -70,17 +70,17 @@ class Search:
         self._unfinished = reconcile(self.study, config, records)
         self._ended: list[TrialRecord] = []
         self.halted: StopReason | None = None
-        """Why nothing more is proposed although the study is not over."""
+        """Reason to propose no more trials although the study is not over."""
 
     @property
     def over(self) -> StopReason | None:
-        """Why no further trial may start; None while one may."""
+        """Reason why no further trial may start; None if one may."""
         if self.halted:
             return self.halted
         if self._failed_alike(last := self._ended[-ALIKE:]):
             return StopReason(
                 "failed_alike",
-                f"the last {ALIKE} trials failed alike ({last[-1].reason}): mend the cause, then go on with --resume",
+                f"the last {ALIKE} trials failed alike ({last[-1].reason}): fix the cause, then continue with --resume",
             )
         return None if self._unfinished else self.budget.over(list(self.records.values()))
 
@@ -90,7 +90,7 @@ class Search:
         return len(last) == ALIKE and len(causes) == 1 and None not in causes
 
     def suggest(self) -> Proposal | None:
-        """The next trial; those that began before come first. None where the study is over."""
+        """The next trial, interrupted ones first; None if the study is over."""
         refused = 0
         self.sampler.fits = lambda point: True
         while self.over is None:
@@ -98,8 +98,8 @@ class Search:
                 self.sampler.fits = self.budget.fits(list(self.records.values()))
             proposal = self._next()
             self.records.setdefault(proposal.number, TrialRecord(proposal.number, proposal.point))
-            known = self.records[proposal.number]
-            record = self._stopped(known) if known.rows else self._refused(known)
+            current = self.records[proposal.number]
+            record = self._stopped(current) if current.rows else self._refused(current)
             if record is None:
                 return proposal
             self.on_refused(record)
@@ -113,7 +113,7 @@ class Search:
         return new.ended_by("infeasible", reason) if reason else None
 
     def _stopped(self, interrupted: TrialRecord) -> TrialRecord | None:
-        """It may have been interrupted between its row and the verdict on it."""
+        """The record of a trial that was interrupted between its row and its stop; None if it continues."""
         reason = self.observe(interrupted)
         return interrupted.ended_by("stopped", reason) if reason else None
 
@@ -126,19 +126,19 @@ class Search:
         return Proposal(trial.number, suggest_point(trial, self.config.space))
 
     def observe(self, record: TrialRecord) -> StopReason | None:
-        """Take in a trial's new row; why the trial is to be stopped, or None."""
+        """Process a trial's new row; return the reason to stop the trial, or None."""
         self.records[record.number] = record
         if self.mo_asha is None or record.ended:
             return None
         return self.mo_asha.verdict(record, self.records.values())
 
     def again(self, record: TrialRecord) -> None:
-        """Propose a trial once more, whose process was lost."""
+        """Propose a trial again whose process was lost."""
         self.records[record.number] = record
         self._unfinished.append(record.number)
 
     def ended(self, record: TrialRecord) -> None:
-        """Take in how a trial ended, and tell the sampler."""
+        """Record how a trial ended, and report it to the sampler."""
         self.records[record.number] = record
         if record.status != "infeasible":
             self._ended.append(record)

@@ -1,4 +1,4 @@
-"""Optuna's storage of a study. It is derived: one that is missing, damaged or of another version is made anew."""
+"""Optuna's storage of a study. It is derived data: if missing, damaged or of another version, it is created again."""
 
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -19,20 +19,20 @@ from cfamc_ray.store.layout import STORAGE
 from cfamc_ray.store.records import TrialRecord
 
 UNREADABLE = (sqlite3.Error, SQLAlchemyError, OptunaError, RuntimeError, ValueError, LookupError, TypeError)
-"""What SQLite, SQLAlchemy and Optuna raise for a file that is no database, a damaged one, or one of another version."""
+"""Errors of SQLite, SQLAlchemy and Optuna for a file that is no database, is damaged, or has another version."""
 CLOSED = (
     *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY),
     *(sqlite3.SQLITE_PERM, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR),
 )
-"""SQLite's codes for a file that cannot be opened or written, which say nothing of what it holds."""
+"""SQLite's codes for a file that cannot be opened or written; its content may be intact."""
 BUSY_SECONDS = 60
-"""Until a database that another process keeps locked is given up."""
+"""Seconds to wait for a database that another process keeps locked."""
 
 
 def open_storage(folder: Path) -> BaseStorage:
-    """The storage of a study folder, which optuna-dashboard can open meanwhile.
+    """Open the storage of a study folder, which optuna-dashboard can open at the same time.
 
-    The path is handed to SQLite as it is: as part of a URL its %, ?, # and braces would mean something.
+    The path is passed to SQLite directly: as part of a URL, its %, ?, # and braces would have a meaning.
     """
     return RDBStorage(
         "sqlite://", engine_kwargs={"creator": lambda: sqlite3.connect(folder / STORAGE, timeout=BUSY_SECONDS)}
@@ -40,18 +40,18 @@ def open_storage(folder: Path) -> BaseStorage:
 
 
 def repair_storage(config: StudyConfig, folder: Path, records: Sequence[TrialRecord]) -> list[str]:
-    """Set the storage aside where it cannot be read, or says that a trial has ended which has to go on.
+    """Set the storage aside if it cannot be read, or if an unfinished trial has ended in it.
 
     Args:
-        config: of the study.
-        folder: of the study.
-        records: of its trials.
+        config: config of the study.
+        folder: folder of the study.
+        records: records of its trials.
 
     Returns:
-        what was done, in sentences.
+        Sentences that describe what was done.
 
     Raises:
-        InputError: where another process keeps it locked, or it cannot be opened or written.
+        InputError: if another process keeps it locked, or it cannot be opened or written.
     """
     try:
         stored = _stored_trials(config, folder)
@@ -59,21 +59,21 @@ def repair_storage(config: StudyConfig, folder: Path, records: Sequence[TrialRec
         why = f"cannot be read ({error})"
     else:
         ended = {trial.number for trial in stored if trial.state.is_finished()}
-        going_on = [record.trial_id for record in records if not record.ended and record.number in ended]
-        if not going_on:
+        unfinished = [record.trial_id for record in records if not record.ended and record.number in ended]
+        if not unfinished:
             return []
-        why = f"says that {', '.join(going_on)} ended"
+        why = f"says that {', '.join(unfinished)} ended"
     kept = set_aside(folder / STORAGE)
     for journal in ("-journal", "-wal", "-shm"):
         (folder / f"{STORAGE}{journal}").unlink(missing_ok=True)  # of the file that was set aside
-    return [f"{folder / STORAGE}: {why}; kept as {kept.name}, and made anew from the trials"]
+    return [f"{folder / STORAGE}: {why}; kept as {kept.name}, and created again from the trials"]
 
 
 def stored_points(config: StudyConfig, folder: Path) -> Mapping[int, Mapping[str, Any]]:
-    """The points that the storage knows, by the number of their trial; none where it cannot be read.
+    """The points in the storage, by trial number; empty if it cannot be read.
 
     Raises:
-        InputError: as `repair_storage` does.
+        InputError: as `repair_storage`.
     """
     try:
         stored = _stored_trials(config, folder)
@@ -84,15 +84,15 @@ def stored_points(config: StudyConfig, folder: Path) -> Mapping[int, Mapping[str
 
 
 class _DamagedStorageError(Exception):
-    """It cannot be read, whoever tries."""
+    """The storage is damaged and cannot be read."""
 
 
 def _stored_trials(config: StudyConfig, folder: Path) -> list[optuna.trial.FrozenTrial]:
-    """The trials of the storage; none where there is no file or no study of this name in it.
+    """The trials of the storage; empty if there is no file, or no study of this name in it.
 
     Raises:
-        _DamagedStorageError: where it cannot be read.
-        InputError: where it cannot be opened or written, which says nothing of what it holds.
+        _DamagedStorageError: if it cannot be read.
+        InputError: if it cannot be opened or written; its content may be intact.
     """
     path = folder / STORAGE
     if not path.exists():
@@ -104,7 +104,7 @@ def _stored_trials(config: StudyConfig, folder: Path) -> list[optuna.trial.Froze
         if answer != "ok":
             raise sqlite3.DatabaseError(answer)
         if lost:
-            raise sqlite3.DatabaseError(f"{lost[0]} refers to what is not in {lost[2]}")
+            raise sqlite3.DatabaseError(f"{lost[0]} refers to a row that is missing in {lost[2]}")
         storage = open_storage(folder)
         if config.name not in optuna.get_all_study_names(storage):
             return []
@@ -115,13 +115,13 @@ def _stored_trials(config: StudyConfig, folder: Path) -> list[optuna.trial.Froze
     except UNREADABLE as error:
         why = (str(error) or type(error).__name__).splitlines()[0]
         if _code(error) in CLOSED:
-            remedy = "is another program at work on it, or its disk full or read-only?"
+            remedy = "is another program using it, or is its disk full or read-only?"
             raise InputError(f"{path}: cannot be opened ({why}); {remedy}") from None
         raise _DamagedStorageError(why) from None
 
 
 def _code(error: BaseException | None) -> int | None:
-    """SQLite's code of an error, which SQLAlchemy and Optuna wrap in their own; without its lesser half."""
+    """SQLite's primary code of an error, which SQLAlchemy and Optuna wrap in their own errors."""
     while error is not None and not isinstance(error, sqlite3.Error):
         error = error.__cause__
     code = getattr(error, "sqlite_errorcode", None)

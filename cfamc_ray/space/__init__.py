@@ -1,1 +1,1 @@
-"""What is searched: points of a space, and how they are read, drawn and encoded."""
+"""Search spaces: how their points are read, drawn and encoded."""

@@ -1,4 +1,4 @@
-"""Searched points in the forms that others need: Optuna's, and numbers that models and regressions take."""
+"""Conversions of ranges and points: to Optuna's distributions, and to numbers for models and regressions."""
 
 import math
 from collections.abc import Mapping
@@ -11,41 +11,41 @@ if TYPE_CHECKING:  # commands of a single trial run where Optuna is absent
 
 
 def distributions(space: Mapping[str, Range]) -> dict[str, "BaseDistribution"]:
-    """Optuna's form of the ranges; constants are not searched."""
+    """Optuna's distributions of the ranges, without constants."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution  # noqa: PLC0415
 
-    found: dict[str, BaseDistribution] = {}
+    searched: dict[str, BaseDistribution] = {}
     for key, written in space.items():
         match written:
             case IntRange(bounds=(low, _), log=log, step=step):
-                found[key] = IntDistribution(low, written.last, log=log, step=step)
+                searched[key] = IntDistribution(low, written.last, log=log, step=step)
             case FloatRange(bounds=(low, high), log=log):
-                found[key] = FloatDistribution(low, high, log=log)
+                searched[key] = FloatDistribution(low, high, log=log)
             case Choice(values=values):
-                found[key] = CategoricalDistribution(values)
-    return found
+                searched[key] = CategoricalDistribution(values)
+    return searched
 
 
 def constants(space: Mapping[str, Range]) -> dict[str, Any]:
-    """The part of every point that is not searched."""
+    """The constants of the space, which are part of every point."""
     return {key: written.value for key, written in space.items() if isinstance(written, Constant)}
 
 
 def encode(space: Mapping[str, Range], point: Mapping[str, Any]) -> list[float]:
-    """A point as numbers from 0 to 1: on the range's scale, and one for each value of a choice that has no order."""
-    found: list[float] = []
+    """Encode a point as numbers from 0 to 1: on the scale of a range, and one-hot for a choice without order."""
+    features: list[float] = []
     for key, written in space.items():
         match written:
             case Constant():
                 pass
             case IntRange(bounds=(low, high), log=log) | FloatRange(bounds=(low, high), log=log):
-                found.append(_place(point[key], low, high, log=log))
+                features.append(_place(point[key], low, high, log=log))
             case Choice(values=values) if len(values) > 1 and all(type(value) in (int, float) for value in values):
                 numbers = [float(value) for value in values]  # type: ignore[arg-type]
-                found.append(_place(point[key], min(numbers), max(numbers), log=min(numbers) > 0))
+                features.append(_place(point[key], min(numbers), max(numbers), log=min(numbers) > 0))
             case Choice(values=values):
-                found += [float(point[key] == value) for value in values]
-    return found
+                features += [float(point[key] == value) for value in values]
+    return features
 
 
 def _place(value: float, low: float, high: float, *, log: bool) -> float:

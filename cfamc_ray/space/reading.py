@@ -1,4 +1,4 @@
-"""From a space file and overrides to a study that can run: its keys are checked, and the points of its space."""
+"""Read a study from a space file and overrides, and check its keys and the points of its space."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,10 +16,10 @@ def read_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     Args:
         path: the YAML file.
         overrides: ``key=value`` as typed after ``--set``; keys of a study (``budget.trials``), or of a trial
-            (``crops.views``) or ``base``, which then is no longer searched.
+            (``crops.views``) or ``base``, which are then no longer searched.
 
     Raises:
-        InputError: for everything that is wrong with the file or an override.
+        InputError: if the file or an override is wrong.
     """
     return resolve_study(read_tree(path), overrides, source=str(path))
 
@@ -28,23 +28,23 @@ def resolve_study(tree: dict[str, Any], overrides: Sequence[str] = (), *, source
     """Check the keys of a study, and the points of its space.
 
     Args:
-        tree: the keys; changed by the overrides.
-        overrides: as for `read_study`.
-        source: where the keys are from, for errors.
+        tree: the keys; the overrides change it in place.
+        overrides: as in `read_study`.
+        source: where the keys come from, for error messages.
 
     Raises:
-        InputError: for everything that is wrong with a key or an override.
+        InputError: if a key or an override is wrong.
     """
     return resolve(StudyConfig, tree, overrides, source=source, check=lambda study: SearchSpace(study).check())
 
 
 def read_scaling(path: Path, overrides: Sequence[str] = ()) -> ScalingConfig:
-    """Read the file of a scaling study and check all of it; arguments and errors as for `read_study`."""
+    """Read the file of a scaling study and check all of it; arguments and errors as in `read_study`."""
     return resolve_scaling(read_tree(path), overrides, source=str(path))
 
 
 def resolve_scaling(tree: dict[str, Any], overrides: Sequence[str] = (), *, source: str) -> ScalingConfig:
-    """Check the keys of a scaling study; arguments and errors as for `resolve_study`."""
+    """Check the keys of a scaling study; arguments and errors as in `resolve_study`."""
     return resolve(ScalingConfig, tree, overrides, source=source, check=_check_learning)
 
 

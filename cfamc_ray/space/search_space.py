@@ -1,4 +1,4 @@
-"""The points that a study may try: drawing them, the order of a grid, and which meet the constraints."""
+"""The points that a study may try: random draws, the order of a grid, and the constraints."""
 
 import math
 import random
@@ -17,16 +17,16 @@ from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.config.types import Scalar
 
 RANDOM_POINTS = 4096
-"""Points that are drawn to see whether the constraints can be met."""
+"""Number of points to draw to see whether the constraints can be met."""
 SAMPLE = 256
-"""Points that stand for all of the space."""
+"""Number of points of a sample of the space."""
 
 
 class SearchSpace:
-    """The points that a study may try: values of its searched keys that make a valid trial and meet its constraints.
+    """The points that a study may try: values of its searched keys that give a valid trial and meet its constraints.
 
     Args:
-        config: of the study.
+        config: config of the study.
     """
 
     def __init__(self, config: StudyConfig) -> None:
@@ -37,21 +37,21 @@ class SearchSpace:
         self._rest_of_grid = self.points()
 
     def check(self) -> None:
-        """Refuse a space in which the study cannot run; what needs points is checked here, not in the schema.
+        """Refuse a space in which the study cannot run; unlike the schema, this checks points.
 
         Raises:
-            ValueError: for constraints that no point meets or that cannot be computed, a grid with fewer points than
-                `budget.trials`, a point of `start_from` outside the space, minibatches that the workers cannot share,
-                or objectives that no trial measures; the message begins with the key.
+            ValueError: if no point meets the constraints, a constraint cannot be computed, a grid has fewer points than
+                `budget.trials`, a point of `start_from` is outside the space, workers cannot share minibatches, or no
+                trial measures an objective; the message begins with the key.
         """
-        # More points than the first that fits, to find a constraint that cannot be computed everywhere.
+        # Check more than one point, to find a constraint that cannot be computed for all points.
         searched = not all(isinstance(written, Constant) for written in self.ranges.values())
         number = self.config.budget.trials if self.is_grid else SAMPLE if searched else 1
         admitted = list(islice(self.points(), number))
         self._check_number(admitted)
         trials = [self.config.trial_at(point) for point in admitted]
         self._check_measured(trials)
-        _ = self.first_points  # refuses what does not fit
+        _ = self.first_points  # refuses points that do not fit
         self._check_workers(trials)
 
     def _check_number(self, admitted: Sequence[Point]) -> None:
@@ -81,7 +81,7 @@ class SearchSpace:
             trial.check_share(workers, gpus=self.config.resources.gpus_per_worker > 0)
 
     def points(self) -> Iterator[dict[str, Scalar]]:
-        """Points that meet the constraints: all of a grid in its order, else some random ones, the same every time.
+        """Points that meet the constraints: all points of a grid in order, or random points that are always the same.
 
         Raises:
             ValueError: for a constraint that cannot be computed.
@@ -101,30 +101,30 @@ class SearchSpace:
         return written.grid() if isinstance(written, IntRange) else written.edges()
 
     def _is_first_of_equals(self, point: Point) -> bool:
-        """Whether no earlier point of the grid makes the same trial: values that are ignored are the first ones."""
+        """Whether no earlier point of the grid gives the same trial: ignored keys have their first values."""
         return all(point[key] == self._values(key)[0] for key in point.keys() - self.active(point).keys())
 
     def draw(self, source: random.Random) -> dict[str, Scalar]:
-        """A random point, which may break the constraints."""
+        """Draw a random point, which may violate the constraints."""
         return {key: draw(written, source) for key, written in self.ranges.items()}
 
     def grid_point(self, number: int) -> dict[str, Scalar] | None:
-        """A point of the grid by its place, from 0; None after the last one."""
+        """The point of the grid at an index, from 0; None after the last one."""
         self._grid += islice(self._rest_of_grid, max(number + 1 - len(self._grid), 0))
         return self._grid[number] if number < len(self._grid) else None
 
     def sample_trials(self, number: int = SAMPLE) -> list[TrialConfig]:
-        """Trials that stand for all of the study: those that a grid takes, else trials at random points.
+        """A sample of the study's trials: those of a grid, or trials at random points.
 
         Args:
-            number: of random points.
+            number: number of random points.
         """
         count = self.config.budget.trials if self.is_grid else number
         return [self.config.trial_at(point) for point in islice(self.points(), count)]
 
     @property
     def first_trial(self) -> TrialConfig:
-        """A trial of the space, for what all its trials have in common."""
+        """A trial of the space, for properties that all its trials share."""
         return self.config.trial_at(next(self.points()))
 
     @cached_property
@@ -132,7 +132,7 @@ class SearchSpace:
         """The points of `start_from`, with the keys of the space in its order.
 
         Raises:
-            ValueError: for one that does not fit the space.
+            ValueError: if a point does not fit the space.
         """
         return [self._first_point(written) for written in self.config.start_from]
 
@@ -159,14 +159,14 @@ class SearchSpace:
                     f"{dump_range(self.ranges[key])}: widen the range, or write another point as {{key: value, …}}"
                 )
         if not self.admits(point):
-            raise ValueError(f"start_from: {name} does not meet the constraints, or makes no valid trial: {point}")
+            raise ValueError(f"start_from: {name} does not meet the constraints, or gives no valid trial: {point}")
         return point
 
     def admits(self, point: Point) -> bool:
-        """Whether a point makes a valid trial and meets all constraints.
+        """Whether a point gives a valid trial and meets all constraints.
 
         Raises:
-            ValueError: for a constraint that names a key no trial has, or that cannot be computed.
+            ValueError: if a constraint names a key that no trial has, or cannot be computed.
         """
         try:
             trial = self.config.trial_at(point)
@@ -189,14 +189,14 @@ class SearchSpace:
         )
 
     def active(self, point: Point) -> dict[str, Scalar]:
-        """The part of a point that decides its trial: without values of keys that its components do not have."""
+        """The part of a point that determines its trial, without keys that its components do not have."""
         if not self._conditional:
             return dict(point)
         tree = self.config.tree_at(point)
         return {key: value for key, value in point.items() if key not in self._conditional or has_key(tree, key)}
 
     def identity(self, point: Point) -> frozenset[tuple[str, Scalar]]:
-        """What is equal for points that make the same trial."""
+        """A value that is equal for points that give the same trial."""
         return frozenset(self.active(point).items())
 
     @cached_property
@@ -207,17 +207,17 @@ class SearchSpace:
 
 
 def constant_of(written: Range) -> Scalar:
-    """The value of a constant; None of a range."""
+    """The value of a constant; None for a range."""
     return written.value if isinstance(written, Constant) else None
 
 
 def dump_point(point: Point) -> str:
-    """A point as a space file writes it."""
+    """A point as written in a space file."""
     return f"{{{', '.join(f'{key}: {value}' for key, value in point.items())}}}"
 
 
 def draw(written: Range, source: random.Random) -> Scalar:
-    """One value of a range, at random; evenly, on the range's scale."""
+    """Draw a random value of a range, uniformly on its scale."""
     match written:
         case IntRange(bounds=(low, high), log=True):
             return min(max(round(math.exp(source.uniform(math.log(low - 0.5), math.log(high + 0.5)))), low), high)

@@ -53,7 +53,7 @@ def found_from(config: Config, folder: Path) -> Config:
     absolute = {key: path.resolve() for key, path in existing.items() if path}
     for key, path in absolute.items():
         if not is_text(str(path)):
-            raise InputError(f"{key} {path}: its name is no text in UTF-8; rename it, or name a link to it")
+            raise InputError(f"{key} {path}: its name is not valid UTF-8; rename it, or name a link to it")
     return with_paths(config, absolute)
 
 

@@ -1,7 +1,7 @@
-"""The memory of a process that trains: what it keeps between two trials, and how much of a GPU is its own.
+"""The memory of a training process: what it keeps between two trials, and its share of a GPU.
 
-By default glibc hands a large block back to the kernel as soon as it is freed. A training step frees and allocates
-gigabytes, and each page of them then costs a fault: a third of the time, or half of it on a loaded machine.
+By default glibc returns a large block to the kernel as soon as it is freed. A training step frees and allocates
+gigabytes, and each page then costs a page fault: a third of the time, or half of it on a loaded machine.
 """
 
 import ctypes
@@ -15,13 +15,13 @@ from cfamc_ray.config.resources import ResourceConfig
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 """Parameters of glibc's mallopt (its malloc.h)."""
 GROWTH_BYTES = 2**28
-"""By which the heap grows at once."""
+"""Bytes by which the heap grows at once."""
 CONTEXT_BYTES = 2**30
-"""What CUDA and its libraries take of a GPU for each process beside its tensors; half as much has been seen."""
+"""GPU memory that CUDA and its libraries take in each process besides tensors; half as much was measured."""
 
 
 def keep_freed_memory() -> None:
-    """Let this process reuse what it frees, large blocks included; without glibc, nothing happens."""
+    """Let this process reuse freed memory, including large blocks; without glibc, do nothing."""
     with suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_MMAP_MAX, 0)
@@ -30,26 +30,26 @@ def keep_freed_memory() -> None:
 
 
 def release_freed_memory() -> None:
-    """Hand what is free back to the kernel and the GPU: between two trials, so that each has a peak of its own."""
+    """Return free memory to the kernel and the GPU, so that the next trial has its own peak."""
     if torch.cuda.is_initialized():
-        gc.collect()  # what holds itself, such as a compiled network, is not free before
+        gc.collect()  # reference cycles, such as a compiled network, are not free before
         torch.cuda.empty_cache()
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def worker_device(resources: ResourceConfig) -> torch.device:
-    """The device of a worker that sees its own GPU alone, or none."""
+    """The device of a worker that sees only its own GPU, or none."""
     return torch.device("cuda" if resources.gpus_per_worker else "cpu")
 
 
 def use_device(device: torch.device, share: float) -> None:
-    """Begin a worker: to be called before it allocates anything for a GPU.
+    """Set up the device of a worker; call it before the worker allocates GPU memory.
 
     Args:
-        device: of the worker; nothing is to be done for a CPU.
-        share: of the GPU, up to 1; less than all of it limits what the worker can reserve, so that those beside it have
-            theirs.
+        device: device of the worker; for a CPU, nothing is done.
+        share: fraction of the GPU, up to 1; below 1 it limits the memory that the worker can reserve, so that workers
+            on the same GPU have their share.
     """
     if device.type != "cuda":
         return
@@ -61,11 +61,11 @@ def use_device(device: torch.device, share: float) -> None:
 
 
 def gpu_bytes(share: float, index: int = 0) -> float:
-    """What the tensors of a process may take of a GPU: its share, less CUDA's own memory, at least half of the share.
+    """GPU memory for the tensors of a process: its share minus CUDA's own memory, at least half of the share.
 
     Args:
-        share: of the GPU, up to 1.
-        index: of the GPU among those that are visible.
+        share: fraction of the GPU, up to 1.
+        index: index of the GPU among the visible ones.
     """
     of_process = share * torch.cuda.get_device_properties(index).total_memory
     return max(of_process - CONTEXT_BYTES, of_process / 2)

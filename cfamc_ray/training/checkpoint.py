@@ -1,4 +1,4 @@
-"""Checkpoints of a trial; they do not depend on the number of workers, whose perturbations are gathered."""
+"""Checkpoints of a trial; they are independent of the number of workers, whose perturbations are gathered."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,16 +14,16 @@ from cfamc_ray.training.trainer import Trainer
 
 
 class CheckpointError(Exception):
-    """A checkpoint from which a trial cannot go on."""
+    """A checkpoint from which a trial cannot be resumed."""
 
 
 def save_checkpoint(path: Path, trainer: Trainer, rows: Sequence[TrialMetrics]) -> None:
-    """Write a checkpoint; a reader never sees half of it. Called by all workers, written by the first.
+    """Write a checkpoint atomically; all workers call this, and the first one writes.
 
     Args:
-        path: of the file.
-        trainer: of the trial.
-        rows: of the finished epochs.
+        path: path of the file.
+        trainer: trainer of the trial.
+        rows: rows of the finished epochs.
     """
     delta_VBCHW = gather_images(trainer.delta_VbCHW) if trainer.context.world_size > 1 else trainer.delta_VbCHW
     if trainer.context.rank > 0:
@@ -44,16 +44,15 @@ def load_checkpoint(path: Path, trainer: Trainer, *, share: slice) -> list[Trial
     """Set a trainer to the state of a checkpoint of the same config.
 
     Args:
-        path: of the file.
-        trainer: of the trial.
-        share: of a minibatch's images that this worker has.
+        path: path of the file.
+        trainer: trainer of the trial.
+        share: this worker's slice of a minibatch's images.
 
     Returns:
-        the rows of the finished epochs.
+        The rows of the finished epochs.
 
     Raises:
-        CheckpointError: where it cannot be read, or is of another config or version; the trainer is then in no state to
-            go on.
+        CheckpointError: if it cannot be read, or is of another config or version; the trainer must then not be used.
     """
     try:
         state = torch.load(path, map_location=trainer.context.device, weights_only=True)

@@ -1,4 +1,4 @@
-"""What an epoch of a trial came to."""
+"""The metrics of an epoch of a trial."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -7,47 +7,47 @@ from typing import Any
 
 @dataclass(frozen=True)
 class TrialMetrics:
-    """One row per epoch. Sums run from the trial's first epoch, means over the epoch."""
+    """Metrics of one epoch. Sums start at the trial's first epoch, means are over the epoch."""
 
     epoch: int
-    """Finished epochs."""
+    """Number of finished epochs."""
     done: bool
     clean_accuracy: float
-    """Of the linear probe on validation images, a fraction."""
+    """Accuracy of the linear probe on validation images, a fraction."""
     robust_accuracy: float
-    """The same under PGD with the evaluation's threat model."""
+    """The same under the attack of `evaluation`, on attacked validation images."""
     probe_accuracy: float
-    """On the images that the probe was fitted on."""
+    """Accuracy on the images on which the probe was fitted."""
     validation_images: int
     attacked_images: int
     measures: Mapping[str, float]
-    """What else was measured of the encoder."""
+    """Further measures of the encoder, by name."""
     loss: float
     loss_terms: Mapping[str, float]
-    """What the loss reports beside its value."""
+    """Terms of the loss, by name."""
     learning_rate: float
-    """After the epoch's last update."""
+    """Learning rate after the epoch's last update."""
     clipped_share: float | None
-    """Share of layers whose last LARS step was limited by the learning rate; none without LARS."""
+    """Fraction of layers whose last LARS step was limited by the learning rate; None without LARS."""
     delta_mean: float
-    """Mean size of the perturbation after the epoch, in pixels."""
+    """Mean absolute value of the perturbation after the epoch, in pixels."""
     delta_border_share: float
-    """Share of its entries at the ball's border."""
+    """Fraction of the perturbation's entries at the border of the ball."""
     crop_passes: int
     flops: int
     train_seconds: float
     eval_seconds: float
     overhead_seconds: float
-    """Neither of both: building, checkpoints, reports, waiting; not the process's start and the loading of images."""
+    """Other seconds: building, checkpoints, reports, waiting; without the process's start and the loading of images."""
     peak_memory_bytes: int
-    """Of this worker: what the GPU's allocator reserves, which leaves out what CUDA itself takes, or, on CPUs, the
-    process."""
+    """Peak memory of this worker: on a GPU what the allocator reserves, without CUDA's own memory; on CPUs the memory
+    of the process."""
     crop_passes_per_second: float
-    """Over the epoch's training, all workers together."""
+    """Rate in the epoch's training, all workers together."""
     precision: str
     device: str
 
     def row(self) -> dict[str, Any]:
-        """As it is recorded: every term of the loss and every measure is a column of its own."""
+        """The row to record, in which every term of the loss and every measure is a separate column."""
         columns = asdict(self)
         return {**columns, **columns.pop("loss_terms"), **columns.pop("measures")}

@@ -1,4 +1,4 @@
-"""Minibatches of crops: the same for any number of workers, each of which makes its share.
+"""Minibatches of crops, equal for any number of workers, each of which computes its share.
 
 Shapes: V views, B images of a minibatch, b of one worker, n images of an epoch, C/H/W channels/height/width.
 """
@@ -15,17 +15,17 @@ from cfamc_ray.method.transfer import to_device
 from cfamc_ray.training.generators import CROPS, ORDER, make_generator
 
 IMAGES_SHARE = 0.25
-"""Of a GPU's free memory, that the images may take."""
+"""Fraction of a GPU's free memory that the images may take."""
 
 
 class Minibatches:
     """Crops of a trial's images, in a new order each epoch.
 
     Args:
-        config: of the trial.
-        images: that pretrain; they are moved to the device where they fit.
-        context: of this worker, on whose device crops are made.
-        dtype: of the crops.
+        config: config of the trial.
+        images: images for pretraining; they are moved to the device if they fit.
+        context: context of this worker; its device computes the crops.
+        dtype: type of the crops.
     """
 
     def __init__(
@@ -38,18 +38,18 @@ class Minibatches:
         self.share = slice(context.rank * self.B // workers, (context.rank + 1) * self.B // workers)
 
     def order(self, epoch: int) -> Tensor:
-        """Positions of the images in their order, (n,)."""
+        """Random order of the images in an epoch: their positions, (n,)."""
         order_n = torch.randperm(len(self.images), generator=make_generator(self.config.seed, ORDER, epoch))
         return order_n.to(self.images.indices_n.device)
 
     def crops(self, order_n: Tensor, epoch: int, step: int, share: slice | None = None) -> Tensor:
-        """crops_VbCHW in [0, 1].
+        """Crops of a minibatch: crops_VbCHW in [0, 1].
 
         Args:
-            order_n: of the images in this epoch.
-            epoch: from 0.
+            order_n: order of the images in this epoch.
+            epoch: epoch, from 0.
             step: minibatch of the epoch, from 0.
-            share: of the minibatch's images; this worker's unless given.
+            share: slice of the minibatch's images; by default this worker's share.
         """
         config, share = self.config.crops, share or self.share
         H, W = self.images.images_NCHW.shape[-2:]
@@ -60,7 +60,7 @@ class Minibatches:
             return make_crops(images_bCHW, parameters.of_images(share), size=config.size).to(self.dtype)
 
     def labels(self, order_n: Tensor, step: int) -> Tensor:
-        """labels_B of the minibatch of all workers; the arguments are those of `crops`."""
+        """labels_B of the minibatch of all workers; arguments as in `crops`."""
         return self.images.labels(self._positions(order_n, step))
 
     def _positions(self, order_n: Tensor, step: int) -> Tensor:
@@ -68,7 +68,7 @@ class Minibatches:
 
 
 def fits(images: ImageSubset, device: torch.device) -> bool:
-    """Whether the images stay on the device, where batches of them are gathered without the host."""
+    """Whether the images fit on the device, where batches are gathered without the host."""
     if device.type != "cuda":
         return True
     free, _ = torch.cuda.mem_get_info(device)

@@ -1,10 +1,10 @@
-"""The precision of a trial's arithmetic, and the name of the device that it runs on."""
+"""The precision of a trial's arithmetic, and the name of its device."""
 
 import torch
 
 
 def resolve_precision(precision: str, device: torch.device) -> tuple[torch.dtype, torch.dtype | None]:
-    """Type of the weights, and of the matrix products where that differs."""
+    """Type of the weights, and of the matrix products if it differs, else None."""
     if precision == "auto":
         precision = "bfloat16" if _fast_bfloat16(device) else "float32"
     if precision == "bfloat16":
@@ -16,11 +16,11 @@ def _fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(capabilities.get("amx_bf16"))  # with AVX-512 alone float32 was faster (LOG.md, 2026-11-23)
+    return bool(capabilities.get("amx_bf16"))  # with only AVX-512, float32 was faster (LOG.md, 2026-11-23)
 
 
 def device_name(device: torch.device) -> str:
-    """What a table shows as the device."""
+    """Name of the device in tables."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}"

@@ -1,6 +1,6 @@
-"""A trial and its folder: what is trained is written down after every epoch, and picked up again after an interruption.
+"""A trial with its folder: its state is recorded after every epoch, and resumed after an interruption.
 
-Knows nothing of Ray; the study's trainables and the command that trains a single configuration both use it.
+It does not depend on Ray; the study's trainables and the command that trains a single configuration both use it.
 """
 
 import re
@@ -27,11 +27,11 @@ from cfamc_ray.training.tensorboard import TrialEvents
 from cfamc_ray.training.trial import OutOfTime, Trial, TrialFailed
 
 SHOWN = 4
-"""Images whose crops TensorBoard shows."""
+"""Number of images whose crops TensorBoard shows."""
 _OUT_OF_MEMORY = re.compile("out of memory|_ALLOC_FAILED|can't allocate memory|not enough memory", re.IGNORECASE)
-"""In errors of CUDA, Triton and torch's allocators, and of libraries: CUBLAS_STATUS_ALLOC_FAILED."""
+"""Matches out-of-memory errors of CUDA, Triton, torch's allocators and libraries, as CUBLAS_STATUS_ALLOC_FAILED."""
 _LOST = re.compile("CUDA|CUDNN|CUBLAS|CUSOLVER|NCCL|gloo")
-"""In errors after which this process's GPU, or another worker, may no longer answer; not in one that names `cuda:0`."""
+"""Matches errors after which this process's GPU or another worker may no longer respond; does not match `cuda:0`."""
 
 Row = dict[str, Any]
 
@@ -44,22 +44,22 @@ def run_recorded(
     *,
     on_minibatch: Callable[[], None] = lambda: None,
 ) -> Iterator[Row]:
-    """Rows of a trial as it trains, with its status; an exception that ends the trial alone is a last row.
+    """Train a trial and yield its rows with its status; an exception that ends only the trial gives a last row.
 
     Args:
-        study: the trial is one of its points.
-        folder: of the trial; what it holds already is gone on from.
+        study: study of the trial.
+        folder: folder of the trial; if it has a checkpoint, the trial is resumed from it.
         point: the searched keys and their values.
-        context: of this worker; all of them call this.
-        on_minibatch: as for `Trial`.
+        context: context of this worker; all workers call this.
+        on_minibatch: as in `Trial`.
     """
     torch.set_num_threads(study.resources.cpus_per_worker)
     use_device(context.device, study.resources.gpus_per_worker)
     keep_freed_memory()
     release_freed_memory()
-    known = folder.read()
-    if known is not None and known.ended:
-        yield {**(known.rows[-1] if known.rows else {}), "status": known.status, "done": True}
+    recorded = folder.read()
+    if recorded is not None and recorded.ended:
+        yield {**(recorded.rows[-1] if recorded.rows else {}), "status": recorded.status, "done": True}
         return
     try:
         yield from _epochs(study, folder, point, context, on_minibatch)
@@ -75,8 +75,8 @@ def run_recorded(
         if context.rank == 0 or not known_to_all:
             folder.close(status, reason.text, reason.kind, reason.origin)
         if not known_to_all:
-            raise  # only this worker knows; the others are ended from outside, and all read the outcome on a new start
-    release_freed_memory()  # not before the exception is gone, whose traceback holds the trial
+            raise  # only this worker knows; the others are ended from outside, and all read the outcome when restarted
+    release_freed_memory()  # after the exception is gone, whose traceback holds the trial
     yield {"status": status, "reason": reason.text, "done": True}
 
 
@@ -87,7 +87,7 @@ def _epochs(
     context: DistributedContext,
     on_minibatch: Callable[[], None],
 ) -> Iterator[Row]:
-    """Rows of a trial as it trains; it alone holds the trial."""
+    """Train a trial and yield its rows; only this generator holds the trial."""
     if context.rank == 0:
         folder.open(point)
     config = study.trial_at(point)
@@ -109,16 +109,16 @@ def _epochs(
 
 
 class RecordedTrial:
-    """A trial that goes on from its folder's checkpoint, where there is one.
+    """A trial that is resumed from its folder's checkpoint, if there is one.
 
     Args:
-        folder: of the trial; opened already.
-        config: of the trial.
-        splits: its images.
+        folder: folder of the trial, already opened.
+        config: config of the trial.
+        splits: images of the trial.
         point: the searched keys and their values, for TensorBoard.
-        context: of this worker; only the first writes.
-        seconds: time limit over all epochs; None for none.
-        on_minibatch: as for `Trial`.
+        context: context of this worker; only the first worker writes.
+        seconds: time limit over all epochs; None for no limit.
+        on_minibatch: as in `Trial`.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class RecordedTrial:
         begin = partial(Trial, config, splits, context=context, seconds=seconds, on_minibatch=on_minibatch)
         self.trial = begin()
         self.writes = self.trial.context.rank == 0
-        if folder.checkpoint.exists() and not self._goes_on():
+        if folder.checkpoint.exists() and not self._resumes():
             del self.trial
             release_freed_memory()  # a GPU may not hold two trials
             self.trial = begin()
@@ -152,11 +152,11 @@ class RecordedTrial:
                 measures=[measure.component_name() for measure in config.evaluation.measures],
             )
 
-    def _goes_on(self) -> bool:
+    def _resumes(self) -> bool:
         try:
             self.trial.load(self.folder.checkpoint)
         except CheckpointError as error:
-            print(f"{error}; the trial begins anew", flush=True)
+            print(f"{error}; the trial starts from the beginning", flush=True)
             return False
         return True
 
@@ -168,7 +168,7 @@ class RecordedTrial:
             self.events.close()
 
     def advance(self) -> Row:
-        """Train one epoch and write it down; the row, with the trial's id.
+        """Train one epoch and record it; return its row, with the trial's id.
 
         Raises:
             TrialFailed: as `Trial.run_epoch` does.
@@ -176,7 +176,7 @@ class RecordedTrial:
         row = {"trial_id": self.folder.path.name, **self.trial.run_epoch().row()}
         if row["done"]:
             self.trial.save_encoder(self.folder.encoder)
-        # Rows before the checkpoint: a crash between them repeats an epoch, the other way round would lose a row.
+        # Rows before the checkpoint: a crash between the two repeats an epoch; in the other order it would lose a row.
         if self.writes:
             self.folder.write_rows({"trial_id": row["trial_id"], **past.row()} for past in self.trial.rows)
         if not row["done"]:
@@ -191,7 +191,7 @@ class RecordedTrial:
 
 
 def ends_trial(error: Exception) -> tuple[Status, StopReason] | None:
-    """Status and reason where an exception ends a trial alone; None where the process should not go on."""
+    """Status and reason if an exception ends only the trial; None if the process should not continue."""
     match error:
         case OutOfTime():
             return "stopped", StopReason("time_limit", str(error))
@@ -210,7 +210,7 @@ def ends_trial(error: Exception) -> tuple[Status, StopReason] | None:
 
 
 def out_of_memory(error: Exception) -> str:
-    """The reason that tables show where memory did not suffice, of a GPU or a CPU; empty for any other error."""
-    lacks = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    lacks = lacks or (isinstance(error, RuntimeError) and bool(_OUT_OF_MEMORY.search(str(error))))
-    return f"out of memory: {first_line(error)}" if lacks else ""
+    """The reason in tables if a GPU or CPU ran out of memory; empty for any other error."""
+    exhausted = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    exhausted = exhausted or (isinstance(error, RuntimeError) and bool(_OUT_OF_MEMORY.search(str(error))))
+    return f"out of memory: {first_line(error)}" if exhausted else ""

@@ -1,4 +1,4 @@
-"""What makes training faster on a GPU, and where it pays; a trial's numbers change no more than by rounding."""
+"""Optimisations of training on a GPU, and when to use them; they change a trial's numbers only by rounding."""
 
 import warnings
 from functools import lru_cache
@@ -13,15 +13,16 @@ from cfamc_ray.cost.work import training_flops
 from cfamc_ray.method.norms import BatchNorm, missing_for_triton, norm_relu, use_fused_norm
 
 COMPILING_PAYS_FLOPS = 5e16
-"""Of a trial's training. At the paper's width an H100 takes about 5 minutes for so many, and one to compile."""
+"""Training FLOPs from which compiling pays: at the paper's width an H100 takes about 5 minutes, and 1 to compile."""
 LAUNCHES_DOMINATE_FLOPS = 2e12
-"""Of an update. To launch its 400 kernels takes 4 to 8 ms; at the paper's width an H100 computes 12 ms on so many."""
+"""FLOPs of an update below which launches dominate: launching its 400 kernels takes 4 to 8 ms; at the paper's width an
+H100 computes these FLOPs in 12 ms."""
 TOLERANCE = 2**-6
-"""Of fused kernels beside torch's, relative: bfloat16 rounds by 2^-9 at each operation."""
+"""Largest relative difference of fused kernels from torch's: bfloat16 rounds by 2^-9 at each operation."""
 
 
 class Speedups(NamedTuple):
-    """Which keys of `pretraining` that `auto` can stand in are on."""
+    """The resolved values of the keys of `pretraining` that may be `auto`."""
 
     compile: bool
     cuda_graph: bool
@@ -30,16 +31,16 @@ class Speedups(NamedTuple):
 
 
 def speedups(config: TrialConfig, device: torch.device, *, workers: int, autocast: torch.dtype | None) -> Speedups:
-    """What a config's keys come to on a device.
+    """Resolve the keys of a config for a device.
 
     Args:
-        config: of the trial.
-        device: of the worker.
-        workers: of the trial.
-        autocast: type of the matrix products, where it is not the weights'.
+        config: config of the trial.
+        device: device of the worker.
+        workers: number of workers of the trial.
+        autocast: type of the matrix products if it is not that of the weights, else None.
 
     Raises:
-        InputError: where the config asks for what the device, the precision or the encoder cannot do.
+        InputError: if a key is true but the device, the precision or the encoder does not support it.
     """
     chosen, gpu = config.pretraining, device.type == "cuda"
     normed = config.encoder.norm == "batch" and config.encoder.architecture.fuses_norm
@@ -52,7 +53,7 @@ def speedups(config: TrialConfig, device: torch.device, *, workers: int, autocas
         ("fused_norm", normed, "a ResNet with encoder.norm: batch"),
     ):
         if getattr(chosen, key) is True and not right:
-            raise InputError(f"pretraining.{key}: true needs {needs}; false or auto would be right here")
+            raise InputError(f"pretraining.{key}: true needs {needs}; set it to false or auto")
     flops = training_flops(config)
     triton = gpu and not missing_for_triton()
     auto = Speedups(
@@ -62,21 +63,21 @@ def speedups(config: TrialConfig, device: torch.device, *, workers: int, autocas
         fused_norm=triton and normed and autocast is not None,
     )
     asked = {name: getattr(chosen, name) for name in Speedups._fields}
-    found = auto._replace(**{name: value for name, value in asked.items() if value != "auto"})
-    if found.fused_norm and chosen.fused_norm == "auto" and (problem := fused_norm_problem(device)):
+    resolved = auto._replace(**{name: value for name, value in asked.items() if value != "auto"})
+    if resolved.fused_norm and chosen.fused_norm == "auto" and (problem := fused_norm_problem(device)):
         warnings.warn(f"pretraining.fused_norm: {problem}; torch's own kernels are used", stacklevel=2)
-        return found._replace(fused_norm=False)
-    return found
+        return resolved._replace(fused_norm=False)
+    return resolved
 
 
 def is_of_compiler(error: Exception) -> bool:
-    """Whether torch.compile failed, and not what it compiled."""
+    """Whether an error is from torch.compile itself, not from the compiled code."""
     return type(error).__module__.startswith(("torch._dynamo", "torch._inductor", "triton"))
 
 
 @lru_cache
 def fused_norm_problem(device: torch.device) -> str:
-    """What the fused kernels do otherwise than torch's on a device, on a small batch; empty where they agree."""
+    """Difference of the fused kernels from torch's on a device, for a small batch; empty if they agree."""
     norm = BatchNorm(64).to(device)
     shape = (4, 64, 8, 8)
     x_NCHW, residual_NCHW, gradient_NCHW = (
@@ -96,7 +97,7 @@ def fused_norm_problem(device: torch.device) -> str:
 
     try:
         theirs, ours = passes(fused=False), passes(fused=True)
-    except Exception as error:  # whatever a compiler or a driver may raise
+    except Exception as error:  # a compiler or a driver may raise any exception
         return f"{type(error).__name__}: {first_line(error)}"
     worst = max(float((one - other).norm() / other.norm()) for one, other in zip(ours, theirs, strict=True))
     return "" if worst <= TOLERANCE else f"the kernels differ from torch's by {worst:.2g} of the values"

@@ -1,4 +1,4 @@
-"""TensorBoard events of a trial, in its folder while it trains, and of a study, in its folder as trials end.
+"""TensorBoard events: of a trial while it trains, and of a study as trials end, in their folders.
 
 Shapes: V views, b images that are shown, C/H/W channels/height/width.
 """
@@ -19,16 +19,16 @@ from cfamc_ray.config.measures import MEASURES
 from cfamc_ray.metrics import METRICS
 
 VIEWS = 8
-"""Views of an image that are shown, at most."""
+"""Largest number of views of an image to show."""
 
 
 class TrialEvents:
-    """Scalars and crops of each epoch, and the point for the HParams page, which shows the latest objectives beside it.
+    """Scalars and crops of each epoch, and the point with the latest objectives for the HParams page.
 
     Args:
-        folder: of the trial.
+        folder: folder of the trial.
         point: the searched keys and their values.
-        first_epoch: the next that will be written; events that an interrupted run wrote from it on are hidden.
+        first_epoch: next epoch to write; events of an interrupted run from this epoch on are hidden.
         loss_terms: columns of the rows that are terms of the loss; shown as ``loss/TERM`` unless they are metrics.
         measures: names of the measures that the trial reports.
     """
@@ -62,8 +62,8 @@ class TrialEvents:
 
         Args:
             row: the epoch's metrics.
-            crops: crops_VbCHW and delta_VbCHW to be shown; None for none.
-            epsilon: radius of the perturbations, which are shown so large that it spans black to white.
+            crops: crops_VbCHW and delta_VbCHW to show; None for none.
+            epsilon: radius of the perturbations, which are scaled so that it spans black to white.
         """
         for name, metric in self.scalars.items():
             value = row.get(metric)
@@ -87,7 +87,7 @@ class TrialEvents:
 
 
 def crop_grids(crops_VbCHW: Tensor, delta_VbCHW: Tensor, *, epsilon: float) -> dict[str, Tensor]:
-    """Pictures of the crops, the perturbed crops, and the perturbation alone; a row for each image."""
+    """Images of the crops, the perturbed crops, and the perturbation, with a row for each image."""
 
     def grid(images_VbCHW: Tensor) -> Tensor:
         framed_VbCHW = functional.pad(images_VbCHW[:VIEWS].clamp(0, 1), (1, 0, 1, 0))
@@ -104,11 +104,11 @@ def crop_grids(crops_VbCHW: Tensor, delta_VbCHW: Tensor, *, epsilon: float) -> d
 
 
 class StudyEvents:
-    """The hypervolume as a scalar, and the front as a figure, over the trials that have finished.
+    """The hypervolume as a scalar, and the front as a figure, over the number of finished trials.
 
     Args:
-        folder: of the study.
-        first_step: finished trials when this run of the study began; later events of an earlier run are hidden.
+        folder: folder of the study.
+        first_step: number of finished trials at the start of this run; later events of an earlier run are hidden.
     """
 
     def __init__(self, folder: Path, *, first_step: int) -> None:

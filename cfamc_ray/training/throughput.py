@@ -1,4 +1,4 @@
-"""How fast training steps are on this hardware, and what they take; measured on random images, without Ray."""
+"""Measure speed and memory of training steps on this hardware, on random images, without Ray."""
 
 import statistics
 from collections.abc import Callable, Mapping
@@ -22,27 +22,27 @@ from cfamc_ray.training.precision import device_name
 from cfamc_ray.training.trial import Trial
 
 PRODUCT_SIDE = {"cpu": 2048, "cuda": 8192}
-"""Rows and columns of the matrices whose product measures what the hardware can do."""
+"""Side of the square matrices whose product measures the hardware's GEMM rate."""
 PRODUCTS = 10
 MESSAGE_BYTES = (2**10, 2**18, 2**22, 2**25)
-"""What is summed over the workers to measure their communication."""
+"""Sizes of the all-reduce that measures communication between workers."""
 MESSAGES = 5
 
 
 def measure_cell(cell: Cell, system: SystemConfig, context: DistributedContext) -> dict[str, Any]:
-    """Raw measurements of a cell; all of its workers call this, and the first one's answer counts.
+    """Measure a cell; all of its workers call this, and the first worker's result is used.
 
-    With several workers, three works take turns: the steps as they are (`steps`), the same without the sum of the
-    gradients (`unsynchronised`), and one worker's share of the images by the first worker alone (`alone`).
+    With several workers, three kinds of work alternate: complete steps (`steps`), steps without the all-reduce of the
+    gradients (`unsynchronised`), and one worker's share of the images on the first worker only (`alone`).
 
     Args:
-        cell: what is measured.
-        system: how often.
-        context: of this worker; the process group has to exist where there are several.
+        cell: the training steps to measure.
+        system: numbers of repeats.
+        context: context of this worker; with several workers the process group must exist.
 
     Returns:
-        seconds of each repeat by work, and of one more by phase; peak bytes; FLOP a second of matrix products in the
-        precision of the steps and in float32; seconds of sums over the workers by their bytes; what the steps come to.
+        Seconds of each repeat by kind of work, and of one more repeat by phase; peak bytes; FLOP/s of matrix products
+        in the precision of the steps and in float32; seconds of an all-reduce by bytes; amounts of work in the steps.
     """
     keep_freed_memory()
     trial = Trial(cell.trial, random_splits(cell.trial), context=context)
@@ -77,7 +77,7 @@ def measure_cell(cell: Cell, system: SystemConfig, context: DistributedContext) 
 
 
 def random_splits(config: TrialConfig) -> Splits:
-    """Random images as large as the crops of a trial, as many as it trains on; none to judge by."""
+    """Random training images with the size of a trial's crops; no probe and validation images."""
     images, side = config.data.pretrain_images, config.crops.size
     pixels_NCHW = torch.randint(0, 256, (images, 3, side, side), dtype=torch.uint8)
     nothing = LabelledImages(pixels_NCHW[:0], torch.zeros(0, dtype=torch.int64))
@@ -85,7 +85,7 @@ def random_splits(config: TrialConfig) -> Splits:
 
 
 def seconds_of(work: Callable[[], object], device: torch.device) -> float:
-    """Wall time, the device's work included."""
+    """Wall time in seconds, including the device's work."""
     started = now(device)
     work()
     return now(device) - started
@@ -94,15 +94,18 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
 def in_turns(
     works: Mapping[str, Callable[[], object]], *, repeats: int, device: torch.device, warm_ups: int = 1
 ) -> dict[str, list[float]]:
-    """Seconds of each work, repeat by repeat, so that a change of the machine's load meets all of them.
+    """Time several kinds of work in turns, so that a change of the machine's load affects all of them.
 
-    In a process group all workers do this together, and each work lasts until the last of them has ended.
+    In a process group all workers do this together, and the time of each work is that of the slowest worker.
 
     Args:
-        works: by name.
-        repeats: of each.
-        device: whose work is waited for.
-        warm_ups: repeats before the first that counts.
+        works: functions to time, by name.
+        repeats: number of timed repeats of each.
+        device: device whose work is awaited.
+        warm_ups: number of repeats before the first that is timed.
+
+    Returns:
+        Seconds of each repeat, by name.
     """
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for repeat in range(-warm_ups, repeats):
@@ -120,15 +123,15 @@ def _together(work: Callable[[], object]) -> None:
 
 
 def product_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP a second of a large matrix product: the best of several."""
+    """FLOP/s of a large matrix product: the best of several."""
     side = PRODUCT_SIDE[device.type]
     one, other = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    one @ other  # the first builds plans
+    one @ other  # the first call builds plans
     return 2 * side**3 / min(seconds_of(lambda: one @ other, device) for _ in range(PRODUCTS))
 
 
 def epoch_of(trial: Trial, *, synchronised: bool = True) -> Callable[[], object]:
-    """An epoch of a trial of several workers, with or without the sum of the gradients."""
+    """An epoch of a trial of several workers, with or without the all-reduce of the gradients."""
 
     def epoch() -> None:
         assert isinstance(trial.trainer.replica, DistributedDataParallel)
@@ -139,7 +142,7 @@ def epoch_of(trial: Trial, *, synchronised: bool = True) -> Callable[[], object]
 
 
 def _share_alone(config: TrialConfig, context: DistributedContext) -> Callable[[], object]:
-    """One worker's share of every minibatch, by the first worker; the others wait."""
+    """One worker's share of every minibatch, on the first worker; the others wait."""
     if context.rank > 0:
         return nullcontext
     values = {
@@ -150,7 +153,7 @@ def _share_alone(config: TrialConfig, context: DistributedContext) -> Callable[[
 
 
 def _of_last_worker(count: int, context: DistributedContext) -> int:
-    """The last worker holds nothing but its part of the steps."""
+    """The last worker's value, since that worker holds only its part of the steps."""
     if context.world_size == 1:
         return count
     shared = torch.tensor(count, dtype=torch.int64, device=context.device)
@@ -159,10 +162,10 @@ def _of_last_worker(count: int, context: DistributedContext) -> int:
 
 
 def _sums_over_workers(context: DistributedContext) -> list[tuple[int, float]]:
-    """Bytes of a message, and the median seconds that its sum over the workers takes."""
+    """Bytes of each message, and the median seconds of its all-reduce."""
     measured = []
     for size in MESSAGE_BYTES:
         add_up = partial(dist.all_reduce, torch.ones(size // 4, device=context.device))
-        add_up()  # the first builds connections
+        add_up()  # the first call builds connections
         measured.append((size, statistics.median(seconds_of(add_up, context.device) for _ in range(MESSAGES))))
     return measured

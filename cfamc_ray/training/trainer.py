@@ -1,4 +1,4 @@
-"""The weights, the optimizer and the perturbation of a trial, and an update of them on one minibatch.
+"""The weights, the optimizer and the perturbation of a trial, and their update on one minibatch.
 
 Shapes: V views, B images of a minibatch, b of one worker, T terms of the loss, C/H/W channels/height/width, D embedding
 width.
@@ -29,15 +29,15 @@ from cfamc_ray.training.speedups import is_of_compiler, speedups
 
 
 class Trainer:
-    """What a trial trains.
+    """The trainable state of a trial.
 
     Args:
-        config: of the trial.
-        context: of this worker.
+        config: config of the trial.
+        context: context of this worker.
 
     Attributes:
-        encoder: holds the weights.
-        delta_VbCHW: perturbation that the last minibatch left.
+        encoder: module that holds the weights.
+        delta_VbCHW: perturbation after the last minibatch.
         terms_T: sums of the loss's terms over all updates since they were set to zero.
     """
 
@@ -71,7 +71,7 @@ class Trainer:
         return encoder
 
     def _build_network(self, images: int) -> nn.Module:
-        """The encoder as training calls it: compiled, and chunk by chunk, where the config says so."""
+        """The encoder as training calls it: compiled or in chunks, as configured."""
         config = self.config.pretraining
         network: nn.Module = self.encoder
         if self.speedups.compile:
@@ -83,12 +83,12 @@ class Trainer:
         )
 
     def _build_replica(self) -> nn.Module:
-        """The network that updates train: with several workers, one that adds up their gradients."""
+        """The network for weight updates; with several workers, one that all-reduces their gradients."""
         if self.context.world_size == 1:
             return self.network
         if self.speedups.compile and not isinstance(self.network, InChunks):
-            # The wrapper is compiled, not what is in it: else all gradients come at the end of the backward pass, and
-            # their sum over the workers cannot begin before.
+            # Compile the wrapper, not the module inside: otherwise all gradients come at the end of the backward pass,
+            # and their all-reduce cannot overlap with it.
             return cast(nn.Module, torch.compile(data_parallel(self.encoder)))
         return data_parallel(self.network)
 
@@ -124,13 +124,13 @@ class Trainer:
         """Train on one minibatch.
 
         Args:
-            crops_VbCHW: of this worker.
-            labels_B: of the minibatch of all workers; None where the loss reads none.
+            crops_VbCHW: crops of this worker.
+            labels_B: labels of the minibatch of all workers; None if the loss reads none.
 
         Returns:
-            the losses of its weight updates.
+            The losses of its weight updates.
         """
-        if labels_B is not None:  # copied to where a captured update reads them
+        if labels_B is not None:  # a captured update reads them from this buffer
             self.labels_B.copy_(labels_B)
         if self.config.perturbation.starts_anew:
             self.delta_VbCHW = torch.zeros_like(self.delta_VbCHW)
@@ -139,7 +139,7 @@ class Trainer:
         return losses
 
     def loss_of(self, z_VbD: Tensor, *, reported: bool = True) -> Tensor:
-        """The loss over the minibatch of all workers, from the embeddings of this one.
+        """The loss over the minibatch of all workers, from the embeddings of this worker.
 
         Args:
             z_VbD: rows of unit length.
@@ -147,7 +147,7 @@ class Trainer:
         """
         z_VBD = gather_embeddings(z_VbD) if self.context.world_size > 1 else z_VbD
         total, terms = self.loss(z_VBD, self.labels_B if self.config.loss.needs_labels else None)
-        if reported and terms:  # summed in context, so that a captured update does it too
+        if reported and terms:  # summed here, so that a captured update does it too
             self.terms_T += torch.stack([term.detach() for term in terms])
         return total
 
@@ -157,10 +157,10 @@ class Trainer:
         return self._run is not None
 
     def rehearse(self, crops_VbCHW: Tensor) -> None:
-        """Do once what the first update does for all: choose kernels, compile, capture. Nothing is changed by it.
+        """Do the one-time work of the first update: choose kernels, compile, capture. The state does not change.
 
         Args:
-            crops_VbCHW: of any minibatch.
+            crops_VbCHW: crops of any minibatch.
         """
         self._run = eagerly
         if self.context.device.type != "cuda" and not (self.speedups.compile or self.speedups.cuda_graph):
@@ -181,7 +181,7 @@ class Trainer:
             self._run = graphed if self.speedups.cuda_graph else eagerly
 
     def forget_rehearsal(self) -> None:
-        """After other weights or momenta were loaded, whose memory a captured update does not know."""
+        """Discard the captured update, which does not know the memory of newly loaded weights or momenta."""
         self._run = None
 
     def _uncompile(self) -> None:
@@ -200,7 +200,7 @@ def initial_encoder(config: TrialConfig, *, autocast: torch.dtype | None = None)
 
 @lru_cache(maxsize=1)
 def _drawn_encoder(seed: int, config: EncoderConfig) -> SelfSupervisedEncoder:
-    """To draw 34 million weights takes a second, and most trials of a study start from the same ones."""
+    """Cached, because drawing 34 million weights takes a second and most trials of a study start from the same ones."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(make_seed(seed, WEIGHTS))
         return SelfSupervisedEncoder(config)

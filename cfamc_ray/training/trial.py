@@ -1,7 +1,7 @@
-"""One trial from config to metrics, epoch by epoch, resumable after any of them; it knows nothing of Ray.
+"""One trial from config to metrics, epoch by epoch, resumable after each; independent of Ray.
 
 A trial holds no random state: initial weights, order, crops and attacks are drawn from generators seeded by the trial's
-seed and the place in the run. So a resumed trial goes on bit for bit, given equal hardware, threads and workers.
+seed and the position in the run. So a resumed trial continues bit for bit on equal hardware, threads and workers.
 
 Shapes: V views, B images of a minibatch, b of one worker, C/H/W channels/height/width.
 """
@@ -33,11 +33,11 @@ from cfamc_ray.training.precision import device_name
 from cfamc_ray.training.trainer import Trainer
 
 NO_SCORES = Scores(math.nan, math.nan, math.nan, validation_images=0, attacked_images=0)
-"""Of an epoch that does not evaluate."""
+"""Scores of an epoch without an evaluation."""
 
 
 class TrialFailed(Exception):  # noqa: N818 (an outcome, not an error of the program)
-    """The trial cannot go on; the message is the reason that the study's tables show."""
+    """The trial cannot continue; the message is the reason in the study's tables."""
 
 
 class OutOfTime(TrialFailed):
@@ -48,11 +48,11 @@ class Trial:
     """A trial in progress.
 
     Args:
-        config: of the trial.
-        splits: images as `data` serves them.
-        context: of this worker; the process group has to exist where there are several.
-        seconds: time limit over all epochs, resumed ones included; None for none.
-        on_minibatch: is called after each minibatch, for a progress bar.
+        config: config of the trial.
+        splits: images from `load_splits`.
+        context: context of this worker; with several workers the process group must exist.
+        seconds: time limit over all epochs, including those before a resume; None for no limit.
+        on_minibatch: called after each minibatch, for a progress bar.
     """
 
     def __init__(
@@ -72,13 +72,13 @@ class Trial:
         self.minibatches = Minibatches(config, splits.pretrain, context, dtype=self.trainer.weight_type)
         self.splits = splits
         self.rows: list[TrialMetrics] = []
-        # What the host alone has to know of another worker must not wait for the GPU.
+        # Communication between hosts must not wait for the GPU.
         hosts = dist.new_group(backend="gloo") if context.world_size > 1 and context.device.type == "cuda" else None
         self._hosts = cast(dist.ProcessGroup | None, hosts)
 
     @property
     def epoch(self) -> int:
-        """Finished epochs."""
+        """Number of finished epochs."""
         return len(self.rows)
 
     @property
@@ -87,27 +87,27 @@ class Trial:
         return self.epoch == self.config.pretraining.epochs
 
     def __iter__(self) -> Iterator[TrialMetrics]:
-        """Train on, one row after each epoch."""
+        """Train to the end, and yield a row after each epoch."""
         while not self.finished:
             yield self.run_epoch()
 
     def run_epoch(self) -> TrialMetrics:
-        """Train one epoch, and evaluate where that is due; else the accuracies are NaN.
+        """Train one epoch, and evaluate if that is due; otherwise the accuracies are NaN.
 
-        Several workers share the evaluation too, and all have its scores.
+        Workers share the evaluation too, and all get its scores.
 
         Raises:
-            OutOfTime: after the minibatch in which the first worker exceeds the time limit; on all workers.
-            TrialFailed: where the loss or the encoder's features are no longer finite.
+            OutOfTime: on all workers, after the minibatch in which the first worker exceeds the time limit.
+            TrialFailed: if the loss or the encoder's features are no longer finite.
         """
         reset_peak_memory(self.context.device)
-        # On GPUs: the fastest kernels for these shapes, and a stem that does not round its input to TF32.
+        # On GPUs: choose the fastest kernels for these shapes, and do not round the stem's input to TF32.
         with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
             if not self.trainer.rehearsed:
                 self.trainer.rehearse(self.minibatches.crops(self.minibatches.order(self.epoch), self.epoch, 0))
             started = time.perf_counter()
             losses = self._train_epoch(started)
-        loss = losses.mean().item()  # waits for the device, so the time is the work's
+        loss = losses.mean().item()  # waits for the device, so the time includes its work
         trained = time.perf_counter()
         if not math.isfinite(loss):
             raise TrialFailed(f"diverged: the loss is {loss} in epoch {self.epoch + 1}")
@@ -166,10 +166,10 @@ class Trial:
         return torch.cat(losses)
 
     def last_crops(self, images: int) -> tuple[Tensor, Tensor]:
-        """Crops and perturbations of the first images of the minibatch that was trained last, to be looked at.
+        """Crops and perturbations of the first images of the last minibatch, for display.
 
         Args:
-            images: how many; fewer where this worker has fewer.
+            images: number of images; fewer if this worker has fewer.
 
         Returns:
             crops_VbCHW in [0, 1] and delta_VbCHW, in float32 on the CPU.
@@ -183,7 +183,7 @@ class Trial:
         return self.seconds is not None and self.broadcast_from_rank0(seconds > self.seconds)
 
     def broadcast_from_rank0(self, truth: bool) -> bool:
-        """What the first worker found, on all of them: they have to stop together."""
+        """Broadcast a decision of the first worker, because all workers must stop together."""
         if self.context.world_size == 1:
             return truth
         shared = torch.tensor(truth)
@@ -204,7 +204,7 @@ class Trial:
         except FloatingPointError as error:  # all workers have the same features
             raise TrialFailed(f"diverged: {error} after epoch {self.epoch + 1}") from None
         except AttackInvalid as error:
-            raise TrialFailed(f"robust accuracy is not to be trusted after epoch {self.epoch + 1}: {error}") from None
+            raise TrialFailed(f"robust accuracy is invalid after epoch {self.epoch + 1}: {error}") from None
 
     def save(self, path: Path) -> None:
         """Write a checkpoint (`save_checkpoint`); called by all workers."""
@@ -215,6 +215,6 @@ class Trial:
         self.rows = load_checkpoint(path, self.trainer, share=self.minibatches.share)
 
     def save_encoder(self, path: Path) -> None:
-        """Write the encoder alone, as `cfamc_ray.method.encoder.load_encoder` reads it; by the first worker."""
+        """Write only the encoder, for `cfamc_ray.method.encoder.load_encoder`; the first worker writes."""
         if self.context.rank == 0:
             save_encoder(path, self.trainer.encoder, self.config.encoder)

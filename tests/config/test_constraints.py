@@ -150,7 +150,7 @@ def test_a_guard_keeps_what_follows_from_being_computed() -> None:
     ["'x' * 10 ** 9 == 'y'", "((9 ** 64) ** 64) ** 64 > 1", "9 ** 9 ** 9 > 1", "'x' + 'y' == 'xy'", "2 ** 65 > 1"],
 )
 def test_nothing_takes_much_memory_or_time(text: str) -> None:
-    with pytest.raises(ValueError, match=r"cannot be computed: .*(is no number|exceeds)"):
+    with pytest.raises(ValueError, match=r"cannot be computed: .*(is not a number|exceeds)"):
         Constraint(text).holds(value_of)
 
 

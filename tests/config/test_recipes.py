@@ -220,7 +220,7 @@ def test_a_name_that_is_near_none_is_refused_with_all_that_there_are(name: str) 
         ("summary: A.\npublished: {minutes: 0}", "published.minutes: Input should be greater than 0"),
         ("- a", "must hold the keys of a recipe, not ['a']"),
         ("summary: [", "line 1, column 11: not valid YAML"),
-        ("summary: A.\nsummary: B.\n", "line 2, column 1: not valid YAML: the key 'summary' stands twice"),
+        ("summary: A.\nsummary: B.\n", "line 2, column 1: not valid YAML: the key 'summary' occurs twice"),
         ("summary: A.\ntrial: {perturbation: {carry: no}}", "trial.perturbation.carry: "),
     ],
 )

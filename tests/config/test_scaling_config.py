@@ -116,7 +116,7 @@ def test_equal_cells_are_measured_once_and_what_cannot_be_shared_is_left_out() -
         ({"vary": {"pretraining.epochs": [2]}}, "pretraining.epochs: neither workers nor a key"),
         ({"grid": {"workers": [0]}}, "workers must be whole numbers from 1"),
         ({"grid": {"workers": [1.5]}}, "workers must be whole numbers from 1"),
-        ({"grid": {"workers": [3]}}, "system: no combination of grid makes a trial"),
+        ({"grid": {"workers": [3]}}, "system: no combination of grid is a valid trial"),
         ({"repeats": 0}, "greater than or equal to 1"),
     ],
 )
@@ -129,12 +129,12 @@ def test_what_makes_no_cell_is_refused(system: dict[str, Any], message: str) -> 
     ("learning", "message"),
     [
         ({"crop_passes": [2400, 1200]}, "crop_passes must ascend"),
-        ({"crop_passes": [1200]}, "two budgets at least"),
+        ({"crop_passes": [1200]}, "at least two budgets"),
         ({"crop_passes": []}, "nothing to do: write system.grid, learning.crop_passes, or both"),
         ({"seeds": [0]}, "seeds must be at least 1"),
         ({"seeds": []}, "seeds must be at least 1"),
         ({"split": {"crops.veiws": [2]}}, "crops.veiws: no key of a trial"),
-        ({"split": {"pretraining.epochs": [2]}}, "epochs and seeds follow by themselves"),
+        ({"split": {"pretraining.epochs": [2]}}, "epochs and seeds are set automatically"),
         ({"crop_passes": [1201, 1301], "tolerance": 0}, "spends 1201 in whole epochs; an epoch of trial takes 400"),
     ],
 )

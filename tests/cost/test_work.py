@@ -350,7 +350,7 @@ def test_the_cost_of_a_study_names_its_evaluation_and_its_largest_batch() -> Non
     assert (cost.batches, cost.evaluation_bytes) == ((20, 250), 4 * evaluation_work(few).kept)
     assert cost.evaluation(10) == (
         f"evaluation: up to {5 * sum(flops):.3g} FLOPs, batches of 20 to 250 images, up to "
-        f"{4e-9 * evaluation_work(few).kept:.2g} GB of memory beside the weights"
+        f"{4e-9 * evaluation_work(few).kept:.2g} GB of memory besides the weights"
     )
     assert study_cost([config(**{"data.validation_images": 0})]).evaluation() == ""
 

@@ -56,7 +56,7 @@ def test_every_mode_becomes_its_colour(mode: str, pixel: Any, colour: tuple[int,
 @pytest.mark.parametrize(
     ("mode", "value", "message"),
     [
-        ("I", 200, "nothing says which value is white in mode I"),
+        ("I", 200, "mode I does not define which value is white"),
         ("F", 1.5, "mode F must be from 0 to 1, not from 1.5 to 1.5"),
         ("F", -0.5, "mode F must be from 0 to 1, not from -0.5"),
         ("F", float("nan"), "mode F must be from 0 to 1, not from nan"),

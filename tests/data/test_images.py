@@ -23,10 +23,10 @@ def test_unlabelled_images_are_told_from_labelled_ones(images_NCHW: torch.Tensor
 
 def test_images_that_differ_and_have_a_pattern_are_as_they_should_be(images_NCHW: torch.Tensor) -> None:
     assert uniformity(images_NCHW) == "each of the {} is of a single colour"
-    assert uniformity(images_NCHW[[2, 2]]) == "all {} are alike"
+    assert uniformity(images_NCHW[[2, 2]]) == "all {} are equal"
     images_NCHW[4, 2, 1, 1] = 0
     assert uniformity(images_NCHW) is None
-    assert uniformity(images_NCHW[[4, 4]]) == "all {} are alike"
+    assert uniformity(images_NCHW[[4, 4]]) == "all {} are equal"
     assert uniformity(images_NCHW[[4]]) is None, "a single image is like no other"
 
 

@@ -289,7 +289,7 @@ class TestUnlabelled:
             ),
             (
                 {"pretrain_images": 80, "probe_overlap": False},
-                r"probe_images 4 must not pretrain .* the 20 labelled training images of held only 2 neither",
+                r"probe_images 4 must not overlap pretraining .* only 2 of the 20 labelled training images of held",
             ),
             ({"pretrain_images": 95}, ""),
             ({"probe_images": 15}, ""),

@@ -175,7 +175,7 @@ class TestOutput:
         full = os.open("/dev/full", os.O_WRONLY)
         code, _, err = end(start(SAY, output=full, PYTHONUNBUFFERED=unbuffered))
         os.close(full)
-        assert (code, err) == (7, "told\nSome of the output is lost: there was no room for it on its disk\n")
+        assert (code, err) == (7, "told\nSome of the output is lost, because its disk was full\n")
 
     def test_of_a_disk_that_is_full_for_a_while_what_came_afterwards_is_kept(self) -> None:
         program = """

@@ -131,7 +131,7 @@ def refused(_: Callable[[], None]) -> Callable[[], None]:
 @pytest.mark.parametrize(
     ("record", "says"),
     [
-        (without_the_optimizer, "changes the weights otherwise"),
+        (without_the_optimizer, "changes the weights differently"),
         (with_another_loss, "the graph's loss is"),
         (refused, "operation not permitted when stream is capturing; updates are launched one by one"),
     ],

@@ -112,7 +112,7 @@ def test_a_refusal_in_hours_says_that_they_are_an_estimate() -> None:
 def test_a_limit_that_is_spent_refuses_whatever_is_left_of_the_others(name: str) -> None:
     config = study({other: 1e6 * each for other, each in LIMITS.items()} | {name: LIMITS[name] * 2})
     over = text(budget_of(config).over([record(0, 3)]))
-    assert over.startswith("no trial fits what is left: ")
+    assert over.startswith("no trial fits the remaining budget: ")
     assert f"0 of budget.{name}" in over
     assert f"of budget.{name}, of which 0 are left" in text(budget_of(config).refusal(point(2), [record(0, 3)]))
 

@@ -186,7 +186,7 @@ def test_three_failures_of_one_cause_in_a_row_end_the_study_and_nothing_less(cau
     assert search.over is not None
     assert search.over.kind == ("failed_alike" if begun < 8 else "trials")
     if begun < 8:
-        assert "mend the cause" in search.over.text
+        assert "fix the cause" in search.over.text
         assert search.suggest() is None
 
 

@@ -81,7 +81,7 @@ def test_a_damaged_one_is_set_aside_and_made_anew(kind: str, folder: Path) -> No
     else:
         (sentence,) = done
         assert sentence.startswith(f"{path}: cannot be read (")
-        assert sentence.endswith("; kept as optuna.db.damaged, and made anew from the trials")
+        assert sentence.endswith("; kept as optuna.db.damaged, and created again from the trials")
         assert (folder / "optuna.db.damaged").read_bytes() == bad
         assert not path.exists()
     made_anew(folder)
@@ -131,7 +131,7 @@ def test_one_of_another_version_or_content_is_made_anew_or_of_use(change: str, f
     done = repair_storage(CONFIG, folder, RECORDS)
     assert len(done) <= 1
     if done:
-        assert done[0].endswith("kept as optuna.db.damaged, and made anew from the trials")
+        assert done[0].endswith("kept as optuna.db.damaged, and created again from the trials")
         made_anew(folder)
     else:
         search_of(CONFIG, open_storage(folder), RECORDS)

@@ -172,5 +172,5 @@ def test_a_checkpoint_that_cannot_be_read_costs_no_second_trial_in_memory(
     del rows
     TrialFolder(tmp_path, 0).checkpoint.write_bytes(b"damaged")
     next(begin(0))
-    assert "the trial begins anew" in capsys.readouterr().out
+    assert "the trial starts from the beginning" in capsys.readouterr().out
     assert alive == [[], [], ["images 5"]], "of the second trial the images alone, on which the third trains too"

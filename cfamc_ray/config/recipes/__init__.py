@@ -1,4 +1,4 @@
-"""The published systems and their relatives by name, as corrected and as published."""
+"""Recipes: the published systems and related ones by name, in a corrected and a published variant."""
 
 import difflib
 from functools import cache
@@ -15,43 +15,43 @@ from cfamc_ray.config.yaml12 import read_yaml
 FOLDER = Path(__file__).resolve().parent
 Variant = Literal["corrected", "published"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
-"""`corrected`: the defaults of a trial. `published`: every choice that the published code hides."""
+"""`corrected`: the defaults of a trial. `published`: every undocumented choice of the published code."""
 
 Percent = Annotated[Real, Field(ge=0, le=100)]
 
 
 class PublishedRow(NamedTuple):
-    """Accuracies in percent, clean and under l∞ PGD."""
+    """Published accuracies in percent: clean, and under l∞ PGD at two radii."""
 
     clean: Percent
     robust_4: Annotated[Percent, Field(alias="4/255")]
-    """At 4/255."""
+    """Robust accuracy at radius 4/255."""
     robust_8: Annotated[Percent, Field(alias="8/255")]
-    """At 8/255."""
+    """Robust accuracy at radius 8/255."""
 
 
 class Published(Strict):
-    """What the paper reports of a system (arXiv 2501.03507, ResNet-18)."""
+    """Results that the paper reports for a system (arXiv 2501.03507, ResNet-18)."""
 
     cifar10: PublishedRow
     cifar100: PublishedRow
     minutes: Real = Field(gt=0)
-    """Of pretraining, on a GPU that is not named."""
+    """Minutes of pretraining; the paper does not name the GPU."""
 
 
 class Recipe(Strict):
-    """A system by name, written as what differs from others."""
+    """A named system, written as its differences from other recipes."""
 
     name: str
     summary: str
-    """What it is, in a sentence."""
+    """What the system is, in a sentence."""
     base: tuple[str, ...] = Field(default=(), strict=False)
-    """Recipes that it differs from, each laid over the one before."""
+    """Recipes that this one changes; each overrides the ones before it."""
     published: Published | None = None
     differences: dict[str, Any] = Field(default={}, alias="trial")
-    """Keys of a trial, as a space file has them."""
+    """Keys of a trial that this recipe sets, as in a space file."""
     variants: dict[Variant, dict[str, Any]] = {}
-    """Keys of a trial in one variant alone."""
+    """Keys of a trial that are set in one variant only."""
 
     @field_validator("base")
     @classmethod
@@ -61,7 +61,7 @@ class Recipe(Strict):
         return bases
 
     def tree(self, variant: Variant = "corrected") -> dict[str, Any]:
-        """All keys of a trial that the recipe sets, those of its bases included."""
+        """All keys of a trial that the recipe sets, including those of its bases."""
         own = self._own(variant)
         return (
             own
@@ -74,20 +74,20 @@ class Recipe(Strict):
         return lay_trials(*bases, self.differences, self.variants.get(variant, {}))
 
     def trial(self, variant: Variant = "corrected") -> TrialConfig:
-        """The trial that the recipe is."""
+        """The trial config of the recipe."""
         return TrialConfig.model_validate(self.tree(variant))
 
 
 def recipe_names() -> list[str]:
-    """All recipes: the paper's own first, then EMP-SSL and SimCLR."""
+    """Names of all recipes: the paper's own first, then EMP-SSL and SimCLR."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def read_recipe(name: str) -> Recipe:
-    """A recipe by its name.
+    """Read a recipe by name.
 
     Raises:
-        InputError: where there is none, with the nearest name and all that there are; or for a broken file.
+        InputError: if there is none (the message has the nearest name and all names), or if its file is invalid.
     """
     known = recipe_names()
     if name not in known:
