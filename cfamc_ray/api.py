@@ -47,7 +47,7 @@ def run_study(
     address: str | None = None,
     verbose: bool = False,
 ) -> Study:
-    """Search a space for its front, and confirm the front if the space says so; ``python -m cfamc_ray.tune``.
+    """Search a space for its front, and confirm the front if the space says so; ``cfamc tune``.
 
     Args:
         space: path of a YAML file, bare name of a given space, or a mapping with the same keys.
@@ -106,7 +106,7 @@ def train(
     address: str | None = None,
     verbose: bool = False,
 ) -> Study:
-    """Train one configuration and keep it as a study of one trial; ``python -m cfamc_ray.train``.
+    """Train one configuration and keep it as a study of one trial; ``cfamc train``.
 
     Args:
         recipe_or_space: name of a published recipe, folder of a trial that a study has tried, or a space whose searched
@@ -161,7 +161,7 @@ def evaluate(
     plugins: Sequence[str] = (),
     verbose: bool = False,
 ) -> Evaluation:
-    """Fit a head on a frozen encoder and attack both on the test split; ``python -m cfamc_ray.evaluate``.
+    """Fit a head on a frozen encoder and attack both on the test split; ``cfamc evaluate``.
 
     Args:
         run: folder of a run or of a trial, or what `train` returned; with `untrained` also a recipe.
@@ -218,7 +218,7 @@ def run_scaling(
     address: str | None = None,
     verbose: bool = False,
 ) -> ScalingResult:
-    """Measure and fit how time, memory and error grow; ``python -m cfamc_ray.scale``. Calling it again resumes.
+    """Measure and fit how time, memory and error grow; ``cfamc scale``. Calling it again resumes.
 
     Args:
         space: of a scaling study: path of a YAML file, bare name of a given space, or a mapping with the same keys.

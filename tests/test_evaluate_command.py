@@ -491,7 +491,7 @@ class TestBadInput:
             ("nothing", "no such folder"),
             ("file", "no such folder"),
             ("empty", "holds no run; a finished one has an encoder.safetensors"),
-            ("runs", "holds an unfinished run: go on with --resume; a finished one has an encoder.safetensors"),
+            ("runs", "holds an unfinished run: resume it with --resume; a finished one has an encoder.safetensors"),
         ]:
             said = said_by(main, str(tmp_path / name), *untrained)
             assert said == (2, "", f"{tmp_path / name}: {problem}\n")

@@ -273,9 +273,10 @@ def test_a_folder_of_another_design_is_refused(space: Path, tmp_path: Path, trai
 
 def test_either_command_refuses_what_is_the_other_s(space: Path, tmp_path: Path) -> None:
     said = said_by(tune, "--space", str(space), "--dry-run")
-    assert said.code == 2
-    assert "unknown key learning: this is a scaling study, for python -m cfamc_ray.scale" in said.err
-    assert said_by(main, "--space", "quickstart.yaml", "--dry-run").code == 2
+    assert (said.code, said.err) == (2, f"{space}: is for cfamc scale, as its key learning shows\n")
+    said = said_by(main, "--space", "quickstart.yaml", "--dry-run", "--set", "learning.crop_passes=[400]")
+    assert (said.code, said.err.count("\n")) == (2, 1)
+    assert "quickstart.yaml: is for cfamc tune, as its key budget shows" in said.err
     missing = said_by(analyse, str(tmp_path))
     assert (missing.code, missing.err) == (
         2,

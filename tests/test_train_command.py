@@ -643,6 +643,7 @@ class TestTrialOfAStudy:
         ("name", "words", "named"),
         [
             ("searched/trial_00004", (), "searched/trial_00004: holds no trial; name one such as "),
+            ("searched", (), "searched: is a study; name one of its trials, such as "),
             ("searched/front.csv", (), "searched/front.csv: holds no trial; name one such as "),
             ("nothing/trial_00003", (), "nothing: holds no study"),
             ("searched/trial_00003", ("--variant", "published"), "--variant: a trial has the variant of its study"),

@@ -32,7 +32,9 @@ HEADER = f"{'case':50} {'operations':>10} {'GB read':>8} {'written':>8} {'TFLOP'
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, run, print; 0 where all cases pass, 1 where one fails, 2 for bad input."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        "python -m benchmarks.gpu_check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--recipe", metavar="NAME", help="only this one, in both variants")
     options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change the trials")
     options.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here, by phase, too")

@@ -1,9 +1,10 @@
 """The console script: ``cfamc VERB …`` runs one command, and imports that command's module only."""
 
-import difflib
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+
+from cfamc_ray.config.errors import unknown
 
 VERBS = {
     "tune": ("cfamc_ray.tune", "search a space for the front of its objectives"),
@@ -48,9 +49,7 @@ def _help() -> str:
 def _refusal(verb: str) -> str:
     if not verb:
         return "name a verb; cfamc --help explains each: " + ", ".join(VERBS)
-    close = difflib.get_close_matches(verb, VERBS, n=1)
-    nearest = f"did you mean {close[0]}? " if close else ""
-    return f"there is no verb {verb!r}; {nearest}There are {', '.join(VERBS)}"
+    return unknown("verb", verb, VERBS)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from cfamc_ray.config.components import Registry, component_field
+from cfamc_ray.config.components import ComponentField, component_field
 
 
 def active(model: Any, tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,17 +42,17 @@ def has_key(tree: Any, key: str) -> bool:
     return True
 
 
-def component_sections(model: type[BaseModel]) -> dict[str, Registry[Any]]:
-    """The sections of a config that hold a component, such as ``loss``, and the registries of their components."""
-    sections: dict[str, Registry[Any]] = {}
+def component_sections(model: type[BaseModel]) -> dict[str, ComponentField]:
+    """The sections of a config that hold a component, such as ``loss``, and what marks their fields."""
+    sections: dict[str, ComponentField] = {}
     for name, field in model.model_fields.items():
         section = field.annotation
         classes: list[type[BaseModel]] = []
         if mark := component_field(field):
-            sections[name] = mark.registry
+            sections[name] = mark
             classes += mark.registry.classes.values()
         elif isinstance(section, type) and issubclass(section, BaseModel):
             classes.append(section)
         for inner in classes:
-            sections |= {f"{name}.{key}": registry for key, registry in component_sections(inner).items()}
+            sections |= {f"{name}.{key}": inner_mark for key, inner_mark in component_sections(inner).items()}
     return sections

@@ -4,7 +4,6 @@ A component is a config class that is registered under its name. To add a loss, 
 name its module under `plugins` in the space file; nothing in this package has to be changed.
 """
 
-import difflib
 import importlib
 import pkgutil
 import sys
@@ -25,7 +24,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema
 
-from cfamc_ray.config.errors import InputError, first_line
+from cfamc_ray.config.errors import InputError, first_line, unknown
 from cfamc_ray.config.types import Strict
 
 
@@ -100,12 +99,7 @@ class Registry(Generic[C]):
         """
         if isinstance(name, str) and name in self.classes:
             return self.classes[name]
-        close = difflib.get_close_matches(str(name), self.classes, n=1)
-        nearest = f"did you mean {close[0]}? " if close else ""
-        raise ValueError(
-            f"there is no {self.kind} {name!r}: {nearest}There are {', '.join(self.classes)}; "
-            "others need their module under `plugins`"
-        )
+        raise ValueError(unknown(self.kind, name, self.classes) + "; others need their module under `plugins`")
 
     def parse(self, value: Any, default: type[C]) -> Any:
         """Create a component from its keys or from its name alone; pydantic refuses any other value.
@@ -137,6 +131,11 @@ class ComponentField:
     def __init__(self, registry: Registry[Any], default: type[Component]) -> None:
         self.registry, self.default = registry, default
 
+    def name_key(self, section: str) -> str:
+        """The key that chooses the component of a section: ``loss.name``, or the section where a name says all."""
+        key = self.default.component_key()
+        return f"{section}.{key}" if self.default.own_keys() else section
+
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
         validator = BeforeValidator(lambda value: self.registry.parse(value, self.default))
         schema: CoreSchema = handler(Annotated[SerializeAsAny[source], validator])  # type: ignore[misc]
@@ -159,14 +158,10 @@ def import_plugins(modules: Iterable[str]) -> None:
         try:
             importlib.import_module(module)
         except Exception as error:  # whatever the module raises
-            raise InputError(
-                f"plugins: {module} cannot be imported ({type(error).__name__}: {first_line(error)}); name a module "
-                "that is installed or lies in the working directory"
-            ) from error
-
-
-def _path(component: type) -> str:
-    return f"{component.__module__}.{component.__qualname__}"
+            missing = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
+            remedy = "; name a module that is installed or lies in the working directory" if missing else ""
+            why = f"{type(error).__name__}: {first_line(error)}"
+            raise InputError(f"plugins: {module} cannot be imported ({why}){remedy}") from error
 
 
 def component_field(field: FieldInfo) -> ComponentField | None:

@@ -1,7 +1,7 @@
 """The exception for wrong input, whose message a person reads, and the suggestion of the nearest right name."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 class InputError(ValueError):
@@ -11,12 +11,26 @@ class InputError(ValueError):
     """
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
-    """End of an error message about an unknown name: the most similar known name, or all known names."""
-    close = difflib.get_close_matches(name, known, n=1)
+def nearest(name: str, known: Sequence[str], further: Sequence[str] = ()) -> str:
+    """End of an error message about an unknown name: the most similar name, or all of `known`.
+
+    Args:
+        name: the unknown name.
+        known: the names that are possible in its place.
+        further: other names that may have been meant, too many to list.
+    """
+    close = difflib.get_close_matches(name, [*known, *further], n=1)
     if close:
         return f"; did you mean {close[0]}?"
     return f"; known here: {', '.join(known)}" if known else ""
+
+
+def unknown(kind: str, name: object, known: Iterable[str]) -> str:
+    """Error message about an unknown name of a kind: the most similar known name, and all known names."""
+    names = list(known)
+    close = difflib.get_close_matches(str(name), names, n=1)
+    nearest = f"did you mean {close[0]}? There" if close else "there"
+    return f"there is no {kind} {name!r}: {nearest} are {', '.join(names)}"
 
 
 def first_line(error: BaseException) -> str:

@@ -22,9 +22,6 @@ numbers may be written `1e5` or `19_200`.
 BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 TYPES = {"integer": "whole number", "number": "number", "boolean": "true or false", "string": "text", "null": "null"}
 
-LONGEST_DECIMAL = 10
-"""Largest number of characters of a decimal; a longer one is shown as a fraction of 255, if it is one."""
-
 SPECIAL = {
     "evaluation.measures": "a list of names, such as `effective_rank`, or of keys {name: …}",
     "space": "keys, each with a range",
@@ -54,7 +51,7 @@ def keys_page() -> str:
     parts = [HEAD, *_section("The study", "", schema, schema["$defs"])]
     for name, model in (("system", SystemConfig), ("learning", LearningConfig)):
         part = model.model_json_schema()
-        title = f"`{name}`, of a scaling study (`python -m cfamc_ray.scale`)"
+        title = f"`{name}`, of a scaling study (`cfamc scale`)"
         parts += _section(title, f"{name}.", part, part.get("$defs", {}))
     return "\n".join(parts)
 

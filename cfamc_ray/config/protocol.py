@@ -1,6 +1,6 @@
 """How a finished encoder is evaluated on the test split: the protocols, by name.
 
-The field docstrings are the reference of every key of `python -m cfamc_ray.evaluate --set KEY=VALUE`.
+The field docstrings are the reference of every key of `cfamc evaluate --set KEY=VALUE`.
 """
 
 from typing import Annotated, NamedTuple

@@ -1,12 +1,13 @@
 """Read configs from YAML and command-line overrides; errors name the file, the key and what would be right."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import permutations
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from cfamc_ray.config.components import branch, component_field, import_plugins, lay
+from cfamc_ray.config.components import branch, component_field, import_plugins, keys_of, lay
 from cfamc_ray.config.errors import InputError, nearest
 from cfamc_ray.config.heads import HEADS
 from cfamc_ray.config.protocol import PROTOCOLS, ProtocolConfig
@@ -23,6 +24,13 @@ SPACE_FOLDERS = (Path("search_spaces"), PACKAGE / "search_spaces", PACKAGE.paren
 """Folders in which a bare name is looked up: in the working directory, in the wheel, and in the checkout."""
 LONGEST = 200
 """Largest number of characters of a wrong value that an error shows."""
+ALSO_CALLED = {
+    "conditions": "constraints",
+    "dialect": "variant",
+    "halving": "mo_asha",
+    "recompute": "activation_checkpointing",
+}
+"""Other words for keys, which are spelled too differently to be guessed."""
 
 
 def find_space(name: str) -> Path:
@@ -80,18 +88,21 @@ def resolve(
     Raises:
         InputError: if a key or an override is wrong.
     """
+    _refuse_other_kind(tree, model, source)
     for override in overrides:
         _override(tree, override, model)
-    plugins = tree.get("plugins")
-    import_plugins(plugins if isinstance(plugins, list | tuple) else ())
     where = f"{source} with --set {', '.join(overrides)}" if overrides else source
+    plugins = tree.get("plugins", [])
+    if not isinstance(plugins, list | tuple):
+        raise InputError(f"{where}: plugins: must be a list, [{plugins}]")
     try:
+        import_plugins(plugins)
         config = model.model_validate(tree)
         check(config)
     except ValidationError as error:
         raise InputError("\n".join(f"{where}: {problem}" for problem in _problems(error, model))) from None
     except ValueError as error:
-        raise InputError(f"{where}: {error}") from None
+        raise InputError(f"{where}: {error}") from error.__cause__  # what a plugin has raised
     return config
 
 
@@ -127,6 +138,16 @@ def read_tree(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise InputError(f"{path}: must hold keys of a study ({', '.join(StudyConfig.model_fields)}), not {tree!r}")
     return tree
+
+
+def _refuse_other_kind(tree: Mapping[str, Any], model: type[Strict], source: str) -> None:
+    """Refuse the keys of a search where a scaling study is read, and the other way round."""
+    other, command = (ScalingConfig, "scale") if model is StudyConfig else (StudyConfig, "tune")
+    own, foreign = (
+        tree.keys() & (one.keys() - two.keys()) for one, two in permutations((model.model_fields, other.model_fields))
+    )
+    if foreign and not own:
+        raise InputError(f"{source}: is for cfamc {command}, as its key {min(foreign)} shows")
 
 
 def _key_and_value(override: str) -> tuple[str, Any]:
@@ -181,14 +202,14 @@ def _problems(error: ValidationError, model: type[Strict]) -> Iterator[str]:
             case "extra_forbidden":
                 *parents, name = location
                 of_trial = "trial" in model.model_fields and not parents and name in TrialConfig.model_fields
-                hint = f"; did you mean trial.{name}?" if of_trial else nearest(name, _fields_at(model, parents))
+                hint = f"; did you mean trial.{name}?" if of_trial else _hint(model, parents, name)
                 if owners := _owners(model, location):
                     hint = f": it belongs to {' and '.join(owners)} alone"
-                if model is StudyConfig and location == ["learning"]:
-                    hint = ": this is a scaling study, for python -m cfamc_ray.scale"
                 yield f"unknown key {key}{hint}"
             case "string_pattern_mismatch":
                 yield f"{key}: must be letters, digits, dots, dashes and underscores" + _given(problem["input"])
+            case "tuple_type":
+                yield f"{key}: must be a list" + _given(problem["input"])
             case "bool_type":
                 yield f"{key}: must be true or false" + _given(problem["input"])
             case "missing":
@@ -217,10 +238,13 @@ def _owners(model: type[Strict], location: Sequence[str]) -> list[str]:
     return [name for name, each in mark.registry.classes.items() if location[-1] in each.own_keys()] if mark else []
 
 
-def _fields_at(model: Any, location: Iterable[str]) -> list[str]:
+def _hint(model: Any, location: Iterable[str], wrong: str) -> str:
+    """Which keys of a section an unknown one may have been meant for."""
     for name in location:
         field = model.model_fields.get(name) if hasattr(model, "model_fields") else None
         if field and (mark := component_field(field)):
-            return mark.registry.keys()
+            return nearest(wrong, mark.registry.keys())
         model = field.annotation if field else None
-    return list(model.model_fields) if hasattr(model, "model_fields") else []
+    if not hasattr(model, "model_fields"):
+        return ""
+    return nearest(ALSO_CALLED.get(wrong, wrong), list(model.model_fields), keys_of(model))

@@ -20,7 +20,7 @@ from pydantic import (
 
 from cfamc_ray.config.active_keys import active, component_sections, has_key
 from cfamc_ray.config.budget import BudgetConfig
-from cfamc_ray.config.components import Registry, branch
+from cfamc_ray.config.components import branch
 from cfamc_ray.config.confirm import ConfirmConfig
 from cfamc_ray.config.constraints import Constraint
 from cfamc_ray.config.errors import InputError, nearest
@@ -197,23 +197,28 @@ class StudyConfig(Strict):
         Raises:
             ValueError: if the key belongs to a component that no trial has.
         """
-        sections = component_sections(TrialConfig)
-        above = {section: registry for section, registry in sections.items() if _is_own(key, section, registry)}
+        sections = component_sections(TrialConfig).items()
+        above = {
+            section: mark
+            for section, mark in sections
+            if key.startswith(f"{section}.") and key != mark.name_key(section)
+        }
         if not above:
             return [{}]
-        choosing = [name for name in ("base", *(_name_key(*item) for item in above.items())) if name in self.space]
+        names = ("base", *(mark.name_key(section) for section, mark in above.items()))
+        choosing = [name for name in names if name in self.space]
         choices = [
             dict(zip(choosing, values, strict=True))
             for values in product(*(self.space[name].edges() for name in choosing))
         ]
         with_key = [choice for choice in choices if has_key(self.tree_at({**choice, key: None}), key)]
         if not with_key:
-            section, registry = list(above.items())[-1]
+            section, mark = list(above.items())[-1]
             own = key.removeprefix(f"{section}.").split(".")[0]
-            owners = [name for name, component in registry.classes.items() if own in component.model_fields]
+            owners = [name for name, component in mark.registry.classes.items() if own in component.model_fields]
             raise ValueError(
-                f"space.{key}: no {registry.kind} of this study has this key, which belongs to {', '.join(owners)}: "
-                f"set or search {_name_key(section, registry)} too"
+                f"space.{key}: no {mark.registry.kind} of this study has this key, which belongs to "
+                f"{', '.join(owners)}: set or search {mark.name_key(section)} too, or leave the key out"
             )
         return with_key
 
@@ -261,16 +266,6 @@ class StudyConfig(Strict):
         """Keys that must not change when a study is resumed; the budget, resources, texts and paths may change."""
         tree = self.model_dump(mode="json", include=IDENTITY)
         return {**tree, "trial": without_paths(tree["trial"])}
-
-
-def _name_key(section: str, registry: Registry[Any]) -> str:
-    """The key that chooses the component of a section, such as ``loss.name``."""
-    return f"{section}.{next(iter(registry.classes.values())).component_key()}"
-
-
-def _is_own(key: str, section: str, registry: Registry[Any]) -> bool:
-    """Whether a key belongs to the component of a section and is not the component's name."""
-    return key.startswith(f"{section}.") and key != _name_key(section, registry)
 
 
 def _first_message(error: ValidationError) -> str:

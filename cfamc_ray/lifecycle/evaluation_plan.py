@@ -119,7 +119,7 @@ def find_run(name: str, *, untrained: bool) -> Run:
     records = read_trials(trial_folder.path.parent)
     record = next((record for record in records if record.number == trial_folder.number), None)
     if record is None:
-        raise InputError(f"{trial_folder.trial_file}: damaged; python -m cfamc_ray.tune --resume writes it again")
+        raise InputError(f"{trial_folder.trial_file}: damaged; cfamc tune --resume writes it again")
     base = record.point.get("base", study.base)
     label = study.name if len(records) == 1 else f"{study.name}/{record.trial_id}"
     return Run(
@@ -167,7 +167,7 @@ def _find_trial(path: Path) -> TrialFolder:
             )
         return TrialFolder(trial.parent, int(number))
     if not finished:
-        state = "an unfinished run: go on with --resume" if trials else "no run"
+        state = "an unfinished run: resume it with --resume" if trials else "no run"
         raise InputError(f"{path}: holds {state}; a finished one has an encoder.safetensors")
     raise InputError(f"{path}: holds several encoders; name one of {', '.join(map(str, finished))}")
 

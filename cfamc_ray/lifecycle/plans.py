@@ -108,9 +108,9 @@ def _check_run(config: StudyConfig, source: Source, address: str | None) -> None
     if (config.base, config.variant) != (source.keys.get("base"), source.keys.get("variant", VARIANTS[0])):
         raise InputError("--set base, --set variant: name them with --recipe and --variant")
     if config.space:
-        raise InputError("--set space: a run has no space to search; python -m cfamc_ray.tune has")
+        raise InputError("--set space: a run has no space to search; cfamc tune has")
     if config.budget.trials != 1:
-        raise InputError("--set budget.trials: a run is one trial; python -m cfamc_ray.tune trains several")
+        raise InputError("--set budget.trials: a run is one trial; cfamc tune trains several")
     if config.resources.workers_per_trial == 1:
         if address:
             raise InputError("--address: one worker needs no cluster; add --workers N")

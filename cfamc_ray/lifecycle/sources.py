@@ -10,7 +10,7 @@ from typing import Any
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import find_space, read_tree
 from cfamc_ray.config.recipes import VARIANTS, Variant, read_recipe, recipe_names
-from cfamc_ray.store.layout import trial_name
+from cfamc_ray.store.layout import STUDY, trial_name
 from cfamc_ray.store.records import damaged_records, read_config, read_trials
 
 Space = str | os.PathLike[str] | Mapping[str, Any]
@@ -126,6 +126,8 @@ def trial_source(folder: Path, variant: Variant) -> Source:
         InputError: if the folder holds no trial, or a variant is given.
     """
     path = folder.resolve()
+    if (path / STUDY).is_file():
+        raise InputError(f"--trial {folder}: is a study; name one of its trials, such as {folder / trial_name(0)}")
     config = read_config(path.parent)
     record = next((record for record in read_trials(path.parent) if record.trial_id == path.name), None)
     if record is None:

@@ -146,7 +146,7 @@ _CONSEQUENCES = {
     EPOCHS: ", and the trial is trained again",
     OUTCOME: ", and the trial goes on",
     CHECKPOINT: ", and the trial starts from the beginning",
-    ENCODER: "; python -m cfamc_ray.train --trial trains the trial anew",
+    ENCODER: "; cfamc train --trial trains the trial anew",
     TEST: ", and the encoder is tested again",
     STUDY: ", and written again",
 }

@@ -36,8 +36,8 @@ def test_help_has_a_line_for_each_verb(word: str, capsys: pytest.CaptureFixture[
     ("words", "said"),
     [
         ([], "name a verb"),
-        (["tuen", "--space", "quickstart.yaml"], "there is no verb 'tuen'; did you mean tune?"),
-        (["--space"], "there is no verb '--space'; There are"),
+        (["tuen", "--space", "quickstart.yaml"], "there is no verb 'tuen': did you mean tune? There are tune, "),
+        (["--space"], "there is no verb '--space': there are tune, "),
     ],
 )
 def test_without_a_verb_that_exists_it_says_which_there_are(

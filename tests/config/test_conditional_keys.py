@@ -1,10 +1,11 @@
 """Keys of components that are searched together with the component they belong to."""
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from cfamc_ray.config.active_keys import active, component_sections
+from cfamc_ray.config.encoder import BACKBONES, BackboneConfig
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.space.search_space import SearchSpace
@@ -64,7 +65,7 @@ def test_a_fixed_component_or_a_searched_recipe_may_have_the_key() -> None:
 def test_a_key_that_no_searched_or_fixed_component_has_is_refused(given: dict[str, Any]) -> None:
     said = (
         "space.loss.temperature: no loss of this study has this key, which belongs to nt_xent, sup_con: "
-        "set or search loss.name too"
+        "set or search loss.name too, or leave the key out"
     )
     with pytest.raises(ValueError, match=said):
         study(**given)
@@ -111,6 +112,31 @@ def test_a_first_point_may_leave_out_what_is_ignored() -> None:
         study(space=space, start_from=[{"loss.name": "nt_xent", "crops.views": 2}])
 
 
+class TubeConfig(BackboneConfig):
+    """A backbone with a key of its own, among others that are written as their names."""
+
+    name: Literal["tube"] = "tube"
+    length: int = 1
+
+
+@pytest.mark.parametrize("shared", [{}, {"encoder": {"architecture": {"name": "tube", "length": 7}}}], ids=str)
+@pytest.mark.parametrize("last", ["architecture", "length"])
+def test_a_component_that_is_searched_by_its_bare_name_is_searched_with_its_keys(
+    monkeypatch: pytest.MonkeyPatch, shared: dict[str, Any], last: str
+) -> None:
+    monkeypatch.setitem(BACKBONES.classes, "tube", TubeConfig)
+    choice, length = "encoder.architecture", "encoder.architecture.length"
+    space = {choice: {"choice": ["resnet18", "tube"]}, length: {"int": [1, 3]}}
+    config = study(trial=shared, space=space if last == "length" else dict(reversed(space.items())))
+    values: dict[str, Any] = {choice: "tube", length: 3}
+    found = [
+        config.trial_at({key: ({**values, choice: name})[key] for key in config.space}) for name in ("resnet18", "tube")
+    ]
+    assert [(trial.value_of(choice), trial.value_of(length)) for trial in found] == [("resnet18", None), ("tube", 3)]
+    with pytest.raises(ValueError, match=r"belongs to tube: set or search encoder\.architecture too"):
+        study(space={length: {"int": [1, 3]}})
+
+
 def test_a_constraint_asks_for_the_component_first() -> None:
     config = study(space=BOTH, constraints=["loss.name == 'emp_ssl' or loss.temperature < 0.2"])
     points = list(SearchSpace(config).points())
@@ -119,4 +145,4 @@ def test_a_constraint_asks_for_the_component_first() -> None:
 
 
 def test_the_sections_that_hold_a_component_are_found() -> None:
-    assert component_sections(TrialConfig)["loss"].kind == "loss"
+    assert component_sections(TrialConfig)["loss"].registry.kind == "loss"

@@ -202,7 +202,7 @@ def test_an_unknown_recipe_is_refused_with_the_nearest_and_all_that_there_are(na
 
 @pytest.mark.parametrize("name", ["zzz", "", "../trial", "variants/published"])
 def test_a_name_that_is_near_none_is_refused_with_all_that_there_are(name: str) -> None:
-    with pytest.raises(InputError, match=f"^there is no recipe '{name}': There are cf-amc-ssl, "):
+    with pytest.raises(InputError, match=f"^there is no recipe '{name}': there are cf-amc-ssl, "):
         read_recipe(name)
 
 

@@ -49,7 +49,7 @@ def test_names_that_make_no_folder_are_refused(name: str) -> None:
         ({"search": {"startup_trials": 0}}, "greater than or equal to 1"),
         (
             {"search": {"sampler": "cmaes"}},
-            "there is no sampler 'cmaes': There are front, tpe, nsga2, nsga3, gp, random, g",
+            "there is no sampler 'cmaes': there are front, tpe, nsga2, nsga3, gp, random, g",
         ),
         ({"objectives": {"train_seconds": "minimize"}}, "no trial reports 'train_seconds'"),
         ({"search": {"mo_asha": {"rungs": []}}}, "at least 1"),

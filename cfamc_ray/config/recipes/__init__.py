@@ -1,13 +1,12 @@
 """Recipes: the published systems and related ones by name, in a corrected and a published variant."""
 
-import difflib
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import Field, ValidationError, field_validator
 
-from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.errors import InputError, unknown
 from cfamc_ray.config.trial import TrialConfig, lay_trials
 from cfamc_ray.config.types import Real, Strict
 from cfamc_ray.config.yaml12 import read_yaml
@@ -91,8 +90,7 @@ def read_recipe(name: str) -> Recipe:
     """
     known = recipe_names()
     if name not in known:
-        nearest = "".join(f"did you mean {close}? " for close in difflib.get_close_matches(name, known, n=1))
-        raise InputError(f"there is no recipe {name!r}: {nearest}There are {', '.join(known)}")
+        raise InputError(unknown("recipe", name, known))
     return _read(FOLDER / f"{name}.yaml")
 
 
