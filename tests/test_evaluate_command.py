@@ -327,7 +327,7 @@ class TestTransfer:
     @pytest.mark.parametrize(
         ("spec", "named"),
         [
-            ("mnist", "--transfer mnist: there is no data set 'mnist': There are cifar10"),
+            ("mnist", "--transfer mnist: there is no data set 'mnist': there are cifar10"),
             ("npz", "--transfer npz: npz needs a path: npz:PATH"),
             ("digits:here", "--transfer digits:here: digits has no path"),
             ("npz:nothing.npz", "nothing.npz: no such file"),

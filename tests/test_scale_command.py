@@ -138,7 +138,7 @@ def test_it_writes_table_fits_and_figures_and_says_what_they_show(
     assert fits["views_doubled_at_equal_crop_passes"][0]["per_doubling"] == pytest.approx(0.04, abs=0.03)
     low, high = fits["laws"]["total"]["exponent_intervals_95"]["crop_passes"]
     assert low <= fits["laws"]["total"]["exponents"]["crop_passes"] <= high
-    assert [split["budget"] for split in fits["splits"]] == [400, 800, 1600]
+    assert [best["budget"] for best in fits["allocations"]] == [400, 800, 1600]
     assert read_scaling(folder / "scaling.yaml") == CONFIG
     page = (folder / "learning" / "report" / "report.html").read_text(encoding="utf-8")
     assert "How it grows" in page

@@ -63,7 +63,7 @@ def watched_ray(address: str | None, person: TextIO) -> Iterator[None]:
             dead = _dead_processes() if address is None else ""
             missed = missed + 1 if address is not None and _silence(head) else 0
             if dead or missed == MISSED:
-                what = f"Ray's {dead} has ended" if dead else f"The Ray cluster at {head} no longer answers"
+                what = f"Ray's {dead} died" if dead else f"The Ray cluster at {head} no longer answers"
                 print(f"\n{what}; Ray's output is in ray.log. No finished epoch is lost.", file=person)
                 print("Re-run the command with --resume to resume.", file=person, flush=True)
                 _end_processes()
