@@ -33,13 +33,13 @@ from cfamc_ray.data.splits import Splits
 from cfamc_ray.method import crops
 from cfamc_ray.method.parallel import DistributedContext
 from cfamc_ray.method.phases import now
-from cfamc_ray.training import trial
+from cfamc_ray.training import minibatches
 from cfamc_ray.training.throughput import in_turns, random_splits, seconds_of
 from cfamc_ray.training.trial import Trial
 
 MINIBATCHES = {"cpu": 8, "cuda": 2}
 PARTS = {
-    "drawing": (trial, "draw_crop_parameters"),
+    "drawing": (minibatches, "draw_crop_parameters"),
     "cutting": (crops, "cut_boxes"),
     "colour jitter": (crops, "_jitter"),
     "blur": (crops, "_blur"),

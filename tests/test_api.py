@@ -403,7 +403,7 @@ class TestTrain:
         [
             ("cf-amc", {}, "cf-amc: no such file, and no space of this name.*Recipes: .*cf-amc-ssl"),
             (SPACE, {}, "a run has no space to search"),
-            (SPACE, {"variant": "published"}, "variant: a space names its own"),
+            (SPACE, {"variant": "published"}, "variant: a space sets its own"),
             ("cf-amc-ssl", {"workers": 0}, "--workers 0: must be at least 1"),
             ("cf-amc-ssl", {"resume": True}, "there is nothing to resume"),
             ("cf-amc-ssl", {"overrides": ["crops.veiws=2"]}, r"unknown key trial\.crops\.veiws"),

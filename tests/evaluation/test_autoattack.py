@@ -250,7 +250,7 @@ def dynamic(x: Tensor) -> Tensor:
         (probabilities, "probability distribution.*pass it logits"),
         (quantised, "zero gradient.*count it as robust"),
         (masked, "Square Attack has decreased.*mislead"),
-        (dynamic, "dynamic defense.*made for it"),
+        (dynamic, "dynamic defense.*dedicated attack"),
     ],
 )
 def test_an_evaluation_that_autoattack_doubts_fails(logits_of: Logits, message: str, logger: logging.Logger) -> None:
