@@ -141,7 +141,7 @@ def test_it_writes_table_fits_and_figures_and_says_what_they_show(
     assert [best["budget"] for best in fits["allocations"]] == [400, 800, 1600]
     assert read_scaling(folder / "scaling.yaml") == CONFIG
     page = (folder / "learning" / "report" / "report.html").read_text(encoding="utf-8")
-    assert "How it grows" in page
+    assert ">Scaling</h2>" in page
     assert "weak efficiency 80.0%" in page
     for name in ("system", "phases", "learning", "allocation"):
         assert f'id="{name}-0"' in page
