@@ -98,7 +98,7 @@ STATES = {"finished": "COMPLETE", "failed": "FAIL"}
 """What Optuna calls the status of a trial."""
 RECORD = OF_TRIAL[:3]
 """Files that tell how a trial ended."""
-LOST_RAY = re.compile(r"Ray's (gcs_server|raylet).* has ended|ended without a message|Ray cannot start")
+LOST_RAY = re.compile(r"Ray's (gcs_server|raylet).* died|ended without a message|Ray cannot start")
 """How the command says so."""
 DAMAGES: dict[str, Callable[[bytes, random.Random], bytes | None]] = {
     "empty": lambda content, source: b"",

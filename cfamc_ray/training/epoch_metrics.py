@@ -50,4 +50,5 @@ class TrialMetrics:
     def row(self) -> dict[str, Any]:
         """The row to record, in which every term of the loss and every measure is a separate column."""
         columns = asdict(self)
-        return {**columns, **columns.pop("loss_terms"), **columns.pop("measures")}
+        terms, measures = columns.pop("loss_terms"), columns.pop("measures")
+        return columns | terms | measures

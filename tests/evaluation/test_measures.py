@@ -39,6 +39,8 @@ def test_a_trial_reports_a_measure_where_it_is_asked_for_and_where_it_evaluates(
     first, second = (row.row() for row in trial)
     assert "effective_rank" not in first
     assert 1 <= second["effective_rank"] <= 10
+    assert {"invariance", "coding_rate"} <= second.keys()
+    assert not any(isinstance(value, dict) for value in second.values())  # each is a column of its own
     assert "effective_rank" not in tiny_trial().run_epoch().row()
 
 
