@@ -184,7 +184,8 @@ def test_a_confirmation_imports_it(project: Path) -> None:
     confirm = "confirm={seeds: 1, images: 20, attacked_images: 10, attacks: [pgd20]}"
     done = tune(project, "--trials", "1", "--set", confirm)
     assert done.returncode == 0, done.stderr
-    assert "PGD-20" in json.loads((project / "runs" / "mine" / "confirm" / "trial_00000" / "test.json").read_text())
+    measured = json.loads((project / "runs" / "mine" / "confirm" / "trial_00000" / "test.json").read_text())
+    assert set(measured) == {"test_sample", "none", "pgd", "pgd_margin"}
 
 
 @pytest.mark.long

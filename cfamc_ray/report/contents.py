@@ -214,4 +214,4 @@ def _numbered(config: StudyConfig, records: Sequence[TrialRecord]) -> list[Mappi
 
 
 def _command(folder: Path, advice: Advice) -> str:
-    return shlex.join(["python", "-m", "cfamc_ray.train", "--trial", str(folder / advice.record.trial_id)])
+    return shlex.join(["cfamc", "train", "--trial", str(folder / advice.record.trial_id)])

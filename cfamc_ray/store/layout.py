@@ -10,6 +10,7 @@ STUDY/trials.csv, front.csv, report/   derived; written anew from the trials
 STUDY/trial_00007/trial.json           number and sampled point
 STUDY/trial_00007/epochs.jsonl         one row of metrics per epoch
 STUDY/trial_00007/outcome.json         status and reason, if it ended other than finished
+STUDY/trial_00007/traceback.txt        of the exception that ended it, if one did
 STUDY/trial_00007/events.out.tfevents  TensorBoard
 STUDY/trial_00007/checkpoint.pt        of a running or interrupted trial
 STUDY/trial_00007/encoder.safetensors  of a finished one
@@ -30,7 +31,7 @@ TRIALS, FRONT = "trials.csv", "front.csv"
 REPORT, PAGE = "report", "report.html"
 CONFIRM, CONFIRM_TABLE, ATTAINMENT = "confirm", "confirm.csv", "attainment.csv"
 TRIAL, EPOCHS, OUTCOME, TEST = "trial.json", "epochs.jsonl", "outcome.json", "test.json"
-CHECKPOINT, ENCODER = "checkpoint.pt", "encoder.safetensors"
+CHECKPOINT, ENCODER, TRACEBACK = "checkpoint.pt", "encoder.safetensors", "traceback.txt"
 SCALING, SYSTEM, LEARNING, FITS = "scaling.yaml", "system", "learning", "fits.json"
 SYSTEM_TABLE, LEARNING_TABLE = "system.csv", "learning.csv"
 CELLS = "cell_*.json"

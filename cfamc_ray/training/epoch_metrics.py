@@ -51,4 +51,6 @@ class TrialMetrics:
         """The row to record, in which every term of the loss and every measure is a separate column."""
         columns = asdict(self)
         terms, measures = columns.pop("loss_terms"), columns.pop("measures")
-        return columns | terms | measures
+        columns.update(terms)
+        columns.update(measures)
+        return columns

@@ -17,8 +17,9 @@ from cfamc_ray.config.errors import first_line
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.data.splits import Splits, load_splits
-from cfamc_ray.host.files import DiskFullError, is_disk_full, set_aside
+from cfamc_ray.host.files import DiskFullError, is_disk_full, set_aside, write_text
 from cfamc_ray.method.parallel import DistributedContext
+from cfamc_ray.store.layout import TRACEBACK
 from cfamc_ray.store.records import Status, TrialFolder
 from cfamc_ray.store.stop_reason import StopReason
 from cfamc_ray.training.allocator import keep_freed_memory, release_freed_memory, use_device
@@ -73,6 +74,8 @@ def run_recorded(
         status, reason = outcome
         known_to_all = context.world_size == 1 or isinstance(error, TrialFailed)
         if context.rank == 0 or not known_to_all:
+            if reason.kind == "error" and folder.path.is_dir():
+                write_text(folder.path / TRACEBACK, traceback.format_exc())
             folder.close(status, reason.text, reason.kind, reason.origin)
         if not known_to_all:
             raise  # only this worker knows; the others are ended from outside, and all read the outcome when restarted

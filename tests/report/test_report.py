@@ -129,8 +129,8 @@ def test_each_recommended_configuration_has_a_command_that_reads_its_trial(
         "best robust accuracy within 2k crop passes (trial 1)",
     }
     words = shlex.split(commands["best robust accuracy within 2k crop passes (trial 1)"])
-    assert words[:3] == ["python", "-m", "cfamc_ray.train"]
-    assert train([*words[3:], "--dry-run"]) == 0
+    assert words[:2] == ["cfamc", "train"]
+    assert train([*words[2:], "--dry-run"]) == 0
     printed = capsys.readouterr().out
     assert "views: 2" in printed
     assert "epochs: 2" in printed

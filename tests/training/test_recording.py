@@ -153,6 +153,18 @@ def test_the_memory_of_a_trial_that_failed_is_free_before_its_last_row(
     assert alive == [[], []], "before the trial and after it"
 
 
+def test_the_traceback_of_an_error_is_kept(begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise ValueError("odd")
+
+    monkeypatch.setattr(trial_module, "search_scores", fails)
+    assert next(begin(0))["reason"] == "ValueError: odd"
+    (kept,) = tmp_path.rglob("traceback.txt")
+    assert kept.read_text().startswith("Traceback")
+    assert "in fails\n" in kept.read_text()
+    assert kept.read_text().endswith("ValueError: odd\n")
+
+
 def test_the_memory_of_a_finished_trial_is_free_before_the_next_one_begins(
     begin: Begin, alive: list[list[str]]
 ) -> None:
