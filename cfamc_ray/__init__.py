@@ -9,6 +9,7 @@ __all__ = [
     "Study",
     "__version__",
     "evaluate",
+    "load_classifier",
     "load_encoder",
     "open_study",
     "run_scaling",
@@ -19,11 +20,13 @@ __all__ = [
 if TYPE_CHECKING:
     from cfamc_ray.api import Study, evaluate, open_study, run_scaling, run_study, train
     from cfamc_ray.config.errors import InputError
+    from cfamc_ray.evaluation.classifier import load_classifier
     from cfamc_ray.method.encoder import load_encoder
 else:
     _HOMES = {
         **dict.fromkeys(("Study", "open_study", "run_scaling", "run_study"), "cfamc_ray.api"),
         "InputError": "cfamc_ray.config.errors",
+        "load_classifier": "cfamc_ray.evaluation.classifier",
         "load_encoder": "cfamc_ray.method.encoder",
     }
 

@@ -22,7 +22,7 @@ ALLOWED = {
     "cost": {"config", "data", "method", "store"},
     "front": {"config", "formatting", "host", "metrics", "space", "store"},
     "terminal": {"config", "formatting", "store"},
-    "evaluation": {"config", "cost", "data", "method"},
+    "evaluation": {"config", "cost", "data", "host", "method", "store"},
     "scaling": {"config", "cost", "formatting", "metrics", "store"},
     "search": {"config", "cost", "front", "host", "metrics", "space", "store"},
     "figures": {"formatting", "front", "host", "metrics", "scaling", "store"},

@@ -30,6 +30,11 @@ class AttackConfig(Component):
     """Whether it takes all images in one call and makes its own batches, instead of 250 images per call."""
 
     @property
+    def shares_heads(self) -> bool:
+        """Whether `build()` gives a `SharedAttack`, which attacks several heads of one encoder at once."""
+        return False
+
+    @property
     def id(self) -> str:
         """Identifier of the attack in results; different settings may share an id, attacks of one protocol may not."""
         return self.component_name()
@@ -68,12 +73,18 @@ class PgdConfig(AttackConfig):
     """Number of starts; an image counts as robust if none of them breaks it."""
     start: Literal["uniform", "zero"] = "uniform"
     """Where each start begins: at a random point of the ball, or at the image itself."""
-    loss: Literal["cross_entropy", "margin"] = "cross_entropy"
-    """Loss that the attack maximises: the cross-entropy, or the largest wrong logit minus the true one (arXiv
-    1608.04644), whose gradient does not vanish where the classifier is very confident."""
+    loss: Literal["cross_entropy", "margin"] = "margin"
+    """Loss that the attack maximises: the largest wrong logit minus the true one (arXiv 1608.04644), which comes
+    closest to AutoAttack (`docs/results.md`); or the cross-entropy, whose gradient vanishes where the classifier is
+    very confident, and pushes all wrong classes where it is very unsure."""
     every_step: bool = True
     """Whether an image counts as broken if it is misclassified at any step, not only at the last step of a start: a
     stronger attack that costs less."""
+
+    @property
+    def shares_heads(self) -> bool:
+        """True if an image counts as broken at any step, because heads that share an attack are tried at every step."""
+        return self.every_step
 
     @property
     def id(self) -> str:

@@ -20,15 +20,22 @@ class EvaluationConfig(Strict):
     transfer: DataSet | None = None
     """Another data set on which the probe is fitted and evaluated, with the encoder frozen; null: the one of `data`."""
     head: ProbeConfig = ProbeConfig()
-    """Linear probe on the frozen encoder."""
+    """Linear probe on the frozen encoder; its L2 strengths are the operating points of a trial."""
     epsilon: Pixels = 4 / 255
     """Radius of the attack's l∞ ball."""
     attack: Annotated[AttackConfig, ComponentField(ATTACKS, PgdConfig)] = PgdConfig()
     """Attack that defines robust accuracy."""
-    attacked_images: int = Field(default=1_000, ge=1)
-    """Number of validation images that are attacked, a stratified sample; all of them if there are fewer."""
+    attacked_images: int = Field(default=2_000, ge=1)
+    """Number of validation images that are attacked after the last epoch, a stratified sample; all of them if there
+    are fewer."""
+    interim_attacked_images: int = Field(default=500, ge=1)
+    """The same after earlier epochs; never more than `attacked_images`."""
     measures: tuple[AnyMeasure, ...] = Field(default=(), strict=False)
     """Further measures of the encoder, computed on all validation images; each may be an objective."""
     batch_images: int | None = Field(default=None, ge=1, le=250)
     """Images that the encoder processes at once, here and in `confirm`. It sets the memory used and, up to
     rounding, changes no result. Null: as many as fit into 2 GB of an attack's activations, from 1 to 250."""
+
+    def attacked(self, *, last: bool) -> int:
+        """Number of images to attack after the last epoch, or after an earlier one."""
+        return self.attacked_images if last else min(self.attacked_images, self.interim_attacked_images)

@@ -2,13 +2,19 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from cfamc_ray.config.attacks import ATTACKS, AttackConfig, PgdConfig
 from cfamc_ray.config.components import ComponentField
 from cfamc_ray.config.types import Pixels, Real, Strict
 
 Phase = Literal["clean", "adversarial"]
+Strengths = Annotated[
+    tuple[Annotated[Real, Field(gt=0)], ...],
+    BeforeValidator(lambda value: [value] if isinstance(value, int | float | str) else value),
+    Field(strict=False, min_length=1),
+]
+"""One or more L2 strengths; a number alone is one."""
 
 
 class ProbeConfig(Strict):
@@ -16,13 +22,21 @@ class ProbeConfig(Strict):
 
     features: Literal["prefeature", "backbone"] = "prefeature"
     """Input of the head: the pre-feature, as published, or the backbone's output."""
-    l2: Real = Field(default=1e-2, gt=0)
-    """L2 strength of the converged fit: l2/2 times the squared norm of the weights is added to the mean cross-entropy,
-    with standardised features. Without it, separable features make the weights and gradients of the head diverge."""
+    l2: Strengths = (1e-3, 1e-2, 1e-1, 3e-1, 1.0)
+    """L2 strengths of the converged fit, a number or a list: l2/2 times the squared norm of the weights is added to the
+    mean cross-entropy, with standardised features. Each strength is an operating point of the encoder: weak ones favour
+    clean accuracy, strong ones robust accuracy, and none needs training of its own."""
     tolerance: Real = Field(default=1e-4, gt=0)
     """The converged fit ends when no entry of the objective's gradient exceeds this absolute value."""
     iterations: int = Field(default=200, ge=1)
     """Largest number of L-BFGS iterations of the converged fit."""
+
+    @field_validator("l2")
+    @classmethod
+    def _distinct(cls, l2: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(l2)) < len(l2):
+            raise ValueError("must not repeat a strength")
+        return tuple(sorted(l2))
 
 
 class HeadConfig(ProbeConfig):
@@ -48,7 +62,7 @@ class HeadConfig(ProbeConfig):
     epsilon: Pixels = 8 / 255
     """Radius of the l∞ ball in adversarial phases."""
     attack: Annotated[AttackConfig, ComponentField(ATTACKS, PgdConfig)] = PgdConfig(
-        steps=5, step_size=2 / 255, every_step=False
+        steps=5, step_size=2 / 255, loss="cross_entropy", every_step=False
     )
     """Attack of adversarial phases."""
 
@@ -59,7 +73,7 @@ class HeadConfig(ProbeConfig):
         return self
 
 
-PUBLISHED_ATTACK = PgdConfig(steps=5, step_size=0.01, start="zero", every_step=False)
+PUBLISHED_ATTACK = PgdConfig(steps=5, step_size=0.01, start="zero", loss="cross_entropy", every_step=False)
 """Attack in the adversarial phases of the published heads."""
 HEADS = {
     "standard": HeadConfig(),

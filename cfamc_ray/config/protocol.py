@@ -13,7 +13,7 @@ from cfamc_ray.config.heads import HEADS, HeadConfig
 from cfamc_ray.config.types import Pixels, Strict
 
 AUTOATTACK = AutoAttackConfig()
-PGD_20 = PgdConfig(steps=20, step_size=2 / 255, every_step=False)
+PGD_20 = PgdConfig(steps=20, step_size=2 / 255, loss="cross_entropy", every_step=False)
 """The PGD attack on finalists."""
 
 
@@ -105,7 +105,7 @@ def _published(name: str, *, steps: int) -> ProtocolConfig:
         name=name,
         head=HEADS[name],
         epsilons=(4 / 255, 8 / 255),
-        attack=PgdConfig(steps=steps, step_size=0.01, start="zero", every_step=False),
+        attack=PgdConfig(steps=steps, step_size=0.01, start="zero", loss="cross_entropy", every_step=False),
         margin_check=False,
         autoattack_images=0,
         autoattack_epsilons=(),

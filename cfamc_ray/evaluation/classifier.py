@@ -4,19 +4,27 @@ Shapes: N images, of which B make a minibatch, V crops of an image, C/H/W channe
 features, K classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.heads import ProbeConfig
 from cfamc_ray.config.method import CropsConfig
 from cfamc_ray.cost.work import BATCH
 from cfamc_ray.data.images import LabelledImages
+from cfamc_ray.host.files import replacing
 from cfamc_ray.method.crops import cut_boxes, draw_crop_parameters
-from cfamc_ray.method.encoder import SelfSupervisedEncoder
+from cfamc_ray.method.encoder import SelfSupervisedEncoder, load_encoder
 from cfamc_ray.method.parallel import ALONE, DistributedContext
 from cfamc_ray.method.transfer import to_device
+from cfamc_ray.store.layout import ENCODER, HEADS
 
 BoundAttack = Callable[[Tensor, Tensor], Tensor]
 """Maps pixels_BCHW and labels_B to adversarial pixels_BCHW: an `attacks.Attack` with classifier and settings bound."""
@@ -125,6 +133,49 @@ class EachCrop(nn.Module):
     def inputs(self, pixels_NCHW: Tensor) -> Tensor:
         """The inputs that an attack changes: the crops."""
         return self.classifier.crops_of(pixels_NCHW)
+
+
+def save_heads(path: Path, heads: Sequence[nn.Linear], config: ProbeConfig) -> None:
+    """Write the heads of a trial's operating points and their config as one safetensors file, atomically.
+
+    Args:
+        path: path of the file.
+        heads: one for each L2 strength of the config.
+        config: config of the heads.
+    """
+    weight_LKF, bias_LK = torch.stack([head.weight for head in heads]), torch.stack([head.bias for head in heads])
+    with replacing(path) as partial:
+        parameters = {"weight_LKF": weight_LKF.cpu(), "bias_LK": bias_LK.cpu()}
+        save_file(parameters, partial, metadata={"head": config.model_dump_json()})
+
+
+def load_classifier(folder: Path | str, *, l2: float | None = None) -> LinearClassifier:
+    """Read the encoder of a trial and one of its linear probes: a module from pixels in [0, 1] to logits.
+
+    Args:
+        folder: folder of a trial whose encoder was kept, or of a run.
+        l2: L2 strength of the probe, one of the operating points; may be left out where there is only one.
+
+    Raises:
+        InputError: if a file is missing or is none that cfamc_ray saved, or if there is no probe of this strength.
+    """
+    encoder, path = load_encoder(Path(folder) / ENCODER), Path(folder) / HEADS
+    try:
+        with safe_open(path, framework="pt") as file:
+            config = ProbeConfig.model_validate_json((file.metadata() or {})["head"])
+            weight_LKF, bias_LK = file.get_tensor("weight_LKF"), file.get_tensor("bias_LK")
+    except (OSError, SafetensorError, KeyError, ValidationError) as error:
+        raise InputError(f"{path}: not the probes of a trial that cfamc_ray saved ({error})") from None
+    known = list(config.l2)
+    if (l2 is None and len(known) > 1) or (l2 is not None and l2 not in known):
+        given = "" if l2 is None else f", not {l2:g}"
+        raise InputError(f"{path}: l2 must be one of {', '.join(f'{each:g}' for each in known)}{given}")
+    place = 0 if l2 is None else known.index(l2)
+    head: nn.Linear = nn.utils.skip_init(nn.Linear, *reversed(weight_LKF.shape[1:]), dtype=weight_LKF.dtype)
+    with torch.no_grad():
+        head.weight.copy_(weight_LKF[place])
+        head.bias.copy_(bias_LK[place])
+    return LinearClassifier(encoder, head.requires_grad_(False), features=config.features).eval()
 
 
 def as_pixels(images_NCHW: Tensor, encoder: nn.Module) -> Tensor:

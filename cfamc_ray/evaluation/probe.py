@@ -3,7 +3,7 @@
 Shapes: N images, of which B make a minibatch, F features, K classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,27 +20,70 @@ MEMORY = 10
 def fit_probe(
     features_NF: Tensor, labels_N: Tensor, *, classes: int, l2: float, tolerance: float, iterations: int
 ) -> nn.Linear:
-    """Fit a linear classifier to convergence.
+    """Fit a linear classifier to convergence: `fit_path` with one strength."""
+    (head,) = fit_path(
+        features_NF, labels_N, classes=classes, strengths=[l2], tolerance=tolerance, iterations=iterations
+    )
+    return head
+
+
+def fit_path(
+    features_NF: Tensor,
+    labels_N: Tensor,
+    *,
+    classes: int,
+    strengths: Sequence[float],
+    tolerance: float,
+    iterations: int,
+) -> list[nn.Linear]:
+    """Fit a linear classifier to convergence with each of several strengths of the L2 penalty.
 
     Minimises the mean cross-entropy plus l2/2 |W|² over the weights of standardised features (L-BFGS with a strong
-    Wolfe line search from zero, in the features' type); the standardisation is then folded into the returned layer.
+    Wolfe line search, in the features' type), first with the largest strength and from zero, then with each smaller
+    one from the fit before it. The standardisation is then folded into the returned layers.
 
     Args:
         features_NF: features of the training images, float32 or float64.
         labels_N: classes from 0 to classes - 1.
         classes: number of classes (K).
-        l2: strength of the L2 penalty, positive.
-        tolerance: the fit ends when no entry of the gradient exceeds it in absolute value.
-        iterations: largest number of iterations.
+        strengths: strengths of the L2 penalty, positive.
+        tolerance: a fit ends when no entry of the gradient exceeds it in absolute value.
+        iterations: largest number of iterations of a fit.
 
     Returns:
-        A layer from F unstandardised features to K logits; its parameters need no gradient.
+        One layer for each strength, in their order, from F unstandardised features to K logits; their parameters need
+        no gradient.
     """
     mean_F, spread_F = features_NF.mean(0), features_NF.std(0, correction=0)
     scale_F = torch.where(spread_F > 0, 1 / spread_F.clamp(min=torch.finfo(spread_F.dtype).tiny), 0.0)
     standard_NF = (features_NF - mean_F) * scale_F
     weight_KF = standard_NF.new_zeros(classes, features_NF.shape[1], requires_grad=True)
     bias_K = standard_NF.new_zeros(classes, requires_grad=True)
+    heads = {}
+    for l2 in sorted(strengths, reverse=True):
+        _minimise(standard_NF, labels_N, weight_KF, bias_K, l2=l2, tolerance=tolerance, iterations=iterations)
+        # No initial weights: drawing them would change the process's global random state.
+        head: nn.Linear = nn.utils.skip_init(
+            nn.Linear, features_NF.shape[1], classes, device=features_NF.device, dtype=features_NF.dtype
+        )
+        with torch.no_grad():
+            head.weight.copy_(weight_KF * scale_F)
+            head.bias.copy_(bias_K - head.weight @ mean_F)
+        heads[l2] = head.requires_grad_(False)
+    return [heads[l2] for l2 in strengths]
+
+
+def _minimise(
+    standard_NF: Tensor,
+    labels_N: Tensor,
+    weight_KF: Tensor,
+    bias_K: Tensor,
+    *,
+    l2: float,
+    tolerance: float,
+    iterations: int,
+) -> None:
+    """Minimise the penalised cross-entropy over weights and biases, in place."""
     optimizer = torch.optim.LBFGS(
         [weight_KF, bias_K],
         max_iter=iterations,
@@ -59,23 +102,15 @@ def fit_probe(
 
     with torch.enable_grad():
         optimizer.step(objective)
-    # No initial weights: drawing them would change the process's global random state.
-    head: nn.Linear = nn.utils.skip_init(
-        nn.Linear, features_NF.shape[1], classes, device=features_NF.device, dtype=features_NF.dtype
-    )
-    with torch.no_grad():
-        head.weight.copy_(weight_KF * scale_F)
-        head.bias.copy_(bias_K - head.weight @ mean_F)
-    return head.requires_grad_(False)
 
 
-def fit_converged(features_NF: Tensor, labels_N: Tensor, *, classes: int, config: ProbeConfig) -> nn.Linear:
-    """`fit_probe` with the settings of a config."""
-    return fit_probe(
+def fit_converged(features_NF: Tensor, labels_N: Tensor, *, classes: int, config: ProbeConfig) -> list[nn.Linear]:
+    """`fit_path` with the settings of a config."""
+    return fit_path(
         features_NF,
         labels_N,
         classes=classes,
-        l2=config.l2,
+        strengths=config.l2,
         tolerance=config.tolerance,
         iterations=config.iterations,
     )

@@ -146,7 +146,7 @@ def fit_classifier(
     features_NF = encode(classifier, training.images_NCHW, at_once=at_once)
     labels_N = training.labels_N.to(features_NF.device)
     if config.fit == "converged":
-        head = fit_converged(features_NF, labels_N, classes=classes, config=config)
+        (head,) = fit_converged(features_NF, labels_N, classes=classes, config=config)
     else:
         head = default_head(features_NF, classes, seed=protocol.seed)
     classifier.head = head

@@ -1,27 +1,19 @@
-"""The evaluation in a search: a linear probe, clean accuracy and robust accuracy on validation images.
+"""The evaluation in a search: linear probes, their clean and their robust accuracy on validation images.
 
-Shapes: N images, F features.
+Shapes: N images, L heads, F features.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 from torch import nn
 
 from cfamc_ray.config.evaluation import EvaluationConfig
-from cfamc_ray.cost.work import BATCH
 from cfamc_ray.data.images import LabelledImages
-from cfamc_ray.evaluation.batches import (
-    check_weights,
-    encode,
-    frozen,
-    images_at_once,
-    predicted_right,
-    still_right,
-)
+from cfamc_ray.evaluation.batches import check_weights, encode, frozen, images_at_once
 from cfamc_ray.evaluation.classifier import LinearClassifier
+from cfamc_ray.evaluation.operating_points import UNKNOWN, OperatingPoint, balanced, right_of, still_right_of
 from cfamc_ray.evaluation.probe import fit_converged
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
 from cfamc_ray.method.parallel import ALONE, DistributedContext
@@ -29,16 +21,21 @@ from cfamc_ray.method.parallel import ALONE, DistributedContext
 
 @dataclass(frozen=True)
 class Scores:
-    """Accuracies as fractions, with their numbers of images."""
+    """The operating points of an encoder, with the numbers of images behind them."""
 
-    probe_accuracy: float
-    """Accuracy on the images on which the probe was fitted."""
-    clean_accuracy: float
-    robust_accuracy: float
+    points: tuple[OperatingPoint, ...]
+    """One for each L2 strength of the probe, in the order of the config; empty without an evaluation."""
     validation_images: int
     attacked_images: int
     measures: Mapping[str, float] = field(default_factory=dict)
     """Further measures of `evaluation.measures`, by name."""
+    heads: Sequence[nn.Linear] = ()
+    """The linear probes of the points."""
+
+    @property
+    def balanced(self) -> OperatingPoint:
+        """The point with the largest sum of clean and robust accuracy; NaN without an evaluation."""
+        return balanced(self.points) if self.points else UNKNOWN
 
 
 def search_scores(
@@ -49,9 +46,10 @@ def search_scores(
     classes: int,
     config: EvaluationConfig,
     generator: torch.Generator,
+    last: bool = True,
     workers: DistributedContext = ALONE,
 ) -> Scores:
-    """Fit a linear probe on the frozen encoder; measure its accuracy, clean and under the attack.
+    """Fit linear probes on the frozen encoder; measure the accuracies of each, clean and under the attack.
 
     Everything is computed in the type of the weights, without autocast.
 
@@ -63,6 +61,7 @@ def search_scores(
         classes: number of classes.
         config: probe, attack and its radius.
         generator: generator of the attack's random numbers, on the CPU.
+        last: whether this is the evaluation after the last epoch, which attacks more images.
         workers: workers that share the images; all call this with the same arguments, and get the same scores.
 
     Raises:
@@ -76,37 +75,34 @@ def search_scores(
     workers.as_first(encoder.buffers())  # batch norm's statistics come from each worker's own last minibatch
     with frozen(encoder):
         classifier = LinearClassifier(encoder, nn.Identity(), features=config.head.features)
-        features_NF = encode(classifier, probe_images.images_NCHW, at_once=at_once, workers=workers)
-        labels_N = probe_images.labels_N.to(features_NF.device)
-        classifier.head = fit_converged(features_NF, labels_N, classes=classes, config=config.head)
-        workers.as_first(classifier.head.parameters())
-        right_N = predicted_right(classifier, validation_images, at_once=at_once, workers=workers)
-        attacked = min(config.attacked_images, len(validation_images))
-        attack = partial(
-            config.attack.build(),
+        probe_NF, validation_NF = (
+            encode(classifier, images.images_NCHW, at_once=at_once, workers=workers)
+            for images in (probe_images, validation_images)
+        )
+        heads = fit_converged(probe_NF, probe_images.labels_N.to(probe_NF.device), classes=classes, config=config.head)
+        workers.as_first(parameter for head in heads for parameter in head.parameters())
+        probe_NL = right_of(heads, probe_NF, probe_images.labels_N)
+        right_NL = right_of(heads, validation_NF, validation_images.labels_N)
+        attacked = min(config.attacked(last=last), len(validation_images))
+        left_NL = still_right_of(
             classifier,
+            heads,
+            validation_images,
+            right_NL[:attacked],
+            config.attack,
             epsilon=config.epsilon,
             generator=generator,
             at_once=at_once,
             workers=workers,
         )
-        left_N = still_right(
-            classifier,
-            validation_images,
-            right_N[:attacked],
-            attack,
-            at_once=at_once,
-            group=attacked if config.attack.whole_sample else BATCH,
-            workers=workers,
-        )
+        accuracies = (rows_NL.double().mean(0).tolist() for rows_NL in (probe_NL, right_NL, left_NL))
         return Scores(
-            probe_accuracy=(classifier.head(features_NF).argmax(-1) == labels_N).double().mean().item(),
-            clean_accuracy=right_N.double().mean().item(),
-            robust_accuracy=left_N.double().mean().item(),
+            points=tuple(map(OperatingPoint, config.head.l2, *accuracies)),
             validation_images=len(validation_images),
             attacked_images=attacked,
             measures={
                 measure.component_name(): measure.build()(encoder, validation_images, at_once=at_once, workers=workers)
                 for measure in config.measures
             },
+            heads=heads,
         )

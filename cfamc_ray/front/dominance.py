@@ -71,6 +71,18 @@ def best_first(values: Values, directions: Sequence[str]) -> list[int]:
     return [*np.flatnonzero(known)[order].tolist(), *np.flatnonzero(~known).tolist()]
 
 
+def best_groups_first(groups: Sequence[Values], directions: Sequence[str]) -> list[int]:
+    """Indices of groups of points from the best to the worst: a group is as good as the best of its points.
+
+    Args:
+        groups: points of each group, (n, k) with n of at least 1.
+        directions: ``maximize`` or ``minimize`` for each objective.
+    """
+    owners = np.repeat(np.arange(len(groups)), [len(np.asarray(points)) for points in groups])
+    order = best_first(np.concatenate([np.asarray(points, dtype=float) for points in groups]), directions)
+    return list(dict.fromkeys(owners[order].tolist()))
+
+
 def farthest_first(places: npt.NDArray[np.float64], begun: Sequence[int]) -> Iterator[int]:
     """Indices of all other rows, each the farthest from those before it.
 

@@ -13,12 +13,12 @@ from cfamc_ray.store.records import Status, TrialRecord
 
 @dataclass(frozen=True)
 class Front:
-    """The finished trials of a study, split into its Pareto front and the others."""
+    """The operating points of a study's finished trials, split into its Pareto front and the others."""
 
     objectives: Mapping[str, str]
     """Direction of each objective, by metric."""
     members: list[TrialRecord]
-    """Trials that no other finished trial dominates, the best in the first objective first."""
+    """Records of trials at the operating points that no other one dominates, the best in the first objective first."""
     dominated: list[TrialRecord]
     hypervolume: float
     """Of the front, bounded by the reference."""
@@ -29,7 +29,9 @@ class Front:
 def find_front(
     config: StudyConfig, records: Sequence[TrialRecord], *, reference: Sequence[float] | None = None
 ) -> Front:
-    """The Pareto front of the finished trials. A trial without a value for an objective is left out.
+    """The Pareto front of the finished trials at each of their operating points.
+
+    A trial without a value for an objective is left out.
 
     Args:
         config: of the study.
@@ -37,7 +39,7 @@ def find_front(
         reference: of the hypervolume; None: that of the config.
     """
     objectives = config.objectives
-    complete = [record for record in records if record.status == "finished"]
+    complete = [point for r in records if r.status == "finished" for point in _different_points(r, objectives)]
     complete = [record for record in complete if np.isfinite(record.values(objectives)).all()]
     values = np.array([record.values(objectives) for record in complete]).reshape(-1, len(objectives))
     directions = list(objectives.values())
@@ -52,6 +54,30 @@ def find_front(
         hypervolume=hypervolume(values, reference, directions),
         reference=reference,
     )
+
+
+def _different_points(record: TrialRecord, objectives: Mapping[str, str]) -> list[TrialRecord]:
+    """The record at its operating points; of those with equal values the one with the smallest L2 strength."""
+    points = {tuple(point.values(objectives)): point for point in reversed(record.each_point(objectives))}
+    return list(reversed(points.values()))
+
+
+def most_useful(config: StudyConfig, record: TrialRecord, others: Sequence[TrialRecord]) -> TrialRecord:
+    """A finished trial at the operating point that adds most to the hypervolume of others; if none does, balanced.
+
+    Args:
+        config: of the study.
+        record: of the trial.
+        others: of other trials.
+    """
+    points = record.each_point(config.objectives)
+    if len(points) == 1:
+        return record
+    reference = find_front(config, [*others, record]).reference
+    members = find_front(config, others).members
+    volumes = [find_front(config, [*members, point], reference=reference).hypervolume for point in points]
+    before = find_front(config, members, reference=reference).hypervolume
+    return points[int(np.argmax(volumes))] if max(volumes) > before else record
 
 
 def _reference(config: StudyConfig, name: str, values: np.ndarray) -> float:
@@ -75,6 +101,7 @@ class Progress:
     best: dict[str, float]
     """Best value of each objective over the finished trials; NaN where there is none."""
     front_size: int
+    """Number of operating points on the front."""
     hypervolume: float
     seconds: float
     """Since this run of the study began."""

@@ -36,9 +36,9 @@ def find_growth(config: StudyConfig, records: Sequence[TrialRecord]) -> Growth:
     volume = passes = seconds = 0.0
     rows: list[tuple[int, float, float, float]] = []
     for record in sorted(records, key=lambda record: (not record.source, record.number)):
-        values = [*front, record.values(config.objectives)]
+        values = [*front, *(point.values(config.objectives) for point in record.each_point(config.objectives))]
         on_front = pareto_front(values, directions)
-        if record.status == "finished" and on_front[-1]:
+        if record.status == "finished" and on_front[len(front) :].any():
             front = [value for value, on in zip(values, on_front, strict=True) if on]
             volume = hypervolume(front, reference, directions)
         if record.source or not record.rows:

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.front.front import find_front, most_useful
 from cfamc_ray.search.feasible_sampler import FeasibleSampler
 from cfamc_ray.space.encoding import distributions
 from cfamc_ray.store.records import TrialRecord
@@ -59,9 +60,10 @@ def reconcile(study: optuna.Study, config: StudyConfig, records: Sequence[TrialR
         Numbers of the trials that began and did not end.
     """
     by_number = {record.number: record for record in records}
+    told = told_records(config, records)
     stored = study.get_trials(deepcopy=False)
     lost = range(len(stored), max(by_number, default=-1) + 1)
-    _add_trials(study, lost.start, [_lost_trial(config, by_number.get(number)) for number in lost])
+    _add_trials(study, lost.start, [_lost_trial(config, told.get(number)) for number in lost])
     unfinished = []
     for trial in study.get_trials(deepcopy=False):
         if trial.state.is_finished():
@@ -70,8 +72,23 @@ def reconcile(study: optuna.Study, config: StudyConfig, records: Sequence[TrialR
         if record is None or not record.ended:
             unfinished.append(trial.number)
         else:
-            tell(study, trial.number, config, record)
+            tell(study, trial.number, config, told[trial.number])
     return unfinished
+
+
+def told_records(config: StudyConfig, records: Sequence[TrialRecord]) -> dict[int, TrialRecord]:
+    """What Optuna is told of each trial, by number: its record at one operating point.
+
+    Optuna knows one vector of objectives for each trial; it gets the operating point that adds most to the front of the
+    trials before it.
+    """
+    front: list[TrialRecord] = []
+    told = {}
+    for record in sorted(records, key=lambda record: record.number):
+        told[record.number] = most_useful(config, record, front) if record.status == "finished" else record
+        if record.status == "finished":
+            front = find_front(config, [*front, record]).members
+    return told
 
 
 def tell(study: optuna.Study, number: int, config: StudyConfig, record: TrialRecord | None) -> None:

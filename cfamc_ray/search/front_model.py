@@ -9,13 +9,17 @@ stopped early is extrapolated by the later gains of other trials.
 The time of a proposal is bounded: the processes are fitted to at most `MOST` trials, namely the best, the latest, and
 others that lie far apart.
 
-Shapes: N observations, P known and running trials, C candidates, M = P + C, K objectives, F features, S samples, W
-directions, E epochs.
+A trial has several operating points (L2 strengths of the probe), which cost nothing: all of them are observed at once,
+and the gain of a candidate is that of its whole curve.
+
+Shapes: N observations, P known and running trials, C candidates, M = P + C, L operating points, K objectives, F
+features, S samples, W directions, E epochs, R principal components.
 """
 
 import random
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property, reduce
 from itertools import islice
 
@@ -30,7 +34,7 @@ from cfamc_ray.config.search import FrontConfig
 from cfamc_ray.config.study import Point
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.cost.model import FlopsOf
-from cfamc_ray.front.dominance import best_first, farthest_first, signs
+from cfamc_ray.front.dominance import best_groups_first, farthest_first, signs
 from cfamc_ray.front.front import find_front
 from cfamc_ray.metrics import find_metric
 from cfamc_ray.search.gaussian_process import LENGTHS, fit_kernel, posterior
@@ -49,6 +53,8 @@ MOST = 200
 """Largest number of ended trials to which the Gaussian processes are fitted."""
 HOPELESS = 0.25
 """Probability of success below which a point is not worth trying."""
+EXPLAINED = 0.99
+"""Fraction of the variance of the trials' curves that the principal components explain."""
 MARGIN = 0.05
 """Distance of the hypervolume's reference beyond the worst value, as a fraction of the range."""
 
@@ -65,11 +71,13 @@ class FrontModel:
 
     def __init__(self, space: SearchSpace, records: Sequence[TrialRecord], flops_of: FlopsOf, *, seed: int) -> None:
         self.space, self.config, self.flops_of, self.seed = space, space.config, flops_of, seed
-        known = sorted(records, key=lambda record: record.number)
-        self.records = [record for record in known if record.status != "infeasible"]
+        by_number = sorted(records, key=lambda record: record.number)
+        self.records = [record for record in by_number if record.status != "infeasible"]
         self.signs_K = signs(self.config.objectives.values())
         ended = [record for record in self.records if record.status == "finished"]
-        self._finished = [record for record in ended if np.isfinite(self._signed(record)).all()]
+        known = [record for record in ended if np.isfinite(self._signed(record)).all()]
+        L = max((len(self._signed(record)) for record in known), default=1)
+        self._finished = [record for record in known if len(self._signed(record)) == L]
 
     def proposals(self) -> Iterator[Point]:
         """Untried points that meet the constraints, the most promising first."""
@@ -84,7 +92,8 @@ class FrontModel:
         """Random points, and points of the front with one key drawn again."""
         source = random.Random(self.seed)  # noqa: S311 (no secret)
         ranges = self.space.ranges
-        front = [record.point for record in find_front(self.config, self.records).members]
+        members = find_front(self.config, self.records).members
+        front = list({record.number: record.point for record in members}.values())
         seen = {self.space.identity(record.point) for record in self.records}
         candidates: list[Point] = []
         for attempt in range(ATTEMPTS):
@@ -111,23 +120,24 @@ class FrontModel:
 
     def _gain(self, points: Sequence[Point]) -> Array:
         """Expected hypervolume gain over known and running trials, (C,)."""
-        seen, Y_NK, noise_NK = self._observations()
+        seen, Y_NLK, noise_NLK = self._observations()
         known = [*seen, *(record for record in self.records if not record.ended)]
         places = [*(record.point for record in known), *points]
         planned = any(find_metric(name).planned for name in self.config.objectives)
         trials = [self.config.trial_at(place) for place in places] if planned else []
         X_MF = self._encoded(places)
         source = np.random.default_rng(self.seed)
-        drawn_SMK = np.empty((SAMPLES, len(places), len(self.signs_K)))
+        drawn_SMLK = np.empty((SAMPLES, len(places), *Y_NLK.shape[1:]))
         with threadpool_limits(1):  # more threads would compete with the trials
             for k, name in enumerate(self.config.objectives):
                 if find_metric(name).planned:
-                    drawn_SMK[:, :, k] = [self.signs_K[k] * self._planned(name, trial) for trial in trials]
+                    planned_M = np.array([self.signs_K[k] * self._planned(name, trial) for trial in trials])
+                    drawn_SMLK[..., k] = planned_M[:, None]
                 else:
-                    drawn_SMK[:, :, k] = _draw(X_MF, Y_NK[:, k], noise_NK[:, k], source)
+                    drawn_SMLK[..., k] = _draw_curves(X_MF, Y_NLK[..., k], noise_NLK[..., k], source)
         # A stopped trial is an observation, but cannot be on the front.
         on_front_P = [record.status != "stopped" for record in known]
-        gain_C = self._hypervolume_gain(drawn_SMK[:, len(known) :], drawn_SMK[:, : len(known)][:, on_front_P])
+        gain_C = self._hypervolume_gain(drawn_SMLK[:, len(known) :], drawn_SMLK[:, : len(known)][:, on_front_P])
         chance_C = self._chance(points)
         return np.where(chance_C < HOPELESS, 0.0, gain_C * chance_C)
 
@@ -144,11 +154,11 @@ class FrontModel:
             chance_C: Array = 1.0 - classifier.fit(known_NF, failed_N).predict_proba(new_CF)[:, 1]
         return chance_C
 
-    def _hypervolume_gain(self, new_SCK: Array, known_SPK: Array) -> Array:
-        """Mean gain of each candidate over samples and directions, (C,)."""
+    def _hypervolume_gain(self, new_SCLK: Array, known_SPLK: Array) -> Array:
+        """Mean gain of each candidate, with all its operating points, over samples and directions, (C,)."""
         K = len(self.signs_K)
-        expected_PK = known_SPK.mean(axis=0)
-        low_K, span_K = expected_PK.min(axis=0), np.ptp(expected_PK, axis=0)
+        expected_PLK = known_SPLK.mean(axis=0)
+        low_K, span_K = expected_PLK.min(axis=(0, 1)), np.ptp(expected_PLK, axis=(0, 1))
         span_K = np.where(span_K > 0, span_K, 1.0)
         low_K = low_K - MARGIN * span_K
         direction_WK = np.abs(np.random.default_rng(self.seed).normal(size=(DIRECTIONS, K)))
@@ -160,25 +170,24 @@ class FrontModel:
             return np.maximum(heights, 0.0)
 
         gain_SC = [
-            np.maximum(scaled(new_CK) ** K - scaled(known_PK).max(axis=0) ** K, 0.0).mean(axis=-1)
-            for new_CK, known_PK in zip(new_SCK, known_SPK, strict=True)
+            np.maximum(scaled(new_CLK).max(axis=1) ** K - scaled(known_PLK).max(axis=(0, 1)) ** K, 0.0).mean(axis=-1)
+            for new_CLK, known_PLK in zip(new_SCLK, known_SPLK, strict=True)
         ]
         return np.asarray(np.mean(gain_SC, axis=0))
 
     def _observations(self) -> tuple[list[TrialRecord], Array, Array]:
-        """Ended trials with their final values, (N, K), signed so that more is better, and added variances, (N, K).
+        """Ended trials with their final values, signed so that more is better, and added variances, both (N, L, K).
 
         A stopped trial counts with its last values plus the mean later gain of the finished trials, whose variance is
         added.
         """
-        none_K = np.zeros(len(self.signs_K))
         complete = {record.number for record in self._finished}
-        found = [(record, self._signed(record), none_K) for record in self._seen if record.number in complete]
+        found = [(r, signed := self._signed(r), np.zeros_like(signed)) for r in self._seen if r.number in complete]
         for record in self._seen:
-            if record.status == "stopped" and record.rows and np.isfinite(self._signed(record)).all():
-                gain_NK = self._later_gains(len(record.rows) / self.config.trial_at(record.point).pretraining.epochs)
-                if len(gain_NK) > 1:
-                    found.append((record, self._signed(record) + gain_NK.mean(axis=0), gain_NK.var(axis=0, ddof=1)))
+            if record.status == "stopped" and record.rows and self._is_complete(signed := self._signed(record)):
+                gain_NLK = self._later_gains(len(record.rows) / self.config.trial_at(record.point).pretraining.epochs)
+                if len(gain_NLK) > 1:
+                    found.append((record, signed + gain_NLK.mean(axis=0), gain_NLK.var(axis=0, ddof=1)))
         seen, Y, noise = zip(*found, strict=True)
         return list(seen), np.array(Y), np.array(noise)
 
@@ -192,40 +201,66 @@ class FrontModel:
         ended = [record for record in self.records if record.ended]
         if len(ended) <= MOST:
             return ended
-        unknown_K = np.full(len(self.signs_K), np.nan)
-        values = [self._signed(record) if record.status == "finished" else unknown_K for record in ended]
-        best = best_first(values, ["maximize"] * len(unknown_K))[: min(MOST // 2, len(self._finished))]
+        K = len(self.signs_K)
+        unknown_1K = np.full((1, K), np.nan)
+        values = [self._signed(record) if record.status == "finished" else unknown_1K for record in ended]
+        best = best_groups_first(values, ["maximize"] * K)[: min(MOST // 2, len(self._finished))]
         begun = list(dict.fromkeys([*best, *range(len(ended) - MOST // 4, len(ended))]))
         apart = farthest_first(self._encoded([record.point for record in ended]), begun)
         return [ended[row] for row in sorted([*begun, *islice(apart, MOST - len(begun))])]
 
     @cached_property
     def _curves(self) -> tuple[Array, npt.NDArray[np.int_]]:
-        """Signed values of the finished trials after each epoch, (N, E, K), and their numbers of epochs, (N,)."""
+        """Signed values of the finished trials after each epoch, (N, E, L, K), and their numbers of epochs, (N,)."""
         epochs_N = np.array([len(record.rows) for record in self._finished])
-        curves_NEK = np.full((len(epochs_N), max(epochs_N), len(self.signs_K)), np.nan)
-        for curve_EK, record in zip(curves_NEK, self._finished, strict=True):
-            rows = [[row.get(name) for name in self.config.objectives] for row in record.rows]
-            curve_EK[: len(rows)] = np.array(rows, dtype=float) * self.signs_K
-        return curves_NEK, epochs_N
+        curves_NELK = np.full((len(epochs_N), max(epochs_N), *self._signed(self._finished[0]).shape), np.nan)
+        for curve_ELK, record in zip(curves_NELK, self._finished, strict=True):
+            for epoch in range(len(record.rows)):
+                signed = self._signed(replace(record, rows=record.rows[: epoch + 1]))
+                curve_ELK[epoch] = signed if self._is_complete(signed) else np.nan
+        return curves_NELK, epochs_N
 
     def _later_gains(self, share: float) -> Array:
-        """Gains of the finished trials after a fraction of their epochs, (N, K), without trials with missing values."""
-        curves_NEK, epochs_N = self._curves
+        """Gains of the finished trials after a fraction of their epochs, (N, L, K), without incomplete ones."""
+        curves_NELK, epochs_N = self._curves
         then_N = np.maximum(np.rint(share * epochs_N).astype(int), 1)
         trials_N = np.arange(len(epochs_N))
-        gain_NK: Array = curves_NEK[trials_N, epochs_N - 1] - curves_NEK[trials_N, then_N - 1]
-        return gain_NK[np.isfinite(gain_NK).all(axis=1)]
+        gain_NLK: Array = curves_NELK[trials_N, epochs_N - 1] - curves_NELK[trials_N, then_N - 1]
+        return gain_NLK[np.isfinite(gain_NLK).all(axis=(1, 2))]
 
     def _encoded(self, points: Sequence[Point]) -> Array:
         return np.array([encode(self.space.ranges, point) for point in points])
 
     def _signed(self, record: TrialRecord) -> Array:
-        signed_K: Array = np.array(record.values(self.config.objectives)) * self.signs_K
-        return signed_K
+        """Values at each operating point after the last epoch, (L, K)."""
+        points = record.each_point(self.config.objectives)
+        signed_LK: Array = np.array([point.values(self.config.objectives) for point in points]) * self.signs_K
+        return signed_LK
+
+    def _is_complete(self, signed_LK: Array) -> bool:
+        """Whether all values are known, of as many operating points as the finished trials have."""
+        return bool(np.isfinite(signed_LK).all()) and len(signed_LK) == len(self._signed(self._finished[0]))
 
     def _planned(self, name: str, trial: TrialConfig) -> float:
         return float(trial.crop_passes if name == "crop_passes" else self.flops_of(trial))
+
+
+def _draw_curves(X_MF: Array, Y_NL: Array, noise_NL: Array, source: np.random.Generator) -> Array:
+    """`_draw` of the value at each operating point, (S, M, L).
+
+    A curve is the mean curve plus a few principal components, each a Gaussian process of its own (as in Higdon et al.
+    2008), so values of one trial vary together and cost no larger process.
+    """
+    if Y_NL.shape[1] == 1:
+        return _draw(X_MF, Y_NL[:, 0], noise_NL[:, 0], source)[..., None]
+    mean_L = Y_NL.mean(axis=0)
+    score_NR, size_R, shape_RL = np.linalg.svd(Y_NL - mean_L, full_matrices=False)
+    drawn_SML = np.tile(mean_L, (SAMPLES, len(X_MF), 1))
+    unexplained_R = 1 - np.cumsum(size_R**2) / max((size_R**2).sum(), np.finfo(float).tiny)
+    components = 1 + int((unexplained_R > 1 - EXPLAINED).sum())
+    for score_N, size, shape_L in islice(zip(score_NR.T, size_R, shape_RL, strict=True), components):
+        drawn_SML += _draw(X_MF, score_N * size, noise_NL @ shape_L**2, source)[..., None] * shape_L
+    return drawn_SML
 
 
 def _draw(X_MF: Array, y_N: Array, noise_N: Array, source: np.random.Generator) -> Array:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
-from cfamc_ray.front.dominance import best_first
+from cfamc_ray.front.dominance import best_groups_first
 from cfamc_ray.metrics import find_metric
 from cfamc_ray.store.records import TrialRecord, trials_of
 from cfamc_ray.store.stop_reason import StopReason
@@ -69,9 +69,9 @@ class MultiObjectiveAsha:
         if rung is None:
             return None
         peers = [record, *(other for other in others if other.number != record.number)]
-        passed = [values for peer in peers if (values := self._values_at(peer, rung.share)) is not None]
+        passed = [points for peer in peers if (points := self._values_at(peer, rung.share)) is not None]
         survivors = math.ceil(self.mo_asha.keep * len(passed))
-        place = best_first(passed, self.directions).index(0) + 1
+        place = best_groups_first(passed, self.directions).index(0) + 1
         if place <= survivors:
             return None
         return StopReason(
@@ -83,14 +83,17 @@ class MultiObjectiveAsha:
     def _rungs(self, record: TrialRecord) -> list[Rung]:
         return rungs_of(self._trial_of(record), self.mo_asha.rungs)
 
-    def _values_at(self, record: TrialRecord, share: float) -> list[float] | None:
-        """Values of a trial at a rung; None if it did not reach the rung."""
+    def _values_at(self, record: TrialRecord, share: float) -> list[list[float]] | None:
+        """Values of a trial at a rung, for each of its operating points; None if it did not reach the rung."""
         rung = next((rung for rung in self._rungs(record) if rung.share == share), None)
         if rung is None or rung.epoch > len(record.rows):
             return None
         then = TrialRecord(record.number, record.point, record.rows[: rung.epoch])
         whole = self._trial_of(record).pretraining.epochs / rung.epoch
         return [
-            *(then.value(name) * (whole if find_metric(name).planned else 1.0) for name in self.config.objectives),
-            then.value("flops") * whole,
+            [
+                *(point.value(name) * (whole if find_metric(name).planned else 1.0) for name in self.config.objectives),
+                point.value("flops") * whole,
+            ]
+            for point in then.each_point(self.config.objectives)
         ]

@@ -13,6 +13,7 @@ from optuna.storages import BaseStorage
 
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.cost.model import CostModel, WorkOf
+from cfamc_ray.front.front import most_useful
 from cfamc_ray.search.bookkeeping import open_study, reconcile, tell
 from cfamc_ray.search.budget import Budget
 from cfamc_ray.search.feasible_sampler import FeasibleSampler, suggest_point
@@ -142,4 +143,8 @@ class Search:
         self.records[record.number] = record
         if record.status != "infeasible":
             self._ended.append(record)
-        tell(self.study, record.number, self.config, record)
+        told = record
+        if record.status == "finished":
+            before = [other for other in self.records.values() if other.number < record.number]
+            told = most_useful(self.config, record, before)
+        tell(self.study, record.number, self.config, told)

@@ -14,6 +14,7 @@ STUDY/trial_00007/traceback.txt        of the exception that ended it, if one di
 STUDY/trial_00007/events.out.tfevents  TensorBoard
 STUDY/trial_00007/checkpoint.pt        of a running or interrupted trial
 STUDY/trial_00007/encoder.safetensors  of a finished one
+STUDY/trial_00007/heads.safetensors    its linear probes, one per operating point
 STUDY/trial_00007/test.json            what it reached on the test split, where it confirms another trial
 STUDY/confirm/                         a study of the front's points with fresh seeds
 STUDY/confirm.csv, attainment.csv      what it says of the front; derived
@@ -31,7 +32,8 @@ TRIALS, FRONT = "trials.csv", "front.csv"
 REPORT, PAGE = "report", "report.html"
 CONFIRM, CONFIRM_TABLE, ATTAINMENT = "confirm", "confirm.csv", "attainment.csv"
 TRIAL, EPOCHS, OUTCOME, TEST = "trial.json", "epochs.jsonl", "outcome.json", "test.json"
-CHECKPOINT, ENCODER, TRACEBACK = "checkpoint.pt", "encoder.safetensors", "traceback.txt"
+CHECKPOINT, TRACEBACK = "checkpoint.pt", "traceback.txt"
+ENCODER, HEADS = "encoder.safetensors", "heads.safetensors"
 SCALING, SYSTEM, LEARNING, FITS = "scaling.yaml", "system", "learning", "fits.json"
 SYSTEM_TABLE, LEARNING_TABLE = "system.csv", "learning.csv"
 CELLS = "cell_*.json"

@@ -25,6 +25,7 @@ from cfamc_ray.store.layout import (
     ENCODER,
     ENVIRONMENT,
     EPOCHS,
+    HEADS,
     OUTCOME,
     STUDY,
     TEST,
@@ -55,6 +56,8 @@ class TrialRecord:
     """Kind of the reason, for code to compare."""
     origin: str = ""
     """Where an error or a crash came from."""
+    place: int | None = None
+    """Which of its operating points this record stands for; None: the balanced one."""
 
     def ended_by(self, status: Status, reason: StopReason) -> Self:
         """The record of a trial that ended other than finished."""
@@ -75,9 +78,37 @@ class TrialRecord:
         """Whether it no longer runs."""
         return self.status != "running"
 
+    @property
+    def operating_points(self) -> Sequence[Row]:
+        """The accuracies after the last epoch for each L2 strength (`l2`) of the probe; empty where there are none."""
+        return (self.rows[-1].get("operating_points") or ()) if self.rows else ()
+
+    def each_point(self, metrics: Collection[str]) -> list[Self]:
+        """The record at each of its operating points.
+
+        Only itself if it stands for one already, or if the metrics are the same at all of them.
+        """
+        points = () if self.place is not None else self.operating_points
+        if not any(name in point for point in points for name in metrics):
+            return [self]
+        return [replace(self, place=place) for place in range(len(points))]
+
+    @property
+    def key(self) -> tuple[int, int | None]:
+        """What tells apart records at operating points: number and place."""
+        return self.number, self.place
+
+    @property
+    def l2(self) -> float | None:
+        """L2 strength of the operating point that this record stands for; None where it stands for none."""
+        return None if self.place is None else float(self.operating_points[self.place]["l2"])
+
     def value(self, metric: str) -> float:
-        """A metric after the last epoch; NaN where it is missing."""
-        value = self.rows[-1].get(metric) if self.rows else None
+        """A metric after the last epoch, at the operating point if the record stands for one; NaN where missing."""
+        if not self.rows:
+            return math.nan
+        row = self.rows[-1] if self.place is None else {**self.rows[-1], **self.operating_points[self.place]}
+        value = row.get(metric)
         return float(value) if isinstance(value, int | float) else math.nan
 
     def values(self, metrics: Iterable[str]) -> list[float]:
@@ -115,7 +146,7 @@ class TrialFolder:
         self.path = study / trial_name(number)
         self.trial_file, self.epochs_file = self.path / TRIAL, self.path / EPOCHS
         self.outcome_file, self.test_file = self.path / OUTCOME, self.path / TEST
-        self.checkpoint, self.encoder = self.path / CHECKPOINT, self.path / ENCODER
+        self.checkpoint, self.encoder, self.heads = (self.path / name for name in (CHECKPOINT, ENCODER, HEADS))
 
     def open(self, point: Mapping[str, Any], *, source: str = "") -> None:
         """Make the folder and write down the point and, for a warm-started trial, its source."""
@@ -264,7 +295,17 @@ def _rows(text: str) -> list[Row]:
         raise ValueError("lacks the row of an epoch")
     if not all(isinstance(row.get(name), int | float | None) for row in rows for name in (*results(), *costs())):
         raise ValueError("holds a metric that is no number")
+    if not all(map(_has_operating_points, rows)):
+        raise ValueError("holds an operating point without its accuracies")
     return list(rows)
+
+
+def _has_operating_points(row: Row) -> bool:
+    points = row.get("operating_points", [])
+    names = ("l2", "clean_accuracy", "robust_accuracy")
+    return isinstance(points, list) and all(
+        isinstance(point, dict) and all(isinstance(point.get(name), int | float) for name in names) for point in points
+    )
 
 
 def _outcome(text: str) -> _Outcome:

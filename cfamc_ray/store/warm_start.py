@@ -50,8 +50,9 @@ def warm_start_from(config: StudyConfig, folder: Path, source: Path) -> int:
         target, origin = TrialFolder(folder, number + copied), TrialFolder(source, record.number)
         target.open(record.point, source=name)
         target.write_rows({**row, "trial_id": target.path.name} for row in record.rows)
-        if origin.encoder.exists():
-            shutil.copy2(origin.encoder, target.encoder)
+        for saved, copy in ((origin.encoder, target.encoder), (origin.heads, target.heads)):
+            if saved.exists():
+                shutil.copy2(saved, copy)
         if record.status == "stopped":
             target.close(record.status, record.reason, record.kind, record.origin)
         copied += 1

@@ -1,6 +1,6 @@
 """The metrics of an epoch of a trial."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,11 +13,14 @@ class TrialMetrics:
     """Number of finished epochs."""
     done: bool
     clean_accuracy: float
-    """Accuracy of the linear probe on validation images, a fraction."""
+    """Accuracy of a linear probe on validation images, a fraction; the probe is that of the balanced operating point,
+    which has the largest sum of clean and robust accuracy."""
     robust_accuracy: float
     """The same under the attack of `evaluation`, on attacked validation images."""
     probe_accuracy: float
     """Accuracy on the images on which the probe was fitted."""
+    operating_points: Sequence[Mapping[str, float]]
+    """The same accuracies for the probe of each L2 strength (`l2`); empty without an evaluation."""
     validation_images: int
     attacked_images: int
     measures: Mapping[str, float]

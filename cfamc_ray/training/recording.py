@@ -179,6 +179,7 @@ class RecordedTrial:
         row = {"trial_id": self.folder.path.name, **self.trial.run_epoch().row()}
         if row["done"]:
             self.trial.save_encoder(self.folder.encoder)
+            self.trial.save_heads(self.folder.heads)
         # Rows before the checkpoint: a crash between the two repeats an epoch; in the other order it would lose a row.
         if self.writes:
             self.folder.write_rows({"trial_id": row["trial_id"], **past.row()} for past in self.trial.rows)

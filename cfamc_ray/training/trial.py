@@ -8,20 +8,21 @@ Shapes: V views, B images of a minibatch, b of one worker, C/H/W channels/height
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.cost.memory import peak_memory_bytes, reset_peak_memory
 from cfamc_ray.cost.work import training_flops
 from cfamc_ray.data.splits import Splits
 from cfamc_ray.evaluation.attacks import AttackInvalid
+from cfamc_ray.evaluation.classifier import save_heads
 from cfamc_ray.evaluation.scores import Scores, search_scores
 from cfamc_ray.method.encoder import save_encoder
 from cfamc_ray.method.parallel import DistributedContext
@@ -32,7 +33,7 @@ from cfamc_ray.training.minibatches import Minibatches
 from cfamc_ray.training.precision import device_name
 from cfamc_ray.training.trainer import Trainer
 
-NO_SCORES = Scores(math.nan, math.nan, math.nan, validation_images=0, attacked_images=0)
+NO_SCORES = Scores((), validation_images=0, attacked_images=0)
 """Scores of an epoch without an evaluation."""
 
 
@@ -72,6 +73,8 @@ class Trial:
         self.minibatches = Minibatches(config, splits.pretrain, context, dtype=self.trainer.weight_type)
         self.splits = splits
         self.rows: list[TrialMetrics] = []
+        self.heads: Sequence[nn.Linear] = ()
+        """Linear probes of the last epoch, one per operating point; empty where it was not evaluated."""
         # Communication between hosts must not wait for the GPU.
         hosts = dist.new_group(backend="gloo") if context.world_size > 1 and context.device.type == "cuda" else None
         self._hosts = cast(dist.ProcessGroup | None, hosts)
@@ -112,6 +115,7 @@ class Trial:
         if not math.isfinite(loss):
             raise TrialFailed(f"diverged: the loss is {loss} in epoch {self.epoch + 1}")
         scores = self._evaluate() if self.config.evaluates(self.epoch + 1) else NO_SCORES
+        self.heads = scores.heads
         evaluated = time.perf_counter()
         self.rows.append(self._row(loss, scores, trained - started, evaluated - trained, started - self._idle_since))
         self._idle_since = evaluated
@@ -124,11 +128,18 @@ class Trial:
         before = self.rows[-1] if self.rows else None
         terms = (self.trainer.terms_T * (config.pretraining.epochs / config.updates)).tolist()
         clipped = self.trainer.optimizer.clipped_share
+        point = scores.balanced
         delta, border = self.trainer.delta_VbCHW.abs(), max(config.perturbation.radii(config.crops.views)) * (1 - 1e-6)
         return TrialMetrics(
             epoch=epoch,
             done=epoch == config.pretraining.epochs,
-            **asdict(scores),
+            clean_accuracy=point.clean_accuracy,
+            robust_accuracy=point.robust_accuracy,
+            probe_accuracy=point.probe_accuracy,
+            operating_points=[asdict(each) for each in scores.points],
+            validation_images=scores.validation_images,
+            attacked_images=scores.attacked_images,
+            measures=scores.measures,
             loss=loss,
             loss_terms=dict(zip(config.loss.terms, terms, strict=True)),
             learning_rate=float(self.trainer.scheduler.get_last_lr()[0]),
@@ -199,6 +210,7 @@ class Trial:
                 classes=self.splits.classes,
                 config=self.config.evaluation,
                 generator=make_generator(self.config.seed, ATTACK, self.epoch),
+                last=self.epoch + 1 == self.config.pretraining.epochs,
                 workers=self.context,
             )
         except FloatingPointError as error:  # all workers have the same features
@@ -218,3 +230,8 @@ class Trial:
         """Write only the encoder, for `cfamc_ray.method.encoder.load_encoder`; the first worker writes."""
         if self.context.rank == 0:
             save_encoder(path, self.trainer.encoder, self.config.encoder)
+
+    def save_heads(self, path: Path) -> None:
+        """Write the heads of the last evaluation, if any, for `cfamc_ray.load_classifier`; the first worker writes."""
+        if self.context.rank == 0 and self.heads:
+            save_heads(path, self.heads, self.config.evaluation.head)
