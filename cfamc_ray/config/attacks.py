@@ -82,11 +82,6 @@ class PgdConfig(AttackConfig):
     stronger attack that costs less."""
 
     @property
-    def shares_heads(self) -> bool:
-        """True if an image counts as broken at any step, because heads that share an attack are tried at every step."""
-        return self.every_step
-
-    @property
     def id(self) -> str:
         """``pgd``, or ``pgd_margin`` for the margin loss."""
         return "pgd_margin" if self.loss == "margin" else "pgd"
@@ -111,6 +106,32 @@ class PgdConfig(AttackConfig):
             epsilon: radius of the ball in pixels.
         """
         return self.step_ratio * epsilon if self.step_size is None else self.step_size
+
+
+@ATTACKS.register
+class MarginsConfig(AttackConfig):
+    """Three short starts of gradient ascent on logit margins, for all operating points of an encoder at once."""
+
+    implementation: ClassVar[str] = "cfamc_ray.evaluation.margins:Margins"
+
+    name: Literal["margins"] = "margins"
+    steps: int = Field(default=5, ge=1)
+    """Number of ascent steps of each of the three starts; an image counts as broken if it is misclassified at any
+    step."""
+
+    @property
+    def shares_heads(self) -> bool:
+        """True."""
+        return True
+
+    @property
+    def label(self) -> str:
+        """Label such as ``margins-15``, with the number of steps of all starts."""
+        return f"margins-{3 * self.steps}"
+
+    def passes(self) -> AttackPasses:
+        """One forward and one backward pass per step, one forward pass that ends each start, and one for its target."""
+        return AttackPasses(forward=3 * (self.steps + 1) + 1, backward=3 * self.steps)
 
 
 @ATTACKS.register

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from cfamc_ray.config.attacks import ATTACKS, AttackConfig, PgdConfig
+from cfamc_ray.config.attacks import ATTACKS, AttackConfig, MarginsConfig
 from cfamc_ray.config.components import ComponentField
 from cfamc_ray.config.data import DataSet
 from cfamc_ray.config.heads import ProbeConfig
@@ -23,8 +23,8 @@ class EvaluationConfig(Strict):
     """Linear probe on the frozen encoder; its L2 strengths are the operating points of a trial."""
     epsilon: Pixels = 4 / 255
     """Radius of the attack's l∞ ball."""
-    attack: Annotated[AttackConfig, ComponentField(ATTACKS, PgdConfig)] = PgdConfig()
-    """Attack that defines robust accuracy."""
+    attack: Annotated[AttackConfig, ComponentField(ATTACKS, MarginsConfig)] = MarginsConfig()
+    """Attack that defines robust accuracy; the default comes nearest to AutoAttack at the cost of a short PGD."""
     attacked_images: int = Field(default=2_000, ge=1)
     """Number of validation images that are attacked after the last epoch, a stratified sample; all of them if there
     are fewer."""

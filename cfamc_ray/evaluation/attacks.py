@@ -74,7 +74,22 @@ class SharedAttack(Protocol):
         at_once: int,
         workers: DistributedContext = ALONE,
     ) -> Tensor:
-        """Find which heads still classify each image correctly; arguments as in `pgd_of_heads` and `Attack`."""
+        """Find which heads still classify each image correctly.
+
+        Args:
+            features_of: maps pixels (N, C, H, W) to features (N, F).
+            heads: linear heads, those with weaker L2 penalties first.
+            images: as in `Attack`.
+            labels: as in `Attack`.
+            right_NL: which images each head classifies correctly; others are not attacked.
+            epsilon: as in `Attack`.
+            generator: as in `Attack`.
+            at_once: as in `Attack`.
+            workers: as in `Attack`.
+
+        Returns:
+            right_NL, on the device of the images.
+        """
         ...
 
 
@@ -103,7 +118,7 @@ def pgd(
     restarts: int = 1,
     start: Literal["uniform", "zero"] = "uniform",
     generator: torch.Generator | None = None,
-    loss: Literal["cross_entropy", "margin"] = "cross_entropy",
+    loss: Literal["cross_entropy", "margin"] = "margin",
     every_step: bool = False,
     at_once: int | None = None,
     shrink: bool | None = None,
@@ -124,8 +139,8 @@ def pgd(
         restarts: number of starts; those after the first attack only images that are not yet broken.
         start: start of the ascent: uniform in the ball, or zero.
         generator: generator of the uniform starts, on the CPU.
-        loss: cross-entropy; or the largest wrong logit minus the true one (arXiv 1608.04644), whose gradient does not
-            vanish where the classifier is very confident.
+        loss: the largest wrong logit minus the true one (arXiv 1608.04644); or the cross-entropy, whose gradient
+            vanishes where the classifier is very confident.
         every_step: whether an image counts as broken if it is misclassified at any step, not only at the end of its
             start: a stronger attack that costs less.
         at_once: number of images of one pass through the classifier, which determines the memory; None for all.
@@ -143,7 +158,9 @@ def pgd(
     open_indices = torch.arange(len(images), device=images.device)
     shrink = images.device.type == "cpu" if shrink is None else shrink
     for _ in range(restarts):
-        delta = _start(images, start, epsilon=epsilon, generator=generator)
+        delta = torch.zeros_like(images)
+        if start == "uniform":
+            delta = random_start(images, epsilon=epsilon, generator=generator)
         if len(open_indices) == 0:
             break
         parts = [
@@ -167,12 +184,8 @@ def pgd(
     return adversarial
 
 
-def _start(
-    images: Tensor, start: Literal["uniform", "zero"], *, epsilon: float, generator: torch.Generator | None
-) -> Tensor:
-    """The perturbation at which a start begins."""
-    if start == "zero":
-        return torch.zeros_like(images)
+def random_start(images: Tensor, *, epsilon: float, generator: torch.Generator | None) -> Tensor:
+    """A perturbation drawn uniformly from the l∞ ball around each image, within [0, 1]."""
     noise = torch.rand(images.shape, generator=generator, dtype=images.dtype).to(images.device)
     return project((2 * noise - 1) * epsilon, images, epsilon=epsilon)
 
@@ -216,114 +229,6 @@ def _one_start(
     return adversarial, resisting
 
 
-def pgd_of_heads(
-    features_of: Callable[[Tensor], Tensor],
-    heads: Sequence[nn.Linear],
-    images: Tensor,
-    labels: Tensor,
-    right_NL: Tensor,
-    *,
-    epsilon: float,
-    steps: int,
-    step_size: float,
-    restarts: int = 1,
-    start: Literal["uniform", "zero"] = "uniform",
-    generator: torch.Generator | None = None,
-    loss: Literal["cross_entropy", "margin"] = "margin",
-    at_once: int | None = None,
-    shrink: bool | None = None,
-    workers: DistributedContext = ALONE,
-) -> Tensor:
-    """Find which heads still classify each image correctly under PGD that attacks all heads at once.
-
-    Each step classifies the images by all heads, which costs one pass through the encoder, so an adversarial image for
-    one head is tried on all others. The ascent sums the losses of the heads that are not broken yet, each divided by
-    the norm of its weights; so weak and strong L2 penalties count alike.
-
-    Args:
-        features_of: maps pixels (N, C, H, W) to features (N, F).
-        heads: linear heads (L).
-        images: pixels in [0, 1].
-        labels: true classes.
-        right_NL: which images each head classifies correctly; others are not attacked.
-        epsilon: as in `pgd`.
-        steps: as in `pgd`.
-        step_size: as in `pgd`.
-        restarts: as in `pgd`.
-        start: as in `pgd`.
-        generator: as in `pgd`.
-        loss: as in `pgd`.
-        at_once: as in `pgd`.
-        shrink: as in `pgd`.
-        workers: as in `pgd`.
-
-    Returns:
-        right_NL, on the device of the images.
-    """
-    weight_LKF, bias_LK = torch.stack([head.weight for head in heads]), torch.stack([head.bias for head in heads])
-    scale_L = 1 / torch.linalg.vector_norm(weight_LKF, dim=(1, 2))
-    right_NL = right_NL.clone()
-    shrink = images.device.type == "cpu" if shrink is None else shrink
-    for _ in range(restarts):
-        delta = _start(images, start, epsilon=epsilon, generator=generator)
-        indices = right_NL.any(1).nonzero().squeeze(1)
-        if len(indices) == 0:
-            break
-        parts = [
-            _one_start_of_heads(
-                lambda x: torch.einsum("nf,lkf->nlk", features_of(x), weight_LKF) + bias_LK,
-                images[part],
-                labels[part],
-                delta[part],
-                right_NL[part],
-                loss_of=LOSSES[loss],
-                scale_L=scale_L,
-                epsilon=epsilon,
-                steps=steps,
-                step_size=step_size,
-                shrink=shrink,
-            )
-            for part in workers.part(indices).split(at_once or len(images))
-        ]
-        right_NL[indices] = workers.gather(torch.cat(parts).to(torch.uint8), len(indices)).bool()
-    return right_NL
-
-
-def _one_start_of_heads(
-    logits_of: Callable[[Tensor], Tensor],
-    x: Tensor,
-    y: Tensor,
-    delta: Tensor,
-    right_NL: Tensor,
-    *,
-    loss_of: Callable[[Tensor, Tensor], Tensor],
-    scale_L: Tensor,
-    epsilon: float,
-    steps: int,
-    step_size: float,
-    shrink: bool,
-) -> Tensor:
-    """Which heads still classify each image correctly after one start; `logits_of` gives (N, L, K)."""
-    L = len(scale_L)
-    resisting_NL, rows = torch.zeros_like(right_NL), torch.arange(len(x), device=x.device)
-    for _ in range(steps):
-        perturbed = (x + delta).requires_grad_()
-        with torch.enable_grad():
-            logits_NLK = logits_of(perturbed)
-            right_NL = right_NL & (logits_NLK.argmax(-1) == y[:, None])
-            loss_NL = loss_of(logits_NLK.flatten(0, 1), y.repeat_interleave(L)).view(-1, L) * scale_L
-            (gradient,) = torch.autograd.grad((loss_NL * right_NL).sum(), perturbed)
-        if shrink:
-            left = right_NL.any(1)
-            rows, x, y, delta, gradient, right_NL = (each[left] for each in (rows, x, y, delta, gradient, right_NL))
-            if len(rows) == 0:
-                return resisting_NL
-        delta = ascend(delta, gradient, x, step_size=step_size, epsilon=epsilon)
-    with torch.no_grad():
-        resisting_NL[rows] = right_NL & (logits_of(x + delta).argmax(-1) == y[:, None])
-    return resisting_NL
-
-
 class Pgd:
     """Projected gradient descent with the settings of a config."""
 
@@ -354,37 +259,6 @@ class Pgd:
             generator=generator,
             loss=self.config.loss,
             every_step=self.config.every_step,
-            at_once=at_once,
-            workers=workers,
-        )
-
-    def still_right(
-        self,
-        features_of: Callable[[Tensor], Tensor],
-        heads: Sequence[nn.Linear],
-        images: Tensor,
-        labels: Tensor,
-        right_NL: Tensor,
-        *,
-        epsilon: float,
-        generator: torch.Generator,
-        at_once: int,
-        workers: DistributedContext = ALONE,
-    ) -> Tensor:
-        """See `pgd_of_heads`."""
-        return pgd_of_heads(
-            features_of,
-            heads,
-            images,
-            labels,
-            right_NL,
-            epsilon=epsilon,
-            steps=self.config.steps,
-            step_size=self.config.step_at(epsilon),
-            restarts=self.config.restarts,
-            start=self.config.start,
-            generator=generator,
-            loss=self.config.loss,
             at_once=at_once,
             workers=workers,
         )

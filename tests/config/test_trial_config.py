@@ -47,6 +47,8 @@ def other_value(key: str, default: TrialConfig) -> Any:
             return ["effective_rank"]
         case low, high:
             return (low, (low + high) / 2)
+        case (*strengths, _) if key == "evaluation.head.l2":
+            return strengths
         case None:
             others = {"evaluation.transfer": {"name": "cifar100"}, "evaluation.attack.step_size": 0.01}
             return others.get(key, 3)

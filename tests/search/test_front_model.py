@@ -311,3 +311,60 @@ def test_a_known_front_is_found_in_half_the_trials_that_random_points_need() -> 
         return statistics.median(volumes)
 
     assert reached("front", 14) > reached("random", 28) + 0.02
+
+
+def test_the_gain_of_a_point_is_that_of_its_whole_curve() -> None:
+    """The balanced points say nothing here: they are the same everywhere; only the strong end tells good from bad."""
+    config = front_study(**NUMBERS)
+    points = some(config, 12)
+    better = [point["crops.hue"] for point in points]
+    records = [
+        TrialRecord(
+            record.number,
+            record.point,
+            [
+                {
+                    **record.rows[-1],
+                    **balanced,
+                    "operating_points": [{"l2": 1.0, **balanced}, {"l2": 2.0, **strong}],
+                }
+            ],
+            "finished",
+        )
+        for record, hue in zip(ran(config, points), better, strict=True)
+        for balanced, strong in [
+            ({"clean_accuracy": 0.5, "robust_accuracy": 0.4}, {"clean_accuracy": 0.2, "robust_accuracy": 0.4 + hue})
+        ]
+    ]
+    first = list(islice(proposals(config, records), 5))
+    assert min(point["crops.hue"] for point in first) > 0.35
+    flat = [replace(record, rows=[{**record.rows[-1], "operating_points": []}]) for record in records]
+    assert list(islice(proposals(config, flat), 5)) != first
+
+
+def test_one_operating_point_is_proposed_for_as_a_trial_without_them() -> None:
+    config = front_study()
+    records = ran(config, some(config, 6))
+    single = [
+        replace(
+            record,
+            rows=[
+                {**row, "operating_points": [{"l2": 0.1} | {name: row[name] for name in config.objectives}]}
+                for row in record.rows
+            ],
+        )
+        for record in records
+    ]
+    assert list(proposals(config, single)) == list(proposals(config, records))
+
+
+def test_draws_of_a_curve_follow_the_observations_at_each_operating_point() -> None:
+    source = np.random.default_rng(0)
+    X_NF = source.uniform(size=(60, 1))
+    height_N, tilt_N = np.sin(3 * X_NF[:, 0]), X_NF[:, 0] ** 2
+    Y_NL = 5 + height_N[:, None] + tilt_N[:, None] * np.array([-1.0, 0.0, 1.0])
+    drawn_SML = front_model._draw_curves(X_NF, Y_NL, np.zeros_like(Y_NL), source)
+    assert drawn_SML.shape == (front_model.SAMPLES, 60, 3)
+    assert np.abs(drawn_SML.mean(axis=0) - Y_NL).max() < 0.2
+    constant = front_model._draw_curves(X_NF, np.full((60, 2), 0.5), np.zeros((60, 2)), source)
+    assert np.allclose(constant, 0.5)

@@ -217,3 +217,15 @@ class TestMemory:
         assert halving.verdict(level(9, 0.9), [*others, level(9, 0.9, seen=1), level(9, 0.1)]) is None
         said = text(halving.verdict(level(9, 0.05), [*others, level(9, 0.9)]))
         assert "4 trials" in said
+
+
+def test_a_trial_is_as_good_as_the_best_of_its_operating_points() -> None:
+    def at(number: int, points: Sequence[tuple[float, float]]) -> TrialRecord:
+        one = record(number, [(0.0, 0.0)] * 2)
+        curve = [{"l2": n, "clean_accuracy": c, "robust_accuracy": r} for n, (c, r) in enumerate(points, start=1)]
+        return TrialRecord(number, one.point, [{**row, "operating_points": curve} for row in one.rows])
+
+    flat, bent = at(0, [(0.5, 0.5), (0.5, 0.5)]), at(1, [(0.9, 0.1), (0.6, 0.6)])
+    assert verdict(bent, [flat]) == ""
+    assert "place 2 of the 2" in verdict(at(1, [(0.4, 0.1), (0.1, 0.4)]), [flat])
+    assert verdict(flat, [at(1, [(0.4, 0.1), (0.1, 0.4)])]) == ""

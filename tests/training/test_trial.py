@@ -457,7 +457,7 @@ def test_every_epoch_has_an_order_of_its_own_in_which_no_image_comes_twice(monke
 
 
 ACCURACIES = ("clean_accuracy", "robust_accuracy", "probe_accuracy")
-NOT_TRAINING = (*MEASURED, *ACCURACIES, "validation_images", "attacked_images")
+NOT_TRAINING = (*MEASURED, *ACCURACIES, "operating_points", "validation_images", "attacked_images")
 
 
 @pytest.mark.parametrize("images", [1, 3, 9])
@@ -493,6 +493,19 @@ def test_accuracies_are_measured_where_due_and_after_the_last_epoch(epochs: int,
     counts = [(row.epoch in due) * 10 for row in rows]
     assert [row.validation_images for row in rows] == counts
     assert [row.attacked_images for row in rows] == [count // 2 for count in counts]
+
+
+def test_a_row_has_every_operating_point_and_the_accuracies_of_the_balanced_one() -> None:
+    strengths = (0.01, 0.1, 1.0)
+    config = tiny_config(
+        **{"evaluation.head.l2": strengths, "evaluation.interim_attacked_images": 3, "pretraining.epochs": 2}
+    )
+    first, last = tiny_trial(config)
+    assert (first.attacked_images, last.attacked_images) == (3, 5)
+    for row in (first, last):
+        assert tuple(point["l2"] for point in row.operating_points) == strengths
+        best = max(row.operating_points, key=lambda point: point["clean_accuracy"] + point["robust_accuracy"])
+        assert {name: getattr(row, name) for name in ACCURACIES} == {name: best[name] for name in ACCURACIES}
 
 
 @pytest.mark.parametrize("changes", [FREE, PGD], ids=["free", "pgd"])
