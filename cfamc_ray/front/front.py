@@ -38,28 +38,29 @@ def find_front(
         records: of its trials.
         reference: of the hypervolume; None: that of the config.
     """
-    objectives = config.objectives
-    complete = [point for r in records if r.status == "finished" for point in _different_points(r, objectives)]
-    complete = [record for record in complete if np.isfinite(record.values(objectives)).all()]
-    values = np.array([record.values(objectives) for record in complete]).reshape(-1, len(objectives))
-    directions = list(objectives.values())
+    objectives, directions = config.objectives, list(config.objectives.values())
+    each = {key: point for r in records if r.status == "finished" for key, point in _points(r, objectives).items()}
+    complete = {key: point for key, point in each.items() if np.isfinite(key[1]).all()}
+    values = np.array([value for _, value in complete]).reshape(-1, len(objectives))
     mask = pareto_front(values, directions)
     worst = [_reference(config, name, values[:, place]) for place, name in enumerate(objectives)]
     reference = worst if reference is None else list(reference)
     first, sign = next(iter(objectives)), signs(directions)[0]
+    on_front = [point for point, on in zip(complete.values(), mask, strict=True) if on]
     return Front(
         objectives=objectives,
-        members=sorted((r for r, on in zip(complete, mask, strict=True) if on), key=lambda r: -sign * r.value(first)),
-        dominated=[r for r, on in zip(complete, mask, strict=True) if not on],
+        members=sorted(on_front, key=lambda point: -sign * point.value(first)),
+        dominated=[point for point, on in zip(complete.values(), mask, strict=True) if not on],
         hypervolume=hypervolume(values, reference, directions),
         reference=reference,
     )
 
 
-def _different_points(record: TrialRecord, objectives: Mapping[str, str]) -> list[TrialRecord]:
-    """The record at its operating points; of those with equal values the one with the smallest L2 strength."""
-    points = {tuple(point.values(objectives)): point for point in reversed(record.each_point(objectives))}
-    return list(reversed(points.values()))
+def _points(record: TrialRecord, objectives: Mapping[str, str]) -> dict[tuple[int, tuple[float, ...]], TrialRecord]:
+    """The record at its operating points, by number and values: of points with equal values the first."""
+    points = reversed(record.each_point(objectives))
+    different = {(point.number, tuple(point.values(objectives))): point for point in points}
+    return dict(reversed(different.items()))
 
 
 def most_useful(config: StudyConfig, record: TrialRecord, others: Sequence[TrialRecord]) -> TrialRecord:
@@ -73,11 +74,11 @@ def most_useful(config: StudyConfig, record: TrialRecord, others: Sequence[Trial
     points = record.each_point(config.objectives)
     if len(points) == 1:
         return record
-    reference = find_front(config, [*others, record]).reference
-    members = find_front(config, others).members
-    volumes = [find_front(config, [*members, point], reference=reference).hypervolume for point in points]
-    before = find_front(config, members, reference=reference).hypervolume
-    return points[int(np.argmax(volumes))] if max(volumes) > before else record
+    front, directions = find_front(config, others), list(config.objectives.values())
+    reference = (front if front.members else find_front(config, [record])).reference
+    members = [member.values(config.objectives) for member in front.members]
+    volumes = [hypervolume([*members, point.values(config.objectives)], reference, directions) for point in points]
+    return points[int(np.argmax(volumes))] if max(volumes) > front.hypervolume else record
 
 
 def _reference(config: StudyConfig, name: str, values: np.ndarray) -> float:

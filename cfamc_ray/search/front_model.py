@@ -53,7 +53,7 @@ MOST = 200
 """Largest number of ended trials to which the Gaussian processes are fitted."""
 HOPELESS = 0.25
 """Probability of success below which a point is not worth trying."""
-EXPLAINED = 0.99
+EXPLAINED = 0.95
 """Fraction of the variance of the trials' curves that the principal components explain."""
 MARGIN = 0.05
 """Distance of the hypervolume's reference beyond the worst value, as a fraction of the range."""
@@ -71,6 +71,7 @@ class FrontModel:
 
     def __init__(self, space: SearchSpace, records: Sequence[TrialRecord], flops_of: FlopsOf, *, seed: int) -> None:
         self.space, self.config, self.flops_of, self.seed = space, space.config, flops_of, seed
+        self._known: dict[tuple[int, int], Array] = {}
         by_number = sorted(records, key=lambda record: record.number)
         self.records = [record for record in by_number if record.status != "infeasible"]
         self.signs_K = signs(self.config.objectives.values())
@@ -233,9 +234,11 @@ class FrontModel:
 
     def _signed(self, record: TrialRecord) -> Array:
         """Values at each operating point after the last epoch, (L, K)."""
-        points = record.each_point(self.config.objectives)
-        signed_LK: Array = np.array([point.values(self.config.objectives) for point in points]) * self.signs_K
-        return signed_LK
+        key = record.number, len(record.rows)
+        if key not in self._known:
+            points = record.each_point(self.config.objectives)
+            self._known[key] = np.array([point.values(self.config.objectives) for point in points]) * self.signs_K
+        return self._known[key]
 
     def _is_complete(self, signed_LK: Array) -> bool:
         """Whether all values are known, of as many operating points as the finished trials have."""

@@ -107,8 +107,9 @@ class TrialRecord:
         """A metric after the last epoch, at the operating point if the record stands for one; NaN where missing."""
         if not self.rows:
             return math.nan
-        row = self.rows[-1] if self.place is None else {**self.rows[-1], **self.operating_points[self.place]}
-        value = row.get(metric)
+        value = self.rows[-1].get(metric)
+        if self.place is not None:
+            value = self.operating_points[self.place].get(metric, value)
         return float(value) if isinstance(value, int | float) else math.nan
 
     def values(self, metrics: Iterable[str]) -> list[float]:
