@@ -476,7 +476,7 @@ class TestRun:
 def progress(*, finished: int, running: int = 0, failed: int = 0) -> Progress:
     best = {"clean_accuracy": 0.5, "robust_accuracy": math.nan}
     others = {"stopped": 1, "failed": failed} if failed else {}
-    return Progress(12, finished, running, others, best, 2, 0.125, 65.0, math.nan)
+    return Progress(12, finished, running, others, best, "2 points", 0.125, 65.0, math.nan)
 
 
 def test_elsewhere_than_on_a_terminal_there_is_one_plain_line_per_ended_trial() -> None:
@@ -494,6 +494,7 @@ def test_elsewhere_than_on_a_terminal_there_is_one_plain_line_per_ended_trial() 
         "1 of 12 trials done, 1 running, 1 stopped, 1 failed",
     ]
     assert lines[0].endswith(
-        "; best clean accuracy 50.0%, best robust accuracy –; front of 2, hypervolume 0.125; 1 min 05 s, about ? left"
+        "; best clean accuracy 50.0%, best robust accuracy –; front of 2 points, hypervolume 0.125; "
+        "1 min 05 s, about ? left"
     )
     assert "\x1b" not in stream.getvalue()

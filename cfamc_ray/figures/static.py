@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis as MatplotlibAxis
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import ScaledTranslation
 
-from cfamc_ray.figures.chart import Area, Axis, Bars, Chart, Line, Panel, Points
+from cfamc_ray.figures.chart import Area, Axis, Bars, Chart, Line, Panel, Points, error_bars
 from cfamc_ray.figures.labels import Side, label_sides
 from cfamc_ray.formatting import format_radius, format_seconds
 from cfamc_ray.host.files import replacing
@@ -40,8 +41,10 @@ LINES: dict[str, dict[str, Any]] = {
     "stairs": {"lw": 1.6, "marker": "o", "ms": 4, "zorder": 3, "drawstyle": "steps-post"},
     "steps": {"color": "0.5", "lw": 1.2, "drawstyle": "steps-post", "zorder": 1},
     "faint": {"color": "0.6", "lw": 0.8, "alpha": 0.6, "zorder": 1},
+    "curve": {"color": "0.6", "lw": 0.8, "alpha": 0.7, "zorder": 1.5},
     "attained": {"color": "tab:orange", "lw": 1.6, "drawstyle": "steps-post", "zorder": 3},
 }
+ERRORS: dict[str, Any] = {"fmt": "none", "ecolor": "0.45", "elinewidth": 0.8, "alpha": 0.6, "zorder": 3.5}
 AREA: dict[str, Any] = {"color": "tab:orange", "alpha": 0.18, "linewidth": 0, "zorder": 0}
 
 
@@ -131,6 +134,9 @@ def _draw_panel(panel: Panel, axes: Axes, norm: LogNorm | None) -> None:
 def _draw_points(mark: Points, axes: Axes, norm: LogNorm | None, sides: Sequence[Side]) -> None:
     colours = {"c": mark.colour, "cmap": "viridis", "norm": norm} if mark.colour and norm else {}
     axes.scatter(mark.x, mark.y, label=mark.name or None, **(POINTS[mark.style] | colours | _hue(mark)))
+    if mark.x_intervals or mark.y_intervals:
+        x_bars, y_bars = (np.transpose(bars) if bars else None for bars in error_bars(mark))
+        axes.errorbar(mark.x, mark.y, xerr=x_bars, yerr=y_bars, **ERRORS)
     for x, y, label, (vertical, horizontal) in zip(mark.x, mark.y, mark.labels, sides, strict=bool(mark.labels)):
         offset = (6 if horizontal == "right" else -6, 6 if vertical == "top" else -6)
         align: dict[str, Any] = {

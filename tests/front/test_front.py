@@ -93,7 +93,7 @@ def test_progress_counts_trials_and_names_the_best_of_each_objective() -> None:
     assert (progress.total, progress.finished, progress.running) == (12, 4, 2)
     assert progress.others == {"stopped": 1, "failed": 1, "refused": 1}
     assert progress.best == {"clean_accuracy": 0.75, "flops": 10}
-    assert progress.front_size == 2
+    assert progress.front == "2 points"
     assert progress.seconds == 30.0
     # Of 6 that ended and are paid for, 4 did in these 30 seconds; 6 are left.
     assert progress.seconds_left == pytest.approx(45.0)
@@ -110,4 +110,4 @@ def test_nothing_is_the_best_of_no_trial() -> None:
     progress = progress_of(study(), [], seconds=0.0, ended_before=0)
     assert progress.best.keys() == {"clean_accuracy", "robust_accuracy"}
     assert all(math.isnan(value) for value in progress.best.values())
-    assert (progress.finished, progress.running, progress.others, progress.front_size) == (0, 0, {}, 0)
+    assert (progress.finished, progress.running, progress.others, progress.front) == (0, 0, {}, "0 points")

@@ -108,7 +108,8 @@ def test_it_answers_in_sentences_with_the_trials_numbers(study: Path) -> None:
     movers = [sentence for sentence in sentences if sentence.startswith("What moves")]
     assert movers[0].startswith("What moves clean accuracy, the other keys held: crops.views (+")
     assert movers[1].startswith("What moves robust accuracy, the other keys held: pretraining.epochs (+30.0 points")
-    assert "±9.6 points from the images alone" in sentences[-1], "1.96 sqrt(0.4 0.6 / 100)"
+    # The roots of (p - 0.4)² = 1.96² p (1 - p) / 100.
+    assert "40.0% on 100 images has a 95 % interval of 30.9% to 49.8% from the images alone" in sentences[-1]
 
 
 def test_what_was_confirmed_takes_the_place_of_what_is_uncertain(study: Path) -> None:
