@@ -31,7 +31,7 @@ LINES: dict[str, dict[str, Any]] = {
     "attained": {"width": 2, "color": "#ff7f0e", "shape": "hv"},
 }
 LEGEND_ABOVE, LEGEND_BELOW = ({"y": 1.02, "yanchor": "bottom"}, {"y": -0.28, "yanchor": "top"})
-ERRORS: dict[str, Any] = {"type": "data", "color": "rgba(128, 128, 128, 0.7)", "thickness": 1, "width": 0}
+ERRORS: dict[str, Any] = {"type": "data", "color": "rgba(128, 128, 128, 0.45)", "thickness": 1, "width": 0}
 AREA = "rgba(255, 127, 14, 0.2)"
 GRID = "rgba(128, 128, 128, 0.25)"
 

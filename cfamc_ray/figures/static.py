@@ -44,7 +44,7 @@ LINES: dict[str, dict[str, Any]] = {
     "curve": {"color": "0.6", "lw": 0.8, "alpha": 0.7, "zorder": 1.5},
     "attained": {"color": "tab:orange", "lw": 1.6, "drawstyle": "steps-post", "zorder": 3},
 }
-ERRORS: dict[str, Any] = {"fmt": "none", "ecolor": "0.45", "elinewidth": 0.8, "alpha": 0.6, "zorder": 3.5}
+ERRORS: dict[str, Any] = {"fmt": "none", "ecolor": "0.45", "elinewidth": 0.7, "alpha": 0.4, "zorder": 3.5}
 AREA: dict[str, Any] = {"color": "tab:orange", "alpha": 0.18, "linewidth": 0, "zorder": 0}
 
 
@@ -63,8 +63,7 @@ def draw(chart: Chart) -> Figure:
         axes.set_axis_off()
     if norm is not None and chart.colour is not None:
         bar = figure.colorbar(ScalarMappable(norm, "viridis"), ax=grid, label=chart.colour.label)
-        _format(bar.ax.yaxis, chart.colour)
-        bar.ax.yaxis.set_minor_formatter(bar.ax.yaxis.get_major_formatter())
+        _format(bar.ax.yaxis, chart.colour._replace(log=True))
     if len(chart.panels) == 1:
         grid[0, 0].set_title(chart.title, loc="left", fontsize=11, wrap=True)
     else:
@@ -175,7 +174,7 @@ def _format(axis: MatplotlibAxis, wanted: Axis) -> None:
         case _:
             axis.set_major_formatter(EngFormatter(sep=""))
     if wanted.log:  # matplotlib would write the ticks between powers of ten as 2×10⁴
-        low, high = axis.get_data_interval()
+        low, high = axis.get_view_interval()
         if high > 4 * low:  # nine labels for each power of ten would overlap
             axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
             axis.set_minor_formatter(NullFormatter())

@@ -171,6 +171,6 @@ def _certainty(config: StudyConfig, advice: Sequence[Advice], confirmed: Sequenc
     value, low, high = (format_value(metric, each) for each in (best.value(metric), *interval_of(best, metric)))
     return [
         f"Each trial was trained once, with one seed: {value} on {images} images has a 95 % interval of {low} to "
-        f"{high} from the images alone, and the best of many is optimistic (winner's curse). The key confirm of a space "
-        "trains the front again with fresh seeds."
+        f"{high} from the images alone, and the best of many is optimistic (winner's curse). The key confirm of a "
+        "space trains the front again with fresh seeds."
     ]

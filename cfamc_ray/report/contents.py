@@ -174,7 +174,8 @@ def _with_groups(members: Table, groups: Sequence[Sequence[TrialRecord]]) -> Tab
     if not letters:
         return members
     rows = [{**row, "noise group": letter} for row, letter in zip(members.rows, letters, strict=True)]
-    return members._replace(columns=[*members.columns, Column("noise group")], rows=rows)
+    trial, *others = members.columns
+    return members._replace(columns=[trial, Column("noise group"), *others], rows=rows)
 
 
 def _confirm_table(config: StudyConfig, folder: Path) -> Table:
