@@ -14,17 +14,18 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from made_by_hand import curve, study
 
 from cfamc_ray.config.reading import dump_study
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.yaml12 import parse_yaml
-from cfamc_ray.front.front import Progress
+from cfamc_ray.front.front import Progress, find_front
 from cfamc_ray.orchestration.view import StudyView
 from cfamc_ray.space.reading import read_study
 from cfamc_ray.store.lock import only_driver
 from cfamc_ray.store.records import Status, TrialFolder, read_trials, write_config
 from cfamc_ray.store.stop_reason import StopReason
-from cfamc_ray.tune import main
+from cfamc_ray.tune import _print_front, main
 
 DIGITS = {"name": "digits", "pretrain_images": 100, "probe_images": 100, "validation_images": 50}
 SMALL = StudyConfig.model_validate(
@@ -498,3 +499,13 @@ def test_elsewhere_than_on_a_terminal_there_is_one_plain_line_per_ended_trial() 
         "1 min 05 s, about ? left"
     )
     assert "\x1b" not in stream.getvalue()
+
+
+def test_the_printed_front_has_a_row_for_each_operating_point(capsys: pytest.CaptureFixture[str]) -> None:
+    config, trial = study(), curve(7, (0.01, 0.6, 0.1), (0.1, 0.5, 0.3))
+    _print_front(config, find_front(config, [trial]), [trial])
+    said = capsys.readouterr().out
+    assert "2 operating points of 1 of the 1 finished trials are on the front of made" in said
+    lines = [line.split() for line in said.splitlines()]
+    assert ["7", "60.0%", "10.0%", "100", "3", "s", "0.01", "9", "8/255"] in lines
+    assert ["7", "50.0%", "30.0%", "100", "3", "s", "0.1", "9", "8/255"] in lines

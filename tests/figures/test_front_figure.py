@@ -170,10 +170,10 @@ def test_a_name_without_an_ending_is_written_under_that_name(tmp_path: Path) -> 
     assert [found.name for found in tmp_path.iterdir()] == ["front"]
 
 
-IMAGES = {"validation_images": 400, "attacked_images": 100}
+IMAGES: dict[str, Any] = {"validation_images": 400, "attacked_images": 100}
 
 
-def of_curves(objectives: dict[str, str] = TWO, **images: int) -> Chart:
+def of_curves(objectives: dict[str, str] = TWO, **images: Any) -> Chart:
     config = StudyConfig.model_validate({"name": "drawn", "objectives": objectives})
     trials = [
         curve(0, (0.01, 0.9, 0.1), (0.1, 0.8, 0.3), (1.0, 0.5, 0.2), **images),

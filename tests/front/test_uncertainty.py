@@ -1,5 +1,6 @@
 import math
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from made_by_hand import curve, record, study
@@ -7,7 +8,7 @@ from made_by_hand import curve, record, study
 from cfamc_ray.front.front import find_front
 from cfamc_ray.front.uncertainty import interval_of, noise_groups, within_noise
 
-IMAGES = {"validation_images": 400, "attacked_images": 100}
+IMAGES: dict[str, Any] = {"validation_images": 400, "attacked_images": 100}
 BOTH = ("clean_accuracy", "robust_accuracy")
 
 
@@ -40,7 +41,7 @@ def test_an_operating_point_has_the_interval_of_its_own_accuracy() -> None:
     ],
     ids=["a cost", "no number of images", "no accuracy", "no image"],
 )
-def test_what_is_no_share_of_images_has_no_interval(metric: str, given: dict[str, object]) -> None:
+def test_what_is_no_share_of_images_has_no_interval(metric: str, given: dict[str, Any]) -> None:
     assert interval_of(record(0, **given), metric) == pytest.approx((math.nan, math.nan), nan_ok=True)
 
 
