@@ -33,6 +33,7 @@ from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.layout import ATTAINMENT, CONFIRM_TABLE, FRONT, STUDY, TRIALS
 from cfamc_ray.store.mirror import mirrored
 from cfamc_ray.store.records import TrialRecord
+from cfamc_ray.store.tables import L2, setting_column
 from cfamc_ray.store.trial_tables import settings_columns, settings_of, with_cost
 
 
@@ -111,14 +112,21 @@ class Printer(Reporter):
 def _print_confirmations(config: StudyConfig, confirmations: Sequence[Confirmation]) -> None:
     """Of each candidate: the search's value, the same with fresh seeds, and the value under the strongest attack."""
     table = Table(box=None, pad_edge=False)
-    for name in ("trial", "seeds", "on the front"):
+    strengths = ["L2"] if any(each.record.l2 is not None for each in confirmations) else []
+    for name in ("trial", *strengths, "seeds", "on the front"):
         table.add_column(name, justify="right")
     for name in config.objectives:
         again = ["again"] if name in confirmations[0].again else []
         for column in ("searched", *again, "confirmed", "optimism"):
             table.add_column(f"{find_metric(name).label}\n{column}", justify="right", no_wrap=True)
     for each in confirmations:
-        cells = [str(each.record.number), str(each.seeds), format_quantity("fraction", each.front_probability)]
+        strength = [setting_column(L2).show(each.record.l2)] if strengths else []
+        cells = [
+            str(each.record.number),
+            *strength,
+            str(each.seeds),
+            format_quantity("fraction", each.front_probability),
+        ]
         for name in config.objectives:
             _, mean, (low, high) = each.tested[name]
             again = [format_value(name, each.again[name].mean)] if name in each.again else []
