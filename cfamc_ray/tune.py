@@ -20,8 +20,9 @@ from cfamc_ray.cli.command import (
 from cfamc_ray.config.reading import dump_study
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.cost.model import CostModel
-from cfamc_ray.formatting import format_quantity, format_seconds, format_setting, format_value, short_names
+from cfamc_ray.formatting import format_quantity, format_seconds, format_value, short_names
 from cfamc_ray.front.confirmation import Confirmation
+from cfamc_ray.front.front import Front
 from cfamc_ray.host.process import INTERRUPTED
 from cfamc_ray.lifecycle.costs import cost_model
 from cfamc_ray.lifecycle.plans import PlannedStudy, plan_study
@@ -32,7 +33,8 @@ from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.layout import ATTAINMENT, CONFIRM_TABLE, FRONT, STUDY, TRIALS
 from cfamc_ray.store.mirror import mirrored
 from cfamc_ray.store.records import TrialRecord
-from cfamc_ray.store.trial_tables import with_cost
+from cfamc_ray.store.tables import L2, setting_column
+from cfamc_ray.store.trial_tables import settings_columns, settings_of, with_cost
 
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "python -m cfamc_ray.tune") -> int:
@@ -92,7 +94,7 @@ class Printer(Reporter):
 
     def search_ended(self, study: PlannedStudy, result: SearchResult) -> None:
         """Print the front and why the study is over."""
-        _print_front(study.config, result.front.members, result.records)
+        _print_front(study.config, result.front, result.records)
         print(f"\nReport     {result.report}")
         print(f"Tables     {study.folder / FRONT}, {study.folder / TRIALS}")
         print(f"Live view  {shlex.join([program('tensorboard'), '--logdir', str(study.folder)])}")
@@ -110,14 +112,21 @@ class Printer(Reporter):
 def _print_confirmations(config: StudyConfig, confirmations: Sequence[Confirmation]) -> None:
     """Of each candidate: the search's value, the same with fresh seeds, and the value under the strongest attack."""
     table = Table(box=None, pad_edge=False)
-    for name in ("trial", "seeds", "on the front"):
+    strengths = ["L2"] if any(each.record.l2 is not None for each in confirmations) else []
+    for name in ("trial", *strengths, "seeds", "on the front"):
         table.add_column(name, justify="right")
     for name in config.objectives:
         again = ["again"] if name in confirmations[0].again else []
         for column in ("searched", *again, "confirmed", "optimism"):
             table.add_column(f"{find_metric(name).label}\n{column}", justify="right", no_wrap=True)
     for each in confirmations:
-        cells = [str(each.record.number), str(each.seeds), format_quantity("fraction", each.front_probability)]
+        strength = [setting_column(L2).show(each.record.l2)] if strengths else []
+        cells = [
+            str(each.record.number),
+            *strength,
+            str(each.seeds),
+            format_quantity("fraction", each.front_probability),
+        ]
         for name in config.objectives:
             _, mean, (low, high) = each.tested[name]
             again = [format_value(name, each.again[name].mean)] if name in each.again else []
@@ -131,22 +140,23 @@ def _print_confirmations(config: StudyConfig, confirmations: Sequence[Confirmati
     print("\n" + whole_table(table))
 
 
-def _print_front(config: StudyConfig, members: Sequence[TrialRecord], records: Sequence[TrialRecord]) -> None:
-    finished = sum(record.status == "finished" for record in records)
-    print(f"\n{len(members)} of {finished} finished trials are on the front of {config.name}")
+def _print_front(config: StudyConfig, front: Front, records: Sequence[TrialRecord]) -> None:
+    print(f"\n{front.sentence} of {config.name}")
     for record in records:
         if record.status not in ("finished", "running"):
             print(f"  {record.trial_id} {record.status}: {record.reason}")
-    if not members:
+    if not front.members:
         return
     table = Table(box=None, pad_edge=False)
-    metrics = with_cost(config.objectives)
-    for name in ("trial", *(find_metric(name).label for name in metrics), "time", *short_names(list(config.space))):
+    metrics, columns = with_cost(config.objectives), settings_columns(config, front.members)
+    settings = short_names([column.label or column.name for column in columns])
+    for name in ("trial", *(find_metric(name).label for name in metrics), "time", *settings):
         table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True, vertical="bottom")
-    for record in members:
+    for record in front.members:
         values = [format_value(metric, record.value(metric)) for metric in metrics]
         seconds = format_seconds(record.value("train_seconds") + record.value("eval_seconds"))
-        point = [format_setting(key, record.point[key]) for key in config.space]
+        cells = settings_of(config, record)
+        point = [column.show(cells[column.name]) for column in columns]
         table.add_row(str(record.number), *values, seconds, *point)
     print(whole_table(table))
 

@@ -12,6 +12,7 @@ PACKAGE = ROOT / "cfamc_ray"
 
 ALLOWED = {
     "host": set(),
+    "intervals": set(),
     "metrics": set(),
     "config": {"metrics"},
     "data": {"config"},
@@ -20,9 +21,9 @@ ALLOWED = {
     "space": {"config"},
     "store": {"config", "formatting", "host", "metrics", "space"},
     "cost": {"config", "data", "method", "store"},
-    "front": {"config", "formatting", "host", "metrics", "space", "store"},
+    "front": {"config", "formatting", "host", "intervals", "metrics", "space", "store"},
     "terminal": {"config", "formatting", "store"},
-    "evaluation": {"config", "cost", "data", "host", "method", "store"},
+    "evaluation": {"config", "cost", "data", "host", "intervals", "method", "store"},
     "scaling": {"config", "cost", "formatting", "metrics", "store"},
     "search": {"config", "cost", "front", "host", "metrics", "space", "store"},
     "figures": {"formatting", "front", "host", "metrics", "scaling", "store"},

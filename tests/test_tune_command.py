@@ -14,17 +14,19 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from made_by_hand import curve, study
 
 from cfamc_ray.config.reading import dump_study
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.yaml12 import parse_yaml
-from cfamc_ray.front.front import Progress
+from cfamc_ray.front.confirmation import confirm
+from cfamc_ray.front.front import Progress, find_front
 from cfamc_ray.orchestration.view import StudyView
 from cfamc_ray.space.reading import read_study
 from cfamc_ray.store.lock import only_driver
 from cfamc_ray.store.records import Status, TrialFolder, read_trials, write_config
 from cfamc_ray.store.stop_reason import StopReason
-from cfamc_ray.tune import main
+from cfamc_ray.tune import _print_confirmations, _print_front, main
 
 DIGITS = {"name": "digits", "pretrain_images": 100, "probe_images": 100, "validation_images": 50}
 SMALL = StudyConfig.model_validate(
@@ -476,7 +478,7 @@ class TestRun:
 def progress(*, finished: int, running: int = 0, failed: int = 0) -> Progress:
     best = {"clean_accuracy": 0.5, "robust_accuracy": math.nan}
     others = {"stopped": 1, "failed": failed} if failed else {}
-    return Progress(12, finished, running, others, best, 2, 0.125, 65.0, math.nan)
+    return Progress(12, finished, running, others, best, "2 points", 0.125, 65.0, math.nan)
 
 
 def test_elsewhere_than_on_a_terminal_there_is_one_plain_line_per_ended_trial() -> None:
@@ -494,6 +496,29 @@ def test_elsewhere_than_on_a_terminal_there_is_one_plain_line_per_ended_trial() 
         "1 of 12 trials done, 1 running, 1 stopped, 1 failed",
     ]
     assert lines[0].endswith(
-        "; best clean accuracy 50.0%, best robust accuracy –; front of 2, hypervolume 0.125; 1 min 05 s, about ? left"
+        "; best clean accuracy 50.0%, best robust accuracy –; front of 2 points, hypervolume 0.125; "
+        "1 min 05 s, about ? left"
     )
     assert "\x1b" not in stream.getvalue()
+
+
+def test_the_printed_front_has_a_row_for_each_operating_point(capsys: pytest.CaptureFixture[str]) -> None:
+    config, trial = study(), curve(7, (0.01, 0.6, 0.1), (0.1, 0.5, 0.3))
+    _print_front(config, find_front(config, [trial]), [trial])
+    said = capsys.readouterr().out
+    assert "2 operating points of 1 of the 1 finished trials are on the front of made" in said
+    lines = [line.split() for line in said.splitlines()]
+    assert ["7", "60.0%", "10.0%", "100", "3", "s", "0.01", "9", "8/255"] in lines
+    assert ["7", "50.0%", "30.0%", "100", "3", "s", "0.1", "9", "8/255"] in lines
+
+
+def test_the_printed_confirmation_names_the_strength_of_each_candidate(capsys: pytest.CaptureFixture[str]) -> None:
+    config = study()
+    points = curve(7, (0.01, 0.6, 0.1), (0.1, 0.5, 0.3)).each_point(config.objectives)
+    _print_confirmations(config, confirm(config.objectives, [*points, curve(8, (0.01, 0.6, 0.1))], {}))
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[:3] for line in lines if line[:1] in (["7"], ["8"])] == [
+        ["7", "0.01", "0"],
+        ["7", "0.1", "0"],
+        ["8", "–", "0"],
+    ]

@@ -31,8 +31,9 @@ def _compare(studies: Sequence[Path], out: Path | None) -> int:
     rows = [
         {
             "study": one.name,
-            "finished": len(one.front.members) + len(one.front.dominated),
-            "on_the_front": len(one.front.members),
+            "finished": one.front.finished,
+            "on_the_front": len(one.front.trials),
+            "operating_points": len(one.front.members) if one.front.at_operating_points else None,
             "crop_passes": one.crop_passes,
             "hypervolume": one.front.hypervolume,
             "gain": one.gain,
@@ -43,7 +44,9 @@ def _compare(studies: Sequence[Path], out: Path | None) -> int:
         for one in found
     ]
     columns = [metric_column(name) if name == "crop_passes" else Column(name) for name in rows[0]]
-    print(Table("compare", "", columns, rows).markdown(), end="")
+    table = Table("compare", "", columns, rows)
+    without = [] if any(row["operating_points"] for row in rows) else ["operating_points"]
+    print(table.without(*without).markdown(), end="")
     print(f"Gain of hypervolume over {found[0].name}, with its 95 % bootstrap interval over trials.")
     if out:
         with writing(out):

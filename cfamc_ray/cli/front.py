@@ -30,6 +30,5 @@ def _draw(study: Path, path: Path) -> int:
     front = find_front(config, read_trials(study))
     with writing(path):
         save_figure(draw(front_chart(front, title=config.question or config.name)), path)
-    points = f"{len(front.members)} point{'' if len(front.members) == 1 else 's'}"
-    print(f"{points} on the front, hypervolume {front.hypervolume:.4g}: {path}")
+    print(f"{front.size} on the front, hypervolume {front.hypervolume:.4g}: {path}")
     return 0

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from scipy.stats import binomtest
+from cfamc_ray.intervals import wilson_interval
 
 CLEAN = "none"
 """Id of a measurement without an attack."""
@@ -38,8 +38,7 @@ class Measurement:
     @property
     def interval(self) -> tuple[float, float]:
         """95 % Wilson interval of the accuracy on all images, of which these are a sample."""
-        low, high = binomtest(self.right, self.images).proportion_ci(method="wilson")
-        return float(low), float(high)
+        return wilson_interval(self.right, self.images)
 
     @property
     def title(self) -> str:

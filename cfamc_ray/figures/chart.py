@@ -27,6 +27,9 @@ class Points(NamedTuple):
     """Text beside each point; empty: none."""
     details: Sequence[str] = ()
     """Text shown while the mouse is over each point; <br> breaks a line."""
+    x_intervals: Sequence[tuple[float, float]] = ()
+    """Ends of the error bar of each point along x, NaN for none; empty: no point has one."""
+    y_intervals: Sequence[tuple[float, float]] = ()
     hue: int | None = None
     """Index of the colour in the palette, so that points and lines can share one; None: the next colour."""
 
@@ -37,8 +40,9 @@ class Line(NamedTuple):
     name: str
     x: Sequence[float]
     y: Sequence[float]
-    style: Literal["plain", "unmarked", "stairs", "steps", "faint", "attained"] = "plain"
-    """Stairs, steps and attained are constant until the next point; stairs are as bold as plain lines."""
+    style: Literal["plain", "unmarked", "stairs", "steps", "faint", "curve", "attained"] = "plain"
+    """Stairs, steps and attained are constant until the next point; stairs are as bold as plain lines. A curve
+    joins points that are drawn by themselves."""
     details: str | Sequence[str] = ""
     """Text shown while the mouse is over the line, or over each of its points."""
     hue: int | None = None
@@ -82,3 +86,14 @@ class Chart(NamedTuple):
     columns: int = 1
     colour: Axis | None = None
     """The quantity that points are coloured by, on a log scale from dark (little) to light (much)."""
+
+
+def error_bars(mark: Points) -> list[list[tuple[float, float]]]:
+    """Lengths below and above each point of its error bars along x, and along y; empty where no point has one."""
+    return [
+        [
+            (max(value - low, 0.0), max(high - value, 0.0))
+            for value, (low, high) in zip(values, intervals, strict=bool(intervals))
+        ]
+        for values, intervals in ((mark.x, mark.x_intervals), (mark.y, mark.y_intervals))
+    ]

@@ -2,15 +2,23 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 from cfamc_ray.figures.chart import Area, Axis, Bars, Chart, Line, Panel, Points
-from cfamc_ray.formatting import format_change, format_interval, format_metric, format_setting, is_brightness
+from cfamc_ray.formatting import (
+    format_change,
+    format_interval,
+    format_metric,
+    format_setting,
+    format_value,
+    is_brightness,
+)
 from cfamc_ray.front.comparison import Comparison
 from cfamc_ray.front.effects import Effect
-from cfamc_ray.front.front import Front
+from cfamc_ray.front.front import Front, name_of
 from cfamc_ray.front.growth import Growth, Spent
 from cfamc_ray.front.published import PublishedResult
+from cfamc_ray.front.uncertainty import interval_of, intervals_of
 from cfamc_ray.metrics import find_metric, results
 from cfamc_ray.store.records import TrialRecord
 from cfamc_ray.store.trial_tables import with_cost
@@ -34,7 +42,8 @@ def front_chart(
 ) -> Chart:
     """Finished trials in the plane of the first two objectives, coloured by cost; steps join the front.
 
-    With one objective the other axis is the cost. Points on the front are labelled with their trial's number.
+    With one objective the other axis is the cost. Faint lines join the operating points of a trial. Points on the front
+    have the error bars of `interval_of`, and the number of their trial, of neighbours of one trial the first alone.
 
     Args:
         front: of the study.
@@ -44,14 +53,13 @@ def front_chart(
     x_name, y_name = ([*front.objectives, COST])[:2]
     marks: list[Points | Line | Area] = []
 
-    def points(name: str, trials: Sequence[TrialRecord], style: str, *, labels: bool = False) -> Points:
+    def points(name: str, trials: Sequence[TrialRecord], style: str) -> Points:
         return Points(
             name,
             [trial.value(x_name) for trial in trials],
             [trial.value(y_name) for trial in trials],
             style,  # type: ignore[arg-type]
             colour=[trial.value(COST) for trial in trials],
-            labels=[f"{trial.number}" for trial in trials] if labels else (),
             details=[describe(trial, front.objectives) for trial in trials],
         )
 
@@ -60,12 +68,38 @@ def front_chart(
         if len(front.objectives) == 2:
             x, y = ([trial.value(name) for trial in front.members] for name in (x_name, y_name))
             marks.append(Line("attained", x, y, style="steps"))
+        marks += _curves(front, x_name, y_name)
         marks.append(points("dominated", front.dominated, "faint"))
-        marks.append(points("on the front", front.members, "front", labels=True))
+        marks.append(
+            points("on the front", front.members, "front")._replace(
+                labels=_numbers(front.members),
+                x_intervals=intervals_of(front.members, x_name),
+                y_intervals=intervals_of(front.members, y_name),
+            )
+        )
         if len(front.objectives) == 2 and attained:
             marks += _attainment(attained, front.objectives)
     panel = Panel(metric_axis(x_name, front.objectives), metric_axis(y_name, front.objectives), marks, missing=NOTHING)
     return Chart("front", title, [panel], colour=metric_axis(COST, {}))
+
+
+def _curves(front: Front, x_name: str, y_name: str) -> list[Line]:
+    """The operating points of each trial in the order of their strengths, as one line with gaps; none without them."""
+    points = sorted(
+        (record for record in [*front.members, *front.dominated] if record.l2 is not None),
+        key=lambda record: record.key,
+    )
+    x, y = list[float](), list[float]()
+    for _, group in groupby(points, key=lambda record: record.number):
+        curve = list(group)
+        x += [*(point.value(x_name) for point in curve), math.nan]
+        y += [*(point.value(y_name) for point in curve), math.nan]
+    return [Line("operating points of a trial", x, y, "curve")] if points else []
+
+
+def _numbers(members: Sequence[TrialRecord]) -> list[str]:
+    before = [None, *(member.number for member in members)]
+    return ["" if one.number == last else f"{one.number}" for one, last in zip(members, before, strict=False)]
 
 
 def _attainment(attained: Sequence[Mapping[str, float]], objectives: Mapping[str, str]) -> list[Area | Line]:
@@ -140,10 +174,16 @@ def comparison_chart(studies: Sequence[Comparison]) -> Chart:
 
 
 def describe(trial: TrialRecord, objectives: Iterable[str]) -> str:
-    """Metrics and point of a trial, in lines that <br> separates."""
-    values = [format_metric(name, trial.value(name)) for name in with_cost(objectives)]
+    """Metrics with their intervals and point of a trial, in lines that <br> separates."""
+    values = [_with_interval(trial, name) for name in with_cost(objectives)]
     point = [f"{key} {format_setting(key, value)}" for key, value in trial.point.items()]
-    return "<br>".join([f"trial {trial.number}", *values, *point])
+    return "<br>".join([name_of(trial), *values, *point])
+
+
+def _with_interval(trial: TrialRecord, name: str) -> str:
+    interval = interval_of(trial, name)
+    ends = " – ".join(format_value(name, end) for end in interval)
+    return format_metric(name, trial.value(name)) + (f" ({ends})" if math.isfinite(interval[0]) else "")
 
 
 def growth_chart(growth: Growth) -> Chart:

@@ -9,7 +9,7 @@ import plotly.io as pio
 from plotly.colors import qualitative
 from plotly.offline import get_plotlyjs
 
-from cfamc_ray.figures.chart import Area, Axis, Bars, Chart, Line, Panel, Points
+from cfamc_ray.figures.chart import Area, Axis, Bars, Chart, Line, Panel, Points, error_bars
 from cfamc_ray.figures.labels import Side, label_sides
 from cfamc_ray.formatting import format_quantity
 
@@ -27,9 +27,11 @@ LINES: dict[str, dict[str, Any]] = {
     "stairs": {"width": 2, "shape": "hv"},
     "steps": {"width": 1.5, "color": "#888", "shape": "hv"},
     "faint": {"width": 1, "color": "rgba(128, 128, 128, 0.45)"},
+    "curve": {"width": 1, "color": "rgba(128, 128, 128, 0.6)"},
     "attained": {"width": 2, "color": "#ff7f0e", "shape": "hv"},
 }
 LEGEND_ABOVE, LEGEND_BELOW = ({"y": 1.02, "yanchor": "bottom"}, {"y": -0.28, "yanchor": "top"})
+ERRORS: dict[str, Any] = {"type": "data", "color": "rgba(128, 128, 128, 0.45)", "thickness": 1, "width": 0}
 AREA = "rgba(255, 127, 14, 0.2)"
 GRID = "rgba(128, 128, 128, 0.25)"
 
@@ -101,6 +103,7 @@ def _points(chart: Chart, mark: Points, sides: Sequence[Side]) -> go.Scatter:
         marker |= _colours(chart, mark.colour)
     if mark.hue is not None:
         marker["color"] = _palette(mark.hue)
+    x_bars, y_bars = error_bars(mark)
     return go.Scatter(
         x=mark.x,
         y=mark.y,
@@ -109,10 +112,17 @@ def _points(chart: Chart, mark: Points, sides: Sequence[Side]) -> go.Scatter:
         text=mark.labels or None,
         textposition=[" ".join(side) for side in sides] or None,
         marker=marker,
+        error_x=_errors(x_bars),
+        error_y=_errors(y_bars),
         hovertext=mark.details or mark.labels or None,
         hoverinfo="text" if mark.details or mark.labels else "x+y",
         showlegend=bool(mark.name),
     )
+
+
+def _errors(bars: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    below, above = zip(*bars, strict=True) if bars else ((), ())
+    return {"array": above, "arrayminus": below, "visible": bool(bars)} | ERRORS
 
 
 def _colours(chart: Chart, values: Sequence[float]) -> dict[str, Any]:
@@ -150,7 +160,7 @@ def _line(mark: Line) -> go.Scatter:
         marker={"size": 4},
         line=LINES[mark.style] | ({} if mark.hue is None else {"color": _palette(mark.hue)}),
         hovertext=mark.details or None,
-        hoverinfo="text+x+y" if mark.details else "x+y",
+        hoverinfo="skip" if mark.style == "curve" else "text+x+y" if mark.details else "x+y",
         showlegend=bool(mark.name),
     )
 

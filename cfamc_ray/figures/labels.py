@@ -25,8 +25,10 @@ def label_sides(panel: Panel, mark: Points) -> list[Side]:
     if not mark.labels:
         return []
     drawn = [one for one in panel.marks if isinstance(one, Points | Line | Area)]
-    xs = _shares(mark.x, [x for one in drawn for x in one.x], panel.x)
-    ys = _shares(mark.y, [y for one in drawn for y in one.y], panel.y)
+    ends = [one for one in drawn if isinstance(one, Points)]
+    every_x = [*(x for one in drawn for x in one.x), *(x for one in ends for bar in one.x_intervals for x in bar)]
+    every_y = [*(y for one in drawn for y in one.y), *(y for one in ends for bar in one.y_intervals for y in bar)]
+    xs, ys = _shares(mark.x, every_x, panel.x), _shares(mark.y, every_y, panel.y)
     taken = [(x - GAP, y - GAP, x + GAP, y + GAP) for x, y in zip(xs, ys, strict=True)]
     sides = []
     for x, y, label in zip(xs, ys, mark.labels, strict=True):
@@ -41,7 +43,8 @@ def label_sides(panel: Panel, mark: Points) -> list[Side]:
 def _shares(values: Sequence[float], every: Sequence[float], axis: Axis) -> list[float]:
     """Positions of values on an axis, from 0 to 1."""
     scale = math.log if axis.log else float
-    low, high = scale(min(every)), scale(max(every))
+    known = [value for value in every if math.isfinite(value)]
+    low, high = scale(min(known)), scale(max(known))
     return [(scale(value) - low) / (high - low) if high > low else 0.5 for value in values]
 
 

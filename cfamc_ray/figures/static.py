@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis as MatplotlibAxis
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import ScaledTranslation
 
-from cfamc_ray.figures.chart import Area, Axis, Bars, Chart, Line, Panel, Points
+from cfamc_ray.figures.chart import Area, Axis, Bars, Chart, Line, Panel, Points, error_bars
 from cfamc_ray.figures.labels import Side, label_sides
 from cfamc_ray.formatting import format_radius, format_seconds
 from cfamc_ray.host.files import replacing
@@ -40,8 +41,10 @@ LINES: dict[str, dict[str, Any]] = {
     "stairs": {"lw": 1.6, "marker": "o", "ms": 4, "zorder": 3, "drawstyle": "steps-post"},
     "steps": {"color": "0.5", "lw": 1.2, "drawstyle": "steps-post", "zorder": 1},
     "faint": {"color": "0.6", "lw": 0.8, "alpha": 0.6, "zorder": 1},
+    "curve": {"color": "0.6", "lw": 0.8, "alpha": 0.7, "zorder": 1.5},
     "attained": {"color": "tab:orange", "lw": 1.6, "drawstyle": "steps-post", "zorder": 3},
 }
+ERRORS: dict[str, Any] = {"fmt": "none", "ecolor": "0.45", "elinewidth": 0.7, "alpha": 0.4, "zorder": 3.5}
 AREA: dict[str, Any] = {"color": "tab:orange", "alpha": 0.18, "linewidth": 0, "zorder": 0}
 
 
@@ -60,8 +63,7 @@ def draw(chart: Chart) -> Figure:
         axes.set_axis_off()
     if norm is not None and chart.colour is not None:
         bar = figure.colorbar(ScalarMappable(norm, "viridis"), ax=grid, label=chart.colour.label)
-        _format(bar.ax.yaxis, chart.colour)
-        bar.ax.yaxis.set_minor_formatter(bar.ax.yaxis.get_major_formatter())
+        _format(bar.ax.yaxis, chart.colour._replace(log=True))
     if len(chart.panels) == 1:
         grid[0, 0].set_title(chart.title, loc="left", fontsize=11, wrap=True)
     else:
@@ -131,6 +133,9 @@ def _draw_panel(panel: Panel, axes: Axes, norm: LogNorm | None) -> None:
 def _draw_points(mark: Points, axes: Axes, norm: LogNorm | None, sides: Sequence[Side]) -> None:
     colours = {"c": mark.colour, "cmap": "viridis", "norm": norm} if mark.colour and norm else {}
     axes.scatter(mark.x, mark.y, label=mark.name or None, **(POINTS[mark.style] | colours | _hue(mark)))
+    if mark.x_intervals or mark.y_intervals:
+        x_bars, y_bars = (np.transpose(bars) if bars else None for bars in error_bars(mark))
+        axes.errorbar(mark.x, mark.y, xerr=x_bars, yerr=y_bars, **ERRORS)
     for x, y, label, (vertical, horizontal) in zip(mark.x, mark.y, mark.labels, sides, strict=bool(mark.labels)):
         offset = (6 if horizontal == "right" else -6, 6 if vertical == "top" else -6)
         align: dict[str, Any] = {
@@ -169,7 +174,7 @@ def _format(axis: MatplotlibAxis, wanted: Axis) -> None:
         case _:
             axis.set_major_formatter(EngFormatter(sep=""))
     if wanted.log:  # matplotlib would write the ticks between powers of ten as 2×10⁴
-        low, high = axis.get_data_interval()
+        low, high = axis.get_view_interval()
         if high > 4 * low:  # nine labels for each power of ten would overlap
             axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
             axis.set_minor_formatter(NullFormatter())

@@ -38,8 +38,9 @@ def compare_studies(
 ) -> list[Comparison]:
     """Hypervolumes with a common reference, and the gain of each study over the first.
 
-    The bootstrap resamples trials, not seeds: it shows how much a front depends on single trials. A resample misses
-    some points of the front, so its hypervolume is smaller on average; this bias is subtracted.
+    The bootstrap resamples trials, each with its operating points, not seeds: it shows how much a front depends on
+    single trials. A resample misses some points of the front, so its hypervolume is smaller on average; this bias is
+    subtracted.
 
     Args:
         studies: config and records of each; at least one.
@@ -72,12 +73,15 @@ def compare_studies(
 
 
 def _resampled(front: Front, resamples: int, seed: tuple[int, int]) -> Array:
-    """Hypervolumes of the finished trials resampled with replacement, (R,)."""
-    trials = [*front.members, *front.dominated]
-    directions = list(front.objectives.values())
-    values_NK = np.array([trial.values(front.objectives) for trial in trials]).reshape(-1, len(directions))
-    if not len(values_NK):
+    """Hypervolumes of the finished trials, each with all its points, resampled with replacement, (R,)."""
+    curves: dict[int, list[list[float]]] = {}
+    for point in [*front.members, *front.dominated]:
+        curves.setdefault(point.number, []).append(point.values(front.objectives))
+    if not curves:
         return np.zeros(resamples)
-    source = np.random.default_rng(seed)
-    draws = source.integers(len(values_NK), size=(resamples, len(values_NK)))
-    return np.array([hypervolume(values_NK[draw], front.reference, directions) for draw in draws])
+    source, directions = np.random.default_rng(seed), list(front.objectives.values())
+    trials = [np.array(values_LK) for values_LK in curves.values()]
+    draws = source.integers(len(trials), size=(resamples, len(trials)))
+    return np.array(
+        [hypervolume(np.vstack([trials[n] for n in set(draw)]), front.reference, directions) for draw in draws]
+    )

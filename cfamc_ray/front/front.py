@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.formatting import format_setting
 from cfamc_ray.front.dominance import hypervolume, pareto_front, signs
 from cfamc_ray.store.records import Status, TrialRecord
+from cfamc_ray.store.tables import L2
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,48 @@ class Front:
     dominated: list[TrialRecord]
     hypervolume: float
     """Of the front, bounded by the reference."""
+    finished: int
+    """Number of finished trials, with those that miss an objective."""
     reference: list[float]
     """The worst value of each objective that counts for the hypervolume."""
+
+    @property
+    def trials(self) -> set[int]:
+        """Numbers of the trials that are on it."""
+        return {record.number for record in self.members}
+
+    @property
+    def size(self) -> str:
+        """Number of its points in words: ``7 operating points of 3 trials``, or ``3 points``."""
+        return self._points + (f" of {_count(len(self.trials), 'trial')}" if self.at_operating_points else "")
+
+    @property
+    def sentence(self) -> str:
+        """Which share of the finished trials is on it, in words: ``2 of 3 finished trials are on the front``."""
+        of_trials = f"{len(self.trials)} of "
+        if self.at_operating_points:
+            of_trials = f"{self._points} of {of_trials}the "
+        are = "is" if len(self.members) == 1 else "are"
+        return f"{of_trials}{self.finished} finished trials {are} on the front"
+
+    @property
+    def at_operating_points(self) -> bool:
+        """Whether its points are operating points of trials, of which one trial may have several."""
+        return any(record.l2 is not None for record in self.members)
+
+    @property
+    def _points(self) -> str:
+        return _count(len(self.members), "operating point" if self.at_operating_points else "point")
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}{'' if number == 1 else 's'}"
+
+
+def name_of(record: TrialRecord) -> str:
+    """A trial as people call it, with its operating point if the record stands for one: ``trial 7 at L2 0.1``."""
+    at_point = "" if record.l2 is None else f" at L2 {format_setting(L2, record.l2)}"
+    return f"trial {record.number}{at_point}"
 
 
 def find_front(
@@ -52,6 +94,7 @@ def find_front(
         members=sorted(on_front, key=lambda point: -sign * point.value(first)),
         dominated=[point for point, on in zip(complete.values(), mask, strict=True) if not on],
         hypervolume=hypervolume(values, reference, directions),
+        finished=len({record.number for record in records if record.status == "finished"}),
         reference=reference,
     )
 
@@ -101,8 +144,8 @@ class Progress:
     """Number of stopped, failed and refused trials; without those that are zero."""
     best: dict[str, float]
     """Best value of each objective over the finished trials; NaN where there is none."""
-    front_size: int
-    """Number of operating points on the front."""
+    front: str
+    """Number of points on the front, in words."""
     hypervolume: float
     seconds: float
     """Since this run of the study began."""
@@ -134,7 +177,7 @@ def progress_of(config: StudyConfig, records: Sequence[TrialRecord], *, seconds:
             name: better[direction]((record.value(name) for record in complete), default=math.nan)
             for name, direction in front.objectives.items()
         },
-        front_size=len(front.members),
+        front=front.size,
         hypervolume=front.hypervolume,
         seconds=seconds,
         seconds_left=_seconds_left(config.budget.trials - paid, paid - ended_before, seconds),

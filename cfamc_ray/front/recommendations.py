@@ -15,7 +15,7 @@ from cfamc_ray.store.records import TrialRecord
 
 
 class Advice(NamedTuple):
-    """A recommended trial."""
+    """A recommended trial, at one of its operating points if it has any."""
 
     role: str
     """What it is best at, in words."""
@@ -67,7 +67,9 @@ def _knee(config: StudyConfig, members: Sequence[TrialRecord]) -> TrialRecord:
 def cost_ladder(
     config: StudyConfig, records: Sequence[TrialRecord], *, metric: str = "", cost: str = "crop_passes"
 ) -> list[TrialRecord]:
-    """The finished trials that are better in a metric than every cheaper one, the cheapest first.
+    """The finished trials, at their best operating points, that are better in a metric than every cheaper one.
+
+    The cheapest comes first.
 
     Args:
         config: of the study.

@@ -114,7 +114,7 @@ def write_result(study: PlannedStudy, reporter: Reporter, *, end_reason: StopRea
 
 
 def trials_csv(config: StudyConfig, records: Sequence[TrialRecord]) -> str:
-    """The table of some trials, in the format of trials.csv and front.csv."""
+    """The table of trials, or of operating points of trials, in the format of trials.csv and front.csv."""
     return trials_table(config, records).csv()
 
 

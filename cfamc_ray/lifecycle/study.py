@@ -41,7 +41,10 @@ class Study(PlannedStudy):
 
     @property
     def front(self) -> "pd.DataFrame":
-        """The table front.csv: the finished trials that no other one dominates, best in the first objective first."""
+        """The table front.csv: a row per operating point of the front, best in the first objective first.
+
+        The column ``evaluation.head.l2`` tells apart the operating points of a trial.
+        """
         return _frame(trials_csv(self.config, self._front.members))
 
     @property

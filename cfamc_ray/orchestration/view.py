@@ -114,8 +114,7 @@ def _draw(config: StudyConfig, progress: Progress) -> Group:
     table.add_row("trials", f"{progress.finished} of {progress.total} done, {_others(progress)}")
     for name, value in progress.best.items():
         table.add_row(f"best {find_metric(name).label}", format_value(name, value))
-    points = f"{progress.front_size} point{'' if progress.front_size == 1 else 's'}"
-    table.add_row("front", f"{points}, hypervolume {progress.hypervolume:.4g}")
+    table.add_row("front", f"{progress.front}, hypervolume {progress.hypervolume:.4g}")
     table.add_row("time", f"{format_seconds(progress.seconds)}, about {format_seconds(progress.seconds_left)} left")
     title = Text(f"{config.name}: {config.question}" if config.question else config.name, style="bold")
     return Group(title, table)
@@ -125,7 +124,7 @@ def _line(progress: Progress) -> str:
     best = ", ".join(f"best {format_metric(name, value)}" for name, value in progress.best.items())
     return (
         f"{progress.finished} of {progress.total} trials done, {_others(progress)}; {best}; "
-        f"front of {progress.front_size}, hypervolume {progress.hypervolume:.4g}; "
+        f"front of {progress.front}, hypervolume {progress.hypervolume:.4g}; "
         f"{format_seconds(progress.seconds)}, about {format_seconds(progress.seconds_left)} left"
     )
 

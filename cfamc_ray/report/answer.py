@@ -13,12 +13,15 @@ from cfamc_ray.formatting import (
     format_setting,
     format_value,
 )
+from cfamc_ray.front.curves import Curves
 from cfamc_ray.front.effects import Effect
-from cfamc_ray.front.front import find_front
+from cfamc_ray.front.front import find_front, name_of
 from cfamc_ray.front.growth import Growth
 from cfamc_ray.front.recommendations import Advice, headline
+from cfamc_ray.front.uncertainty import interval_of
 from cfamc_ray.metrics import find_metric
 from cfamc_ray.store.records import TrialRecord
+from cfamc_ray.store.tables import L2
 from cfamc_ray.store.trial_tables import with_cost
 
 LIKELY = 0.8
@@ -39,6 +42,8 @@ def answer(
     advice: Sequence[Advice],
     effects: Sequence[Effect],
     growth: Growth,
+    curves: Curves | None = None,
+    groups: Sequence[Sequence[TrialRecord]] = (),
     confirmed: Sequence[Confirmed] = (),
 ) -> list[str]:
     """What to run, what it costs, which keys matter, and how certain that is.
@@ -49,18 +54,20 @@ def answer(
         advice: of `advise`.
         effects: of `find_effects`.
         growth: of `find_growth`.
+        curves: of `find_curves`.
+        groups: of `noise_groups`.
         confirmed: the points of confirm.csv.
     """
     front = find_front(config, records)
-    finished = sum(record.status == "finished" for record in records)
     if not front.members:
-        missing = "no trial has finished" if not finished else "no finished trial has all objectives"
+        missing = "no trial has finished" if not front.finished else "no finished trial has all objectives"
         return [f"There is no answer yet: {missing}."]
-    are = "is" if len(front.members) == 1 else "are"
     return [
         *_progress(config, records),
-        f"{len(front.members)} of {finished} finished trials {are} on the front.",
+        f"{front.sentence}.",
+        *_noise(groups),
         *(_recommendation(config, one) for one in advice if one.objective),
+        *_head_and_training(curves),
         *_movers(config, effects),
         *_late_growth(growth),
         *_certainty(config, advice, confirmed),
@@ -80,7 +87,41 @@ def _progress(config: StudyConfig, records: Sequence[TrialRecord]) -> list[str]:
 def _recommendation(config: StudyConfig, advice: Advice) -> str:
     record = advice.record
     values = [format_metric(name, record.value(name)) for name in with_cost(config.objectives)]
-    return f"{advice.role.capitalize()}: trial {record.number}, with {', '.join(values)}."
+    return f"{advice.role.capitalize()}: {name_of(record)}, with {', '.join(values)}."
+
+
+def _noise(groups: Sequence[Sequence[TrialRecord]]) -> list[str]:
+    """Which points of the front the number of images cannot tell apart."""
+    points = sum(map(len, groups))
+    if points == len(groups):
+        return []
+    those = "any two" if len(groups) == 1 else f"those of the same noise group ({len(groups)} groups)"
+    return [
+        f"Of {points} points on the front, noise cannot tell apart {those}: in no objective are their 95 % intervals "
+        "disjoint. As all points are measured on the same images, this is conservative."
+    ]
+
+
+def _head_and_training(curves: Curves | None) -> list[str]:
+    """How much of the front's spread is due to the head's L2 strength, and how much to training."""
+    if curves is None:
+        return []
+    sentences = [
+        f"Choosing the probe's L2 strength moves {find_metric(name).label} by {_points(spread.head)} within a trial "
+        f"(median); all searched keys together move it by {_points(spread.training)} between trials at the same "
+        "strength (median)."
+        for name, spread in curves.spreads.items()
+    ]
+    if math.isfinite(curves.gain):
+        sentences.append(
+            f"The hypervolume of all operating points is {curves.gain:.2f} times that of the best single strength "
+            f"(L2 {format_setting(L2, curves.best_l2)}) for all trials."
+        )
+    return sentences
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.1f} points"
 
 
 def _movers(config: StudyConfig, effects: Sequence[Effect]) -> list[str]:
@@ -127,10 +168,9 @@ def _certainty(config: StudyConfig, advice: Sequence[Advice], confirmed: Sequenc
     images = best.rows[-1].get(column) if column else None
     if not images:
         return []
-    share = best.value(metric)
-    half = 1.96 * math.sqrt(share * (1 - share) / images)
+    value, low, high = (format_value(metric, each) for each in (best.value(metric), *interval_of(best, metric)))
     return [
-        f"Each point was measured once, with one seed: {format_value(metric, share)} on {images} images is uncertain "
-        f"by ±{100 * half:.1f} points from the images alone, and the best of many is optimistic (winner's curse). "
-        "The key confirm of a space trains the front again with fresh seeds."
+        f"Each trial was trained once, with one seed: {value} on {images} images has a 95 % interval of {low} to "
+        f"{high} from the images alone, and the best of many is optimistic (winner's curse). The key confirm of a "
+        "space trains the front again with fresh seeds."
     ]

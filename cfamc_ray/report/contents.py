@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any, NamedTuple
 
 from cfamc_ray.config.reading import read_resolved
@@ -20,12 +21,14 @@ from cfamc_ray.figures.charts import (
 )
 from cfamc_ray.figures.scaling import scaling_charts
 from cfamc_ray.front.confirmation import confirmation_columns
+from cfamc_ray.front.curves import find_curves
 from cfamc_ray.front.effects import Effect, effects_table, find_effects
 from cfamc_ray.front.finalists import LAST_MEASURED
-from cfamc_ray.front.front import Front, find_front
+from cfamc_ray.front.front import Front, find_front, name_of
 from cfamc_ray.front.growth import Spent, find_growth, find_spending
 from cfamc_ray.front.published import published_results
 from cfamc_ray.front.recommendations import Advice, advise, cost_ladder, headline
+from cfamc_ray.front.uncertainty import noise_groups
 from cfamc_ray.metrics import find_metric
 from cfamc_ray.report.answer import Confirmed, answer
 from cfamc_ray.scaling.study import ScalingRun, conclusions, read_run
@@ -34,14 +37,21 @@ from cfamc_ray.store.cells import system_table
 from cfamc_ray.store.csv_files import read_csv
 from cfamc_ray.store.layout import ATTAINMENT, CONFIRM_TABLE, SCALING
 from cfamc_ray.store.records import TrialRecord, read_config, read_environment, read_trials
-from cfamc_ray.store.tables import Column, Table, metric_column, setting_column
-from cfamc_ray.store.trial_tables import trials_table, with_cost
+from cfamc_ray.store.tables import L2, Column, Table, metric_column, setting_column
+from cfamc_ray.store.trial_tables import settings_columns, trials_table, with_cost
 
 SYSTEM_COLUMNS = (
     *("crop_passes_per_second", "seconds_per_update", "peak_memory_bytes", "mfu"),
     *("communication_share", "weak_efficiency", "strong_efficiency"),
 )
 """Columns of the training steps that the page shows; system.csv has all."""
+OPERATING_POINTS = "A thin line joins the operating points of a trial, which differ in the probe's L2 strength. "
+GROUPS = (
+    "Bars are 95 % intervals from the number of images alone. Noise cannot tell apart the points of a noise group: in "
+    "no objective are their intervals disjoint. The same may hold for the last point of a group and the first of the "
+    "next. "
+)
+"""Explanation of the error bars and of the column of noise groups."""
 
 
 class Section(NamedTuple):
@@ -86,7 +96,7 @@ def make_report(folder: Path, *, budget: float | None = None, scaling: ScalingRu
     """
     config, records = read_config(folder), read_trials(folder)
     front, growth, effects = find_front(config, records), find_growth(config, records), find_effects(config, records)
-    advice = advise(config, records, budget=budget)
+    advice, groups = advise(config, records, budget=budget), noise_groups(front)
     confirm = _confirm_table(config, folder)
     confirmed = [Confirmed(int(row["seeds"]), row["front_probability"] or 0.0) for row in confirm.rows]
     run = scaling or _scaling_run(folder.parent)
@@ -94,15 +104,29 @@ def make_report(folder: Path, *, budget: float | None = None, scaling: ScalingRu
     return Report(
         config=config,
         status=counts(config, records),
-        sentences=answer(config, records, advice=advice, effects=effects, growth=growth, confirmed=confirmed),
+        sentences=answer(
+            config,
+            records,
+            advice=advice,
+            effects=effects,
+            growth=growth,
+            curves=find_curves(config, records),
+            groups=groups,
+            confirmed=confirmed,
+        ),
         recommended=_recommended(config, advice),
-        commands=[(f"{one.role} (trial {one.record.number})", _command(folder, one)) for one in advice],
+        commands=[(f"{one.role} ({name_of(one.record)})", _command(folder, one.record)) for one in advice],
         sections=[
-            _front_section(config, folder, front, confirm),
+            _front_section(config, folder, front, groups, confirm),
             _cost_section(config, records),
             Section("growth", "How the front grew", charts=[growth_chart(growth)]),
-            _effects_section(config, effects),
-            Section("curves", "Learning curves", charts=[curves_chart(records, front.members)]),
+            _effects_section(config, effects, _of_balanced("Effects are", records)),
+            Section(
+                "curves",
+                "Learning curves",
+                _of_balanced("Lines are", records),
+                charts=[curves_chart(records, front.members)],
+            ),
             _spending_section(find_spending(records)),
             _early_section(config, records),
             *([_scaling_section(run)] if run else []),
@@ -112,7 +136,16 @@ def make_report(folder: Path, *, budget: float | None = None, scaling: ScalingRu
     )
 
 
-def _front_section(config: StudyConfig, folder: Path, front: Front, confirm: Table) -> Section:
+def _of_balanced(what: str, records: Sequence[TrialRecord]) -> str:
+    """A remark on what is shown at one operating point alone; empty where no trial has any."""
+    if not any(record.operating_points for record in records):
+        return ""
+    return f"{what} of each trial's balanced operating point, which has the largest sum of clean and robust accuracy. "
+
+
+def _front_section(
+    config: StudyConfig, folder: Path, front: Front, groups: Sequence[Sequence[TrialRecord]], confirm: Table
+) -> Section:
     attained = read_csv(folder / ATTAINMENT, ["attained_by", *config.objectives])
     published = published_results(config)
     comparable = published and front.members and published[0].values.keys() <= front.objectives.keys()
@@ -121,13 +154,28 @@ def _front_section(config: StudyConfig, folder: Path, front: Front, confirm: Tab
         "front",
         "The front",
         "Finished trials on validation images; those on the front carry their number. "
+        + (OPERATING_POINTS if front.at_operating_points else "")
+        + (GROUPS if groups else "")
         + ("In orange what the confirming seeds attain on test images. " if attained else ""),
         [
             front_chart(front, title=config.question or config.name, attained=attained),
             *([published_chart(front, published)] if comparable else []),
         ],
-        [members._replace(name="front", title="On the front"), *([confirm] if confirm.rows else [])],
+        [
+            _with_groups(members, groups)._replace(name="front", title="On the front"),
+            *([confirm] if confirm.rows else []),
+        ],
     )
+
+
+def _with_groups(members: Table, groups: Sequence[Sequence[TrialRecord]]) -> Table:
+    """The table with a column of the groups' letters: a, b, …, z, aa, bb, …; without groups as it is."""
+    letters = [(1 + place // 26) * ascii_lowercase[place % 26] for place, group in enumerate(groups) for _ in group]
+    if not letters:
+        return members
+    rows = [{**row, "noise group": letter} for row, letter in zip(members.rows, letters, strict=True)]
+    trial, *others = members.columns
+    return members._replace(columns=[trial, Column("noise group"), *others], rows=rows)
 
 
 def _confirm_table(config: StudyConfig, folder: Path) -> Table:
@@ -141,17 +189,19 @@ def _confirm_table(config: StudyConfig, folder: Path) -> Table:
 
 def _cost_section(config: StudyConfig, records: Sequence[TrialRecord]) -> Section:
     names = [*with_cost(config.objectives), "train_seconds"]
-    columns = [Column("trial"), *map(metric_column, names), *map(setting_column, config.space)]
-    ladder = Table("ladder", "The best at each cost", columns, _numbered(config, cost_ladder(config, records)))
+    best_at_cost = cost_ladder(config, records)
+    columns = [Column("trial"), *map(metric_column, names), *settings_columns(config, best_at_cost)]
+    ladder = Table("ladder", "The best at each cost", columns, _numbered(config, best_at_cost))
     best = find_metric(headline(config)).label
     return Section("cost", "What more cost buys", f"Each row is the best {best} up to its cost.", tables=[ladder])
 
 
-def _effects_section(config: StudyConfig, effects: Sequence[Effect]) -> Section:
+def _effects_section(config: StudyConfig, effects: Sequence[Effect], remark: str) -> Section:
     return Section(
         "effects",
         "Effects of the keys",
-        "Trends are least squares over all searched keys at once, on each key's own scale; a trend is significant if "
+        remark
+        + "Trends are least squares over all searched keys at once, on each key's own scale; a trend is significant if "
         "its 95 % interval excludes zero. Importance (PED-ANOVA) compares the better trials with all trials, so it "
         "depends on where the search has looked.",
         [importance_chart(effects), slices_chart(effects, config.objectives)],
@@ -201,9 +251,9 @@ def counts(config: StudyConfig, records: Sequence[TrialRecord]) -> str:
 
 
 def _recommended(config: StudyConfig, advice: Sequence[Advice]) -> Table:
-    metrics = with_cost(config.objectives)
-    columns = [Column("what"), Column("trial"), *map(metric_column, metrics), *map(setting_column, config.space)]
-    rows = _numbered(config, [one.record for one in advice])
+    metrics, records = with_cost(config.objectives), [one.record for one in advice]
+    columns = [Column("what"), Column("trial"), *map(metric_column, metrics), *settings_columns(config, records)]
+    rows = _numbered(config, records)
     named = [{"what": one.role, **row} for one, row in zip(advice, rows, strict=True)]
     return Table("recommended", "Recommended configurations", columns, named)
 
@@ -213,5 +263,7 @@ def _numbered(config: StudyConfig, records: Sequence[TrialRecord]) -> list[Mappi
     return [{"trial": r.number, **row} for r, row in zip(records, trials_table(config, records).rows, strict=True)]
 
 
-def _command(folder: Path, advice: Advice) -> str:
-    return shlex.join(["cfamc", "train", "--trial", str(folder / advice.record.trial_id)])
+def _command(folder: Path, record: TrialRecord) -> str:
+    """The command that trains a configuration again, at its operating point if the record stands for one."""
+    at_point = [] if record.l2 is None else ["--set", f"{L2}={record.l2!r}"]
+    return shlex.join(["cfamc", "train", "--trial", str(folder / record.trial_id), *at_point])

@@ -7,6 +7,8 @@ from cfamc_ray.formatting import MISSING, format_quantity, format_setting, short
 from cfamc_ray.metrics import Unit, find_metric
 from cfamc_ray.store.csv_files import csv_text
 
+L2 = "evaluation.head.l2"
+"""Key of the L2 strength, by which the operating points of a trial differ."""
 LONG = 24
 """Letters of a cell that may be broken into lines."""
 Statistic = Literal["mean", "low", "high", "searched", "optimism", "again_mean", "again_low", "again_high"]
@@ -50,8 +52,8 @@ def metric_column(metric: str, statistic: Statistic | None = None) -> Column:
 
 
 def setting_column(key: str) -> Column:
-    """The column of a searched key."""
-    return Column(key, setting=True)
+    """The column of a key of a trial, searched or the L2 strength of operating points."""
+    return Column(key, "L2" if key == L2 else "", setting=True)
 
 
 class Table(NamedTuple):

@@ -1,6 +1,6 @@
 """The table of a study's trials: trials.csv and front.csv, and how the points in it are read back."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,20 @@ from cfamc_ray.store.content import content_of
 from cfamc_ray.store.csv_files import csv_rows
 from cfamc_ray.store.layout import TRIALS
 from cfamc_ray.store.records import TrialRecord
-from cfamc_ray.store.tables import Column, Table, metric_column, setting_column
+from cfamc_ray.store.tables import L2, Column, Table, metric_column, setting_column
 
 
-def trials_table(config: StudyConfig, records: Iterable[TrialRecord]) -> Table:
-    """One row per trial: id, status, reason, epochs, objectives, costs, and a column for each searched key.
+def trials_table(config: StudyConfig, records: Sequence[TrialRecord]) -> Table:
+    """One row per record: id, status, reason, epochs, objectives, costs, and the columns of `settings_columns`.
 
-    A metric that is missing is None.
+    A metric that is missing is None. Records that stand for an operating point have its metrics.
     """
     metrics = list(dict.fromkeys([*config.objectives, *costs()]))
     rows = []
     for record in records:
         last = record.rows[-1] if record.rows else {}
+        if record.place is not None:
+            last = {**last, **record.operating_points[record.place]}
         row = {
             "trial_id": record.trial_id,
             "status": record.status,
@@ -31,13 +33,24 @@ def trials_table(config: StudyConfig, records: Iterable[TrialRecord]) -> Table:
             "epochs": len(record.rows),
         }
         row |= {name: last.get(name) for name in metrics}
-        rows.append(row | {key: record.point.get(key) for key in config.space})
+        rows.append(row | settings_of(config, record))
     columns = [
         *map(Column, ("trial_id", "status", "reason", "epochs")),
         *map(metric_column, metrics),
-        *map(setting_column, config.space),
+        *settings_columns(config, records),
     ]
     return Table("trials", "All trials", columns, rows)
+
+
+def settings_columns(config: StudyConfig, records: Iterable[TrialRecord]) -> list[Column]:
+    """Columns of the searched keys, after that of the L2 strength if any record stands for an operating point."""
+    at_points = any(record.l2 is not None for record in records)
+    return [setting_column(key) for key in dict.fromkeys([*([L2] if at_points else []), *config.space])]
+
+
+def settings_of(config: StudyConfig, record: TrialRecord) -> dict[str, Any]:
+    """Cells of `settings_columns`; None where the record has no such value."""
+    return {L2: record.l2, **{key: record.point.get(key) for key in config.space}}
 
 
 def with_cost(objectives: Iterable[str]) -> list[str]:

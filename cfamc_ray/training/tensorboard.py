@@ -23,7 +23,7 @@ VIEWS = 8
 
 
 class TrialEvents:
-    """Scalars and crops of each epoch, and the point with the latest objectives for the HParams page.
+    """Scalars, operating points and crops of each epoch, and the point with the latest objectives for the HParams page.
 
     Args:
         folder: folder of the trial.
@@ -69,6 +69,10 @@ class TrialEvents:
             value = row.get(metric)
             if value is not None and math.isfinite(value):
                 self.writer.add_scalar(name, value, row["epoch"])
+        for point in row.get("operating_points") or ():
+            for metric in ("clean_accuracy", "robust_accuracy"):
+                tag = f"operating points/{METRICS[metric].label}/L2 {point['l2']:.4g}"
+                self.writer.add_scalar(tag, point[metric], row["epoch"])
         if crops is not None:
             for name, grid_CHW in crop_grids(*crops, epsilon=epsilon).items():
                 self.writer.add_image(name, grid_CHW, row["epoch"])

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from made_by_hand import curve
 
 from cfamc_ray.cli.compare import main
 from cfamc_ray.config.study import StudyConfig
@@ -53,3 +54,16 @@ def test_what_cannot_be_compared_or_written_is_refused_in_one_line(
     said = capsys.readouterr().err
     assert named in said
     assert said.count("\n") == 1
+
+
+def test_operating_points_are_counted_beside_their_trials(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    older, curves = study(tmp_path / "older", 0.4), tmp_path / "curves"
+    curves.mkdir()
+    write_config(curves, StudyConfig(name="curves"))
+    trial = TrialFolder(curves, 0)
+    trial.open({})
+    trial.write_rows(curve(0, (0.01, 0.6, 0.1), (0.1, 0.5, 0.3)).rows)
+    assert main([str(older), str(curves)]) == 0
+    lines = capsys.readouterr().out.splitlines()[2:4]
+    counts = [[cell.strip() for cell in line.split("|")[2:5]] for line in lines]
+    assert counts == [["10", "10", "–"], ["1", "1", "2"]], "finished trials, those on the front, operating points"

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from made_by_hand import curve
 
 from cfamc_ray.cli.front import main
 from cfamc_ray.config.study import StudyConfig
@@ -59,3 +60,12 @@ def test_a_figure_that_cannot_be_written_is_refused_in_one_line(
 ) -> None:
     assert main([str(folder), "--out", str(folder.parent / name)]) == 2
     assert name in capsys.readouterr().err
+
+
+def test_operating_points_are_counted_beside_their_trials(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_config(tmp_path, StudyConfig(name="made"))
+    trial = TrialFolder(tmp_path, 0)
+    trial.open({})
+    trial.write_rows(curve(0, (0.01, 0.6, 0.1), (0.1, 0.5, 0.3)).rows)
+    assert main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith("2 operating points of 1 trial on the front, hypervolume 0.16:")

@@ -1,18 +1,23 @@
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from made_by_hand import curve
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.figures.chart import Area, Line
+from cfamc_ray.figures.chart import Area, Chart, Line, Points
 from cfamc_ray.figures.charts import front_chart
+from cfamc_ray.figures.interactive import _figure
 from cfamc_ray.figures.static import draw as draw_chart
 from cfamc_ray.figures.static import save_figure
 from cfamc_ray.front.front import find_front
+from cfamc_ray.intervals import wilson_interval
 from cfamc_ray.store.records import TrialRecord
 
 TWO = {"clean_accuracy": "maximize", "robust_accuracy": "maximize"}
@@ -163,3 +168,68 @@ def test_a_figure_that_cannot_be_written_leaves_the_old_one_alone(tmp_path: Path
 def test_a_name_without_an_ending_is_written_under_that_name(tmp_path: Path) -> None:
     save_figure(draw([]), tmp_path / "front")
     assert [found.name for found in tmp_path.iterdir()] == ["front"]
+
+
+IMAGES: dict[str, Any] = {"validation_images": 400, "attacked_images": 100}
+
+
+def of_curves(objectives: dict[str, str] = TWO, **images: Any) -> Chart:
+    config = StudyConfig.model_validate({"name": "drawn", "objectives": objectives})
+    trials = [
+        curve(0, (0.01, 0.9, 0.1), (0.1, 0.8, 0.3), (1.0, 0.5, 0.2), **images),
+        curve(1, (0.01, 0.7, 0.2), (0.1, 0.6, 0.4), (1.0, 0.5, 0.5), **images),
+    ]
+    return front_chart(find_front(config, trials), title="")
+
+
+def test_a_line_joins_the_operating_points_of_each_trial_in_the_order_of_their_strengths() -> None:
+    (line,) = (mark for mark in of_curves().panels[0].marks if isinstance(mark, Line) and mark.style == "curve")
+    nan = math.nan
+    assert list(line.x) == pytest.approx([0.9, 0.8, 0.5, nan, 0.7, 0.6, 0.5, nan], nan_ok=True)
+    assert list(line.y) == pytest.approx([0.1, 0.3, 0.2, nan, 0.2, 0.4, 0.5, nan], nan_ok=True)
+    drawn = [line for line in axes_of(draw_chart(of_curves())).lines if line.get_label() == line_name(of_curves())]
+    assert len(drawn) == 1
+    assert all(drawn[0].get_zorder() < mark.get_zorder() for mark in axes_of(draw_chart(of_curves())).collections)
+
+
+def line_name(chart: Chart) -> str:
+    return next(mark.name for mark in chart.panels[0].marks if isinstance(mark, Line) and mark.style == "curve")
+
+
+def test_of_neighbours_of_one_trial_the_first_carries_its_number_and_all_say_their_strength() -> None:
+    front = of_curves().panels[0].marks[-1]
+    assert isinstance(front, Points)
+    assert list(front.labels) == ["0", "", "1", ""]
+    assert [text.split("<br>")[0] for text in front.details] == [
+        "trial 0 at L2 0.01",
+        "trial 0 at L2 0.1",
+        "trial 1 at L2 0.1",
+        "trial 1 at L2 1",
+    ]
+
+
+def test_points_on_the_front_have_error_bars_in_both_libraries() -> None:
+    chart = of_curves(**IMAGES)
+    front = chart.panels[0].marks[-1]
+    assert isinstance(front, Points)
+    assert list(front.x_intervals) == [wilson_interval(round(400 * x), 400) for x in front.x]
+    assert list(front.y_intervals) == [wilson_interval(round(100 * y), 100) for y in front.y]
+    ends = [segment for bars in bars_of(draw_chart(chart)) for segment in bars.get_segments()]
+    across, up = ends[:4], ends[4:]
+    assert [(low[0], high[0]) for low, high in across] == [pytest.approx(ends) for ends in front.x_intervals]
+    assert [(low[1], high[1]) for low, high in up] == [pytest.approx(ends) for ends in front.y_intervals]
+    bars = _figure(chart, chart.panels[0]).data[-1].error_y
+    around = list(zip(front.y, bars.arrayminus, bars.array, strict=True))
+    assert [(y - below, y + above) for y, below, above in around] == [pytest.approx(ends) for ends in front.y_intervals]
+    assert "robust accuracy 10.0% (5.5% – 17.4%)" in front.details[0]
+
+
+def bars_of(figure: Figure) -> list[LineCollection]:
+    return [found for found in axes_of(figure).collections if isinstance(found, LineCollection)]
+
+
+def test_an_objective_without_an_interval_has_no_bar() -> None:
+    front = of_curves({"clean_accuracy": "maximize", "flops": "minimize"}, **IMAGES).panels[0].marks[-1]
+    assert isinstance(front, Points)
+    assert (bool(front.x_intervals), bool(front.y_intervals)) == (True, False)
+    assert bars_of(draw_chart(of_curves())) == [], "the rows do not tell the numbers of images"

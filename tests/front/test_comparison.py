@@ -1,11 +1,11 @@
 import random
 
 import pytest
-from made_by_hand import record, study
+from made_by_hand import curve, record, study
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.front.comparison import compare_studies
+from cfamc_ray.front.comparison import _resampled, compare_studies
 from cfamc_ray.store.records import TrialRecord
 
 
@@ -60,3 +60,10 @@ def test_a_study_without_a_finished_trial_has_no_hypervolume() -> None:
 def test_other_objectives_are_refused() -> None:
     with pytest.raises(InputError, match=r"other: its objectives are .*only equal ones can be compared"):
         compare_studies([(named("a"), []), (study(name="other", objectives={"flops": "minimize"}), [])])
+
+
+def test_a_trial_is_resampled_with_all_its_operating_points() -> None:
+    trials = [curve(0, (0.01, 0.8, 0.1), (0.1, 0.4, 0.4)), curve(1, (0.01, 0.3, 0.3), (0.1, 0.2, 0.35))]
+    volumes = _resampled(compare_studies([(named("a"), trials)])[0].front, 200, (0, 0))
+    whole, one, other = 0.4 * 0.4 + 0.4 * 0.1, 0.4 * 0.4 + 0.4 * 0.1, 0.3 * 0.3 + 0.2 * 0.05
+    assert sorted(set(volumes.round(9))) == pytest.approx(sorted({whole, one, other})), "never half a trial"

@@ -1,9 +1,9 @@
 import math
 
 import pytest
-from made_by_hand import record, study
+from made_by_hand import curve, record, study
 
-from cfamc_ray.front.front import find_front, progress_of
+from cfamc_ray.front.front import find_front, name_of, progress_of
 from cfamc_ray.store.records import Status, TrialRecord
 
 
@@ -93,7 +93,7 @@ def test_progress_counts_trials_and_names_the_best_of_each_objective() -> None:
     assert (progress.total, progress.finished, progress.running) == (12, 4, 2)
     assert progress.others == {"stopped": 1, "failed": 1, "refused": 1}
     assert progress.best == {"clean_accuracy": 0.75, "flops": 10}
-    assert progress.front_size == 2
+    assert progress.front == "2 points"
     assert progress.seconds == 30.0
     # Of 6 that ended and are paid for, 4 did in these 30 seconds; 6 are left.
     assert progress.seconds_left == pytest.approx(45.0)
@@ -110,4 +110,36 @@ def test_nothing_is_the_best_of_no_trial() -> None:
     progress = progress_of(study(), [], seconds=0.0, ended_before=0)
     assert progress.best.keys() == {"clean_accuracy", "robust_accuracy"}
     assert all(math.isnan(value) for value in progress.best.values())
-    assert (progress.finished, progress.running, progress.others, progress.front_size) == (0, 0, {}, 0)
+    assert (progress.finished, progress.running, progress.others, progress.front) == (0, 0, {}, "0 points")
+
+
+CURVES = [
+    curve(7, (0.01, 0.9, 0.1), (0.1, 0.8, 0.3)),
+    curve(8, (0.01, 0.7, 0.2), (0.1, 0.6, 0.4)),
+    scored(9, 0.1, None),
+]
+
+
+def test_a_front_of_operating_points_names_points_and_trials() -> None:
+    front = find_front(study(), CURVES)
+    assert [name_of(member) for member in front.members] == [
+        "trial 7 at L2 0.01",
+        "trial 7 at L2 0.1",
+        "trial 8 at L2 0.1",
+    ]
+    assert front.sentence == "3 operating points of 2 of the 3 finished trials are on the front"
+    assert front.size == "3 operating points of 2 trials"
+    assert (front.trials, front.finished) == ({7, 8}, 3)
+
+
+def test_one_is_singular() -> None:
+    front = find_front(study(), [curve(7, (0.01, 0.9, 0.1), (0.1, 0.9, 0.3))])
+    assert front.sentence == "1 operating point of 1 of the 1 finished trials is on the front"
+    assert front.size == "1 operating point of 1 trial"
+
+
+def test_without_operating_points_a_front_counts_trials() -> None:
+    front = find_front(study(), TRIALS)
+    assert (front.sentence, front.size) == ("3 of 5 finished trials are on the front", "3 points")
+    assert find_front(study(), TRIALS[:1]).sentence == "1 of 1 finished trials is on the front"
+    assert name_of(TRIALS[0]) == "trial 0"

@@ -1,6 +1,6 @@
 from collections.abc import Sequence
 
-from made_by_hand import record, study
+from made_by_hand import curve, record, study
 
 from cfamc_ray.front.recommendations import advise, cost_ladder, headline
 from cfamc_ray.store.records import TrialRecord
@@ -59,3 +59,14 @@ def test_robust_accuracy_is_what_matters_most_where_it_is_an_objective() -> None
     assert headline(study()) == "robust_accuracy"
     assert headline(study(objectives={"flops": "minimize", "clean_accuracy": "maximize"})) == "clean_accuracy"
     assert headline(study(objectives={"flops": "minimize"})) == "flops"
+
+
+def test_what_is_recommended_is_an_operating_point() -> None:
+    config = study()
+    trials = [
+        curve(0, (0.01, 0.9, 0.1), (0.1, 0.8, 0.45), crop_passes=100),
+        curve(1, (0.01, 0.5, 0.3), (0.1, 0.3, 0.5), crop_passes=200),
+    ]
+    advice = advise(config, trials, budget=150)
+    assert [(one.record.number, one.record.l2) for one in advice] == [(0, 0.01), (1, 0.1), (0, 0.1), (0, 0.1)]
+    assert [(record.number, record.l2) for record in cost_ladder(config, trials)] == [(0, 0.1), (1, 0.1)]

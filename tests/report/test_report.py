@@ -108,7 +108,8 @@ def test_it_answers_in_sentences_with_the_trials_numbers(study: Path) -> None:
     movers = [sentence for sentence in sentences if sentence.startswith("What moves")]
     assert movers[0].startswith("What moves clean accuracy, the other keys held: crops.views (+")
     assert movers[1].startswith("What moves robust accuracy, the other keys held: pretraining.epochs (+30.0 points")
-    assert "±9.6 points from the images alone" in sentences[-1], "1.96 sqrt(0.4 0.6 / 100)"
+    # The roots of (p - 0.4)² = 1.96² p (1 - p) / 100.
+    assert "40.0% on 100 images has a 95 % interval of 30.9% to 49.8% from the images alone" in sentences[-1]
 
 
 def test_what_was_confirmed_takes_the_place_of_what_is_uncertain(study: Path) -> None:
@@ -326,3 +327,75 @@ def test_reading_a_report_changes_nothing_of_the_study(study: Path) -> None:
     before = read_trials(study)
     write_report(study)
     assert read_trials(study) == before
+
+
+@pytest.fixture
+def curves(tmp_path: Path) -> Path:
+    """Three trials; a stronger L2 takes 5 points of clean accuracy and gives 10 of robust accuracy."""
+    trials = []
+    for views in (2, 8, 32):
+        points = [
+            {
+                "l2": l2,
+                "probe_accuracy": 0.9,
+                "clean_accuracy": round(0.4 + 0.01 * views - 0.05 * n, 3),
+                "robust_accuracy": round(0.2 + 0.1 * n, 3),
+            }
+            for n, l2 in enumerate((0.001, 0.1, 1.0))
+        ]
+        metrics = rows(2, points[2]["clean_accuracy"], points[2]["robust_accuracy"])
+        metrics[-1]["operating_points"] = points
+        trials.append((point(views), metrics))
+    return make(tmp_path / "made of curves", trials, name="made")
+
+
+def test_of_curves_it_says_what_the_head_moves_and_what_noise_hides(curves: Path) -> None:
+    report = make_report(curves)
+    counted, noise, best_clean, best_robust, clean, robust, volume, *_ = report.sentences
+    assert counted == "3 operating points of 1 of the 3 finished trials are on the front."
+    assert noise.startswith(
+        "Of 3 points on the front, noise cannot tell apart those of the same noise group (2 groups)"
+    ), "20 of 100 images have an interval up to 28.9 %, 30 from 21.9 %, 40 from 30.9 %"
+    assert best_clean.startswith("Best clean accuracy: trial 2 at L2 0.001, with clean accuracy 72.0%, robust")
+    assert best_robust.startswith("Best robust accuracy: trial 2 at L2 1, with clean accuracy 62.0%, robust")
+    assert clean == (
+        "Choosing the probe's L2 strength moves clean accuracy by 10.0 points within a trial (median); all searched "
+        "keys together move it by 30.0 points between trials at the same strength (median)."
+    )
+    assert "moves robust accuracy by 20.0 points within a trial (median)" in robust
+    assert "move it by 0.0 points between trials" in robust
+    gain = (0.72 * 0.2 + 0.67 * 0.1 + 0.62 * 0.1) / (0.62 * 0.4)
+    assert volume.startswith(f"The hypervolume of all operating points is {gain:.2f} times that of the best single")
+    assert "(L2 1) for all trials" in volume
+    remarks = {section.anchor: section.remark for section in report.sections}
+    assert "balanced operating point" in remarks["effects"]
+    assert "balanced operating point" in remarks["curves"]
+    assert "A thin line joins" in remarks["front"]
+
+
+def test_of_curves_the_tables_have_a_row_for_each_operating_point(curves: Path) -> None:
+    folder = write_report(curves).parent
+    front, key = read_table(folder / "front.csv"), "evaluation.head.l2"
+    assert [(row["trial_id"], row[key], row["noise group"]) for row in front] == [
+        ("trial_00002", "0.001", "a"),
+        ("trial_00002", "0.1", "a"),
+        ("trial_00002", "1.0", "b"),
+    ]
+    assert [row[key] for row in read_table(folder / "recommended.csv")][:2] == ["0.001", "1.0"]
+    assert {row[key] for row in read_table(folder / "ladder.csv")} == {"1.0"}
+    trials = read_table(folder / "trials.csv")
+    assert len(trials) == 3
+    assert key not in trials[0]
+
+
+def test_the_command_of_an_operating_point_sets_its_strength(curves: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = dict(make_report(curves).commands)["best clean accuracy (trial 2 at L2 0.001)"]
+    words = shlex.split(command)
+    assert words == ["cfamc", "train", "--trial", str(curves / "trial_00002"), "--set", "evaluation.head.l2=0.001"]
+    assert train([*words[2:], "--dry-run"]) == 0
+    assert re.search(r"l2:\s*(\[|-\s)?0\.001\s*\]?\n", capsys.readouterr().out)
+
+
+def test_without_operating_points_nothing_is_said_of_them(study: Path) -> None:
+    page = text_of(render(make_report(study)))
+    assert not re.search(r"operating point|L2 strength", page.partition("Provenance")[0])

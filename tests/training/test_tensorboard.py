@@ -152,3 +152,18 @@ def test_a_study_shows_its_front_and_hypervolume_over_finished_trials(tmp_path: 
     expected = [(0, 0.1), (1, 0.2), (2, 0.25), (3, 0.35)]
     assert series(tmp_path, "study/hypervolume") == expected, "what an interrupted run wrote later is hidden"
     assert [picture.step for picture in read(tmp_path).Images("study/front")] == [0, 1, 2, 3]
+
+
+def test_each_operating_point_is_a_series_of_clean_and_robust_accuracy(tmp_path: Path) -> None:
+    def points(epoch: int) -> list[dict[str, float]]:
+        return [
+            {"l2": l2, "probe_accuracy": 0.9, "clean_accuracy": 0.5 * epoch, "robust_accuracy": l2 * epoch}
+            for l2 in (0.001, 0.1)
+        ]
+
+    write(tmp_path, row(1, operating_points=points(1)), row(2), row(3, done=True, operating_points=points(3)))
+    assert series(tmp_path, "operating points/clean accuracy/L2 0.001") == [(1, 0.5), (3, 1.5)]
+    assert series(tmp_path, "operating points/robust accuracy/L2 0.1") == [(1, 0.1), (3, 0.3)]
+    names = [name for name in read(tmp_path).Tags()["scalars"] if name.startswith("operating points/")]
+    assert len(names) == 4
+    assert not any(name.startswith("operating points/") for name in compared(tmp_path))

@@ -1,0 +1,51 @@
+import csv
+import io
+
+from made_by_hand import curve, record, study
+
+from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.store.layout import TRIALS
+from cfamc_ray.store.records import TrialRecord
+from cfamc_ray.store.trial_tables import tabled_points, trials_table
+
+KEY = "evaluation.head.l2"
+TRIAL = curve(3, (0.01, 0.6, 0.1), (0.1, 0.5, 0.3))
+POINTS = TRIAL.each_point(study().objectives)
+
+
+def rows(records: list[TrialRecord], config: StudyConfig | None = None) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(trials_table(config or study(), records).csv())))
+
+
+def test_an_operating_point_is_a_row_with_its_strength_and_its_own_accuracies() -> None:
+    weak, strong = rows(POINTS)
+    assert weak["trial_id"] == strong["trial_id"] == "trial_00003"
+    assert [(row[KEY], row["clean_accuracy"], row["robust_accuracy"]) for row in (weak, strong)] == [
+        ("0.01", "0.6", "0.1"),
+        ("0.1", "0.5", "0.3"),
+    ]
+    assert weak["crop_passes"] == "100", "costs are those of the trial, as they were written"
+    table = trials_table(study(), POINTS)
+    assert table.headings()[table.names.index(KEY)] == "L2"
+    assert table.shown()[1][table.names.index(KEY)] == "0.1"
+
+
+def test_a_trial_is_one_row_at_its_balanced_point_without_a_column_of_strengths() -> None:
+    (row,) = rows([TRIAL])
+    assert KEY not in row
+    assert (row["clean_accuracy"], row["robust_accuracy"]) == ("0.5", "0.3")
+    assert list(row) == list(rows([record(3)])[0])
+
+
+def test_beside_operating_points_an_older_trial_has_no_strength() -> None:
+    assert [row[KEY] for row in rows([record(1), *POINTS])] == ["", "0.01", "0.1"]
+
+
+def test_a_searched_strength_has_one_column(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    config = study(space={KEY: {"float": [0.001, 1], "log": True}})
+    trial = TrialRecord(0, {KEY: 0.25}, curve(0, (0.25, 0.6, 0.1)).rows, "finished")
+    table = trials_table(config, trial.each_point(config.objectives))
+    assert table.names.count(KEY) == 1
+    assert [row[KEY] for row in table.rows] == [0.25]
+    (tmp_path / TRIALS).write_text(table.csv())
+    assert tabled_points(config, tmp_path) == {0: {KEY: 0.25}}
