@@ -21,7 +21,7 @@ from cfamc_ray.config.reading import dump_study
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.cost.model import CostModel
 from cfamc_ray.formatting import format_quantity, format_seconds, format_setting, format_value, short_names
-from cfamc_ray.front.confirmation import Confirmation
+from cfamc_ray.front.confirmation import STRENGTH, Confirmation
 from cfamc_ray.host.process import INTERRUPTED
 from cfamc_ray.lifecycle.costs import cost_model
 from cfamc_ray.lifecycle.plans import PlannedStudy, plan_study
@@ -110,14 +110,19 @@ class Printer(Reporter):
 def _print_confirmations(config: StudyConfig, confirmations: Sequence[Confirmation]) -> None:
     """Of each candidate: the search's value, the same with fresh seeds, and the value under the strongest attack."""
     table = Table(box=None, pad_edge=False)
-    for name in ("trial", "seeds", "on the front"):
+    for name in ("trial", "L2", "seeds", "on the front"):
         table.add_column(name, justify="right")
     for name in config.objectives:
         again = ["again"] if name in confirmations[0].again else []
         for column in ("searched", *again, "confirmed", "optimism"):
             table.add_column(f"{find_metric(name).label}\n{column}", justify="right", no_wrap=True)
     for each in confirmations:
-        cells = [str(each.record.number), str(each.seeds), format_quantity("fraction", each.front_probability)]
+        cells = [
+            str(each.record.number),
+            STRENGTH.show(each.record.l2),
+            str(each.seeds),
+            format_quantity("fraction", each.front_probability),
+        ]
         for name in config.objectives:
             _, mean, (low, high) = each.tested[name]
             again = [format_value(name, each.again[name].mean)] if name in each.again else []

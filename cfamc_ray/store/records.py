@@ -33,6 +33,7 @@ from cfamc_ray.store.layout import (
     trial_name,
 )
 from cfamc_ray.store.stop_reason import StopKind, StopReason
+from cfamc_ray.store.tested import PointTest, dump_tests, parse_tests
 
 Status = Literal["finished", "stopped", "failed", "infeasible", "running"]
 Row = Mapping[str, Any]
@@ -171,13 +172,13 @@ class TrialFolder:
         if self.path.is_dir():
             write_text(self.outcome_file, json.dumps({"status": status, "reason": reason, **cause}) + "\n")
 
-    def write_test(self, values: Row) -> None:
-        """Write test.json: what the encoder reached on the test split."""
-        write_text(self.test_file, json.dumps(_without_nan(values)) + "\n")
+    def add_test(self, test: PointTest) -> None:
+        """Add the accuracies of an operating point to test.json; an earlier test of the same point is replaced."""
+        write_text(self.test_file, dump_tests({**self.read_tests(), test.l2: test}.values()))
 
-    def read_test(self) -> Row | None:
-        """What `write_test` wrote; None where the encoder was not tested."""
-        return content_of(self.test_file, _tested)
+    def read_tests(self) -> Mapping[float | None, PointTest]:
+        """The accuracies on the test split by L2 strength; empty where the encoder was not tested."""
+        return content_of(self.test_file, parse_tests) or {}
 
     def read(self) -> TrialRecord | None:
         """The record, as far as its files are whole; None where the trial never began."""
@@ -201,7 +202,7 @@ class TrialFolder:
         others = (self.epochs_file, self.outcome_file, self.checkpoint, self.encoder)
         missing = not self.trial_file.exists() and any(path.exists() for path in others)
         begun = DamagedFile(self.trial_file, "missing") if missing else damage_of(self.trial_file, self._begun)
-        return [file for file in (begun, outcome, epochs, damage_of(self.test_file, _tested)) if file]
+        return [file for file in (begun, outcome, epochs, damage_of(self.test_file, parse_tests)) if file]
 
     def _begun(self, text: str) -> _Begun:
         tree = json_object(text)
@@ -316,14 +317,6 @@ def _outcome(text: str) -> _Outcome:
     if kind not in (None, *get_args(StopKind)) or not isinstance(origin, str | None):
         raise ValueError("gives a reason of no known kind")
     return _Outcome(status, reason, kind, origin or "")
-
-
-def _tested(text: str) -> dict[str, Any]:
-    values = json_object(text)
-    texts = {"test_sample": dict, "problem": str}
-    if not all(isinstance(value, texts.get(name, int | float | None)) for name, value in values.items()):
-        raise ValueError("holds no accuracies")
-    return values
 
 
 def _without_nan(row: Row) -> dict[str, Any]:
