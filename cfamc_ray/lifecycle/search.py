@@ -142,12 +142,9 @@ def confirm_front(study: PlannedStudy, *, address: str | None = None, reporter: 
     if not earlier or any(confirmation.seeds < config.confirm.seeds for confirmation in earlier):
         check_data(config, [SearchSpace(config).first_trial], folder)
     reporter.say(f"\nThe front is confirmed with {config.confirm.seeds} fresh seeds → {folder / CONFIRM}")
-    chosen, left_out = find_finalists(config, read_trials(folder))
-    if left_out:
-        reporter.say(
-            f"{len(chosen)} points are confirmed (confirm.points); "
-            f"{len(left_out)} more, of the front or near it, are left out"
-        )
+    if left_out := find_finalists(config, read_trials(folder)).left_out:
+        limit = config.confirm.points
+        reporter.say(f"confirm.points is {limit}; points of the front or near it that are left out: {len(left_out)}")
     complete = False
     with driving(folder):
         write_config(folder, config)
