@@ -3,8 +3,8 @@
     CFAMC_DATA=FOLDER python -m benchmarks.confirmation [--json FILE] [--out runs]
 
 FOLDER holds cifar10.npz. The real command runs the study confirmation.yaml: 8 trials at quarter width, each judged on
-validation images with one seed; then its front with 3 fresh seeds, on 5,000 test images clean, 128 under PGD-20 and
-AutoAttack. It can be stopped and started again. About 40 minutes on 2 cores.
+validation images with one seed and five L2 strengths of the probe; then up to 12 operating points of its front with 3
+fresh seeds, on 5,000 test images clean, 128 under PGD-20 and AutoAttack. It can be stopped and started again.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from typing import Any
 from cfamc_ray.store.environment import environment
 from cfamc_ray.store.records import read_trials
 
+OBJECTIVES = ("clean_accuracy", "robust_accuracy")
 SPACE = Path(__file__).with_suffix(".yaml")
 
 
@@ -46,11 +47,9 @@ def main() -> None:
         sys.exit(code)
     found = {
         "searched": [
-            {
-                "point": dict(record.point),
-                **{name: record.value(name) for name in ("clean_accuracy", "robust_accuracy")},
-            }
-            for record in read_trials(study)
+            {"point": dict(record.point), "l2": record.l2, **{name: record.value(name) for name in OBJECTIVES}}
+            for trial in read_trials(study)
+            for record in trial.each_point(OBJECTIVES)
         ],
         "confirmed": read_csv(study / "confirm.csv"),
         "attainment": read_csv(study / "attainment.csv"),

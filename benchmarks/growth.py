@@ -42,7 +42,8 @@ from cfamc_ray.search.search import Search
 from cfamc_ray.search.storage import open_storage
 from cfamc_ray.space.reading import read_study
 from cfamc_ray.space.search_space import SearchSpace
-from cfamc_ray.store.records import Row, TrialFolder, read_trials, write_config
+from cfamc_ray.store.epoch_rows import Row
+from cfamc_ray.store.records import TrialFolder, read_trials, write_config
 
 SPACE = "pareto.yaml"
 SETTINGS = ("budget.plateau=null", "start_from=[]")

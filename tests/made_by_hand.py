@@ -17,6 +17,10 @@ def row(epoch: int, *, done: bool = False, **metrics: object) -> dict[str, objec
     return {"epoch": epoch, "done": done, "clean_accuracy": 0.5, "robust_accuracy": 0.25, **COST, **metrics}
 
 
+def operating_point(l2: float, clean: float, robust: float) -> dict[str, float]:
+    return {"l2": l2, "probe_accuracy": 1.0, "clean_accuracy": clean, "robust_accuracy": robust}
+
+
 def record(number: int, *, status: Status = "finished", **metrics: object) -> TrialRecord:
     point = {"crops.views": number + 2, "perturbation.epsilon": 8 / 255}
     return TrialRecord(number, point, [row(1, done=status == "finished", **metrics)], status)

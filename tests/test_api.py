@@ -312,6 +312,15 @@ class TestConfirm:
         pd.testing.assert_frame_equal(table, pd.read_csv(study.folder / "confirm.csv"))
         assert len(table) == len(study.front) == 2
 
+    def test_what_exceeds_its_number_of_points_is_left_out_and_said(
+        self, tmp_path: Path, runs: Runs, asked: list[StudyConfig], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        study = run_study(SPACE, out=tmp_path)
+        capsys.readouterr()
+        assert len(study.confirm(overrides=["confirm={points: 1}"], verbose=True)) == 1
+        said = "confirm.points is 1; points of the front or near it that are left out: 1"
+        assert said in capsys.readouterr().out.splitlines()
+
     def test_a_space_that_asks_for_it_is_confirmed_at_the_end(
         self, tmp_path: Path, runs: Runs, asked: list[StudyConfig]
     ) -> None:

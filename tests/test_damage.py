@@ -4,7 +4,7 @@ import io
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,9 +42,11 @@ from cfamc_ray.search.search import Search
 from cfamc_ray.search.storage import open_storage
 from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.cells import CellFolder
+from cfamc_ray.store.epoch_rows import Row
 from cfamc_ray.store.images import note
-from cfamc_ray.store.records import Row, Status, TrialFolder, TrialRecord, read_trials, write_config
+from cfamc_ray.store.records import Status, TrialFolder, TrialRecord, read_trials, write_config
 from cfamc_ray.store.stop_reason import StopReason
+from cfamc_ray.store.tested import PointTest
 from cfamc_ray.train import main as train
 from cfamc_ray.training.recording import RecordedTrial
 from cfamc_ray.training.trainer import initial_encoder
@@ -577,15 +579,15 @@ class TestConfirmation:
             trial.write_rows(rows_of(number, done=True))
             shutil.copy(folder / "trial_00000" / "encoder.safetensors", trial.encoder)
         reconcile(open_study(fresh, open_storage(inner)), fresh, read_trials(inner))
-        TrialFolder(inner, 0).write_test({"none": 0.5, "autoattack": 0.1})
+        TrialFolder(inner, 0).add_test(PointTest(None, {}, {"none": 0.5, "autoattack": 0.1}))
         return config, folder
 
     @pytest.fixture
     def tested(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
         numbers: list[int] = []
 
-        def test(fresh: object, folder: object, records: list[TrialRecord], *_: object) -> None:
-            numbers.extend(record.number for record in records)
+        def test(fresh: object, folder: object, untested: Mapping[int, object], *_: object) -> None:
+            numbers.extend(untested)
 
         monkeypatch.setattr(confirmation, "_test", test)
         return numbers

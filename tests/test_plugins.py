@@ -185,7 +185,10 @@ def test_a_confirmation_imports_it(project: Path) -> None:
     done = tune(project, "--trials", "1", "--set", confirm)
     assert done.returncode == 0, done.stderr
     measured = json.loads((project / "runs" / "mine" / "confirm" / "trial_00000" / "test.json").read_text())
-    assert set(measured) == {"test_sample", "none", "pgd", "pgd_margin"}
+    assert measured["operating_points"]
+    assert all(
+        set(point) == {"l2", "test_sample", "none", "pgd", "pgd_margin"} for point in measured["operating_points"]
+    )
 
 
 @pytest.mark.long

@@ -261,31 +261,42 @@ def test_several_workers_that_fall_behind_stop_together_and_make_room(space: Pat
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_the_front_is_confirmed_with_fresh_seeds_on_test_images(space: Path) -> None:
-    confirm = "confirm={seeds: 2, images: 100, attacked_images: 20, tolerance: 0}"
-    code, output = run(space, "--set", confirm, "--trials", "2")
+    confirm = ("--set", "confirm={seeds: 2, images: 100, attacked_images: 20, tolerance: 1}")
+    command = ("--set", "evaluation.head.l2=[0.01, 1]", *confirm, "--trials", "2")
+    code, output = run(space, *command)
     study = space.parent / "runs" / "tiny"
     assert code == 0, output
     fresh = read_trials(study / "confirm")
     with (study / "confirm.csv").open() as file:
         table = list(csv.DictReader(file))
     assert {record.point["seed"] for record in fresh} == {1, 2}
-    assert len(fresh) == 2 * len(table)
+    assert {row["evaluation.head.l2"] for row in table} == {"0.01", "1.0"}
+    assert len(fresh) == 2 * len({row["trial_id"] for row in table})
+    tests = [TrialFolder(study / "confirm", record.number).read_tests() for record in fresh]
+    assert sum(map(len, tests)) == 2 * len(table)
     for row in table:
-        tests = [TrialFolder(study / "confirm", record.number).read_test() for record in fresh]
         here = [
-            test
+            test[float(row["evaluation.head.l2"])].accuracies
             for test, record in zip(tests, fresh, strict=True)
-            if test and str(record.point["crops.views"]) == row["crops.views"]
+            if str(record.point["crops.views"]) == row["crops.views"]
         ]
         assert float(row["clean_accuracy_mean"]) == pytest.approx(sum(test["none"] for test in here) / 2)
         assert float(row["autoattack_mean"]) == float(row["robust_accuracy_mean"]) <= float(row["pgd20_mean"])
         assert 0 <= float(row["front_probability"]) <= 1
     assert (study / "attainment.csv").read_text().startswith("attained_by,clean_accuracy,robust_accuracy")
     before = {path: path.stat().st_mtime_ns for path in study.glob("confirm/trial_*/*")}
-    code, again = run(space, "--set", confirm, "--trials", "2")
+    code, again = run(space, *command)
     assert code == 0, again
     assert {path: path.stat().st_mtime_ns for path in study.glob("confirm/trial_*/*")} == before
     assert again.splitlines()[-4:] == output.splitlines()[-4:]
+
+    path = TrialFolder(study / "confirm", [len(test) for test in tests].index(2)).test_file
+    whole = json.loads(path.read_text())["operating_points"]
+    path.write_text(json.dumps({"operating_points": whole[:1]}))
+    code, output = run(space, *command)
+    assert code == 0, output
+    assert output.count("tested trial_") == 1
+    assert json.loads(path.read_text())["operating_points"] == whole
 
 
 @pytest.mark.long

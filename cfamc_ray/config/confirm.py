@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from cfamc_ray.config.evaluation import EvaluationConfig
+from cfamc_ray.config.heads import HeadConfig
 from cfamc_ray.config.protocol import PGD_20, ProtocolConfig
 from cfamc_ray.config.types import Real, Strict
 
@@ -17,6 +18,10 @@ class ConfirmConfig(Strict):
     tolerance: Real = Field(default=0.05, ge=0, le=1)
     """Points near the front are confirmed too: those that no trial dominates once all their objectives are improved by
     this fraction of the front's range."""
+    points: int = Field(default=12, ge=1)
+    """Largest number of points that are confirmed, where a point is a trial with one of its L2 strengths. The ends of
+    the front come first, then the rest of the front, then points near it, each time the one farthest from those
+    before it."""
     attacks: tuple[Literal["pgd20", "autoattack"], ...] = Field(
         default=("pgd20", "autoattack"), strict=False, min_length=1
     )
@@ -28,16 +33,20 @@ class ConfirmConfig(Strict):
     attacked_images: int = Field(default=1_000, ge=1)
     """Number of `images` that are attacked, again a stratified sample."""
 
-    def protocol(self, evaluation: EvaluationConfig) -> ProtocolConfig:
-        """The protocol that evaluates an encoder of the front.
+    def protocol(self, evaluation: EvaluationConfig, l2: float | None = None) -> ProtocolConfig:
+        """The protocol that evaluates an encoder of the front at one operating point.
 
         Args:
-            evaluation: `evaluation` keys of the encoder's trial; its radius and its batch size are used.
+            evaluation: `evaluation` keys of the encoder's trial; its probe, radius and batch size are used.
+            l2: L2 strength of the operating point; None for a trial without operating points, whose head is the one
+                that confirmed it before there were any.
         """
+        probe = {**dict(evaluation.head), "l2": (l2,)}
         epsilon = evaluation.epsilon
         automatic = "autoattack" in self.attacks
         return ProtocolConfig(
             name="confirm",
+            head=HeadConfig(l2=(1e-2,)) if l2 is None else HeadConfig.model_validate(probe),
             images=self.images,
             attacked_images=self.attacked_images,
             epsilons=(epsilon,),

@@ -4,7 +4,8 @@ A search keeps the best of many noisy values, so these are optimistic (winner's 
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,22 +14,29 @@ import numpy.typing as npt
 from scipy.stats import t
 
 from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.front.candidates import without_seed
 from cfamc_ray.front.dominance import pareto_front, signs
-from cfamc_ray.front.front import find_front
 from cfamc_ray.store.records import TrialRecord
-from cfamc_ray.store.tables import Column, Statistic, Table, metric_column, setting_column
+from cfamc_ray.store.tables import L2, Column, Statistic, Table, metric_column, setting_column
 
 Array = npt.NDArray[np.float64]
+Key = tuple[int, int | None]
+"""Key of a record at an operating point, as `TrialRecord.key`."""
 LEVELS = (0.2, 0.5, 0.8)
 TESTED = ("clean_accuracy", "robust_accuracy")
 """Metrics that a confirmation measures on the test split; all others are those of the fresh run itself."""
 MEAN: tuple[Statistic, ...] = ("mean", "low", "high")
+SEARCHED: tuple[Statistic, ...] = (*MEAN, "searched", "optimism")
+SEARCHED_AND_AGAIN: tuple[Statistic, ...] = (*SEARCHED, "selection")
+STRENGTH = setting_column(L2)
+"""Column of the L2 strength of an operating point."""
 MEAN_AGAIN: tuple[Statistic, ...] = ("again_mean", "again_low", "again_high")
 
 
 class FreshRun(NamedTuple):
     """A candidate trained with a fresh seed; a metric that was not measured is NaN or left out."""
 
+    seed: int
     tested: Mapping[str, float]
     """Objectives and attacks: accuracies on the test split, robust accuracy under the strongest attack."""
     again: Mapping[str, float]
@@ -51,7 +59,9 @@ class Confirmation:
     """A candidate of the search, trained again with fresh seeds."""
 
     record: TrialRecord
-    """Its trial in the search."""
+    """Its trial in the search, at the operating point that is confirmed."""
+    fresh_seeds: tuple[int, ...]
+    """Seeds of the fresh runs that have all metrics."""
     tested: Mapping[str, Summary]
     """As `FreshRun.tested`."""
     again: Mapping[str, Summary]
@@ -62,66 +72,35 @@ class Confirmation:
     """The values of the objectives that the search saw."""
     optimism: Mapping[str, float]
     """By how much the searched values were better than the means over fresh seeds (winner's curse)."""
+    selection: Mapping[str, float]
+    """By how much the searched values were better than the means of `again`: the part of the optimism that comes from
+    the luck of a seed and from choosing trial and strength on validation images."""
 
     @property
     def seeds(self) -> int:
         """Number of fresh runs with all metrics."""
-        return len(next(iter(self.tested.values())).values)
-
-
-def candidates(config: StudyConfig, records: Sequence[TrialRecord], *, tolerance: float) -> list[TrialRecord]:
-    """The trials to train again: the front and what is near it.
-
-    A trial is near the front if no trial dominates it once all its objectives are improved by a share of the front's
-    range (additive ε-dominance).
-
-    Args:
-        config: of the study.
-        records: of its trials.
-        tolerance: this share.
-
-    Returns:
-        members of the front, then the others by number; of several trials at one point only the first.
-    """
-    front = find_front(config, records)
-    complete = sorted(front.members + front.dominated, key=lambda record: record.number)
-    if not complete:
-        return []
-    signs_K = signs(config.objectives.values())
-    values_NK = np.array([record.values(config.objectives) for record in complete]) * signs_K
-    span_K = np.ptp([record.values(config.objectives) for record in front.members], axis=0)
-    span_K = np.where(span_K > 0, span_K, np.ptp(values_NK, axis=0))
-    better = ["maximize"] * len(signs_K)
-    near = [
-        pareto_front(np.vstack([values_K + tolerance * span_K, np.delete(values_NK, place, axis=0)]), better)[0]
-        for place, values_K in enumerate(values_NK)
-    ]
-    members = {record.number for record in front.members}
-    chosen = front.members + [
-        r for r, is_near in zip(complete, near, strict=True) if is_near and r.number not in members
-    ]
-    first = {repr(sorted(record.point.items())): record for record in reversed(complete)}
-    return [record for record in chosen if first[repr(sorted(record.point.items()))] is record]
+        return len(self.fresh_seeds)
 
 
 def confirm(
     objectives: Mapping[str, str],
     searched: Sequence[TrialRecord],
-    fresh: Mapping[int, Sequence[FreshRun]],
+    fresh: Mapping[Key, Sequence[FreshRun]],
     *,
     attacks: Sequence[str] = (),
     resamples: int = 2000,
     seed: int = 0,
 ) -> list[Confirmation]:
-    """Compare the values that the search saw with fresh runs of the same points.
+    """Compare the values that the search saw with fresh runs of the same operating points.
 
     Args:
         objectives: metric and direction; the front is over these.
-        searched: the candidates.
-        fresh: the fresh runs of each candidate, by its number; a run that misses a metric is left out.
+        searched: the candidates, at their operating points.
+        fresh: the fresh runs of each candidate, by its key; a run that misses a metric is left out.
         attacks: further metrics of the test split.
         resamples: of the bootstrap.
-        seed: of the bootstrap; each candidate is resampled independently.
+        seed: of the bootstrap. Operating points of the same fresh encoders share their resamples; others are
+            resampled independently.
     """
     tested, again = list(dict.fromkeys([*objectives, *attacks])), [name for name in objectives if name in TESTED]
 
@@ -129,47 +108,67 @@ def confirm(
         values = [run.tested.get(name, math.nan) for name in tested] + [run.again.get(name, math.nan) for name in again]
         return all(map(math.isfinite, values))
 
-    complete = {record.number: list(filter(is_complete, fresh.get(record.number, ()))) for record in searched}
-    probability = _front_probabilities(objectives, complete, resamples=resamples, seed=seed)
+    complete = {record.key: list(filter(is_complete, fresh.get(record.key, ()))) for record in searched}
+    probability = _front_probabilities(objectives, searched, complete, resamples=resamples, seed=seed)
+    sign = dict(zip(objectives, signs(objectives.values()), strict=True))
     confirmed = []
     for record in searched:
-        group = complete[record.number]
-        summaries = {name: _summary([run.tested[name] for run in group]) for name in tested}
+        group = complete[record.key]
+        of_test = {name: _summary([run.tested[name] for run in group]) for name in tested}
+        of_again = {name: _summary([run.again[name] for run in group]) for name in again}
         saw = {name: record.value(name) for name in objectives}
         confirmed.append(
             Confirmation(
                 record=record,
-                tested=summaries,
-                again={name: _summary([run.again[name] for run in group]) for name in again},
-                front_probability=probability.get(record.number, math.nan),
+                fresh_seeds=tuple(run.seed for run in group),
+                tested=of_test,
+                again=of_again,
+                front_probability=probability.get(record.key, math.nan),
                 searched=saw,
-                optimism={
-                    name: float(sign * (saw[name] - summaries[name].mean))
-                    for name, sign in zip(objectives, signs(objectives.values()), strict=True)
-                },
+                optimism={name: float(sign[name] * (saw[name] - of_test[name].mean)) for name in objectives},
+                selection={name: float(sign[name] * (saw[name] - of_again[name].mean)) for name in again},
             )
         )
     return confirmed
 
 
 def _front_probabilities(
-    objectives: Mapping[str, str], runs: Mapping[int, Sequence[FreshRun]], *, resamples: int, seed: int
-) -> dict[int, float]:
+    objectives: Mapping[str, str],
+    searched: Sequence[TrialRecord],
+    runs: Mapping[Key, Sequence[FreshRun]],
+    *,
+    resamples: int,
+    seed: int,
+) -> dict[Key, float]:
     """Share of the resamples over seeds in which each candidate with a run is on the front of all of them."""
-    values = {n: np.array([[run.tested[name] for name in objectives] for run in group]) for n, group in runs.items()}
-    known = {number: values_nK for number, values_nK in values.items() if len(values_nK)}
-    if not known:
+    groups: dict[Hashable, list[TrialRecord]] = defaultdict(list)
+    for record in searched:
+        if runs[record.key]:
+            groups[without_seed(record)].append(record)
+    means: dict[Key, Array] = {}
+    for group in groups.values():
+        seeds = sorted({run.seed for record in group for run in runs[record.key]})
+        generator = np.random.default_rng((seed, min(record.number for record in group)))
+        drawn_RS = generator.integers(len(seeds), size=(resamples, len(seeds)))
+        for record in group:
+            by_seed = {run.seed: [run.tested[name] for name in objectives] for run in runs[record.key]}
+            values_SK = np.array([by_seed.get(each, [math.nan] * len(objectives)) for each in seeds])
+            means[record.key] = _known_means(values_SK[drawn_RS])
+    if not means:
         return {}
-    means_CRK = [_resampled_means(values_nK, resamples, (seed, number)) for number, values_nK in known.items()]
-    directions = list(objectives.values())
-    on_front_RC = [pareto_front(means_CK, directions) for means_CK in np.stack(means_CRK, axis=1)]
-    return dict(zip(known, map(float, np.mean(on_front_RC, axis=0)), strict=True))
+    means_RCK = np.stack(list(means.values()), axis=1)
+    on_front_RC = np.array([pareto_front(means_CK, list(objectives.values())) for means_CK in means_RCK])
+    known_C = np.isfinite(means_RCK).all(axis=-1).sum(axis=0)
+    share_C = np.divide(on_front_RC.sum(axis=0), known_C, out=np.full(len(means), math.nan), where=known_C > 0)
+    return dict(zip(means, share_C.tolist(), strict=True))
 
 
-def _resampled_means(values_nK: Array, resamples: int, seed: tuple[int, int]) -> Array:
-    rows = np.random.default_rng(seed).integers(len(values_nK), size=(resamples, len(values_nK)))
-    means: Array = values_nK[rows].mean(axis=1)
-    return means
+def _known_means(drawn_RSK: Array) -> Array:
+    """Mean over the seeds that have values, (R, K); NaN in resamples where none has."""
+    known_R1 = np.isfinite(drawn_RSK).all(axis=-1).sum(axis=1)[:, None]
+    total_RK = np.nansum(drawn_RSK, axis=1)
+    means_RK: Array = np.divide(total_RK, known_R1, out=np.full_like(total_RK, math.nan), where=known_R1 > 0)
+    return means_RK
 
 
 def _summary(values: Sequence[float]) -> Summary:
@@ -217,13 +216,13 @@ def attainment(
 def confirmation_columns(objectives: Iterable[str], attacks: Iterable[str]) -> list[Column]:
     """Columns of confirm.csv before those of the point."""
     names = list(objectives)
-    again = [name for name in names if name in TESTED]
     return [
         Column("trial_id"),
+        STRENGTH,
         Column("seeds"),
         Column("front_probability", "probability of being on the front", "fraction"),
-        *(metric_column(name, part) for name in names for part in (*MEAN, "searched", "optimism")),
-        *(metric_column(name, part) for name in again for part in MEAN_AGAIN),
+        *(metric_column(name, part) for name in names for part in (SEARCHED_AND_AGAIN if name in TESTED else SEARCHED)),
+        *(metric_column(name, part) for name in names if name in TESTED for part in MEAN_AGAIN),
         *(metric_column(name, part) for name in attacks for part in MEAN),
     ]
 
@@ -231,13 +230,15 @@ def confirmation_columns(objectives: Iterable[str], attacks: Iterable[str]) -> l
 def confirmation_table(confirmed: Sequence[Confirmation], config: StudyConfig) -> Table:
     """One row per candidate; a value that is missing is None."""
     attacks = config.confirm.attacks if config.confirm else ()
-    columns = [*confirmation_columns(config.objectives, attacks), *map(setting_column, config.space)]
+    settings = [setting_column(key) for key in config.space if key != STRENGTH.name]
+    columns = [*confirmation_columns(config.objectives, attacks), *settings]
     return Table("confirm", "With fresh seeds, on test images", columns, [_row(one) for one in confirmed])
 
 
 def _row(one: Confirmation) -> dict[str, Any]:
     row: dict[str, Any] = {
         "trial_id": one.record.trial_id,
+        STRENGTH.name: one.record.l2,
         "seeds": one.seeds,
         "front_probability": one.front_probability,
     }
@@ -245,9 +246,13 @@ def _row(one: Confirmation) -> dict[str, Any]:
         for name, (_, mean, interval) in summaries.items():
             for statistic, value in zip(statistics, (mean, *interval), strict=True):
                 row[metric_column(name, statistic).name] = value
-    for name in one.searched:
-        row[metric_column(name, "searched").name] = one.searched[name]
-        row[metric_column(name, "optimism").name] = one.optimism[name]
+    of_search: dict[Statistic, Mapping[str, float]] = {
+        "searched": one.searched,
+        "optimism": one.optimism,
+        "selection": one.selection,
+    }
+    for statistic, values in of_search.items():
+        row |= {metric_column(name, statistic).name: value for name, value in values.items()}
     finite = {
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()
     }

@@ -1,30 +1,29 @@
 """The study that trains the front again with fresh seeds, and what its trials and their tests say of the front."""
 
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
 from itertools import count, islice
 from pathlib import Path
 
-import numpy as np
-
 from cfamc_ray.config.ranges import Choice
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.front.confirmation import (
-    TESTED,
-    Confirmation,
-    FreshRun,
-    attainment,
-    candidates,
-    confirm,
-    confirmation_table,
-)
+from cfamc_ray.front.candidates import Candidates, candidates, without_seed
+from cfamc_ray.front.confirmation import TESTED, Confirmation, FreshRun, Key, attainment, confirm, confirmation_table
 from cfamc_ray.host.files import write_text
 from cfamc_ray.store.layout import ATTAINMENT, CONFIRM, CONFIRM_TABLE
 from cfamc_ray.store.records import TrialFolder, TrialRecord, read_trials
 from cfamc_ray.store.tables import Column, Table, metric_column
+from cfamc_ray.store.tested import PointTest
 
 LAST_MEASURED = {"pgd20": "pgd_margin", "autoattack": "autoattack"}
 """Id of the last attack that a protocol runs for each attack of `confirm`."""
+
+
+def find_finalists(config: StudyConfig, searched: Sequence[TrialRecord]) -> Candidates:
+    """The candidates that the key `confirm` of a study asks for; arguments as for `confirming_study`."""
+    assert config.confirm is not None
+    return candidates(config, searched, tolerance=config.confirm.tolerance, points=config.confirm.points)
 
 
 def confirming_study(
@@ -32,17 +31,19 @@ def confirming_study(
 ) -> StudyConfig | None:
     """A study of every candidate with every fresh seed, seed by seed; None without a candidate.
 
+    Operating points of one trial share its encoders: each point of the space is trained once with each seed.
+
     Args:
         config: of the study whose front is confirmed.
         searched: its trials.
         trained: trials of an earlier confirmation, which are not trained again.
     """
     assert config.confirm is not None
-    finalists = candidates(config, searched, tolerance=config.confirm.tolerance)
+    finalists = {without_seed(record): record.point for record in find_finalists(config, searched).chosen}
     if not finalists:
         return None
     seeds = fresh_seeds(config, searched, config.confirm.seeds)
-    points = [{**record.point, "seed": seed} for seed in seeds for record in finalists]
+    points = [{**point, "seed": seed} for seed in seeds for point in finalists.values()]
     others = sum(record.point not in points for record in trained)
     tree = config.model_dump(mode="json") | {
         "name": CONFIRM,
@@ -62,39 +63,60 @@ def fresh_seeds(config: StudyConfig, searched: Sequence[TrialRecord], number: in
     return list(islice((seed for seed in count() if seed not in used), number))
 
 
+def untested_strengths(config: StudyConfig, folder: Path) -> dict[int, list[float | None]]:
+    """L2 strengths of candidates with which encoders of the confirmation are still to be tested, by trial number.
+
+    Args:
+        config: of the study whose front is confirmed.
+        folder: folder of that study.
+    """
+    needed: dict[Hashable, list[float | None]] = defaultdict(list)
+    for record in find_finalists(config, read_trials(folder)).chosen:
+        needed[without_seed(record)].append(record.l2)
+    inner, untested = folder / CONFIRM, {}
+    for record in read_trials(inner):
+        tests = TrialFolder(inner, record.number).read_tests()
+        missing = [l2 for l2 in needed.get(without_seed(record), []) if l2 not in tests]
+        if missing and record.status == "finished":
+            untested[record.number] = missing
+    return untested
+
+
 def confirmed_front(config: StudyConfig, folder: Path) -> list[Confirmation]:
     """What the fresh seeds say of each candidate so far."""
     assert config.confirm is not None
-    finalists = candidates(config, read_trials(folder), tolerance=config.confirm.tolerance)
-    fresh = {record.number: _fresh_runs(config, folder, record) for record in finalists}
-    return confirm(config.objectives, finalists, fresh, attacks=config.confirm.attacks)
+    finalists, inner = find_finalists(config, read_trials(folder)).chosen, folder / CONFIRM
+    fresh = [(record, TrialFolder(inner, record.number).read_tests()) for record in read_trials(inner)]
+    runs: dict[Key, list[FreshRun]] = {
+        finalist.key: [
+            _fresh_run(config, record, tests[finalist.l2])
+            for record, tests in fresh
+            if without_seed(record) == without_seed(finalist) and finalist.l2 in tests
+        ]
+        for finalist in finalists
+    }
+    return confirm(config.objectives, finalists, runs, attacks=config.confirm.attacks)
 
 
-def _fresh_runs(config: StudyConfig, folder: Path, finalist: TrialRecord) -> list[FreshRun]:
-    """The tested runs at a finalist's point, whatever their seed."""
+def _fresh_run(config: StudyConfig, record: TrialRecord, test: PointTest) -> FreshRun:
     assert config.confirm is not None
-    runs = []
-    for record in read_trials(folder / CONFIRM):
-        same = {key: value for key, value in record.point.items() if key in finalist.point and key != "seed"}
-        test = TrialFolder(folder / CONFIRM, record.number).read_test()
-        if test is None or same != {key: value for key, value in finalist.point.items() if key != "seed"}:
-            continue
-        values = {name: math.nan if value is None else value for name, value in test.items()}
-        attacks: dict[str, float] = {name: values.get(LAST_MEASURED[name], math.nan) for name in config.confirm.attacks}
-        tested = {
-            "clean_accuracy": values.get("none", math.nan),
-            "robust_accuracy": attacks[config.confirm.attacks[-1]],
-        }
-        others = {name: record.value(name) for name in config.objectives if name not in TESTED}
-        again = {name: record.value(name) for name in config.objectives if name in TESTED}
-        runs.append(FreshRun({**others, **tested, **attacks}, again))
-    return runs
+    attacks: dict[str, float] = {
+        name: test.accuracies.get(LAST_MEASURED[name], math.nan) for name in config.confirm.attacks
+    }
+    tested = {
+        "clean_accuracy": test.accuracies.get("none", math.nan),
+        "robust_accuracy": attacks[config.confirm.attacks[-1]],
+    }
+    others = {name: record.value(name) for name in config.objectives if name not in TESTED}
+    points = [record] if test.l2 is None else record.each_point(TESTED)
+    again = {name: point.value(name) for point in points if point.l2 == test.l2 for name in TESTED}
+    return FreshRun(int(record.point["seed"]), {**others, **tested, **attacks}, again)
 
 
 def write_confirmation(config: StudyConfig, folder: Path, confirmed: Sequence[Confirmation]) -> None:
     """Write confirm.csv, one row per candidate, and attainment.csv, the surfaces that 20, 50 and 80 % of seeds reach.
 
-    A surface needs two or three objectives, and the same seeds of every candidate.
+    A surface needs two or three objectives, and seeds with which every candidate was tested.
     """
     for name, table in (
         (CONFIRM_TABLE, confirmation_table(confirmed, config)),
@@ -107,15 +129,18 @@ def write_confirmation(config: StudyConfig, folder: Path, confirmed: Sequence[Co
 def _attainment_table(config: StudyConfig, confirmed: Sequence[Confirmation]) -> Table:
     columns = [Column("attained_by", unit="fraction"), *map(metric_column, config.objectives)]
     rows: list[dict[str, float]] = []
-    seeds = min((one.seeds for one in confirmed), default=0)
-    if seeds and len(config.objectives) in (2, 3):
-        fronts = [
-            np.array([[one.tested[name].values[seed] for name in config.objectives] for one in confirmed])
-            for seed in range(seeds)
-        ]
+    common = set.intersection(*(set(one.fresh_seeds) for one in confirmed)) if confirmed else set()
+    if common and len(config.objectives) in (2, 3):
+        fronts = [[_tested_with(one, seed, config.objectives) for one in confirmed] for seed in sorted(common)]
         rows = [
             {"attained_by": level, **dict(zip(config.objectives, map(float, point), strict=True))}
             for level, points in attainment(config.objectives, fronts).items()
             for point in points
         ]
     return Table("attainment", "Attainment surfaces", columns, rows)
+
+
+def _tested_with(one: Confirmation, seed: int, metrics: Iterable[str]) -> list[float]:
+    """A candidate's values on test images with one of its fresh seeds."""
+    place = one.fresh_seeds.index(seed)
+    return [one.tested[name].values[place] for name in metrics]

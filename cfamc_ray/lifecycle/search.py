@@ -7,7 +7,7 @@ from pathlib import Path
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.cost.model import CostModel
 from cfamc_ray.front.confirmation import Confirmation
-from cfamc_ray.front.finalists import confirmed_front, write_confirmation
+from cfamc_ray.front.finalists import confirmed_front, find_finalists, write_confirmation
 from cfamc_ray.front.front import find_front
 from cfamc_ray.host.files import write_text
 from cfamc_ray.host.process import before_end
@@ -142,6 +142,9 @@ def confirm_front(study: PlannedStudy, *, address: str | None = None, reporter: 
     if not earlier or any(confirmation.seeds < config.confirm.seeds for confirmation in earlier):
         check_data(config, [SearchSpace(config).first_trial], folder)
     reporter.say(f"\nThe front is confirmed with {config.confirm.seeds} fresh seeds → {folder / CONFIRM}")
+    if left_out := find_finalists(config, read_trials(folder)).left_out:
+        limit = config.confirm.points
+        reporter.say(f"confirm.points is {limit}; points of the front or near it that are left out: {len(left_out)}")
     complete = False
     with driving(folder):
         write_config(folder, config)

@@ -1,9 +1,8 @@
 """Confirm a front: train its points again with fresh seeds, as a separate study, and test them; both can resume."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import ray
 import torch
@@ -12,15 +11,16 @@ from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.data.splits import describe_test
 from cfamc_ray.evaluation.attacks import AttackInvalid
 from cfamc_ray.evaluation.protocols import measure_on
-from cfamc_ray.front.finalists import confirming_study
+from cfamc_ray.front.finalists import confirming_study, untested_strengths
 from cfamc_ray.method.encoder import load_encoder
 from cfamc_ray.orchestration.images import SharedSources, share_sources, take_sources
 from cfamc_ray.orchestration.packing import Packed, pack
 from cfamc_ray.orchestration.run import run_study
 from cfamc_ray.orchestration.session import running_ray
-from cfamc_ray.store.layout import CONFIRM
-from cfamc_ray.store.records import TrialFolder, TrialRecord, read_trials
+from cfamc_ray.store.layout import CONFIRM, trial_name
+from cfamc_ray.store.records import TrialFolder, read_trials
 from cfamc_ray.store.repair import renew_untested
+from cfamc_ray.store.tested import PointTest
 from cfamc_ray.terminal import Detail, ProgressView
 from cfamc_ray.training.allocator import keep_freed_memory, use_device, worker_device
 from cfamc_ray.training.recording import out_of_memory
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 def run_confirmation(
     config: StudyConfig, folder: Path, *, address: str | None = None, detail: Detail = "normal"
 ) -> bool:
-    """Train and test every candidate with every fresh seed; existing results are kept.
+    """Train every candidate with every fresh seed and test it at its operating points; existing results are kept.
 
     Args:
         config: config of the study whose front is confirmed; `confirm` must be set.
@@ -47,43 +47,48 @@ def run_confirmation(
     fresh = confirming_study(config, read_trials(folder), read_trials(inner))
     if fresh is None:
         return True
-    for line in renew_untested(inner):
+    for line in renew_untested(inner, untested_strengths(config, folder)):
         logger.warning(line)
     if not run_study(fresh, inner, address=address, detail=detail):
         return False
-    untested = [
-        record
-        for record in read_trials(inner)
-        if record.status == "finished" and TrialFolder(inner, record.number).read_test() is None
-    ]
-    if untested:
+    if untested := untested_strengths(config, folder):
         _test(fresh, inner, untested, address, detail)
     return True
 
 
 def _test(
-    fresh: StudyConfig, folder: Path, records: Sequence[TrialRecord], address: str | None, detail: Detail
+    fresh: StudyConfig,
+    folder: Path,
+    untested: Mapping[int, Sequence[float | None]],
+    address: str | None,
+    detail: Detail,
 ) -> None:
-    """Attack the encoders, as many at once as resources allow."""
+    """Attack the encoders at their operating points, as many at once as resources allow."""
     resources = fresh.resources
     test = ray.remote(
         num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker, max_retries=resources.restarts
     )(test_encoder)
+    points = [(number, l2) for number, strengths in untested.items() for l2 in strengths]
     with (
         running_ray(fresh.resources, folder, address) as person,
-        ProgressView("tested", len(records), person, detail=detail) as view,
+        ProgressView("tested", len(points), person, detail=detail) as view,
     ):
         sources, packed = share_sources(fresh), pack(fresh, fresh.plugins)
-        waiting = {test.remote(packed, folder, record.number, sources): record for record in records}
+        waiting = {test.remote(packed, folder, number, l2, sources): number for number, l2 in points}
         while waiting:
             (done,), _ = ray.wait(list(waiting))
-            record = waiting.pop(done)
-            view.say(f"tested {record.trial_id}, {len(waiting)} to go{ray.get(done)}")
+            number, tested = waiting.pop(done), ray.get(done)
+            TrialFolder(folder, number).add_test(tested)
+            strength = "" if tested.l2 is None else f" with L2 {tested.l2:g}"
+            problem = f": {tested.problem}" if tested.problem else ""
+            view.say(f"tested {trial_name(number)}{strength}, {len(waiting)} to go{problem}")
             view.advance()
 
 
-def test_encoder(study: Packed[StudyConfig], folder: Path, number: int, sources: SharedSources) -> str:
-    """Evaluate one encoder and write its accuracies; return a remark if they cannot be trusted."""
+def test_encoder(
+    study: Packed[StudyConfig], folder: Path, number: int, l2: float | None, sources: SharedSources
+) -> PointTest:
+    """Evaluate one encoder at one operating point; a problem is noted if its accuracies cannot be trusted."""
     fresh = study.unpack()
     assert fresh.confirm is not None
     take_sources(sources)
@@ -95,8 +100,9 @@ def test_encoder(study: Packed[StudyConfig], folder: Path, number: int, sources:
     record = trial_folder.read()
     assert record is not None
     trial = fresh.trial_at(record.point)
-    protocol = fresh.confirm.protocol(trial.evaluation)
-    values: dict[str, Any] = {"test_sample": describe_test(trial.judged_on, images=protocol.images)}
+    protocol = fresh.confirm.protocol(trial.evaluation, l2)
+    sample = describe_test(trial.judged_on, images=protocol.images)
+    accuracies: dict[str, float] = {}
     try:
         for measurement in measure_on(
             trial.judged_on,
@@ -105,11 +111,11 @@ def test_encoder(study: Packed[StudyConfig], folder: Path, number: int, sources:
             crops=trial.crops,
             device=device,
         ):
-            values[measurement.attack] = measurement.accuracy
+            accuracies[measurement.attack] = measurement.accuracy
     except Exception as error:
         doubted = isinstance(error, AttackInvalid | FloatingPointError)
-        values["problem"] = str(error) if doubted else out_of_memory(error)
-        if not values["problem"]:
+        problem = str(error) if doubted else out_of_memory(error)
+        if not problem:
             raise
-    trial_folder.write_test(values)
-    return f": {values['problem']}" if "problem" in values else ""
+        return PointTest(l2, sample, accuracies, problem)
+    return PointTest(l2, sample, accuracies)

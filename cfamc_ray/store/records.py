@@ -17,8 +17,8 @@ from cfamc_ray.config.reading import dump_study, read_resolved, read_resolved_tr
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.host.files import write_text
-from cfamc_ray.metrics import costs, results
 from cfamc_ray.store.content import DamagedFile, content_of, damage_of, json_object
+from cfamc_ray.store.epoch_rows import Row, dump_rows, parse_rows
 from cfamc_ray.store.images import located, portable
 from cfamc_ray.store.layout import (
     CHECKPOINT,
@@ -33,9 +33,9 @@ from cfamc_ray.store.layout import (
     trial_name,
 )
 from cfamc_ray.store.stop_reason import StopKind, StopReason
+from cfamc_ray.store.tested import PointTest, dump_tests, parse_tests
 
 Status = Literal["finished", "stopped", "failed", "infeasible", "running"]
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -157,9 +157,8 @@ class TrialFolder:
 
     def write_rows(self, rows: Iterable[Row]) -> None:
         """Replace the rows; NaN and infinity are written as null."""
-        lines = [json.dumps(_without_nan(row)) + "\n" for row in rows]
-        if lines:
-            write_text(self.epochs_file, "".join(lines))
+        if text := dump_rows(rows):
+            write_text(self.epochs_file, text)
 
     @property
     def closed(self) -> bool:
@@ -172,20 +171,20 @@ class TrialFolder:
         if self.path.is_dir():
             write_text(self.outcome_file, json.dumps({"status": status, "reason": reason, **cause}) + "\n")
 
-    def write_test(self, values: Row) -> None:
-        """Write test.json: what the encoder reached on the test split."""
-        write_text(self.test_file, json.dumps(_without_nan(values)) + "\n")
+    def add_test(self, test: PointTest) -> None:
+        """Add the accuracies of an operating point to test.json; an earlier test of the same point is replaced."""
+        write_text(self.test_file, dump_tests({**self.read_tests(), test.l2: test}.values()))
 
-    def read_test(self) -> Row | None:
-        """What `write_test` wrote; None where the encoder was not tested."""
-        return content_of(self.test_file, _tested)
+    def read_tests(self) -> Mapping[float | None, PointTest]:
+        """The accuracies on the test split by L2 strength; empty where the encoder was not tested."""
+        return content_of(self.test_file, parse_tests) or {}
 
     def read(self) -> TrialRecord | None:
         """The record, as far as its files are whole; None where the trial never began."""
         begun = content_of(self.trial_file, self._begun)
         if begun is None:
             return None
-        rows, outcome = content_of(self.epochs_file, _rows), content_of(self.outcome_file, _outcome)
+        rows, outcome = content_of(self.epochs_file, parse_rows), content_of(self.outcome_file, _outcome)
         done = bool(rows and rows[-1]["done"])
         lost = rows is None and self.epochs_file.exists()
         if outcome is not None and outcome.status == "stopped" and (done or lost):
@@ -195,14 +194,14 @@ class TrialFolder:
 
     def damaged(self) -> list[DamagedFile]:
         """The files of its record that cannot be read; trial.json too, where it alone is missing."""
-        epochs, outcome = damage_of(self.epochs_file, _rows), damage_of(self.outcome_file, _outcome)
+        epochs, outcome = damage_of(self.epochs_file, parse_rows), damage_of(self.outcome_file, _outcome)
         written = content_of(self.outcome_file, _outcome)
         if epochs and written and written.status == "stopped":
             outcome = DamagedFile(self.outcome_file, "the rows that it judges are damaged")
         others = (self.epochs_file, self.outcome_file, self.checkpoint, self.encoder)
         missing = not self.trial_file.exists() and any(path.exists() for path in others)
         begun = DamagedFile(self.trial_file, "missing") if missing else damage_of(self.trial_file, self._begun)
-        return [file for file in (begun, outcome, epochs, damage_of(self.test_file, _tested)) if file]
+        return [file for file in (begun, outcome, epochs, damage_of(self.test_file, parse_tests)) if file]
 
     def _begun(self, text: str) -> _Begun:
         tree = json_object(text)
@@ -288,27 +287,6 @@ def write_config(study: Path, config: StudyConfig) -> None:
     write_text(study / STUDY, dump_study(portable(config, study)))
 
 
-def _rows(text: str) -> list[Row]:
-    rows = [json_object(line) for line in text.splitlines()]
-    if not rows or not all(isinstance(row.get("done"), bool) for row in rows):
-        raise ValueError("holds no rows of epochs")
-    if any(row.get("epoch") != number for number, row in enumerate(rows, start=1)):
-        raise ValueError("lacks the row of an epoch")
-    if not all(isinstance(row.get(name), int | float | None) for row in rows for name in (*results(), *costs())):
-        raise ValueError("holds a metric that is no number")
-    if not all(map(_has_operating_points, rows)):
-        raise ValueError("holds an operating point without its accuracies")
-    return list(rows)
-
-
-def _has_operating_points(row: Row) -> bool:
-    points = row.get("operating_points", [])
-    names = ("l2", "clean_accuracy", "robust_accuracy")
-    return isinstance(points, list) and all(
-        isinstance(point, dict) and all(isinstance(point.get(name), int | float) for name in names) for point in points
-    )
-
-
 def _outcome(text: str) -> _Outcome:
     tree = json_object(text)
     status, reason, kind, origin = (tree.get(key) for key in _Outcome._fields)
@@ -317,15 +295,3 @@ def _outcome(text: str) -> _Outcome:
     if kind not in (None, *get_args(StopKind)) or not isinstance(origin, str | None):
         raise ValueError("gives a reason of no known kind")
     return _Outcome(status, reason, kind, origin or "")
-
-
-def _tested(text: str) -> dict[str, Any]:
-    values = json_object(text)
-    texts = {"test_sample": dict, "problem": str}
-    if not all(isinstance(value, texts.get(name, int | float | None)) for name, value in values.items()):
-        raise ValueError("holds no accuracies")
-    return values
-
-
-def _without_nan(row: Row) -> dict[str, Any]:
-    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}

@@ -5,7 +5,7 @@ without its rows is trained again, from its checkpoint where that is whole. All 
 """
 
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -115,20 +115,19 @@ def repair(study: Path, points: Points) -> list[str]:
     return done
 
 
-def renew_untested(study: Path) -> list[str]:
-    """Set trials back whose encoders are untested and damaged or missing, so that they are trained again.
+def renew_untested(study: Path, untested: Container[int]) -> list[str]:
+    """Set trials back whose encoders are to be tested and damaged or missing, so that they are trained again.
 
     Args:
         study: a confirming study's folder; only its driver may do so.
+        untested: numbers of the trials that are to be tested.
 
     Returns:
         what was done, a sentence for each of them.
     """
     done = []
     for folder in trial_folders(study):
-        record = folder.read()
-        lacking = damaged_encoder(folder.encoder) or not folder.encoder.exists()
-        if record and record.status == "finished" and folder.read_test() is None and lacking:
+        if folder.number in untested and (damaged_encoder(folder.encoder) or not folder.encoder.exists()):
             kept = set_aside(folder.epochs_file)
             done.append(
                 f"{folder.encoder}: damaged or missing, and not yet tested; the trial is trained again (its rows are "

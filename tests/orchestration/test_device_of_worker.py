@@ -1,6 +1,5 @@
 """Every process that trains, measures or tests takes its device before it does anything with it."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,7 @@ def measure(_: Path) -> None:
 
 
 def confirm(folder: Path) -> None:
-    confirmation.test_encoder(pack(STUDY, ()), folder, 0, [])
+    confirmation.test_encoder(pack(STUDY, ()), folder, 0, 0.1, [])
 
 
 @pytest.mark.parametrize("work", [train, train_reused, measure, confirm], ids=lambda work: work.__name__)
@@ -85,7 +84,7 @@ def test_an_encoder_whose_test_needs_more_than_its_share_is_noted_and_the_others
 
     monkeypatch.setattr(confirmation, "measure_on", fails)
     monkeypatch.setattr(confirmation, "load_encoder", lambda _: None)
-    monkeypatch.setattr(confirmation, "describe_test", lambda *_, **__: "some images")
+    monkeypatch.setattr(confirmation, "describe_test", lambda *_, **__: {"images": 9})
     monkeypatch.setattr(confirmation, "use_device", lambda *_: None)
     monkeypatch.setattr(confirmation, "keep_freed_memory", lambda: None)
     monkeypatch.setattr("torch.set_num_threads", lambda _: None)
@@ -95,5 +94,5 @@ def test_an_encoder_whose_test_needs_more_than_its_share_is_noted_and_the_others
         with pytest.raises(RuntimeError, match="device-side assert"):
             confirm(tmp_path)
         return
-    assert confirmation.test_encoder(pack(STUDY, ()), tmp_path, 0, []) == f": {problem}"
-    assert json.loads(folder.test_file.read_text())["problem"] == problem
+    tested = confirmation.test_encoder(pack(STUDY, ()), tmp_path, 0, 0.1, [])
+    assert (tested.l2, tested.accuracies, tested.problem) == (0.1, {}, problem)

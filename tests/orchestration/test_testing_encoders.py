@@ -1,10 +1,12 @@
 """What a confirmation notes of an encoder; the whole of it runs in `test_study_runs.py`."""
 
-import json
 from pathlib import Path
 
+import pytest
 import torch
 
+from cfamc_ray.config.evaluation import EvaluationConfig
+from cfamc_ray.config.heads import HeadConfig
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.data.splits import describe_test
 from cfamc_ray.method.encoder import save_encoder
@@ -33,16 +35,27 @@ STUDY = StudyConfig.model_validate(
 )
 
 
-def test_beside_accuracies_it_is_noted_which_test_images_they_are_of(tmp_path: Path) -> None:
+@pytest.mark.parametrize("l2", [None, 0.3])
+def test_beside_accuracies_it_is_noted_which_test_images_they_are_of(l2: float | None, tmp_path: Path) -> None:
     folder = TrialFolder(tmp_path, 0)
     folder.open({})
     save_encoder(folder.encoder, initial_encoder(STUDY.trial), STUDY.trial.encoder)
     threads = torch.get_num_threads()
     try:
-        assert measure_encoder(pack(STUDY, ()), tmp_path, 0, []) == ""
+        tested = measure_encoder(pack(STUDY, ()), tmp_path, 0, l2, [])
     finally:
         torch.set_num_threads(threads)
-    noted = json.loads((folder.path / "test.json").read_text())
-    assert noted.pop("test_sample") == describe_test(STUDY.trial.data, images=40)
-    assert list(noted) == ["none", "pgd", "pgd_margin"]
-    assert all(round(noted[name] * count, 9) % 1 == 0 for name, count in zip(noted, (40, 20, 20), strict=True))
+    assert (tested.l2, tested.problem) == (l2, "")
+    assert tested.sample == describe_test(STUDY.trial.data, images=40)
+    assert list(tested.accuracies) == ["none", "pgd", "pgd_margin"]
+    counts = zip(tested.accuracies.values(), (40, 20, 20), strict=True)
+    assert all(round(accuracy * count, 9) % 1 == 0 for accuracy, count in counts)
+
+
+def test_the_head_is_the_searchs_probe_with_the_strength_of_the_operating_point() -> None:
+    assert STUDY.confirm is not None
+    evaluation = EvaluationConfig.model_validate({"head": {"features": "backbone", "tolerance": 1e-3, "iterations": 9}})
+    assert STUDY.confirm.protocol(evaluation, 0.3).head == HeadConfig(
+        features="backbone", l2=(0.3,), tolerance=1e-3, iterations=9
+    )
+    assert STUDY.confirm.protocol(evaluation).head == HeadConfig(l2=(1e-2,))

@@ -30,6 +30,7 @@ from cfamc_ray.store.records import (
     write_config,
 )
 from cfamc_ray.store.repair import damaged_files, renew_untested, repair, set_damaged_aside
+from cfamc_ray.store.tested import PointTest
 from cfamc_ray.store.trial_tables import tabled_points, trials_table
 
 CONFIG = study()
@@ -63,7 +64,7 @@ def make(folder: Path) -> Path:
             trial.close("stopped", "fell behind")
         if status == "running":
             torch.save({"weight": torch.arange(40.0)}, trial.checkpoint)
-    TrialFolder(folder, 0).write_test({"none": 0.5, "test_sample": {"images": 9}})
+    TrialFolder(folder, 0).add_test(PointTest(None, {"images": 9}, {"none": 0.5}))
     return folder
 
 
@@ -162,7 +163,7 @@ def analyse(folder: Path) -> None:
     find_spending(records)
     advise(config, records, budget=1e6)
     trials_table(config, records).csv()
-    TrialFolder(folder, 0).read_test()
+    TrialFolder(folder, 0).read_tests()
 
 
 @pytest.mark.parametrize(
@@ -211,7 +212,7 @@ class TestRecords:
     def test_an_accuracy_that_is_no_number_is_no_test(self, folder: Path) -> None:
         trial = TrialFolder(folder, 0)
         trial.test_file.write_text('{"none": "0.5"}')
-        assert trial.read_test() is None
+        assert trial.read_tests() == {}
         assert [found.path for found in damaged_records(folder)] == [trial.test_file]
 
     def test_a_study_file_that_was_cut_short_is_not_another_study(self, folder: Path) -> None:
@@ -349,22 +350,17 @@ class TestUntested:
     def test_an_untested_trial_without_a_whole_encoder_is_trained_again(self, kind: str, folder: Path) -> None:
         DAMAGES[kind](TrialFolder(folder, 1).encoder)
         before = files(folder / "trial_00001")
-        (done,) = renew_untested(folder)
+        (done,) = renew_untested(folder, [0, 1])
         assert done.startswith(f"{TrialFolder(folder, 1).encoder}: damaged or missing, and not yet tested; ")
         assert [record.status for record in read_trials(folder)] == ["finished", "running", "stopped", "running"]
         after = files(folder / "trial_00001")
         assert after.pop("epochs.jsonl.damaged") == before.pop("epochs.jsonl")
         assert after == before
-        assert renew_untested(folder) == []
+        assert renew_untested(folder, [0]) == []
 
     def test_a_tested_trial_needs_no_encoder(self, folder: Path) -> None:
         TrialFolder(folder, 0).encoder.unlink()
-        assert renew_untested(folder) == []
-
-    def test_one_whose_test_is_damaged_does(self, folder: Path) -> None:
-        TrialFolder(folder, 0).encoder.unlink()
-        DAMAGES["zeros"](TrialFolder(folder, 0).test_file)
-        assert len(renew_untested(folder)) == 1
+        assert renew_untested(folder, [1]) == []
 
 
 class TestTabledPoints:
