@@ -1,4 +1,6 @@
-"""What a search's evaluation costs: its parts, its attack on all heads or one, with and without leaving broken images, its share of trials.
+"""What a search's evaluation costs: its parts, its attack, and its share of trials.
+
+The attack is timed on all heads at once and on one, and on one without leaving broken images.
 
 A space's first point is trained; then the parts of its evaluation take turns. With --study the share of evaluation in
 the seconds of each trial of a finished study is listed too.

@@ -135,8 +135,8 @@ def _print_strength(strength: Strength, epsilons: Sequence[float]) -> None:
     print(f"\nL2 strength of the head: {strength.l2:g}, {ORIGINS[strength.origin]}")
     if not strength.points:
         return
-    table = Table(box=None, pad_edge=False)
-    for name in ("L2", "clean", f"{SELECTION.label} at {format_radius(epsilons[0])}"):
+    table = Table("L2", box=None, pad_edge=False)
+    for name in ("clean", f"{SELECTION.label} at {format_radius(epsilons[0])}"):
         table.add_column(name, justify="right", no_wrap=True)
     for point in strength.points:
         accuracies = (point.clean_accuracy, point.robust_accuracy)

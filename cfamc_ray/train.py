@@ -136,8 +136,8 @@ def _print_accuracies(study: StudyConfig, record: TrialRecord) -> None:
     """Print a line for each operating point."""
     evaluation = study.trial.evaluation
     attack = f"{evaluation.attack.label} at {format_radius(evaluation.epsilon)}"
-    table = Table(box=None, pad_edge=False)
-    for name in ("L2", "clean", attack):
+    table = Table("L2", box=None, pad_edge=False)
+    for name in ("clean", attack):
         table.add_column(name, justify="right", no_wrap=True)
     accuracies = ("clean_accuracy", "robust_accuracy")
     for point in record.each_point(accuracies):

@@ -109,13 +109,11 @@ def evaluation_work(config: TrialConfig) -> EvaluationWork:
     at_once = evaluation.batch_images or batch_images(
         config.encoder, side, features=features, number_bytes=_number_bytes(config)
     )
+    of_attack = (passes.forward + again) * one.forward_flops + passes.backward * (one.flops - one.forward_flops)
     of_probe = data.probe_images * one.features
     pixels = 6 * min(BATCH, attacked) * 3 * side**2  # images, starts and the attack's results so far
     return EvaluationWork(
-        flops=(data.probe_images + data.validation_images) * one.forward_flops
-        + attacks
-        * attacked
-        * ((passes.forward + again) * one.forward_flops + passes.backward * (one.flops - one.forward_flops)),
+        flops=(data.probe_images + data.validation_images) * one.forward_flops + attacks * attacked * of_attack,
         batch_images=at_once,
         # The fit holds the features, standardised features and an intermediate; the attack only the features.
         kept=max(3 * of_probe, of_probe + pixels + min(at_once, attacked) * one.kept),

@@ -65,7 +65,7 @@ def evaluate_run(
         "environment": environment(),
         "published": published(run, data),
         "test_sample": describe_test(data, images=protocol.images),
-        "head_strength": strength and strength.record(),
+        "strength": strength and strength.record(),
         "results": [measurement.record() for measurement in measured],
         "problem": problem,
     }

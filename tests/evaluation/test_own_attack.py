@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_protocols import CLASSES, CROPS, ENCODER, PROBE, TEST, TRAIN, VALIDATION
 
-from cfamc_ray.config.attacks import ATTACKS, AutoAttackConfig, PgdConfig
+from cfamc_ray.config.attacks import ATTACKS, AttackConfig, AutoAttackConfig, PgdConfig
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import resolve_protocol
 from cfamc_ray.config.study import StudyConfig
@@ -197,7 +197,10 @@ def test_a_step_is_a_share_of_the_radius_or_the_same_at_every_radius() -> None:
 
 
 def test_ids_and_labels_tell_attacks_apart() -> None:
-    attacks = [PgdConfig(steps=20, loss="cross_entropy"), PgdConfig(steps=20, loss="cross_entropy").on_margin()]
+    attacks: list[AttackConfig | None] = [
+        PgdConfig(steps=20, loss="cross_entropy"),
+        PgdConfig(steps=20, loss="cross_entropy").on_margin(),
+    ]
     attacks += [PgdConfig(), AutoAttackConfig()]
     assert [(attack.id, attack.label) for attack in attacks if attack] == [
         ("pgd", "PGD-20"),
