@@ -1,4 +1,6 @@
-"""What a search's evaluation costs: its parts, its attack with and without leaving broken images, its share of trials.
+"""What a search's evaluation costs: its parts, its attack, and its share of trials.
+
+The attack is timed on all heads at once and on one, and on one without leaving broken images.
 
 A space's first point is trained; then the parts of its evaluation take turns. With --study the share of evaluation in
 the seconds of each trial of a finished study is listed too.
@@ -19,10 +21,10 @@ from torch import nn
 from benchmarks.timing import parser, ratios, report, summary
 from cfamc_ray.config.reading import find_space
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.cost.work import BATCH
 from cfamc_ray.data.splits import load_splits
-from cfamc_ray.evaluation.batches import encode, predicted_right, still_right
+from cfamc_ray.evaluation.batches import encode
 from cfamc_ray.evaluation.classifier import LinearClassifier
+from cfamc_ray.evaluation.operating_points import right_of, still_right_of
 from cfamc_ray.evaluation.probe import fit_converged
 from cfamc_ray.method.parallel import DistributedContext
 from cfamc_ray.space.reading import read_study
@@ -50,25 +52,27 @@ def measure(study: StudyConfig, device: torch.device, *, repeats: int) -> dict[s
         classes=splits.classes,
         config=judged.head,
     )
-    classifier.head = fit()
-    right_N = predicted_right(classifier, splits.validation)[: judged.attacked_images]
+    heads, validation_NF = fit(), encode(classifier, splits.validation.images_NCHW)
+    right_NL = right_of(heads, validation_NF, splits.validation.labels_N)[: judged.attacked_images]
 
-    def left(every_step: bool) -> torch.Tensor:
-        attack = partial(
-            judged.attack.model_copy(update={"every_step": every_step}).build(),
+    def left(count: int, *, every_step: bool = True) -> torch.Tensor:
+        return still_right_of(
             classifier,
+            heads[:count],
+            splits.validation,
+            right_NL[:, :count],
+            judged.attack.model_copy(update={"every_step": every_step}),
             epsilon=judged.epsilon,
             generator=torch.Generator().manual_seed(0),
-            at_once=BATCH,
         )
-        return still_right(classifier, splits.validation, right_N, attack)
 
     works: dict[str, Callable[[], object]] = {
         "encode": lambda: encode(classifier, splits.probe.images_NCHW),
         "fit": fit,
-        "predict": lambda: predicted_right(classifier, splits.validation),
-        "attack": lambda: left(True),
-        "attack, to the last step": lambda: left(False),
+        "predict": lambda: encode(classifier, splits.validation.images_NCHW),
+        "attack": lambda: left(len(heads)),
+        "attack on one head": lambda: left(1),
+        "attack on one head, to the last step": lambda: left(1, every_step=False),
     }
     seconds = in_turns(works, repeats=repeats, device=device)
     return {
@@ -77,9 +81,14 @@ def measure(study: StudyConfig, device: torch.device, *, repeats: int) -> dict[s
         "train_seconds": rows[-1].train_seconds,
         "eval_seconds": rows[-1].eval_seconds,
         "seconds": {name: summary(taken) for name, taken in seconds.items()},
-        "attack_ratio": ratios(seconds["attack, to the last step"], seconds["attack"]),
-        "images": {"attacked": len(right_N), "right": int(right_N.sum())},
-        "left_right": {"every step": int(left(True).sum()), "last step": int(left(False).sum())},
+        "attack_ratio": ratios(seconds["attack on one head, to the last step"], seconds["attack on one head"]),
+        "heads_ratio": ratios(seconds["attack"], seconds["attack on one head"]),
+        "images": {"attacked": len(right_NL), "right": right_NL.sum(0).tolist()},
+        "left_right": {
+            "all heads": left(len(heads)).sum(0).tolist(),
+            "one head": int(left(1).sum()),
+            "one head, to the last step": int(left(1, every_step=False).sum()),
+        },
     }
 
 

@@ -16,15 +16,22 @@ from cfamc_ray.cli.command import exit_code, whole_table
 from cfamc_ray.config.data import DataConfig
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.heads import HEADS
-from cfamc_ray.config.protocol import PROTOCOLS
+from cfamc_ray.config.protocol import PROTOCOLS, SELECTION
 from cfamc_ray.formatting import format_quantity, format_radius, format_seconds
 from cfamc_ray.lifecycle.evaluation import evaluate_run
 from cfamc_ray.lifecycle.evaluation_plan import Plan, Run, planned_evaluations
-from cfamc_ray.lifecycle.evaluation_record import published_row
+from cfamc_ray.lifecycle.evaluation_record import L2Origin, Strength, published_row
 from cfamc_ray.terminal import Detail, add_detail_options
 
 if TYPE_CHECKING:
     from cfamc_ray.evaluation.measurement import Measurement
+
+ORIGINS: dict[L2Origin, str] = {
+    "held_out": "chosen on held-out training images:",
+    "run": "evaluation.head.l2 of the run",
+    "protocol": "head.l2 of the protocol",
+}
+"""Where the L2 strength of a head comes from, in words."""
 
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "python -m cfamc_ray.evaluate") -> int:
@@ -100,6 +107,8 @@ def _evaluate_by(plan: Plan, out: Path | None, detail: Detail) -> int:
         print(json.dumps(found.record))  # what was computed is not lost
         raise
     _print_table(found.run, found.data, found.measured)
+    if found.strength:
+        _print_strength(found.strength, plan.protocol.epsilons)
     print(f"\n{format_seconds(found.seconds)} on {found.record['device']}; record {found.path}")
     if found.problem:
         print(f"{found.run.name}: the result is not to be trusted. {found.problem}", file=sys.stderr)
@@ -120,6 +129,19 @@ def _print_table(run: Run, data: DataConfig, measured: Sequence["Measurement"]) 
         beside = ["–" if value is None else f"{value:g} %"] if published else []
         table.add_row(found.title, format_radius(found.epsilon) if found.epsilon else "–", *cells, *beside)
     print("\n" + whole_table(table))
+
+
+def _print_strength(strength: Strength, epsilons: Sequence[float]) -> None:
+    print(f"\nL2 strength of the head: {strength.l2:g}, {ORIGINS[strength.origin]}")
+    if not strength.points:
+        return
+    table = Table("L2", box=None, pad_edge=False)
+    for name in ("clean", f"{SELECTION.label} at {format_radius(epsilons[0])}"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for point in strength.points:
+        accuracies = (point.clean_accuracy, point.robust_accuracy)
+        table.add_row(f"{point.l2:g}", *(format_quantity("fraction", accuracy) for accuracy in accuracies))
+    print(whole_table(table))
 
 
 class _Callable(ModuleType):

@@ -19,7 +19,7 @@ from cfamc_ray.cli.command import add_run_options, command_line, exit_code, prog
 from cfamc_ray.config.reading import dump_study
 from cfamc_ray.config.recipes import VARIANTS, PublishedRow, Variant, read_recipe, recipe_names
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.formatting import format_quantity, format_seconds
+from cfamc_ray.formatting import format_quantity, format_radius, format_seconds
 from cfamc_ray.host.process import INTERRUPTED
 from cfamc_ray.lifecycle.plans import PlannedStudy, plan_run
 from cfamc_ray.lifecycle.sources import recipe_source, trial_source
@@ -125,14 +125,25 @@ def _print_result(run: PlannedStudy, record: TrialRecord) -> int:
         f"{record.value('flops') / 1e15:.3g} PFLOP, {format_seconds(seconds)} on {device}"
     )
     if math.isfinite(record.value("clean_accuracy")):
-        print(
-            f"On validation images: clean {format_quantity('fraction', record.value('clean_accuracy'))}, "
-            f"under PGD {format_quantity('fraction', record.value('robust_accuracy'))}"
-        )
+        _print_accuracies(study, record)
     print(f"Encoder   {TrialFolder(folder, 0).encoder}")
     print(f"Evaluate  {shlex.join([program('python'), '-m', 'cfamc_ray.evaluate', str(folder)])}")
     print(f"Curves    {shlex.join([program('tensorboard'), '--logdir', str(folder)])}")
     return 0
+
+
+def _print_accuracies(study: StudyConfig, record: TrialRecord) -> None:
+    """Print a line for each operating point."""
+    evaluation = study.trial.evaluation
+    attack = f"{evaluation.attack.label} at {format_radius(evaluation.epsilon)}"
+    table = Table("L2", box=None, pad_edge=False)
+    for name in ("clean", attack):
+        table.add_column(name, justify="right", no_wrap=True)
+    accuracies = ("clean_accuracy", "robust_accuracy")
+    for point in record.each_point(accuracies):
+        l2 = "–" if point.l2 is None else f"{point.l2:g}"
+        table.add_row(l2, *(format_quantity("fraction", value) for value in point.values(accuracies)))
+    print(f"On validation images, by the L2 strength of the linear probe:\n{whole_table(table)}")
 
 
 def _print_plan(study: StudyConfig) -> None:

@@ -14,8 +14,9 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 import torch
-from test_train_command import NO_GPU, Said, Terminal, files, said_by, tiny_study, train_into
+from test_train_command import KEYS, NO_GPU, Said, Terminal, files, said_by, tiny_study, train_into
 
+from cfamc_ray.api import evaluate
 from cfamc_ray.config.data import DataConfig, parse_data
 from cfamc_ray.config.heads import HEADS
 from cfamc_ray.config.protocol import PROTOCOLS, ProtocolConfig
@@ -29,6 +30,7 @@ from cfamc_ray.evaluation.measurement import Measurement
 from cfamc_ray.lifecycle.evaluation_plan import Run, find_run
 from cfamc_ray.lifecycle.evaluation_record import published, published_row
 from cfamc_ray.method.encoder import save_encoder
+from cfamc_ray.space.reading import resolve_study
 from cfamc_ray.store.records import TrialFolder, write_config
 from cfamc_ray.training.trainer import initial_encoder
 
@@ -149,10 +151,23 @@ class TestStandard:
         assert {"torch", "numpy", "pyautoattack"} <= record["environment"]["versions"].keys()
         assert (record["problem"], record["published"]) == ("", None)
 
+    def test_the_strength_of_the_head_is_the_balanced_one_on_held_out_training_images(
+        self, record: dict[str, Any]
+    ) -> None:
+        chosen, points = record["strength"], record["strength"]["operating_points"]
+        assert [point["l2"] for point in points] == record["protocol"]["head"]["l2"] == [1e-3, 1e-2, 1e-1, 3e-1, 1]
+        sums = [point["clean_accuracy"] + point["robust_accuracy"] for point in points]
+        assert chosen["l2"] == points[sums.index(max(sums))]["l2"]
+        assert chosen["origin"] == "held_out"
+        for point in points:
+            share = point["clean_accuracy"] * 12
+            assert share == pytest.approx(round(share)), "a fifth of 60 training images"
+            assert 0 <= point["robust_accuracy"] <= point["clean_accuracy"] <= 1
+
     def test_the_table_shows_what_the_record_holds(self, record: dict[str, Any], attacked: tuple[Path, Said]) -> None:
         said = attacked[1]
         assert (said.code, said.err) == (0, "")
-        progress, table, end = said.out.split("\n\n")
+        progress, table, strength, end = said.out.split("\n\n")
         results = record["results"]
         assert progress.splitlines()[0] == "cf-amc-ssl: protocol standard on the test split of digits"
         assert len(progress.splitlines()) == 1 + len(results)
@@ -163,6 +178,13 @@ class TestStandard:
             cells = [radius, f"{found['accuracy']:.1%}", f"{low:.1%}", "–", f"{high:.1%}", str(found["images"])]
             title = f"{'+ ' * bool(found['after'])}{found['label']}"
             assert line.split() == [*title.split(), *cells]
+        chosen, points = record["strength"], record["strength"]["operating_points"]
+        first, heading, *lines = strength.splitlines()
+        assert first == f"L2 strength of the head: {chosen['l2']:g}, chosen on held-out training images:"
+        assert " ".join(heading.split()) == "L2 clean PGD-10 on the margin at 1/255"
+        for line, point in zip(lines, points, strict=True):
+            accuracies = (point["clean_accuracy"], point["robust_accuracy"])
+            assert line.split() == [f"{point['l2']:g}", *(f"{accuracy:.1%}" for accuracy in accuracies)]
         (path,) = (attacked[0] / "trial_00000" / "evaluations").iterdir()
         assert end.endswith(f"record {path}\n")
         assert path.name.startswith("standard-")
@@ -185,6 +207,90 @@ class TestStandard:
         ]
         (record,) = records_of(run).values()
         assert record["published"] == {"recipe": "cf-amc-ssl", "clean": 75.88, "4/255": 55.97, "8/255": 33.34}
+
+
+class TestStrength:
+    """The L2 strength of the head: chosen, given, or that of the run."""
+
+    @staticmethod
+    def of(run: Path, *words: str) -> tuple[dict[str, Any], dict[str, Any] | None, str]:
+        """The record, its strength, and what was printed of it."""
+        said = said_by(main, str(run), *QUICK, *NO_AUTOATTACK, *words)
+        assert (said.code, said.err) == (0, "")
+        path = Path(said.out.rpartition("record ")[2].strip())
+        record = json.loads(path.read_text())
+        return record, record["strength"], said.out.split("\n\n")[2]
+
+    def test_the_chosen_one_gives_what_it_gives_when_it_is_given(self, run: Path) -> None:
+        record, chosen, _ = self.of(run)
+        assert chosen is not None
+        given, strength, said = self.of(run, "--set", f"head.l2={chosen['l2']}")
+        assert strength == {"l2": chosen["l2"], "origin": "protocol", "operating_points": []}
+        assert said == f"L2 strength of the head: {chosen['l2']:g}, head.l2 of the protocol"
+        assert given["results"] == record["results"]
+        assert len(records_of(run)) == 2
+
+    def test_of_a_run_with_one_it_is_that_one_unless_another_is_given_or_the_images_are_others(
+        self, tmp_path: Path
+    ) -> None:
+        assert train_into(tmp_path, "--set", "evaluation.head.l2=0.3").code == 0
+        run = tmp_path / "cf-amc-ssl"
+        record, strength, said = self.of(run)
+        assert strength == {"l2": 0.3, "origin": "run", "operating_points": []}
+        assert said == "L2 strength of the head: 0.3, evaluation.head.l2 of the run"
+        assert record["protocol"]["head"]["l2"] == [0.3]
+        assert self.of(run, "--set", "head.l2=0.3")[0]["results"] == record["results"]
+        assert len(records_of(run)) == 1, "the same settings, the same record"
+        for words, origin in [
+            (["--set", "head.l2=0.5"], "protocol"),
+            (["--set", "head.l2=[0.01, 0.3]"], "held_out"),
+            (["--set", "head.features=backbone"], "held_out"),
+            (["--transfer", "digits"], "held_out"),
+            (["--untrained"], "held_out"),
+        ]:
+            _, strength, _ = self.of(run, *words)
+            assert strength is not None
+            assert strength["origin"] == origin, words
+
+    def test_of_a_trial_of_a_search_it_is_chosen_even_if_the_search_had_one(self, tmp_path: Path) -> None:
+        words = [*KEYS, "evaluation.head.l2=0.3"]
+        tree = {"name": "one", "base": "cf-amc-ssl", "space": {"crops.views": {"int": [2, 4]}}}
+        study = resolve_study(tree, [word for word in words if "views" not in word], source="tiny")
+        folder = make_study(tmp_path / "one", study, {"crops.views": 2})
+        record, strength, _ = self.of(folder / "trial_00000")
+        assert strength is not None
+        assert (strength["origin"], len(strength["operating_points"])) == ("held_out", 5)
+        assert record["trial"]["evaluation"]["head"]["l2"] == [0.3]
+
+    def test_a_published_head_has_none(self, run: Path) -> None:
+        said = said_by(main, str(run), "--protocol", "published-emp", *FEW)
+        assert said.code == 0
+        assert "L2" not in said.out
+        (record,) = records_of(run).values()
+        assert record["strength"] is None
+
+    def test_without_a_radius_to_compare_them_at_one_strength_must_be_given(self, run: Path) -> None:
+        words = [*FEW, *NO_AUTOATTACK, "--set", "epsilons=[]"]
+        said = said_by(main, str(run), *words)
+        assert (said.code, said.out, said.err.count("\n")) == (2, "", 1)
+        assert "epsilons is empty, but several strengths of head.l2 are compared at the first radius" in said.err
+        record = evaluated(run, *words, "--set", "head.l2=0.1")
+        assert [found["attack"] for found in record["results"]] == ["none"]
+
+    def test_python_gets_the_curve_as_a_table(self, run: Path) -> None:
+        overrides = [word for word in [*QUICK, *NO_AUTOATTACK] if word != "--set"]
+        found = evaluate(run, overrides=overrides)
+        points = found.record["strength"]["operating_points"]
+        assert list(found.curve.columns) == ["l2", "clean_accuracy", "robust_accuracy", "probe_accuracy", "chosen"]
+        assert found.curve.drop(columns="chosen").to_dict("records") == points
+        assert found.strength is not None
+        assert found.curve.l2[found.curve.chosen].tolist() == [found.strength.l2]
+        assert found._repr_html_().count("<table") == 2
+        given = evaluate(run, overrides=[*overrides, "head.l2=0.1"])
+        assert given.curve.empty
+        assert given.strength is not None
+        assert (given.strength.l2, given.strength.origin) == (0.1, "protocol")
+        assert given._repr_html_().count("<table") == 1
 
 
 class TestProtocols:
@@ -281,7 +387,8 @@ class TestWhatIsSaid:
         ]
         table = [line for line in normal.out.splitlines() if line.startswith(("attack", "none", "PGD", "+"))]
         assert len(table) == 6
-        assert [line for line in quiet.out.splitlines() if line][:-1] == table
+        assert [line for line in quiet.out.splitlines() if line][:6] == table
+        assert quiet.out.split("\n\n")[-2] == normal.out.split("\n\n")[-2], "the strengths"
         assert "attacked_images: 20" in verbose.out.splitlines()
 
     def test_a_terminal_shows_how_far_an_attack_is(self, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -459,6 +566,7 @@ class TestBadInput:
             (["--set", "attack_each_crop=true"], "attack_each_crop needs crops, the number of crops of an image"),
             (["--set", "epsilons=[2/255]"], "4/255, 8/255 is not among epsilons"),
             (["--set", "head.fit=adam"], "phases is empty, so a head with fit adam would not be trained"),
+            (["--set", "attack.loss=margin"], "margin_check must be false with attack pgd_margin, which has no other"),
             (["--protocol", "all", "--out", "record.json"], "--out: names one file, but --protocol all writes several"),
             pytest.param(["--device", "cuda"], "--device cuda: torch finds no GPU here", marks=NO_GPU),
         ],

@@ -1,7 +1,7 @@
 """Two processes that share an evaluation have the scores of one, and stop together."""
 
 from collections.abc import Callable
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +9,11 @@ import pytest
 import torch
 import torch.distributed as dist
 from tiny_trials import tiny_config, tiny_splits
-from torch import Tensor
+from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
 from cfamc_ray.data.images import LabelledImages
-from cfamc_ray.evaluation.attacks import pgd
+from cfamc_ray.evaluation.attacks import pgd, pgd_of_heads
 from cfamc_ray.evaluation.scores import search_scores
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
 from cfamc_ray.method.parallel import ALONE, DistributedContext
@@ -28,7 +28,10 @@ CASES: dict[str, dict[str, Any]] = {
     "one attacked": {"attacked_images": 1, "attack.restarts": 2},
     "all broken in the first start": {"attacked_images": 13, "epsilon": 0.9, "attack.restarts": 3},
     "image by image": {"attacked_images": 13, "batch_images": 1},
+    "one strength": {"attacked_images": 13, "attack.steps": 3, "head.l2": 1e-2},
+    "head by head": {"attacked_images": 13, "attack.steps": 3, "attack.every_step": False},
 }
+"""All but one with the five strengths of the default."""
 
 
 def images(count: int, seed: int) -> LabelledImages:
@@ -63,9 +66,27 @@ def found(workers: DistributedContext = ALONE) -> dict[str, Any]:
             generator=generator,
             workers=workers,
         )
-        results[case] = astuple(scores), generator.get_state()
+        parameters = [parameter for head in scores.heads for parameter in head.parameters()]
+        results[case] = astuple(replace(scores, heads=())), generator.get_state(), parameters
     weight_FK = torch.randn(192, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     pixels, labels = images(13, 3).images_NCHW.double() / 255, torch.arange(13) % 3
+    heads = [nn.Linear(192, 3, dtype=torch.float64).requires_grad_(False) for _ in range(3)]
+    for seed, head in enumerate(heads):
+        head.weight.copy_(weight_FK.T + torch.randn(3, 192, generator=torch.Generator().manual_seed(seed)) / 4)
+        head.bias.zero_()
+    results["left"] = pgd_of_heads(
+        lambda x: x.flatten(1),
+        heads,
+        pixels,
+        labels,
+        torch.stack([head(pixels.flatten(1)).argmax(-1) == labels for head in heads], 1),
+        epsilon=0.002,
+        steps=2,
+        step_size=0.001,
+        restarts=3,
+        generator=torch.Generator().manual_seed(3),
+        workers=workers,
+    )
     results["adversarial"] = pgd(
         lambda x: x.flatten(1) @ weight_FK,
         pixels,
@@ -118,11 +139,23 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 def test_all_workers_have_the_scores_of_one_and_leave_the_generator_where_it_does(shared: list[dict[str, Any]]) -> None:
     alone = found()
     for case in CASES:
-        scores, state = alone[case]
+        scores, state, heads = alone[case]
+        assert len(scores[0]) == (1 if case == "one strength" else 5)
         for results in shared:
             assert results[case][0] == scores, case
             assert torch.equal(results[case][1], state), case
-    assert {alone[case][0][2] for case in CASES} > {0.0}, "some cases break everything, others do not"
+            assert all(torch.equal(one, other) for one, other in zip(results[case][2], shared[0][case][2], strict=True))
+            for one, other in zip(results[case][2], heads, strict=True):
+                torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
+    robust = {point[-1] for case in CASES for point in alone[case][0][0]}
+    assert robust > {0.0}, "some cases break everything, others do not"
+
+
+def test_all_workers_know_of_each_head_which_images_are_broken(shared: list[dict[str, Any]]) -> None:
+    expected = found()["left"]
+    assert 0 < expected.sum() < expected.numel()
+    for results in shared:
+        assert torch.equal(results["left"], expected)
 
 
 def test_all_workers_have_the_adversarial_images_of_one(shared: list[dict[str, Any]]) -> None:

@@ -19,7 +19,9 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
+from cfamc_ray import load_classifier
 from cfamc_ray.cli.front import main as draw_front
+from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.recipes import Variant, read_recipe, recipe_names
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.cost.work import study_cost
@@ -252,18 +254,21 @@ class TestRun:
         for line, row in zip(lines[1:3], record.rows, strict=True):
             assert line.startswith(
                 f"epoch {row['epoch']} of 2: loss {row['loss']:.3g}, clean {row['clean_accuracy']:.1%}, "
-                f"PGD-2 at 4/255 {row['robust_accuracy']:.1%}, "
+                f"PGD-2 on the margin at 4/255 {row['robust_accuracy']:.1%}, "
             )
-        last = record.rows[-1]
         assert lines[4].startswith("cf-amc-ssl: 2 epochs, 720 crop passes, ")
         assert lines[4].endswith(" s on CPU, 1 thread")
-        assert lines[5] == (
-            f"On validation images: clean {last['clean_accuracy']:.1%}, under PGD {last['robust_accuracy']:.1%}"
-        )
-        assert lines[6].split() == ["Encoder", str(folder / "trial_00000" / "encoder.safetensors")]
-        assert lines[7].split()[2:] == ["-m", "cfamc_ray.evaluate", str(folder)]
-        assert lines[8].split()[2:] == ["--logdir", str(folder)]
-        assert (len(lines), said.err) == (9, "")
+        assert lines[5] == "On validation images, by the L2 strength of the linear probe:"
+        assert " ".join(lines[6].split()) == "L2 clean PGD-2 on the margin at 4/255"
+        points = record.rows[-1]["operating_points"]
+        assert [point["l2"] for point in points] == list(tiny_study().trial.evaluation.head.l2)
+        for line, point in zip(lines[7:12], points, strict=True):
+            accuracies = (point["clean_accuracy"], point["robust_accuracy"])
+            assert line.split() == [f"{point['l2']:g}", *(f"{accuracy:.1%}" for accuracy in accuracies)]
+        assert lines[12].split() == ["Encoder", str(folder / "trial_00000" / "encoder.safetensors")]
+        assert lines[13].split()[2:] == ["-m", "cfamc_ray.evaluate", str(folder)]
+        assert lines[14].split()[2:] == ["--logdir", str(folder)]
+        assert (len(lines), said.err) == (15, "")
 
     def test_elsewhere_than_on_a_terminal_there_are_no_escape_codes(self, trained: tuple[Path, Said]) -> None:
         assert not re.search(r"[\x1b\r\b]", trained[1].out)
@@ -288,6 +293,42 @@ class TestRun:
         saved = load_encoder(TrialFolder(trained[0], 0).encoder).state_dict()
         assert saved.keys() == alone.trainer.encoder.state_dict().keys()
         assert all(torch.equal(weight, saved[name]) for name, weight in alone.trainer.encoder.state_dict().items())
+
+    def test_its_probes_have_the_accuracies_of_their_operating_points(self, trained: tuple[Path, Said]) -> None:
+        config, folder = tiny_study().trial, trained[0] / "trial_00000"
+        images = load_splits(config.data).validation
+        points = read_trials(trained[0])[0].rows[-1]["operating_points"]
+        for point in points:
+            classifier = load_classifier(folder, l2=point["l2"])
+            right_N = classifier(images.images_NCHW / 255).argmax(-1) == images.labels_N
+            assert right_N.double().mean() == point["clean_accuracy"]
+            assert not any(parameter.requires_grad for parameter in classifier.head.parameters())
+            assert not classifier.training
+
+    @pytest.mark.parametrize(
+        ("l2", "named"),
+        [
+            (None, "heads.safetensors: l2 must be one of 0.001, 0.01, 0.1, 0.3, 1"),
+            (0.2, "heads.safetensors: l2 must be one of 0.001, 0.01, 0.1, 0.3, 1, not 0.2"),
+        ],
+    )
+    def test_a_probe_that_there_is_not_is_refused_with_the_known_ones(
+        self, trained: tuple[Path, Said], l2: float | None, named: str
+    ) -> None:
+        with pytest.raises(InputError) as refused:
+            load_classifier(trained[0] / "trial_00000", l2=l2)
+        assert str(refused.value).endswith(named)
+
+    def test_probes_that_are_missing_or_damaged_are_refused(self, finished: Path) -> None:
+        trial = finished / "trial_00000"
+        (trial / "heads.safetensors").write_bytes(b"no weights")
+        with pytest.raises(InputError, match=r"heads\.safetensors: not the probes of a trial that cfamc_ray saved"):
+            load_classifier(trial, l2=0.1)
+        (trial / "heads.safetensors").unlink()
+        with pytest.raises(InputError, match=r"heads\.safetensors: not the probes of a trial that cfamc_ray saved"):
+            load_classifier(trial, l2=0.1)
+        with pytest.raises(InputError, match=r"encoder\.safetensors"):
+            load_classifier(finished / "nothing", l2=0.1)
 
     def test_tensorboard_has_its_curves(self, trained: tuple[Path, Said]) -> None:
         (record,) = read_trials(trained[0])
@@ -638,6 +679,29 @@ class TestTrialOfAStudy:
         assert read_config(folder).trial == tiny_study().trial
         encoders = [TrialFolder(place, 0).encoder.read_bytes() for place in (folder, trained[0])]
         assert encoders[0] == encoders[1]
+
+    def test_with_one_strength_it_is_the_same_encoder_with_one_operating_point(
+        self, trained: tuple[Path, Said], tmp_path: Path
+    ) -> None:
+        (tmp_path / "searched").mkdir()
+        settings = ("resources.cpus_per_worker=1", "evaluation.head.l2=0.1")
+        words = ("--trial", str(self.study(tmp_path)), "--out", str(tmp_path))
+        said = said_by(main, *words, *(word for text in settings for word in ("--set", text)))
+        assert (said.code, said.err) == (0, "")
+        folder = tmp_path / "searched-trial_00003"
+        trial, (record,) = read_config(folder).trial, read_trials(folder)
+        assert (trial.crops.views, trial.evaluation.head.l2) == (2, (0.1,)), "the searched point stays"
+        (point,) = record.rows[-1]["operating_points"]
+        of_path = {each["l2"]: each for each in read_trials(trained[0])[0].rows[-1]["operating_points"]}[0.1]
+        assert (point["l2"], point["clean_accuracy"]) == (0.1, of_path["clean_accuracy"])
+        heading = "On validation images, by the L2 strength of the linear probe:"
+        rows = said.out.splitlines()[said.out.splitlines().index(heading) + 2 :]
+        assert rows[0].split() == ["0.1", f"{point['clean_accuracy']:.1%}", f"{point['robust_accuracy']:.1%}"]
+        assert rows[1].startswith("Encoder")
+        encoders = [TrialFolder(place, 0).encoder.read_bytes() for place in (folder, trained[0])]
+        assert encoders[0] == encoders[1]
+        only = load_classifier(folder / "trial_00000")
+        assert torch.equal(only.head.weight, load_classifier(folder / "trial_00000", l2=0.1).head.weight)  # type: ignore[arg-type]
 
     @pytest.mark.parametrize(
         ("name", "words", "named"),

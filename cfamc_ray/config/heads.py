@@ -66,6 +66,11 @@ class HeadConfig(ProbeConfig):
     )
     """Attack of adversarial phases."""
 
+    @property
+    def selects_l2(self) -> bool:
+        """Whether one of several L2 strengths has to be chosen, on held-out images."""
+        return self.fit == "converged" and len(self.l2) > 1
+
     @model_validator(mode="after")
     def _fits_something(self) -> "HeadConfig":
         if self.fit != "converged" and not self.phases:

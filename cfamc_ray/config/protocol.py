@@ -15,6 +15,8 @@ from cfamc_ray.config.types import Pixels, Strict
 AUTOATTACK = AutoAttackConfig()
 PGD_20 = PgdConfig(steps=20, step_size=2 / 255, loss="cross_entropy", every_step=False)
 """The PGD attack on finalists."""
+SELECTION = PgdConfig()
+"""Attack, at the first of a protocol's radii, under which L2 strengths are compared; that of a search by default."""
 
 
 class AttackStage(NamedTuple):
@@ -30,6 +32,8 @@ class ProtocolConfig(Strict):
 
     name: str
     head: HeadConfig = HeadConfig()
+    """Linear head on the frozen encoder. Of several L2 strengths of a converged fit, the one with the largest sum of
+    clean and robust accuracy on a fifth of the training images, held out of the fit, is fitted again on all of them."""
     crops: int = Field(default=0, ge=0)
     """Number of crops, at fixed positions and sizes, whose mean feature the head reads; 0: the whole image."""
     attack_each_crop: bool = False
@@ -72,6 +76,11 @@ class ProtocolConfig(Strict):
             )
         if self.autoattack_images and self.attack.id == AUTOATTACK.id:
             raise ValueError(f"autoattack_images must be 0 with attack.name {attack}, which would run twice")
+        if self.head.selects_l2 and not self.epsilons:
+            raise ValueError(
+                "epsilons is empty, but several strengths of head.l2 are compared at the first radius: set head.l2 to "
+                "one strength"
+            )
         missing = sorted(set(self.autoattack_epsilons) - set(self.epsilons))
         if self.autoattack_images and missing:
             shown = ", ".join(f"{epsilon * 255:g}/255" for epsilon in missing)

@@ -104,15 +104,16 @@ def evaluation_work(config: TrialConfig) -> EvaluationWork:
     side, features = image_side(data), evaluation.head.features
     one = pixel_gradient(config.encoder, side, features)
     attacked, passes = min(evaluation.attacked_images, data.validation_images), evaluation.attack.passes()
-    attacks = 1 if evaluation.attack.shares_heads else len(evaluation.head.l2)
+    # An attack on all heads at once classifies what it finds itself.
+    attacks, again = (1, 0) if evaluation.attack.shares_heads else (len(evaluation.head.l2), 1)
     at_once = evaluation.batch_images or batch_images(
         config.encoder, side, features=features, number_bytes=_number_bytes(config)
     )
+    of_attack = (passes.forward + again) * one.forward_flops + passes.backward * (one.flops - one.forward_flops)
     of_probe = data.probe_images * one.features
     pixels = 6 * min(BATCH, attacked) * 3 * side**2  # images, starts and the attack's results so far
     return EvaluationWork(
-        flops=(data.probe_images + data.validation_images + attacks * attacked) * one.forward_flops
-        + attacks * attacked * (passes.forward * one.forward_flops + passes.backward * (one.flops - one.forward_flops)),
+        flops=(data.probe_images + data.validation_images) * one.forward_flops + attacks * attacked * of_attack,
         batch_images=at_once,
         # The fit holds the features, standardised features and an intermediate; the attack only the features.
         kept=max(3 * of_probe, of_probe + pixels + min(at_once, attacked) * one.kept),

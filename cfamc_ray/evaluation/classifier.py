@@ -153,7 +153,7 @@ def load_classifier(folder: Path | str, *, l2: float | None = None) -> LinearCla
     """Read the encoder of a trial and one of its linear probes: a module from pixels in [0, 1] to logits.
 
     Args:
-        folder: folder of a trial whose encoder was kept, or of a run.
+        folder: folder of a trial with its encoder, such as runs/STUDY/trial_00007.
         l2: L2 strength of the probe, one of the operating points; may be left out where there is only one.
 
     Raises:

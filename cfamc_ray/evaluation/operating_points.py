@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from cfamc_ray.config.attacks import AttackConfig
+from cfamc_ray.config.heads import ProbeConfig
 from cfamc_ray.cost.work import BATCH
 from cfamc_ray.data.images import LabelledImages
 from cfamc_ray.evaluation.attacks import SharedAttack
 from cfamc_ray.evaluation.batches import still_right
 from cfamc_ray.evaluation.classifier import LinearClassifier, as_pixels
+from cfamc_ray.evaluation.probe import fit_converged
 from cfamc_ray.method.parallel import ALONE, DistributedContext
 
 
@@ -115,3 +117,62 @@ def still_right_of(
             )
         )
     return torch.stack(left, 1)
+
+
+def fit_points(
+    classifier: LinearClassifier,
+    probe_NF: Tensor,
+    probe_labels_N: Tensor,
+    held_out_NF: Tensor,
+    held_out: LabelledImages,
+    *,
+    classes: int,
+    config: ProbeConfig,
+    attack: AttackConfig,
+    epsilon: float,
+    attacked_images: int,
+    generator: torch.Generator,
+    at_once: int = BATCH,
+    workers: DistributedContext = ALONE,
+) -> tuple[list[nn.Linear], tuple[OperatingPoint, ...]]:
+    """Fit a linear probe with each strength of a config, and measure its accuracies on held-out images.
+
+    Args:
+        classifier: the encoder and which of its features the probes read; its head changes.
+        probe_NF: features of the images on which the probes are fitted.
+        probe_labels_N: their classes.
+        held_out_NF: features of the held-out images.
+        held_out: the held-out images, in a stratified order.
+        classes: number of classes.
+        config: strengths and settings of the fit.
+        attack: attack that defines robust accuracy.
+        epsilon: radius of its l∞ ball, in pixels.
+        attacked_images: number of held-out images that are attacked, the first ones.
+        generator: generator of the attack's random numbers, on the CPU.
+        at_once: number of images that the encoder processes at once.
+        workers: workers that share the attacked images; all get the same result.
+
+    Returns:
+        A head and an operating point for each strength, in the order of the config.
+
+    Raises:
+        FloatingPointError: if logits are not finite.
+        AttackInvalid: if the attack's result cannot be trusted.
+    """
+    heads = fit_converged(probe_NF, probe_labels_N.to(probe_NF.device), classes=classes, config=config)
+    workers.as_first(parameter for head in heads for parameter in head.parameters())
+    probe_NL = right_of(heads, probe_NF, probe_labels_N)
+    right_NL = right_of(heads, held_out_NF, held_out.labels_N)
+    left_NL = still_right_of(
+        classifier,
+        heads,
+        held_out,
+        right_NL[:attacked_images],
+        attack,
+        epsilon=epsilon,
+        generator=generator,
+        at_once=at_once,
+        workers=workers,
+    )
+    accuracies = (rows_NL.double().mean(0).tolist() for rows_NL in (probe_NL, right_NL, left_NL))
+    return heads, tuple(map(OperatingPoint, config.l2, *accuracies))

@@ -1,9 +1,10 @@
 """Run a protocol on a finished encoder and the test split: fit a head, and measure clean and robust accuracy.
 
-Shapes: N images, C/H/W channels/height/width, F features.
+Shapes: N images, of which n are held out of the fit, C/H/W channels/height/width, F features.
 """
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -11,10 +12,11 @@ from torch import Tensor, nn
 
 from cfamc_ray.config.data import DataConfig
 from cfamc_ray.config.method import CropsConfig
-from cfamc_ray.config.protocol import ProtocolConfig
+from cfamc_ray.config.protocol import SELECTION, ProtocolConfig
 from cfamc_ray.cost.work import BATCH
 from cfamc_ray.data.images import LabelledImages
 from cfamc_ray.data.splits import load_splits, load_test
+from cfamc_ray.data.stratification import stratified_order
 from cfamc_ray.evaluation.batches import (
     check_weights,
     encode,
@@ -25,11 +27,18 @@ from cfamc_ray.evaluation.batches import (
 )
 from cfamc_ray.evaluation.classifier import EachCrop, LinearClassifier, Views, attacked_features, draw_views
 from cfamc_ray.evaluation.measurement import Measurement
+from cfamc_ray.evaluation.operating_points import OperatingPoint, balanced, fit_points
 from cfamc_ray.evaluation.probe import default_head, fit_converged, train_probe
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
 
 OnProgress = Callable[[str, float, int, int], None]
 """Called with the label of an attack, its radius, and the numbers of finished and of all images."""
+OnCurve = Callable[[Sequence[OperatingPoint]], None]
+"""Called with the operating points on held-out training images, of which the balanced one is chosen."""
+FOLDS = 5
+"""One of so many parts of the training images is held out to choose the L2 strength."""
+ATTACKED_HELD_OUT = 1_000
+"""Largest number of held-out images that are attacked."""
 
 
 def run_protocol(
@@ -41,10 +50,12 @@ def run_protocol(
     protocol: ProtocolConfig,
     crops: CropsConfig,
     on_progress: OnProgress = lambda *_: None,
+    on_curve: OnCurve = lambda _: None,
 ) -> Iterator[Measurement]:
     """Fit a head on the frozen encoder and evaluate it: first clean, then at each radius, attack by attack.
 
-    Everything is computed in the type of the weights, without autocast.
+    If the head has several L2 strengths, one is chosen first (`held_out_points`); the results are those of a protocol
+    with this strength alone. Everything is computed in the type of the weights, without autocast.
 
     Args:
         encoder: encoder to evaluate, whose mode is restored.
@@ -54,6 +65,7 @@ def run_protocol(
         protocol: head, attacks and sample sizes.
         crops: size, scale and ratio of the crops, if the protocol reads crops.
         on_progress: called before and after each batch of an attack.
+        on_curve: called once if the L2 strength is chosen, before the first measurement.
 
     Raises:
         FloatingPointError: if the encoder's features are not finite.
@@ -78,6 +90,7 @@ def run_protocol(
             views=views,
             generator=generator,
             at_once=at_once,
+            on_curve=on_curve,
         )
         right_N = predicted_right(classifier, images, at_once=at_once)
         yield Measurement.clean(len(images), int(right_N.sum()))
@@ -93,6 +106,7 @@ def measure_on(
     crops: CropsConfig,
     device: torch.device,
     on_progress: OnProgress = lambda *_: None,
+    on_curve: OnCurve = lambda _: None,
 ) -> Iterator[Measurement]:
     """Run a protocol with a data set's probe images and its test split, in float32.
 
@@ -103,6 +117,7 @@ def measure_on(
         crops: size, scale and ratio of the crops, if the protocol reads crops.
         device: device of the computation.
         on_progress: as in `run_protocol`.
+        on_curve: as in `run_protocol`.
 
     Raises:
         InputError: if the data cannot be read.
@@ -117,6 +132,7 @@ def measure_on(
         protocol=protocol,
         crops=crops,
         on_progress=on_progress,
+        on_curve=on_curve,
     )
 
 
@@ -129,8 +145,11 @@ def fit_classifier(
     views: Views | None,
     generator: torch.Generator,
     at_once: int = BATCH,
+    on_curve: OnCurve = lambda _: None,
 ) -> LinearClassifier:
     """Fit the protocol's head on the frozen encoder.
+
+    Of several L2 strengths the balanced one is chosen on held-out training images, and fitted on all of them.
 
     Args:
         encoder: frozen encoder.
@@ -140,11 +159,16 @@ def fit_classifier(
         views: crops that the head reads; None for the whole image.
         generator: generator of the order of the images and the starts of attacks, on the CPU.
         at_once: number of images that the encoder processes at once.
+        on_curve: called once if the L2 strength is chosen.
     """
     config = protocol.head
     classifier = LinearClassifier(encoder, nn.Identity(), features=config.features, views=views)
     features_NF = encode(classifier, training.images_NCHW, at_once=at_once)
     labels_N = training.labels_N.to(features_NF.device)
+    if config.selects_l2:
+        points = held_out_points(classifier, training, features_NF, classes=classes, protocol=protocol, at_once=at_once)
+        on_curve(points)
+        config = config.model_copy(update={"l2": (balanced(points).l2,)})
     if config.fit == "converged":
         (head,) = fit_converged(features_NF, labels_N, classes=classes, config=config)
     else:
@@ -160,6 +184,50 @@ def fit_classifier(
         attacked_features=attacked_features(classifier, training, attack, at_once=at_once),
     )
     return classifier
+
+
+def held_out_points(
+    classifier: LinearClassifier,
+    training: LabelledImages,
+    features_NF: Tensor,
+    *,
+    classes: int,
+    protocol: ProtocolConfig,
+    at_once: int = BATCH,
+) -> tuple[OperatingPoint, ...]:
+    """Measure the L2 strengths of a protocol's head on a stratified fifth of the training images, held out of the fit.
+
+    At most 1,000 of them are attacked, as whole images. The random numbers are drawn apart from those of the protocol,
+    so what follows is the same whether its strength was chosen or given.
+
+    Args:
+        classifier: frozen encoder; its head changes.
+        training: labelled images.
+        features_NF: their features.
+        classes: number of classes.
+        protocol: protocol of which the head's strengths, the first radius and the seed are used.
+        at_once: number of images that the encoder processes at once.
+
+    Returns:
+        A point for each strength.
+    """
+    order_N, held_out = stratified_order(training.labels_N, protocol.seed), math.ceil(len(training) / FOLDS)
+    held_out_n, fitted_n = order_N[:held_out], order_N[held_out:]
+    _, points = fit_points(
+        classifier,
+        features_NF[fitted_n.to(features_NF.device)],
+        training.labels_N[fitted_n],
+        features_NF[held_out_n.to(features_NF.device)],
+        training.take(held_out_n),
+        classes=classes,
+        config=protocol.head,
+        attack=SELECTION,
+        epsilon=protocol.epsilons[0],
+        attacked_images=ATTACKED_HELD_OUT,
+        generator=torch.Generator().manual_seed(protocol.seed),
+        at_once=at_once,
+    )
+    return points
 
 
 def _attacked(

@@ -1,6 +1,6 @@
 """The evaluation in a search: linear probes, their clean and their robust accuracy on validation images.
 
-Shapes: N images, L heads, F features.
+Shapes: N images, F features.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,8 +13,7 @@ from cfamc_ray.config.evaluation import EvaluationConfig
 from cfamc_ray.data.images import LabelledImages
 from cfamc_ray.evaluation.batches import check_weights, encode, frozen, images_at_once
 from cfamc_ray.evaluation.classifier import LinearClassifier
-from cfamc_ray.evaluation.operating_points import UNKNOWN, OperatingPoint, balanced, right_of, still_right_of
-from cfamc_ray.evaluation.probe import fit_converged
+from cfamc_ray.evaluation.operating_points import UNKNOWN, OperatingPoint, balanced, fit_points
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
 from cfamc_ray.method.parallel import ALONE, DistributedContext
 
@@ -29,7 +28,7 @@ class Scores:
     attacked_images: int
     measures: Mapping[str, float] = field(default_factory=dict)
     """Further measures of `evaluation.measures`, by name."""
-    heads: Sequence[nn.Linear] = ()
+    heads: Sequence[nn.Linear] = field(default=(), compare=False)
     """The linear probes of the points."""
 
     @property
@@ -79,25 +78,24 @@ def search_scores(
             encode(classifier, images.images_NCHW, at_once=at_once, workers=workers)
             for images in (probe_images, validation_images)
         )
-        heads = fit_converged(probe_NF, probe_images.labels_N.to(probe_NF.device), classes=classes, config=config.head)
-        workers.as_first(parameter for head in heads for parameter in head.parameters())
-        probe_NL = right_of(heads, probe_NF, probe_images.labels_N)
-        right_NL = right_of(heads, validation_NF, validation_images.labels_N)
         attacked = min(config.attacked(last=last), len(validation_images))
-        left_NL = still_right_of(
+        heads, points = fit_points(
             classifier,
-            heads,
+            probe_NF,
+            probe_images.labels_N,
+            validation_NF,
             validation_images,
-            right_NL[:attacked],
-            config.attack,
+            classes=classes,
+            config=config.head,
+            attack=config.attack,
             epsilon=config.epsilon,
+            attacked_images=attacked,
             generator=generator,
             at_once=at_once,
             workers=workers,
         )
-        accuracies = (rows_NL.double().mean(0).tolist() for rows_NL in (probe_NL, right_NL, left_NL))
         return Scores(
-            points=tuple(map(OperatingPoint, config.head.l2, *accuracies)),
+            points=points,
             validation_images=len(validation_images),
             attacked_images=attacked,
             measures={

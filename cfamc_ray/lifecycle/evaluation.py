@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from cfamc_ray.config.protocol import ProtocolConfig
 from cfamc_ray.config.yaml12 import dump_yaml
 from cfamc_ray.formatting import format_quantity, format_radius
 from cfamc_ray.lifecycle.evaluation_plan import Run
-from cfamc_ray.lifecycle.evaluation_record import Evaluation, identity_of, published, record_path
+from cfamc_ray.lifecycle.evaluation_record import Evaluation, Strength, identity_of, published, record_path
 from cfamc_ray.store.environment import environment
 from cfamc_ray.terminal import Detail, ProgressView, say
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from cfamc_ray.evaluation.measurement import Measurement
+    from cfamc_ray.evaluation.operating_points import OperatingPoint
 
 
 def evaluate_run(
@@ -45,16 +46,18 @@ def evaluate_run(
         print(dump_yaml(settings["protocol"]), flush=True)
     started = time.perf_counter()
     measured: list[Measurement] = []
+    points: list[OperatingPoint] = []
     problem = ""
     try:
         with ProgressView("probe", 0, sys.stdout, detail=detail) as view:
-            for measurement in measure(run, data, protocol, device, view):
+            for measurement in measure(run, data, protocol, device, view, points.extend):
                 measured.append(measurement)
                 shown = format_quantity("fraction", measurement.accuracy)
                 view.say(f"  {_at(measurement.title, measurement.epsilon)}: {shown}")
     except (AttackInvalid, FloatingPointError) as error:
         problem = str(error)
     seconds = time.perf_counter() - started
+    strength = Strength.of(run, protocol, points)
     record = {
         **settings,
         "device": device_name(device),
@@ -62,14 +65,20 @@ def evaluate_run(
         "environment": environment(),
         "published": published(run, data),
         "test_sample": describe_test(data, images=protocol.images),
+        "strength": strength and strength.record(),
         "results": [measurement.record() for measurement in measured],
         "problem": problem,
     }
-    return Evaluation(run, data, measured, problem, record, path, seconds)
+    return Evaluation(run, data, measured, strength, problem, record, path, seconds)
 
 
 def measure(
-    run: Run, data: DataConfig, protocol: ProtocolConfig, device: "torch.device", view: ProgressView
+    run: Run,
+    data: DataConfig,
+    protocol: ProtocolConfig,
+    device: "torch.device",
+    view: ProgressView,
+    on_curve: "Callable[[Sequence[OperatingPoint]], None]",
 ) -> Iterator["Measurement"]:
     """Measure the encoder, and show the progress."""
     from cfamc_ray.evaluation.protocols import measure_on  # noqa: PLC0415 (torch is slow to import)
@@ -86,6 +95,7 @@ def measure(
         crops=run.trial.crops,
         device=device,
         on_progress=lambda label, epsilon, done, total: view.move_to(done, what=_at(label, epsilon), total=total),
+        on_curve=on_curve,
     )
 
 

@@ -47,6 +47,16 @@ class Run:
     study: StudyConfig | None = None
     """Study that the run belongs to; None for a recipe's initial weights."""
 
+    @property
+    def l2(self) -> float | None:
+        """L2 strength of the probe with which `train` evaluated the encoder, if it was only one.
+
+        None for a trial of a search and for initial weights.
+        """
+        strengths = self.trial.evaluation.head.l2
+        searched = self.study is None or bool(self.study.space)
+        return None if searched or self.encoder is None or len(strengths) > 1 else strengths[0]
+
 
 class Plan(NamedTuple):
     """A run, with the data, protocol and device of its evaluation."""
@@ -75,7 +85,8 @@ def planned_evaluations(
         run: folder of a run or of a trial; with `untrained` also a recipe.
         protocols: names of `PROTOCOLS`.
         head: name in `HEADS` of another head than the protocol's.
-        overrides: ``key=value`` of a protocol, or ``data.path=PATH``, the current path of the run's images.
+        overrides: ``key=value`` of a protocol, or ``data.path=PATH``, the current path of the run's images. Without
+            ``head.l2``, the head has the L2 strength with which the run was trained, if it was only one.
         transfer: another data set to probe and test on: cifar10, cifar100, digits, npz:PATH or imagefolder:PATH.
         untrained: evaluate the initial weights.
         device: device of the computation.
@@ -89,10 +100,20 @@ def planned_evaluations(
     others = [text for text in overrides if text not in places]
     planned = find_run(run, untrained=untrained)  # first, because it imports the plugins of the run's study
     resolved = [resolve_protocol(name, head=head, overrides=others) for name in protocols]
+    if not (transfer or any(text.split("=")[0].strip() in ("head", "head.l2") for text in others)):
+        resolved = [_at_strength_of(planned, protocol) for protocol in resolved]
     data = transfer_data(transfer, planned.trial.data.side or 32) if transfer else own_data(planned, places)
     where = device_of(device)
     warn_of_scale(planned.trial, data, resolved)
     return [Plan(planned, data, protocol, where) for protocol in resolved]
+
+
+def _at_strength_of(run: Run, protocol: ProtocolConfig) -> ProtocolConfig:
+    """The protocol with the run's L2 strength, if it would otherwise choose one for a head on the same features."""
+    head = protocol.head
+    if run.l2 is None or not head.selects_l2 or head.features != run.trial.evaluation.head.features:
+        return protocol
+    return protocol.model_copy(update={"head": head.model_copy(update={"l2": (run.l2,)})})
 
 
 def warn_of_scale(trial: TrialConfig, data: DataConfig, protocols: Sequence[ProtocolConfig]) -> None:

@@ -4,9 +4,9 @@ import hashlib
 import html
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cfamc_ray.config.data import DataConfig
 from cfamc_ray.config.errors import InputError
@@ -20,6 +20,43 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from cfamc_ray.evaluation.measurement import Measurement
+    from cfamc_ray.evaluation.operating_points import OperatingPoint
+
+L2Origin = Literal["held_out", "run", "protocol"]
+"""Where the L2 strength of a head comes from: chosen on held-out training images, the run's `evaluation.head.l2`, or
+the protocol's `head.l2`."""
+
+
+@dataclass(frozen=True)
+class Strength:
+    """L2 strength of a head that is fitted to convergence."""
+
+    l2: float
+    origin: L2Origin
+    points: Sequence["OperatingPoint"] = ()
+    """Accuracies of all strengths on held-out training images; empty if none was chosen there."""
+
+    @classmethod
+    def of(cls, run: Run, protocol: ProtocolConfig, points: Sequence["OperatingPoint"]) -> "Strength | None":
+        """The strength of a protocol's head; None if the head has none, or if the evaluation ended before its choice.
+
+        Args:
+            run: evaluated run.
+            protocol: protocol of the evaluation.
+            points: operating points on held-out training images, empty if none were measured.
+        """
+        from cfamc_ray.evaluation.operating_points import balanced  # noqa: PLC0415 (torch is slow to import)
+
+        if points:
+            return cls(balanced(points).l2, "held_out", points)
+        if protocol.head.fit != "converged" or protocol.head.selects_l2:
+            return None
+        (l2,) = protocol.head.l2
+        return cls(l2, "run" if l2 == run.l2 else "protocol")
+
+    def record(self) -> dict[str, Any]:
+        """The strength as JSON values, for a file."""
+        return {"l2": self.l2, "origin": self.origin, "operating_points": [asdict(point) for point in self.points]}
 
 
 @dataclass(frozen=True)
@@ -30,6 +67,8 @@ class Evaluation:
     data: DataConfig
     measured: Sequence["Measurement"]
     """Measurements: first without an attack, then for each radius, attack by attack."""
+    strength: Strength | None
+    """L2 strength of the head; None for a head that is not fitted to convergence."""
     problem: str
     """Reason why the result cannot be trusted; empty if it can."""
     record: Mapping[str, Any]
@@ -47,10 +86,25 @@ class Evaluation:
         rows = [(f.attack, f.label, f.epsilon, f.images, f.accuracy, *f.interval) for f in self.measured]
         return pd.DataFrame(rows, columns=columns)
 
+    @property
+    def curve(self) -> "pd.DataFrame":
+        """A row per L2 strength: its accuracies as fractions on held-out training images, and whether it was chosen.
+
+        Robust accuracy is that under the default attack of a search, at the first radius. The probe's accuracy is on
+        the images on which it was fitted. Empty if no strength was chosen.
+        """
+        import pandas as pd  # noqa: PLC0415 (slow to import)
+
+        columns = ["l2", "clean_accuracy", "robust_accuracy", "probe_accuracy", "chosen"]
+        points = self.strength.points if self.strength else ()
+        rows = [{**asdict(point), "chosen": self.strength and point.l2 == self.strength.l2} for point in points]
+        return pd.DataFrame(rows, columns=columns)
+
     def _repr_html_(self) -> str:
         problem = f"<p>Not to be trusted: {html.escape(self.problem)}</p>" if self.problem else ""
         name = f"{self.run.name}: {self.record['protocol']['name']} on {self.data.location or self.data.name}"
-        return f"<h3>{html.escape(name)}</h3>{problem}{self.results.to_html(index=False)}"
+        tables = "".join(table.to_html(index=False) for table in (self.curve, self.results) if len(table))
+        return f"<h3>{html.escape(name)}</h3>{problem}{tables}"
 
     def write(self) -> None:
         """Write the record.

@@ -115,7 +115,9 @@ def test_the_standard_protocol_is_stronger_than_what_is_published() -> None:
 def test_the_published_protocols_are_as_their_code_has_them(name: str, steps: int) -> None:
     protocol = PROTOCOLS[name]
     assert (protocol.name, protocol.head) == (name, HEADS[name])
-    assert protocol.attack == PgdConfig(steps=steps, step_size=0.01, restarts=1, start="zero", every_step=False)
+    assert protocol.attack == PgdConfig(
+        steps=steps, step_size=0.01, restarts=1, start="zero", loss="cross_entropy", every_step=False
+    )
     assert protocol.epsilons == (4 / 255, 8 / 255)
     assert (protocol.margin_check, protocol.autoattack_images, protocol.crops) == (False, 0, 0)
 
@@ -129,7 +131,9 @@ def test_the_published_heads_are_as_their_code_has_them() -> None:
         assert (head.fit, head.lr, head.batch_images, head.features) == ("adam", 3e-4, 256, "prefeature")
         assert head.cosine_epochs is None
     for head in (emp, robust):
-        assert head.attack == PgdConfig(steps=5, step_size=0.01, restarts=1, start="zero", every_step=False)
+        assert head.attack == PgdConfig(
+            steps=5, step_size=0.01, restarts=1, start="zero", loss="cross_entropy", every_step=False
+        )
         assert head.epsilon == 8 / 255
     assert (crops.fit, crops.lr, crops.phases) == ("sgd", 0.03, ("clean",))
 
@@ -148,12 +152,22 @@ def test_without_overrides_a_protocol_is_the_one_of_its_name(name: str) -> None:
             "head.attack.steps=9",
             {
                 "head": HEADS["published-emp"].model_copy(
-                    update={"attack": PgdConfig(steps=9, step_size=0.01, start="zero", every_step=False)}
+                    update={
+                        "attack": PgdConfig(
+                            steps=9, step_size=0.01, start="zero", loss="cross_entropy", every_step=False
+                        )
+                    }
                 )
             },
         ),
-        ("attack.steps=7", {"attack": PgdConfig(steps=7, step_size=0.01, start="zero", every_step=False)}),
-        ("attack.step_size=2/255", {"attack": PgdConfig(steps=2, step_size=2 / 255, start="zero", every_step=False)}),
+        (
+            "attack.steps=7",
+            {"attack": PgdConfig(steps=7, step_size=0.01, start="zero", loss="cross_entropy", every_step=False)},
+        ),
+        (
+            "attack.step_size=2/255",
+            {"attack": PgdConfig(steps=2, step_size=2 / 255, start="zero", loss="cross_entropy", every_step=False)},
+        ),
         ("epsilons=[4/255]", {"epsilons": (4 / 255,)}),
         ("epsilons=[0.5, 1/255]", {"epsilons": (0.5, 1 / 255)}),
         ("head.phases=[clean]", {"head": HEADS["published-emp"].model_copy(update={"phases": ("clean",)})}),

@@ -254,12 +254,17 @@ SEARCHED: dict[str, Any] = {
 
 def test_a_measurement_encodes_every_image_and_attacks_every_step_at_most() -> None:
     trial, one = config(**SEARCHED), pixel_gradient(EncoderConfig(), 32)
-    passes, gradients = 4000 + 1000 + 300 * 3, 300 * 2 * 7  # looked at after each start, and once more
+    assert len(trial.evaluation.head.l2) == 5, "of which one attack serves all"
+    passes, gradients = 4000 + 1000 + 300 * 2, 300 * 2 * 7  # looked at after each start
     assert evaluation_work(trial).flops == passes * one.forward_flops + gradients * one.flops
+    each = trial.with_values({"evaluation.attack.every_step": False})
+    passes, gradients = 4000 + 1000 + 5 * 300 * 3, 5 * 300 * 2 * 7  # head by head, and looked at once more
+    assert evaluation_work(each).flops == passes * one.forward_flops + gradients * one.flops
     assert one.flops == pytest.approx(2 * one.forward_flops, rel=0.01)
 
 
-def test_where_nothing_breaks_a_measurement_passes_as_many_images_as_are_counted() -> None:
+@pytest.mark.parametrize("every_step", [True, False], ids=["all heads at once", "head by head"])
+def test_where_nothing_breaks_a_measurement_passes_as_many_images_as_are_counted(every_step: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     labels_N = torch.arange(60) % 3
     images_NCHW = torch.randint(0, 50, (60, 3, 16, 16), dtype=torch.uint8, generator=generator)
@@ -269,7 +274,12 @@ def test_where_nothing_breaks_a_measurement_passes_as_many_images_as_are_counted
         {
             "data": {"name": "digits", "image_size": 16, "probe_images": 60, "validation_images": 60},
             "encoder": TINY.model_dump(),
-            "evaluation": {"epsilon": 0.0, "attack": {"steps": 3}, "attacked_images": 60, "head": {"l2": 1e-5}},
+            "evaluation": {
+                "epsilon": 0.0,
+                "attack": {"steps": 3, "every_step": every_step},
+                "attacked_images": 60,
+                "head": {"l2": [1e-5, 2e-5]},
+            },
         }
     )
     with torch.random.fork_rng():
@@ -277,9 +287,9 @@ def test_where_nothing_breaks_a_measurement_passes_as_many_images_as_are_counted
         encoder, passed = SelfSupervisedEncoder(TINY), list[int]()
     encoder.backbone.register_forward_pre_hook(lambda _, inputs: passed.append(len(inputs[0])))
     found = search_scores(encoder, images, images, classes=3, config=trial.evaluation, generator=generator)
-    assert found.robust_accuracy == 1, "nothing breaks"
+    assert [point.robust_accuracy for point in found.points] == [1, 1], "nothing breaks"
     one = pixel_gradient(TINY, 16)
-    back = 60 * 3 * (one.flops - one.forward_flops)
+    back = (1 if every_step else 2) * 60 * 3 * (one.flops - one.forward_flops)
     assert evaluation_work(trial).flops == sum(passed) * one.forward_flops + back
 
 
@@ -315,7 +325,7 @@ def test_a_transfer_is_counted_by_the_images_that_it_is_judged_on() -> None:
         {"evaluation": {"transfer": other, "attacked_images": 50, "attack": {"steps": 1}}}
     )
     one = pixel_gradient(EncoderConfig(), 64)
-    assert evaluation_work(trial).flops == (500 + 100 + 2 * 50) * one.forward_flops + 50 * one.flops
+    assert evaluation_work(trial).flops == (500 + 100 + 50) * one.forward_flops + 50 * one.flops
     assert evaluation_work(trial).batch_images == 67
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_protocols import CLASSES, CROPS, ENCODER, PROBE, TEST, TRAIN, VALIDATION
 
-from cfamc_ray.config.attacks import ATTACKS, AutoAttackConfig, PgdConfig
+from cfamc_ray.config.attacks import ATTACKS, AttackConfig, AutoAttackConfig, PgdConfig
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import resolve_protocol
 from cfamc_ray.config.study import StudyConfig
@@ -75,7 +75,7 @@ def encoder() -> SelfSupervisedEncoder:
 
 
 def study(module: str, **changes: Any) -> StudyConfig:
-    evaluation = {"attack": {"name": "darken"}, "epsilon": 0.3, "attacked_images": 10}
+    evaluation = {"attack": {"name": "darken"}, "epsilon": 0.3, "attacked_images": 10, "head": {"l2": 1e-2}}
     tree = {"name": "dark", "plugins": [module], "trial": {"evaluation": evaluation}, **changes}
     return resolve_study(tree, source="dark.yaml")
 
@@ -85,7 +85,7 @@ def right_when_darker(encoder: SelfSupervisedEncoder, share: float) -> tuple[int
     classifier = LinearClassifier(encoder.eval().requires_grad_(False), torch.nn.Identity())
     head_config = study("darkening").trial.evaluation.head
     features_NF = encode(classifier, PROBE.images_NCHW)
-    classifier.head = fit_converged(features_NF, PROBE.labels_N, classes=CLASSES, config=head_config)
+    (classifier.head,) = fit_converged(features_NF, PROBE.labels_N, classes=CLASSES, config=head_config)
     right_N = predicted_right(classifier, VALIDATION)[:10]
     darker = (VALIDATION.images_NCHW[:10] / 255 - share * 0.3).clamp(min=0)
     still_N = right_N & (classifier(darker).argmax(-1) == VALIDATION.labels_N[:10])
@@ -102,7 +102,7 @@ def test_a_search_measures_under_it_with_the_values_of_a_point(
         encoder, PROBE, VALIDATION, classes=CLASSES, config=trial.evaluation, generator=torch.Generator()
     )
     clean, still = right_when_darker(encoder, share)
-    assert found.robust_accuracy == still / 10
+    assert found.balanced.robust_accuracy == still / 10
     assert (still < clean) is (share > 0)
     one = pixel_gradient(trial.encoder, 32)
     work, data = evaluation_work(trial), trial.data
@@ -174,7 +174,7 @@ def test_an_override_reaches_an_attack_however_it_was_written(written: Any) -> N
     tree = {"name": "a", "trial": {"evaluation": {"attack": written}}}
     config = resolve_study(tree, ["evaluation.attack.steps=3", "evaluation.head.l2=1/2"], source="a.yaml")
     assert config.trial.evaluation.attack == PgdConfig(steps=3)
-    assert config.trial.evaluation.head.l2 == 0.5
+    assert config.trial.evaluation.head.l2 == (0.5,)
 
 
 def test_constraints_reach_its_keys() -> None:
@@ -197,9 +197,14 @@ def test_a_step_is_a_share_of_the_radius_or_the_same_at_every_radius() -> None:
 
 
 def test_ids_and_labels_tell_attacks_apart() -> None:
-    attacks = [PgdConfig(steps=20), PgdConfig(steps=20).on_margin(), AutoAttackConfig()]
+    attacks: list[AttackConfig | None] = [
+        PgdConfig(steps=20, loss="cross_entropy"),
+        PgdConfig(steps=20, loss="cross_entropy").on_margin(),
+    ]
+    attacks += [PgdConfig(), AutoAttackConfig()]
     assert [(attack.id, attack.label) for attack in attacks if attack] == [
         ("pgd", "PGD-20"),
         ("pgd_margin", "PGD-20 on the margin"),
+        ("pgd_margin", "PGD-10 on the margin"),
         ("autoattack", "AutoAttack"),
     ]

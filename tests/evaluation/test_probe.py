@@ -5,12 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cfamc_ray.config.heads import HEADS, HeadConfig
-from cfamc_ray.evaluation.probe import default_head, fit_probe, train_probe
+from cfamc_ray.evaluation.probe import default_head, fit_path, fit_probe, train_probe
 
 N, F, K = 60, 5, 3
 L2, TOLERANCE = 1e-2, 1e-6
@@ -81,6 +83,23 @@ def test_scale_and_place_of_a_feature_do_not_change_what_is_predicted() -> None:
 def test_a_stronger_l2_gives_a_smaller_head() -> None:
     sizes = [probe(*features(), l2=l2).weight.norm().item() for l2 in (1e-3, 1e-2, 1e-1, 1)]
     assert sizes == sorted(sizes, reverse=True)
+
+
+@settings(max_examples=15)
+@given(exponents=st.lists(st.floats(-4, 1), min_size=1, max_size=5, unique=True))
+def test_each_head_of_a_path_is_that_of_its_strength_alone_in_any_order(exponents: list[float]) -> None:
+    features_NF, labels_N = features()
+    strengths = [10**exponent for exponent in exponents]
+    path = fit_path(features_NF, labels_N, classes=K, strengths=strengths, tolerance=1e-9, iterations=500)
+    for l2, head in zip(strengths, path, strict=True):
+        alone = fit_probe(features_NF, labels_N, classes=K, l2=l2, tolerance=1e-9, iterations=500)
+        torch.testing.assert_close(head(features_NF), alone(features_NF), rtol=0, atol=1e-3)
+        assert not head.weight.requires_grad
+
+
+def test_the_strongest_head_of_a_path_is_fitted_as_it_would_be_alone() -> None:
+    *_, strongest = fit_path(*features(), classes=K, strengths=[1e-3, 1e-1], tolerance=TOLERANCE, iterations=500)
+    assert same(strongest, probe(*features(), l2=1e-1))
 
 
 def test_the_head_stays_finite_where_features_separate_the_classes() -> None:
