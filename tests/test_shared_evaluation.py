@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
 from cfamc_ray.data.images import LabelledImages
-from cfamc_ray.evaluation.attacks import pgd, pgd_of_heads
+from cfamc_ray.evaluation.attacks import pgd
+from cfamc_ray.evaluation.margins import attack_margins
 from cfamc_ray.evaluation.scores import search_scores
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
 from cfamc_ray.method.parallel import ALONE, DistributedContext
@@ -74,19 +75,17 @@ def found(workers: DistributedContext = ALONE) -> dict[str, Any]:
     for seed, head in enumerate(heads):
         head.weight.copy_(weight_FK.T + torch.randn(3, 192, generator=torch.Generator().manual_seed(seed)) / 4)
         head.bias.zero_()
-    results["left"] = pgd_of_heads(
-        lambda x: x.flatten(1),
-        heads,
+    results["left"] = attack_margins(
+        lambda x: torch.stack([head(x.flatten(1)) for head in heads], 1),
         pixels,
         labels,
         torch.stack([head(pixels.flatten(1)).argmax(-1) == labels for head in heads], 1),
         epsilon=0.002,
         steps=2,
-        step_size=0.001,
-        restarts=3,
         generator=torch.Generator().manual_seed(3),
+        at_once=5,
         workers=workers,
-    )
+    ).right_NL
     results["adversarial"] = pgd(
         lambda x: x.flatten(1) @ weight_FK,
         pixels,

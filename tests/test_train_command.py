@@ -254,12 +254,12 @@ class TestRun:
         for line, row in zip(lines[1:3], record.rows, strict=True):
             assert line.startswith(
                 f"epoch {row['epoch']} of 2: loss {row['loss']:.3g}, clean {row['clean_accuracy']:.1%}, "
-                f"PGD-2 on the margin at 4/255 {row['robust_accuracy']:.1%}, "
+                f"margins-6 at 4/255 {row['robust_accuracy']:.1%}, "
             )
         assert lines[4].startswith("cf-amc-ssl: 2 epochs, 720 crop passes, ")
         assert lines[4].endswith(" s on CPU, 1 thread")
         assert lines[5] == "On validation images, by the L2 strength of the linear probe:"
-        assert " ".join(lines[6].split()) == "L2 clean PGD-2 on the margin at 4/255"
+        assert " ".join(lines[6].split()) == "L2 clean margins-6 at 4/255"
         points = record.rows[-1]["operating_points"]
         assert [point["l2"] for point in points] == list(tiny_study().trial.evaluation.head.l2)
         for line, point in zip(lines[7:12], points, strict=True):
@@ -340,7 +340,7 @@ class TestRun:
     def test_its_front_can_be_drawn(self, finished: Path) -> None:
         said = said_by(draw_front, str(finished))
         assert said.code == 0
-        assert said.out.startswith("1 point on the front, hypervolume ")
+        assert said.out.startswith("1 operating point of 1 trial on the front, hypervolume ")
         assert (finished / "report" / "front.png").is_file()
 
     def test_without_validation_images_there_are_no_accuracies(self, train: Train, tmp_path: Path) -> None:

@@ -50,7 +50,8 @@ def settings_columns(config: StudyConfig, records: Iterable[TrialRecord]) -> lis
 
 def settings_of(config: StudyConfig, record: TrialRecord) -> dict[str, Any]:
     """Cells of `settings_columns`; None where the record has no such value."""
-    return {L2: record.l2, **{key: record.point.get(key) for key in config.space}}
+    strength = {} if record.l2 is None else {L2: record.l2}
+    return {**strength, **{key: record.point.get(key) for key in config.space}}
 
 
 def with_cost(objectives: Iterable[str]) -> list[str]:

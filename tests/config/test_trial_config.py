@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from cfamc_ray.config.attacks import PgdConfig
 from cfamc_ray.config.trial import TrialConfig, trial_keys
 
 COUNTS = st.integers(1, 12)
@@ -104,6 +105,7 @@ def test_every_key_changes_the_fingerprint(key: str) -> None:
         "perturbation.attack_positive": SIMCLR_PGD,
         **{f"perturbation.{key}": PGD for key in ("steps", "keep_attack_gradients", "attack_in_train_mode")},
         "data.image_size": {"data.name": "digits"},
+        **{f"evaluation.attack.{key}": {"evaluation.attack.name": "pgd"} for key in PgdConfig.own_keys()},
     }
     default = default.with_values(needed.get(key, {}))
     changed = default.with_values({key: other_value(key, default)})
@@ -206,10 +208,10 @@ def test_keys_name_every_setting_once() -> None:
     of_others = {"loss.temperature", "data.path", "data.image_size"}
     of_pgd = {f"perturbation.{key}" for key in ("steps", "keep_attack_gradients", "attack_in_train_mode")}
     of_pgd.add("perturbation.attack_positive")
-    assert unset - of_others - of_pgd == {
+    of_attack = {f"evaluation.attack.{key}" for key in PgdConfig.own_keys()}
+    assert unset - of_others - of_pgd - of_attack == {
         "pretraining.views_at_once",
         "evaluation.transfer",
-        "evaluation.attack.step_size",
         "evaluation.batch_images",
     }
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from cfamc_ray.config.attacks import PgdConfig
 from cfamc_ray.config.data import parse_data
 from cfamc_ray.config.encoder import EncoderConfig, VitConfig
 from cfamc_ray.config.trial import TrialConfig
@@ -248,23 +249,23 @@ SEARCHED: dict[str, Any] = {
     "data.validation_images": 1000,
     "evaluation.attacked_images": 300,
     "evaluation.attack.steps": 7,
-    "evaluation.attack.restarts": 2,
 }
 
 
 def test_a_measurement_encodes_every_image_and_attacks_every_step_at_most() -> None:
     trial, one = config(**SEARCHED), pixel_gradient(EncoderConfig(), 32)
     assert len(trial.evaluation.head.l2) == 5, "of which one attack serves all"
-    passes, gradients = 4000 + 1000 + 300 * 2, 300 * 2 * 7  # looked at after each start
+    # Classified at the end of each of three starts, and once for the target of the last one.
+    passes, gradients = 4000 + 1000 + 300 * 4, 300 * 3 * 7
     assert evaluation_work(trial).flops == passes * one.forward_flops + gradients * one.flops
-    each = trial.with_values({"evaluation.attack.every_step": False})
+    each = trial.with_values({"evaluation.attack": PgdConfig(steps=7, restarts=2).model_dump()})
     passes, gradients = 4000 + 1000 + 5 * 300 * 3, 5 * 300 * 2 * 7  # head by head, and looked at once more
     assert evaluation_work(each).flops == passes * one.forward_flops + gradients * one.flops
     assert one.flops == pytest.approx(2 * one.forward_flops, rel=0.01)
 
 
-@pytest.mark.parametrize("every_step", [True, False], ids=["all heads at once", "head by head"])
-def test_where_nothing_breaks_a_measurement_passes_as_many_images_as_are_counted(every_step: bool) -> None:
+@pytest.mark.parametrize("attack", ["margins", "pgd"], ids=["all heads at once", "head by head"])
+def test_where_nothing_breaks_a_measurement_passes_as_many_images_as_are_counted(attack: str) -> None:
     generator = torch.Generator().manual_seed(0)
     labels_N = torch.arange(60) % 3
     images_NCHW = torch.randint(0, 50, (60, 3, 16, 16), dtype=torch.uint8, generator=generator)
@@ -276,7 +277,7 @@ def test_where_nothing_breaks_a_measurement_passes_as_many_images_as_are_counted
             "encoder": TINY.model_dump(),
             "evaluation": {
                 "epsilon": 0.0,
-                "attack": {"steps": 3, "every_step": every_step},
+                "attack": {"name": attack, "steps": 3},
                 "attacked_images": 60,
                 "head": {"l2": [1e-5, 2e-5]},
             },
@@ -289,7 +290,7 @@ def test_where_nothing_breaks_a_measurement_passes_as_many_images_as_are_counted
     found = search_scores(encoder, images, images, classes=3, config=trial.evaluation, generator=generator)
     assert [point.robust_accuracy for point in found.points] == [1, 1], "nothing breaks"
     one = pixel_gradient(TINY, 16)
-    back = (1 if every_step else 2) * 60 * 3 * (one.flops - one.forward_flops)
+    back = (3 if attack == "margins" else 2) * 60 * 3 * (one.flops - one.forward_flops)  # starts, or heads
     assert evaluation_work(trial).flops == sum(passed) * one.forward_flops + back
 
 
@@ -325,7 +326,7 @@ def test_a_transfer_is_counted_by_the_images_that_it_is_judged_on() -> None:
         {"evaluation": {"transfer": other, "attacked_images": 50, "attack": {"steps": 1}}}
     )
     one = pixel_gradient(EncoderConfig(), 64)
-    assert evaluation_work(trial).flops == (500 + 100 + 50) * one.forward_flops + 50 * one.flops
+    assert evaluation_work(trial).flops == (500 + 100 + 50 * 4) * one.forward_flops + 50 * 3 * one.flops
     assert evaluation_work(trial).batch_images == 67
 
 

@@ -279,8 +279,8 @@ def test_the_margin_breaks_a_head_so_extreme_that_cross_entropy_has_no_gradient(
     vanished = (x.grad == 0).flatten(1).all(1)
     assert vanished.sum() > N // 2
     settings: Any = {"epsilon": 0.1, "steps": 10, "step_size": 0.03, "start": "zero"}
-    cross_entropy = pgd(extreme, IMAGES, LABELS, **settings)
-    margin = pgd(extreme, IMAGES, LABELS, **settings, loss="margin")
+    cross_entropy = pgd(extreme, IMAGES, LABELS, **settings, loss="cross_entropy")
+    margin = pgd(extreme, IMAGES, LABELS, **settings)
     assert right(cross_entropy)[vanished].all()
     assert right(margin)[vanished].float().mean() < 0.5
     assert torch.equal(margin, pgd(NETWORK, IMAGES, LABELS, **settings, loss="margin"))
@@ -322,6 +322,7 @@ def test_it_is_foolboxs_pgd_to_the_pixel(digits: tuple[nn.Module, Tensor, Tensor
         step_size=epsilon / 4,
         start=start,
         generator=torch.Generator().manual_seed(0),
+        loss="cross_entropy",
     )
     attack = LinfPGD(abs_stepsize=epsilon / 4, steps=10, random_start=start == "uniform")
     with torch.random.fork_rng():

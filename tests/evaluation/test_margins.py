@@ -1,5 +1,7 @@
 """The attack of a search, on classifiers whose worst case is known."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -33,7 +35,7 @@ def right_of(heads: list[nn.Linear], x: Tensor, y: Tensor) -> Tensor:
 
 
 def attacked(
-    heads: list[nn.Linear], x: Tensor, y: Tensor, right_NL: Tensor, *, epsilon: float, at_once: int = 100, **given: bool
+    heads: list[nn.Linear], x: Tensor, y: Tensor, right_NL: Tensor, *, epsilon: float, at_once: int = 100, **given: Any
 ) -> tuple[Tensor, Tensor]:
     return attack_margins(
         lambda x: torch.stack([head(x.flatten(1)) for head in heads], 1),
@@ -89,7 +91,7 @@ def test_batches_and_removing_broken_images_change_nothing(at_once: int, shrink:
     x, y = images(40)
     right_NL = right_of(heads, x, y)
     whole, parts = (
-        attacked(heads, x, y, right_NL, epsilon=0.02, **given)  # type: ignore[arg-type]
+        attacked(heads, x, y, right_NL, epsilon=0.02, **given)
         for given in ({"shrink": True}, {"at_once": at_once, "shrink": shrink})
     )
     assert torch.equal(whole[1], parts[1])

@@ -169,7 +169,7 @@ def test_an_attack_on_encoders_in_float64_is_refused_where_it_needs_float32(enco
         study_of("autoattack", pretraining={"precision": "float64"})
 
 
-@pytest.mark.parametrize("written", ["pgd", {"name": "pgd"}, {"restarts": 1}], ids=str)
+@pytest.mark.parametrize("written", ["pgd", {"name": "pgd"}, {"name": "pgd", "restarts": 1}], ids=str)
 def test_an_override_reaches_an_attack_however_it_was_written(written: Any) -> None:
     tree = {"name": "a", "trial": {"evaluation": {"attack": written}}}
     config = resolve_study(tree, ["evaluation.attack.steps=3", "evaluation.head.l2=1/2"], source="a.yaml")
@@ -180,6 +180,7 @@ def test_an_override_reaches_an_attack_however_it_was_written(written: Any) -> N
 def test_constraints_reach_its_keys() -> None:
     tree = {
         "name": "a",
+        "trial": {"evaluation": {"attack": "pgd"}},
         "space": {"evaluation.attack.steps": {"int": [1, 9]}, "evaluation.attack.restarts": {"int": [1, 9]}},
         "constraints": ["evaluation.attack.steps * evaluation.attack.restarts <= 9"],
     }

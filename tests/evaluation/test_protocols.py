@@ -2,6 +2,7 @@ import copy
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cfamc_ray.config.attacks import PgdConfig
+from cfamc_ray.config.attacks import AttackConfig, MarginsConfig, PgdConfig
 from cfamc_ray.config.components import lay
 from cfamc_ray.config.confirm import ConfirmConfig
 from cfamc_ray.config.data import DataConfig, parse_data
@@ -24,8 +25,8 @@ from cfamc_ray.cost.counting import pixel_gradient
 from cfamc_ray.cost.work import BATCH
 from cfamc_ray.data.images import LabelledImages
 from cfamc_ray.data.splits import load_splits, load_test
-from cfamc_ray.evaluation import attacks, autoattack, protocols
-from cfamc_ray.evaluation.attacks import AttackInvalid, pgd, pgd_of_heads
+from cfamc_ray.evaluation import attacks, autoattack, margins, protocols
+from cfamc_ray.evaluation.attacks import AttackInvalid, pgd
 from cfamc_ray.evaluation.batches import encode, predicted_right, still_right
 from cfamc_ray.evaluation.classifier import EachCrop, LinearClassifier, as_pixels, draw_views
 from cfamc_ray.evaluation.measurement import Measurement
@@ -294,7 +295,7 @@ def test_what_an_attack_breaks_is_counted_at_its_radius_alone(
     encoder: SelfSupervisedEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def breaks_all(target: LinearClassifier, images: Tensor, labels: Tensor, *, epsilon: float, **_: Any) -> Tensor:
-        strong = pgd(target, images, labels, epsilon=1, steps=10, step_size=0.2, start="zero")
+        strong = pgd(target, images, labels, epsilon=1, steps=10, step_size=0.2, start="zero", loss="cross_entropy")
         return strong if epsilon == SMALL else images
 
     monkeypatch.setattr(attacks, "pgd", Calls(breaks_all))
@@ -329,30 +330,33 @@ class Ends:
     def __init__(self, attack: Any = pgd) -> None:
         self.attack, self.found = attack, list[Tensor]()
 
-    def __call__(self, *arguments: Any, **settings: Any) -> Tensor:
-        self.found.append(self.attack(*arguments, **settings))
-        return self.found[-1]
+    def __call__(self, *arguments: Any, **settings: Any) -> Any:
+        found = self.attack(*arguments, **settings)
+        self.found.append(found if isinstance(found, Tensor) else found.images_NCHW)
+        return found
 
 
 @pytest.mark.parametrize(
-    ("every_step", "name"), [(True, "pgd_of_heads"), (False, "pgd")], ids=["all heads at once", "head by head"]
+    "attack",
+    [MarginsConfig(steps=1), MarginsConfig(steps=3), PgdConfig(steps=2), PgdConfig(steps=2, restarts=3)],
+    ids=str,
 )
-@pytest.mark.parametrize("restarts", [1, 3])
 def test_what_a_search_measures_does_not_depend_on_the_batch(
-    encoder: SelfSupervisedEncoder, monkeypatch: pytest.MonkeyPatch, restarts: int, every_step: bool, name: str
+    encoder: SelfSupervisedEncoder, monkeypatch: pytest.MonkeyPatch, attack: AttackConfig
 ) -> None:
     encoder.double()
     found = []
     for batch_images in (None, 1, 4, 250):
-        monkeypatch.setattr(attacks, name, ends := Ends({"pgd": pgd, "pgd_of_heads": pgd_of_heads}[name]))
-        changes: Any = {"batch_images": batch_images, "attacked_images": 13, "head": ProbeConfig(l2=(1e-2, 1))}
-        attack = PgdConfig(steps=2, restarts=restarts, every_step=every_step)
-        found.append((scores(encoder, epsilon=0.01, attack=attack, **changes), torch.cat(ends.found)))
+        ends = Ends(margins.attack_margins if attack.shares_heads else attacks.pgd)
+        with monkeypatch.context() as patch:
+            patch.setattr(*((margins, "attack_margins") if attack.shares_heads else (attacks, "pgd")), ends)
+            changes: Any = {"batch_images": batch_images, "attacked_images": 13, "head": ProbeConfig(l2=(1e-2, 1))}
+            found.append((scores(encoder, epsilon=0.005, attack=attack, **changes), torch.cat(ends.found)))
     (expected, adversarial), *others = found
     assert expected.balanced.clean_accuracy > expected.balanced.robust_accuracy > 0
     for other, found_by_other in others:
         assert other == expected
-        torch.testing.assert_close(found_by_other, adversarial, rtol=0, atol=1e-9 * (not every_step))
+        torch.testing.assert_close(found_by_other, adversarial, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -499,23 +503,22 @@ def test_every_count_of_test_images_is_a_fair_sample_part_of_the_larger_one_and_
         assert [sum(number // 30 == label for number in sample) for label in range(CLASSES)] == [len(sample) // 3] * 3
 
 
-@pytest.mark.parametrize("every_step", [True, False], ids=["all heads at once", "head by head"])
+@pytest.mark.parametrize("attack", [MarginsConfig(), PgdConfig()], ids=["all heads at once", "head by head"])
 def test_the_attacked_validation_images_are_a_fair_sample_too(
     encoder: SelfSupervisedEncoder,
     in_order_of_classes: DataConfig,
     pgd_calls: Calls,
     monkeypatch: pytest.MonkeyPatch,
-    every_step: bool,
+    attack: AttackConfig,
 ) -> None:
-    def on_heads(features_of: Any, heads: Any, images: Tensor, labels: Tensor, right_NL: Tensor, **_: Any) -> Tensor:
+    def on_heads(logits_of: Any, images: Tensor, labels: Tensor, right_NL: Tensor, **_: Any) -> Any:
         pgd_calls.append({"images": images, "labels": labels})
-        return right_NL
+        return SimpleNamespace(right_NL=right_NL)
 
-    monkeypatch.setattr(attacks, "pgd_of_heads", on_heads)
+    monkeypatch.setattr(margins, "attack_margins", on_heads)
     splits = load_splits(in_order_of_classes)
     for attacked_images in (6, 15, 60):
         pgd_calls.clear()
-        attack = PgdConfig(steps=2, every_step=every_step)
         config = EVALUATION.model_copy(update={"attacked_images": attacked_images, "attack": attack})
         found = search_scores(
             encoder, splits.probe, splits.validation, classes=CLASSES, config=config, generator=torch.Generator()
@@ -802,7 +805,8 @@ def test_the_published_emp_head_is_trained_clean_then_adversarially_then_clean(
                 features_BF, labels_B = features_NF[indices_B], many.labels_N[indices_B]
                 if phase == "adversarial":
                     x = pixels_NCHW[indices_B]
-                    x = pgd(by_hand, x, labels_B, epsilon=8 / 255, steps=5, step_size=0.01, restarts=1, start="zero")
+                    published = {"epsilon": 8 / 255, "steps": 5, "step_size": 0.01, "loss": "cross_entropy"}
+                    x = pgd(by_hand, x, labels_B, restarts=1, start="zero", **published)  # type: ignore[arg-type]
                     features_BF = encoder.features(x)
                 optimizer.zero_grad()
                 F.cross_entropy(by_hand.head(features_BF), labels_B).backward()
