@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from scipy.stats import t
 
+from cfamc_ray.config.heads import HeadConfig
 from cfamc_ray.config.protocol import PGD_20, PROTOCOLS
 from cfamc_ray.config.recipes import Variant, read_recipe
 from cfamc_ray.config.trial import TrialConfig, lay_trials
@@ -42,6 +43,7 @@ SMALL: dict[str, Any] = {
 }
 PROTOCOL = PROTOCOLS["standard"].model_copy(
     update={
+        "head": HeadConfig(l2=(1e-2,)),
         "images": 5000,
         "attacked_images": 500,
         "epsilons": (4 / 255, 8 / 255),

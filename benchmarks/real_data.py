@@ -39,6 +39,7 @@ BASE = TrialConfig.model_validate(
         "crops": {"views": 8},
         "encoder": {"width": 16, "prefeature_width": 512, "hidden_width": 512, "embedding_width": 128},
         "pretraining": {"batch_images": 50, "epochs": 3, "replays": 3},
+        "evaluation": {"head": {"l2": 1e-2}, "attack": {"name": "pgd", "loss": "cross_entropy"}},
     }
 )
 METHODS = {

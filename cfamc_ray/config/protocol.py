@@ -7,7 +7,7 @@ from typing import Annotated, NamedTuple
 
 from pydantic import Field, model_validator
 
-from cfamc_ray.config.attacks import ATTACKS, AttackConfig, AutoAttackConfig, PgdConfig
+from cfamc_ray.config.attacks import ATTACKS, AttackConfig, AutoAttackConfig, MarginsConfig, PgdConfig
 from cfamc_ray.config.components import ComponentField
 from cfamc_ray.config.heads import HEADS, HeadConfig
 from cfamc_ray.config.types import Pixels, Strict
@@ -15,7 +15,7 @@ from cfamc_ray.config.types import Pixels, Strict
 AUTOATTACK = AutoAttackConfig()
 PGD_20 = PgdConfig(steps=20, step_size=2 / 255, loss="cross_entropy", every_step=False)
 """The PGD attack on finalists."""
-SELECTION = PgdConfig()
+SELECTION = MarginsConfig()
 """Attack, at the first of a protocol's radii, under which L2 strengths are compared; that of a search by default."""
 
 
