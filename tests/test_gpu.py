@@ -225,8 +225,9 @@ def test_scores_are_those_of_the_cpu(splits: Splits) -> None:
         )
         for device in (CPU, DEVICE)
     ]
-    ours, theirs = ({**asdict(scores), "measures": 0} for scores in found)
+    ours, theirs = (np.array([list(asdict(point).values()) for point in scores.points]) for scores in found)
     assert theirs == pytest.approx(ours, abs=0.05)
+    assert [scores.attacked_images for scores in found] == [SMALL.evaluation.attacked_images] * 2
     assert found[0].balanced.clean_accuracy > 0.2  # ten classes: above chance, so that equal scores say something
 
 

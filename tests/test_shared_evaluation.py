@@ -25,12 +25,13 @@ pytestmark = pytest.mark.slow
 
 CASES: dict[str, dict[str, Any]] = {
     "all attacked": {"attacked_images": 13, "attack.steps": 3},
-    "an odd number attacked": {"attacked_images": 5, "attack.restarts": 3},
-    "one attacked": {"attacked_images": 1, "attack.restarts": 2},
-    "all broken in the first start": {"attacked_images": 13, "epsilon": 0.9, "attack.restarts": 3},
+    "an odd number attacked": {"attacked_images": 5},
+    "one attacked": {"attacked_images": 1},
+    "all broken in the first start": {"attacked_images": 13, "epsilon": 0.9},
     "image by image": {"attacked_images": 13, "batch_images": 1},
     "one strength": {"attacked_images": 13, "attack.steps": 3, "head.l2": 1e-2},
-    "head by head": {"attacked_images": 13, "attack.steps": 3, "attack.every_step": False},
+    "head by head": {"attacked_images": 13, "attack.name": "pgd", "attack.steps": 3, "attack.restarts": 3},
+    "head by head, to the last step": {"attacked_images": 13, "attack.name": "pgd", "attack.every_step": False},
 }
 """All but one with the five strengths of the default."""
 

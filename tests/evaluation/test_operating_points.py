@@ -7,7 +7,7 @@ import torch
 from test_protocols import CLASSES, CROPS, ENCODER, PROBE, SMALL, TEST, TRAIN, VALIDATION, images, tiny
 from torch import Tensor, nn
 
-from cfamc_ray.config.attacks import AttackConfig, AutoAttackConfig, PgdConfig
+from cfamc_ray.config.attacks import AttackConfig, AutoAttackConfig, MarginsConfig, PgdConfig
 from cfamc_ray.config.evaluation import EvaluationConfig
 from cfamc_ray.config.heads import HEADS, ProbeConfig
 from cfamc_ray.config.protocol import PROTOCOLS, ProtocolConfig
@@ -188,7 +188,7 @@ def test_strengths_are_compared_on_a_stratified_fifth_that_no_probe_was_fitted_o
     assert fitted | held_out == set(rows)
     assert torch.equal(first["held_out"].images_NCHW, again["held_out"].images_NCHW)
     assert not torch.equal(first["held_out"].images_NCHW, other["held_out"].images_NCHW)
-    assert (first["attack"], first["epsilon"], first["attacked_images"]) == (PgdConfig(), SMALL, 1000)
+    assert (first["attack"], first["epsilon"], first["attacked_images"]) == (MarginsConfig(), SMALL, 1000)
     for found in curve:
         assert found.clean_accuracy * 30 == pytest.approx(round(found.clean_accuracy * 30))
         assert found.robust_accuracy <= found.clean_accuracy
