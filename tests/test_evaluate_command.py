@@ -181,7 +181,7 @@ class TestStandard:
         chosen, points = record["strength"], record["strength"]["operating_points"]
         first, heading, *lines = strength.splitlines()
         assert first == f"L2 strength of the head: {chosen['l2']:g}, chosen on held-out training images:"
-        assert " ".join(heading.split()) == "L2 clean margins-15 at 1/255"
+        assert " ".join(heading.split()) == "L2 clean margins-30 at 1/255"
         for line, point in zip(lines, points, strict=True):
             accuracies = (point["clean_accuracy"], point["robust_accuracy"])
             assert line.split() == [f"{point['l2']:g}", *(f"{accuracy:.1%}" for accuracy in accuracies)]

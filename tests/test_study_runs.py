@@ -261,7 +261,7 @@ def test_several_workers_that_fall_behind_stop_together_and_make_room(space: Pat
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_the_front_is_confirmed_with_fresh_seeds_on_test_images(space: Path) -> None:
-    confirm = ("--set", "confirm={seeds: 2, images: 100, attacked_images: 20, tolerance: 1}")
+    confirm = ("--set", "confirm={seeds: 2, images: 100, attacked_images: 6, tolerance: 1}")
     command = ("--set", "evaluation.head.l2=[0.01, 1]", *confirm, "--trials", "2")
     code, output = run(space, *command)
     study = space.parent / "runs" / "tiny"

@@ -79,7 +79,7 @@ class TestStudyView:
         told = [line for line in stream.getvalue().splitlines() if line.startswith("trial ")]
         assert told == [
             "trial 1: views 3, epsilon 8/255",
-            "trial 1: epoch 1 of 2: loss -200, clean 50.0%, margins-15 at 4/255 25.0%, 1,234 crop passes a second",
+            "trial 1: epoch 1 of 2: loss -200, clean 50.0%, margins-30 at 4/255 25.0%, 1,234 crop passes a second",
             "trial 1: stopped: fell behind",
             "trial 2: views 4, epsilon 8/255",
         ]

@@ -50,6 +50,7 @@ class Loop(NamedTuple):
 LOOPS = {
     "training/trial.py": Loop("minibatches", "minibatches_per_epoch"),
     "evaluation/attacks.py": Loop("attack's steps", "steps"),
+    "evaluation/margins.py": Loop("attack's steps", "steps"),
     # The attack on a minibatch may wait between its starts.
     "evaluation/probe.py": Loop("head's minibatches", "batch_images", callees=False),
 }

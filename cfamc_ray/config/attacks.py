@@ -110,12 +110,12 @@ class PgdConfig(AttackConfig):
 
 @ATTACKS.register
 class MarginsConfig(AttackConfig):
-    """Three short starts of gradient ascent on logit margins, for all operating points of an encoder at once."""
+    """Three starts of gradient ascent on logit margins, for all operating points of an encoder at once."""
 
     implementation: ClassVar[str] = "cfamc_ray.evaluation.margins:Margins"
 
     name: Literal["margins"] = "margins"
-    steps: int = Field(default=5, ge=1)
+    steps: int = Field(default=10, ge=1)
     """Number of ascent steps of each of the three starts; an image counts as broken if it is misclassified at any
     step."""
 
@@ -126,7 +126,7 @@ class MarginsConfig(AttackConfig):
 
     @property
     def label(self) -> str:
-        """Label such as ``margins-15``, with the number of steps of all starts."""
+        """Label such as ``margins-30``, with the number of steps of all starts."""
         return f"margins-{3 * self.steps}"
 
     def passes(self) -> AttackPasses:

@@ -1,4 +1,4 @@
-"""The attack of a search: three short starts of gradient ascent on logit margins, for several heads at once.
+"""The attack of a search: three starts of gradient ascent on logit margins, for several heads at once.
 
 Heads of one encoder share the passes through it: each step classifies the images by all heads, so an adversarial image
 for one head is tried on all others. The first start ascends the margins of the heads with the weaker L2 penalties, the
