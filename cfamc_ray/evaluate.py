@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from cfamc_ray.api import evaluate
-from cfamc_ray.cli.command import exit_code, whole_table
+from cfamc_ray.cli.command import exit_code, strengths_table, whole_table
 from cfamc_ray.config.data import DataConfig
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.heads import HEADS
@@ -133,15 +133,9 @@ def _print_table(run: Run, data: DataConfig, measured: Sequence["Measurement"]) 
 
 def _print_strength(strength: Strength, epsilons: Sequence[float]) -> None:
     print(f"\nL2 strength of the head: {strength.l2:g}, {ORIGINS[strength.origin]}")
-    if not strength.points:
-        return
-    table = Table("L2", box=None, pad_edge=False)
-    for name in ("clean", f"{SELECTION.label} at {format_radius(epsilons[0])}"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for point in strength.points:
-        accuracies = (point.clean_accuracy, point.robust_accuracy)
-        table.add_row(f"{point.l2:g}", *(format_quantity("fraction", accuracy) for accuracy in accuracies))
-    print(whole_table(table))
+    if strength.points:
+        points = ((point.l2, point.clean_accuracy, point.robust_accuracy) for point in strength.points)
+        print(strengths_table(SELECTION, epsilons[0], points))
 
 
 class _Callable(ModuleType):

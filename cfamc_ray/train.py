@@ -15,11 +15,11 @@ from types import ModuleType
 from rich.table import Table
 
 from cfamc_ray.api import train
-from cfamc_ray.cli.command import add_run_options, command_line, exit_code, program, whole_table
+from cfamc_ray.cli.command import add_run_options, command_line, exit_code, program, strengths_table, whole_table
 from cfamc_ray.config.reading import dump_study
 from cfamc_ray.config.recipes import VARIANTS, PublishedRow, Variant, read_recipe, recipe_names
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.formatting import format_quantity, format_radius, format_seconds
+from cfamc_ray.formatting import format_seconds
 from cfamc_ray.host.process import INTERRUPTED
 from cfamc_ray.lifecycle.plans import PlannedStudy, plan_run
 from cfamc_ray.lifecycle.sources import recipe_source, trial_source
@@ -134,16 +134,10 @@ def _print_result(run: PlannedStudy, record: TrialRecord) -> int:
 
 def _print_accuracies(study: StudyConfig, record: TrialRecord) -> None:
     """Print a line for each operating point."""
-    evaluation = study.trial.evaluation
-    attack = f"{evaluation.attack.label} at {format_radius(evaluation.epsilon)}"
-    table = Table("L2", box=None, pad_edge=False)
-    for name in ("clean", attack):
-        table.add_column(name, justify="right", no_wrap=True)
-    accuracies = ("clean_accuracy", "robust_accuracy")
-    for point in record.each_point(accuracies):
-        l2 = "–" if point.l2 is None else f"{point.l2:g}"
-        table.add_row(l2, *(format_quantity("fraction", value) for value in point.values(accuracies)))
-    print(f"On validation images, by the L2 strength of the linear probe:\n{whole_table(table)}")
+    evaluation, both = study.trial.evaluation, ("clean_accuracy", "robust_accuracy")
+    points = ((each.l2, each.value(both[0]), each.value(both[1])) for each in record.each_point(both))
+    table = strengths_table(evaluation.attack, evaluation.epsilon, points)
+    print(f"On validation images, by the L2 strength of the linear probe:\n{table}")
 
 
 def _print_plan(study: StudyConfig) -> None:

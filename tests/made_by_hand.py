@@ -30,10 +30,7 @@ def curve(
     number: int, *points: tuple[float, float, float], status: Status = "finished", **metrics: object
 ) -> TrialRecord:
     """A trial with an operating point for each (L2 strength, clean accuracy, robust accuracy)."""
-    given = [
-        {"l2": l2, "probe_accuracy": clean, "clean_accuracy": clean, "robust_accuracy": robust}
-        for l2, clean, robust in points
-    ]
+    given = [operating_point(*point) for point in points]
     _, clean, robust = max(points, key=lambda point: point[1] + point[2])
     balanced = {"clean_accuracy": clean, "robust_accuracy": robust, "operating_points": given}
     return record(number, status=status, **balanced, **metrics)

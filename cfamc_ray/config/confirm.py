@@ -41,12 +41,14 @@ class ConfirmConfig(Strict):
             l2: L2 strength of the operating point; None for a trial without operating points, whose head is the one
                 that confirmed it before there were any.
         """
-        probe = {**dict(evaluation.head), "l2": (l2,)}
+        head = HeadConfig(l2=(1e-2,))
+        if l2 is not None:
+            head = HeadConfig.model_validate({**dict(evaluation.head), "l2": l2})
         epsilon = evaluation.epsilon
         automatic = "autoattack" in self.attacks
         return ProtocolConfig(
             name="confirm",
-            head=HeadConfig(l2=(1e-2,)) if l2 is None else HeadConfig.model_validate(probe),
+            head=head,
             images=self.images,
             attacked_images=self.attacked_images,
             epsilons=(epsilon,),

@@ -24,7 +24,7 @@ class EvaluationConfig(Strict):
     epsilon: Pixels = 4 / 255
     """Radius of the attack's l∞ ball."""
     attack: Annotated[AttackConfig, ComponentField(ATTACKS, MarginsConfig)] = MarginsConfig()
-    """Attack that defines robust accuracy; the default comes nearest to AutoAttack at the cost of a short PGD."""
+    """Attack that defines robust accuracy; the default attacks all operating points at once."""
     attacked_images: int = Field(default=2_000, ge=1)
     """Number of validation images that are attacked after the last epoch, a stratified sample; all of them if there
     are fewer."""

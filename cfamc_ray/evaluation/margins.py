@@ -96,13 +96,14 @@ def _one_start(
 ) -> _Broken:
     adversarial, right = x.clone(), right_NL.clone()
     rows_n = torch.arange(len(x), device=x.device)
+    group_L = _group(start, right_NL)
     target_nL = _second_class(logits_of, x, y) if start == "second_class" else None
     for step in range(steps):
         perturbed = (x + delta).requires_grad_()
         with torch.enable_grad():
             logits_nLK = logits_of(perturbed)
             right_NL = right_NL & _right(logits_nLK, y)
-            ascended = (_margins(logits_nLK, y, target_nL) * _attacked(right_NL, start)).sum()
+            ascended = (_margins(logits_nLK, y, target_nL) * _attacked(right_NL, group_L)).sum()
             (gradient,) = torch.autograd.grad(ascended, perturbed)
         left_n = right_NL.any(1)
         if shrink:
@@ -149,11 +150,16 @@ def _second_class(logits_of: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -
     return wrong_NLK.topk(min(2, logits_NLK.shape[-1] - 1), dim=-1).indices[..., -1]
 
 
-def _attacked(right_NL: Tensor, start: Start) -> Tensor:
-    """Which heads of each image a start attacks: of its group those that are right, or else all that are right."""
+def _group(start: Start, right_NL: Tensor) -> Tensor:
+    """Which heads a start is for, (L)."""
     L = right_NL.shape[1]
-    weaker_L = torch.arange(L, device=right_NL.device) < L // 2
-    group_L = {"weaker": weaker_L, "stronger": ~weaker_L, "second_class": weaker_L | ~weaker_L}[start]
+    places_L = torch.arange(L, device=right_NL.device)
+    first, end = {"weaker": (0, L // 2), "stronger": (L // 2, L), "second_class": (0, L)}[start]
+    return (first <= places_L) & (places_L < end)
+
+
+def _attacked(right_NL: Tensor, group_L: Tensor) -> Tensor:
+    """Which heads of each image are attacked: of the group those that are right, or else all that are right."""
     own_NL = right_NL & group_L
     return torch.where(own_NL.any(1, keepdim=True), own_NL, right_NL)
 

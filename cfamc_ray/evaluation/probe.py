@@ -17,16 +17,6 @@ MEMORY = 10
 """Number of past steps that L-BFGS stores."""
 
 
-def fit_probe(
-    features_NF: Tensor, labels_N: Tensor, *, classes: int, l2: float, tolerance: float, iterations: int
-) -> nn.Linear:
-    """Fit a linear classifier to convergence: `fit_path` with one strength."""
-    (head,) = fit_path(
-        features_NF, labels_N, classes=classes, strengths=[l2], tolerance=tolerance, iterations=iterations
-    )
-    return head
-
-
 def fit_path(
     features_NF: Tensor,
     labels_N: Tensor,

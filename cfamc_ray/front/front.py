@@ -107,15 +107,15 @@ def _points(record: TrialRecord, objectives: Mapping[str, str]) -> dict[tuple[in
 
 
 def most_useful(config: StudyConfig, record: TrialRecord, others: Sequence[TrialRecord]) -> TrialRecord:
-    """A finished trial at the operating point that adds most to the hypervolume of others; if none does, balanced.
+    """A trial at the operating point that adds most to the hypervolume of others; itself if none does.
 
     Args:
         config: of the study.
-        record: of the trial.
+        record: of the trial; one that is not finished adds nothing.
         others: of other trials.
     """
     points = record.each_point(config.objectives)
-    if len(points) == 1:
+    if record.status != "finished" or len(points) == 1:
         return record
     front, directions = find_front(config, others), list(config.objectives.values())
     reference = (front if front.members else find_front(config, [record])).reference

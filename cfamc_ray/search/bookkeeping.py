@@ -85,9 +85,8 @@ def told_records(config: StudyConfig, records: Sequence[TrialRecord]) -> dict[in
     front: list[TrialRecord] = []
     told = {}
     for record in sorted(records, key=lambda record: record.number):
-        told[record.number] = most_useful(config, record, front) if record.status == "finished" else record
-        if record.status == "finished":
-            front = find_front(config, [*front, record]).members
+        told[record.number] = most_useful(config, record, front)
+        front = find_front(config, [*front, record]).members
     return told
 
 

@@ -71,7 +71,7 @@ class FrontModel:
 
     def __init__(self, space: SearchSpace, records: Sequence[TrialRecord], flops_of: FlopsOf, *, seed: int) -> None:
         self.space, self.config, self.flops_of, self.seed = space, space.config, flops_of, seed
-        self._known: dict[tuple[int, int], Array] = {}
+        self._values: dict[tuple[int, int], Array] = {}
         by_number = sorted(records, key=lambda record: record.number)
         self.records = [record for record in by_number if record.status != "infeasible"]
         self.signs_K = signs(self.config.objectives.values())
@@ -235,10 +235,10 @@ class FrontModel:
     def _signed(self, record: TrialRecord) -> Array:
         """Values at each operating point after the last epoch, (L, K)."""
         key = record.number, len(record.rows)
-        if key not in self._known:
+        if key not in self._values:
             points = record.each_point(self.config.objectives)
-            self._known[key] = np.array([point.values(self.config.objectives) for point in points]) * self.signs_K
-        return self._known[key]
+            self._values[key] = np.array([point.values(self.config.objectives) for point in points]) * self.signs_K
+        return self._values[key]
 
     def _is_complete(self, signed_LK: Array) -> bool:
         """Whether all values are known, of as many operating points as the finished trials have."""

@@ -143,8 +143,5 @@ class Search:
         self.records[record.number] = record
         if record.status != "infeasible":
             self._ended.append(record)
-        told = record
-        if record.status == "finished":
-            before = [other for other in self.records.values() if other.number < record.number]
-            told = most_useful(self.config, record, before)
-        tell(self.study, record.number, self.config, told)
+        before = [other for other in self.records.values() if other.number < record.number]
+        tell(self.study, record.number, self.config, most_useful(self.config, record, before))

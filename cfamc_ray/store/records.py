@@ -103,13 +103,14 @@ class TrialRecord:
         """L2 strength of the operating point that this record stands for; None where it stands for none."""
         return None if self.place is None else float(self.operating_points[self.place]["l2"])
 
+    def recorded(self, metric: str) -> Any:
+        """A metric after the last epoch, at the operating point if the record stands for one; None where missing."""
+        value = self.rows[-1].get(metric) if self.rows else None
+        return value if self.place is None else self.operating_points[self.place].get(metric, value)
+
     def value(self, metric: str) -> float:
-        """A metric after the last epoch, at the operating point if the record stands for one; NaN where missing."""
-        if not self.rows:
-            return math.nan
-        value = self.rows[-1].get(metric)
-        if self.place is not None:
-            value = self.operating_points[self.place].get(metric, value)
+        """A metric as `recorded`, as a float; NaN where it is missing."""
+        value = self.recorded(metric)
         return float(value) if isinstance(value, int | float) else math.nan
 
     def values(self, metrics: Iterable[str]) -> list[float]:

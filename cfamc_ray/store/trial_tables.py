@@ -23,16 +23,13 @@ def trials_table(config: StudyConfig, records: Sequence[TrialRecord]) -> Table:
     metrics = list(dict.fromkeys([*config.objectives, *costs()]))
     rows = []
     for record in records:
-        last = record.rows[-1] if record.rows else {}
-        if record.place is not None:
-            last = {**last, **record.operating_points[record.place]}
         row = {
             "trial_id": record.trial_id,
             "status": record.status,
             "reason": record.reason,
             "epochs": len(record.rows),
         }
-        row |= {name: last.get(name) for name in metrics}
+        row |= {name: record.recorded(name) for name in metrics}
         rows.append(row | settings_of(config, record))
     columns = [
         *map(Column, ("trial_id", "status", "reason", "epochs")),

@@ -16,7 +16,7 @@ from cfamc_ray.config.method import CropsConfig
 from cfamc_ray.data.images import LabelledImages
 from cfamc_ray.evaluation.attacks import pgd
 from cfamc_ray.evaluation.classifier import LinearClassifier, Views, as_pixels, attacked_features, draw_views
-from cfamc_ray.evaluation.probe import default_head, fit_probe, train_probe
+from cfamc_ray.evaluation.probe import default_head, fit_path, train_probe
 from cfamc_ray.method.crops import draw_crop_parameters
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
 
@@ -186,7 +186,7 @@ def test_an_adversarial_probe_resists_far_more_than_the_standard_probe_that_it_s
     train, held_out = digits()
     pixel_encoder = PixelEncoder(ENCODER).eval().requires_grad_(False)
     features_NF = as_pixels(train.images_NCHW, pixel_encoder).flatten(1)
-    standard = fit_probe(features_NF, train.labels_N, classes=K, l2=1e-2, tolerance=1e-4, iterations=200)
+    standard = fit_path(features_NF, train.labels_N, classes=K, strengths=[1e-2], tolerance=1e-4, iterations=200)[0]
     head = copy.deepcopy(standard)
     adversarial = LinearClassifier(pixel_encoder, head)
     ball: dict[str, Any] = {"epsilon": 0.1, "steps": 5, "step_size": 0.03}

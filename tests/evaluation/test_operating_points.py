@@ -17,7 +17,7 @@ from cfamc_ray.evaluation.batches import encode
 from cfamc_ray.evaluation.classifier import LinearClassifier
 from cfamc_ray.evaluation.measurement import Measurement
 from cfamc_ray.evaluation.operating_points import OperatingPoint, balanced, fit_points, right_of, still_right_of
-from cfamc_ray.evaluation.probe import fit_converged, fit_probe
+from cfamc_ray.evaluation.probe import fit_converged, fit_path
 from cfamc_ray.evaluation.protocols import fit_classifier, run_protocol
 from cfamc_ray.evaluation.scores import search_scores
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
@@ -100,7 +100,9 @@ def test_a_search_measures_every_strength_and_keeps_its_head(encoder: SelfSuperv
         features_NF, clean_NF = (
             encode(LinearClassifier(encoder, nn.Identity()), part.images_NCHW) for part in (PROBE, VALIDATION)
         )
-        alone = fit_probe(features_NF, PROBE.labels_N, classes=CLASSES, l2=point.l2, tolerance=1e-4, iterations=200)
+        (alone,) = fit_path(
+            features_NF, PROBE.labels_N, classes=CLASSES, strengths=[point.l2], tolerance=1e-4, iterations=200
+        )
         torch.testing.assert_close(head(features_NF), alone(features_NF), rtol=0, atol=0.1)
         for part_NF, labels_N, accuracy in [
             (features_NF, PROBE.labels_N, point.probe_accuracy),
@@ -159,7 +161,9 @@ def test_the_balanced_strength_is_fitted_on_all_training_images(
         encoder, MANY, classes=CLASSES, protocol=choosing(), views=None, generator=torch.Generator()
     )
     features_NF = encode(classifier, MANY.images_NCHW)
-    expected = fit_probe(features_NF, MANY.labels_N, classes=CLASSES, l2=best, tolerance=1e-4, iterations=200)
+    (expected,) = fit_path(
+        features_NF, MANY.labels_N, classes=CLASSES, strengths=[best], tolerance=1e-4, iterations=200
+    )
     assert torch.equal(classifier.head.weight, expected.weight)  # type: ignore[arg-type]
 
 

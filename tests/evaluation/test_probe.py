@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cfamc_ray.config.heads import HEADS, HeadConfig
-from cfamc_ray.evaluation.probe import default_head, fit_path, fit_probe, train_probe
+from cfamc_ray.evaluation.probe import default_head, fit_path, train_probe
 
 N, F, K = 60, 5, 3
 L2, TOLERANCE = 1e-2, 1e-6
@@ -28,7 +28,7 @@ def features(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
 
 
 def probe(features_NF: Tensor, labels_N: Tensor, *, l2: float = L2, iterations: int = 500) -> nn.Linear:
-    return fit_probe(features_NF, labels_N, classes=K, l2=l2, tolerance=TOLERANCE, iterations=iterations)
+    return fit_path(features_NF, labels_N, classes=K, strengths=[l2], tolerance=TOLERANCE, iterations=iterations)[0]
 
 
 def test_at_the_end_no_entry_of_the_objectives_gradient_exceeds_the_tolerance() -> None:
@@ -92,7 +92,7 @@ def test_each_head_of_a_path_is_that_of_its_strength_alone_in_any_order(exponent
     strengths = [10**exponent for exponent in exponents]
     path = fit_path(features_NF, labels_N, classes=K, strengths=strengths, tolerance=1e-9, iterations=500)
     for l2, head in zip(strengths, path, strict=True):
-        alone = fit_probe(features_NF, labels_N, classes=K, l2=l2, tolerance=1e-9, iterations=500)
+        alone = fit_path(features_NF, labels_N, classes=K, strengths=[l2], tolerance=1e-9, iterations=500)[0]
         torch.testing.assert_close(head(features_NF), alone(features_NF), rtol=0, atol=1e-3)
         assert not head.weight.requires_grad
 

@@ -30,7 +30,7 @@ from cfamc_ray.evaluation.attacks import AttackInvalid, pgd
 from cfamc_ray.evaluation.batches import encode, predicted_right, still_right
 from cfamc_ray.evaluation.classifier import EachCrop, LinearClassifier, as_pixels, draw_views
 from cfamc_ray.evaluation.measurement import Measurement
-from cfamc_ray.evaluation.probe import default_head, fit_probe
+from cfamc_ray.evaluation.probe import default_head, fit_path
 from cfamc_ray.evaluation.protocols import fit_classifier, measure_on, run_protocol
 from cfamc_ray.evaluation.scores import Scores, search_scores
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
@@ -226,7 +226,7 @@ def test_the_clean_count_is_that_of_a_head_fitted_by_hand(
     encoder.eval()
     with torch.no_grad():
         train_NF, test_NF = (encoder.features(part.images_NCHW / 255, kind=kind) for part in (TRAIN, TEST))
-    head = fit_probe(train_NF, TRAIN.labels_N, classes=CLASSES, l2=L2, tolerance=1e-4, iterations=200)
+    head = fit_path(train_NF, TRAIN.labels_N, classes=CLASSES, strengths=[L2], tolerance=1e-4, iterations=200)[0]
     right_N = (head(test_NF).argmax(-1) == TEST.labels_N)[:count]
     assert clean == Measurement.clean(len(right_N), int(right_N.sum()))
     assert 0 < clean.right < len(right_N)
@@ -720,7 +720,7 @@ def test_with_crops_one_head_reads_the_mean_features_of_the_same_crops_in_traini
             )
             for pixels_NCHW in (TRAIN.images_NCHW.double() / 255, TEST.images_NCHW.double() / 255)
         )
-    head = fit_probe(train_NF, TRAIN.labels_N, classes=CLASSES, l2=L2, tolerance=1e-4, iterations=200)
+    head = fit_path(train_NF, TRAIN.labels_N, classes=CLASSES, strengths=[L2], tolerance=1e-4, iterations=200)[0]
     assert clean.right == int((head(test_NF).argmax(-1) == TEST.labels_N).sum())
 
 

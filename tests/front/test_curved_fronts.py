@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import made_by_hand
 import numpy as np
 import pytest
 from hypothesis import given
@@ -18,14 +19,9 @@ BOTH = ("clean_accuracy", "robust_accuracy")
 
 
 def curve(number: int, points: Curve, *, status: Status = "finished", **metrics: float) -> TrialRecord:
-    """A trial with clean and robust accuracies at L2 strengths of 1, 2, …; its row has those of the best sum."""
-    clean, robust = max(points, key=sum)
-    rows = [
-        {"l2": float(place), "clean_accuracy": clean, "robust_accuracy": robust}
-        for place, (clean, robust) in enumerate(points, start=1)
-    ]
-    one = record(number, status=status, clean_accuracy=clean, robust_accuracy=robust, **metrics)
-    return TrialRecord(number, one.point, [{**one.rows[-1], "operating_points": rows}], status)
+    """A trial with clean and robust accuracies at L2 strengths of 1, 2, …."""
+    numbered = [(float(l2), *point) for l2, point in enumerate(points, start=1)]
+    return made_by_hand.curve(number, *numbered, status=status, **metrics)
 
 
 def keys(records: Sequence[TrialRecord]) -> list[tuple[int, float | None]]:
