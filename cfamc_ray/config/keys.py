@@ -24,6 +24,7 @@ TYPES = {"integer": "whole number", "number": "number", "boolean": "true or fals
 
 SPECIAL = {
     "evaluation.measures": "a list of names, such as `effective_rank`, or of keys {name: …}",
+    "stages": "a list of {epochs: …, values: {key: value}}",
     "space": "keys, each with a range",
     "start_from": "a list of recipes' names, or of points {key: value, …}",
     "constraints": "a list of comparisons, such as `crops.views * pretraining.epochs <= 48`",

@@ -113,6 +113,8 @@ class ScalingConfig(Strict):
 
     @model_validator(mode="after")
     def _measurable(self) -> "ScalingConfig":
+        if self.trial.stages:
+            raise ValueError("trial.stages: a scaling study compares trials of one stage; leave it out")
         measures = bool(self.system.grid or self.system.vary)
         if not measures and not self.learning.crop_passes:
             raise ValueError("nothing to do: write system.grid, learning.crop_passes, or both")

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import partial, reduce
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from cfamc_ray.config.components import Component, ComponentField, branch, keys_of, lay
 from cfamc_ray.config.data import Cifar10Config, DataConfig, DataSet
@@ -19,6 +19,7 @@ from cfamc_ray.config.evaluation import EvaluationConfig
 from cfamc_ray.config.losses import LOSSES, EmpSslConfig, LossConfig
 from cfamc_ray.config.method import CropsConfig, OptimizerConfig, PretrainingConfig
 from cfamc_ray.config.perturbation import PERTURBATIONS, FreeAttackConfig, PerturbationConfig
+from cfamc_ray.config.stages import Stage
 from cfamc_ray.config.types import Strict
 
 
@@ -37,6 +38,11 @@ class TrialConfig(Strict):
     """Loss that pretraining minimises and the inner maximisation maximises."""
     optimizer: OptimizerConfig = OptimizerConfig()
     pretraining: PretrainingConfig = PretrainingConfig()
+    stages: tuple[Stage, ...] = Field(default=(), strict=False)
+    """Stages that come before the last one: a number of epochs, and the values of some keys in them, such as
+    `{epochs: 4, values: {pretraining.replays: 1}}`. Keys of `crops` (not its size), `perturbation` and `loss` (not its
+    name) and `pretraining.replays` can change. At each epoch the learning rate is the one that a trial with the stage's
+    values in all epochs would have."""
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")
@@ -71,7 +77,57 @@ class TrialConfig(Strict):
                 "which computes in float32"
             )
         self.perturbation.check(self)
+        self._check_stages()
         return self
+
+    def _check_stages(self) -> None:
+        if self.stages and (before := sum(stage.epochs for stage in self.stages)) >= self.pretraining.epochs:
+            raise ValueError(
+                f"stages: {before} epochs come before the last stage, so pretraining.epochs must exceed {before}, not "
+                f"be {self.pretraining.epochs}"
+            )
+        for place, stage in enumerate(self.stages):
+            try:
+                self._in_stage(stage)
+            except ValidationError as error:
+                first = error.errors()[0]
+                key = ".".join(part for part in map(str, first["loc"]) if part.isidentifier())
+                problem = first["msg"].removeprefix("Value error, ")
+                raise ValueError(f"stages.{place}.values: {f'{key}: ' if key else ''}{problem}") from None
+
+    def _in_stage(self, stage: Stage) -> "TrialConfig":
+        return self.with_values({**stage.values, "stages": ()})
+
+    @property
+    def schedule(self) -> list[tuple[int, "TrialConfig"]]:
+        """Number of epochs and config of each stage, the last one included.
+
+        These configs have no stages, and differ from one to the next.
+        """
+        if not self.stages:
+            return [(self.pretraining.epochs, self)]
+        rest = self.pretraining.epochs - sum(stage.epochs for stage in self.stages)
+        each = [(stage.epochs, self._in_stage(stage)) for stage in self.stages]
+        merged: list[tuple[int, TrialConfig]] = []
+        for epochs, config in [*each, (rest, self.model_copy(update={"stages": ()}))]:
+            if merged and merged[-1][1] == config:
+                merged[-1] = (merged[-1][0] + epochs, config)
+            else:
+                merged.append((epochs, config))
+        return merged
+
+    def until(self, epochs: int) -> list[tuple[int, "TrialConfig"]]:
+        """The part of `schedule` that covers the first `epochs` epochs."""
+        covered: list[tuple[int, TrialConfig]] = []
+        for length, config in self.schedule:
+            if epochs > 0:
+                covered.append((min(length, epochs), config))
+            epochs -= length
+        return covered
+
+    def at_epoch(self, epoch: int) -> "TrialConfig":
+        """The config with which `epoch` is trained, which counts from 1; it has no stages."""
+        return self.until(epoch)[-1][1]
 
     @property
     def judged_on(self) -> DataConfig:
@@ -96,22 +152,34 @@ class TrialConfig(Strict):
     @property
     def updates(self) -> int:
         """Number of weight updates of the whole trial."""
-        return self.pretraining.epochs * self.minibatches_per_epoch * self.pretraining.replays
+        return sum(epochs * stage.updates_per_epoch for epochs, stage in self.schedule)
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """Number of weight updates in an epoch of the last stage."""
+        return self.minibatches_per_epoch * self.pretraining.replays
 
     @property
     def attack_passes_per_epoch(self) -> int:
-        """Forward and backward passes of a crop per epoch that serve only the attack."""
+        """Forward and backward passes of a crop that serve only the attack, in an epoch of the last stage."""
         return self._crops_per_epoch * self.perturbation.attack_passes
 
     @property
     def crop_passes_per_epoch(self) -> int:
-        """All forward and backward passes of one crop in an epoch: V m N for free replay, V (k + 1) N for PGD."""
+        """All passes, forward and backward, of a crop in an epoch of the last stage.
+
+        V m N for free replay, V (k + 1) N for PGD.
+        """
         return self._crops_per_epoch * self.pretraining.replays + self.attack_passes_per_epoch
 
     @property
     def crop_passes(self) -> int:
         """Crop passes of the whole trial."""
-        return self.pretraining.epochs * self.crop_passes_per_epoch
+        return self.crop_passes_until(self.pretraining.epochs)
+
+    def crop_passes_until(self, epochs: int) -> int:
+        """Crop passes of the first epochs."""
+        return sum(length * stage.crop_passes_per_epoch for length, stage in self.until(epochs))
 
     def check_share(self, workers: int, *, gpus: bool) -> None:
         """Refuse a share of a minibatch so small that batch norm would see a single crop, which has no variance.
@@ -123,8 +191,10 @@ class TrialConfig(Strict):
         Raises:
             ValueError: if a worker's smallest pass has one crop.
         """
-        views = self.pretraining.views_at_once or self.crops.views
-        smallest = (self.crops.views % views or views) * self.pretraining.batch_images // workers
+        sizes = [stage.crops.views for _, stage in self.schedule]
+        at_once = [self.pretraining.views_at_once or views for views in sizes]
+        passes = (views % each or each for views, each in zip(sizes, at_once, strict=True))
+        smallest = min(passes) * self.pretraining.batch_images // workers
         synchronised = gpus and self.encoder.synchronize_norm
         if workers > 1 and smallest < 2 and self.encoder.norm == "batch" and not synchronised:
             raise ValueError(
@@ -143,8 +213,16 @@ class TrialConfig(Strict):
 
         Defaults are left out, so a key that is added later does not change fingerprints as long as it has its default.
         """
-        written = without_paths(self.model_dump(exclude_defaults=True))
-        return hashlib.sha256(json.dumps(written, sort_keys=True).encode()).hexdigest()[:12]
+        return _digest(without_paths(self.model_dump(exclude_defaults=True)))
+
+    def fingerprint_until(self, epochs: int) -> str:
+        """Twelve hexadecimal digits that identify how the first epochs are trained and evaluated.
+
+        Trials that agree in them have the same state after these epochs. Of a trial with one stage it is its
+        `fingerprint`.
+        """
+        parts = [(length, stage.fingerprint) for length, stage in self.until(max(epochs, 1))]
+        return parts[0][1] if len(parts) == 1 else _digest(parts)
 
     def value_of(self, key: str) -> Any:
         """The value of a dotted key, such as ``crops.views``, or of a derived quantity, such as ``crop_passes``.
@@ -171,6 +249,10 @@ class TrialConfig(Strict):
         """
         branches = (branch(key, value) for key, value in values.items())
         return TrialConfig.model_validate(lay_trials(self.model_dump(exclude_unset=True), *branches))
+
+
+def _digest(tree: object) -> str:
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _has(model: type[Strict], name: str) -> bool:

@@ -143,7 +143,7 @@ def seconds_features(work: Work, trial: TrialConfig, *, workers: int = 1, epochs
         "updated_parameter": work.parameters * trial.updates,
         "update": trial.updates,
     }
-    share = epochs / trial.pretraining.epochs
+    share = trial.crop_passes_until(epochs) / trial.crop_passes
     evaluation = measured * work.evaluation_flops / workers
     return {**{name: share * total for name, total in totals.items()}, EVALUATION: evaluation}
 

@@ -12,21 +12,29 @@ from cfamc_ray.cost.counting import crop_pass_flops, forward_flops, kept_numbers
 from cfamc_ray.data.sources import read_source
 
 
-def training_flops(config: TrialConfig) -> int:
-    """FLOPs of the matrix products of a whole trial's training, two for each multiplication and addition.
+def training_flops(config: TrialConfig, epochs: int | None = None) -> int:
+    """FLOPs of the matrix products of a trial's training, two for each multiplication and addition.
 
     Every crop pass that updates weights is a forward and a full backward pass; a separate attack pass needs only the
     gradient of the input, about two thirds of that, unless its weight gradients are kept. Activation checkpointing
     costs another forward pass.
+
+    Args:
+        config: config of the trial.
+        epochs: number of the first epochs to count; None for all.
     """
+    stages = config.until(config.pretraining.epochs if epochs is None else epochs)
+    return sum(length * _flops_per_epoch(stage) for length, stage in stages)
+
+
+def _flops_per_epoch(config: TrialConfig) -> int:
     update, attack = crop_pass_flops(config.encoder, config.crops.size)
     attack_passes = config.attack_passes_per_epoch
     attack_flops = update if config.perturbation.attack_gradients_of_weights else attack
     if config.pretraining.activation_checkpointing:
         again = forward_flops(config.encoder, config.crops.size)
         update, attack_flops = update + again, attack_flops + again
-    per_epoch = (config.crop_passes_per_epoch - attack_passes) * update + attack_passes * attack_flops
-    return config.pretraining.epochs * per_epoch
+    return (config.crop_passes_per_epoch - attack_passes) * update + attack_passes * attack_flops
 
 
 class TrainingWork(NamedTuple):
@@ -48,7 +56,8 @@ class TrainingWork(NamedTuple):
 
 def training_work(config: TrialConfig) -> TrainingWork:
     """Count the work of a trial."""
-    size, views, pretraining = config.crops.size, config.crops.views, config.pretraining
+    size, pretraining = config.crops.size, config.pretraining
+    views = max(stage.crops.views for _, stage in config.schedule)
     each, parameters = kept_numbers(config.encoder, size)
     at_once = min(pretraining.views_at_once or views, views) if pretraining.activation_checkpointing else views
     pixels = 4 * 3 * size**2  # a crop, its perturbation, their sum and its gradient

@@ -176,7 +176,7 @@ def build_optimizer(
     return Lars(groups, lr=lr, momentum=momentum, compiled=compiled)
 
 
-def build_scheduler(optimizer: torch.optim.Optimizer, *, horizon: int | None) -> LambdaLR:
+def build_scheduler(optimizer: torch.optim.Optimizer, *, horizon: int | None, begun: int = 0) -> LambdaLR:
     """Build a cosine schedule from the full rate to 0, advanced once per weight update.
 
     Beyond the horizon the rate rises again, as in the published code, whose horizon is too short.
@@ -184,7 +184,8 @@ def build_scheduler(optimizer: torch.optim.Optimizer, *, horizon: int | None) ->
     Args:
         optimizer: optimizer whose rate is set.
         horizon: number of updates until the rate is 0; None for a constant rate.
+        begun: number of these updates before the first one.
     """
     if horizon is None:
         return LambdaLR(optimizer, lambda update: 1.0)
-    return LambdaLR(optimizer, lambda update: (1 + math.cos(math.pi * update / horizon)) / 2)
+    return LambdaLR(optimizer, lambda update: (1 + math.cos(math.pi * (begun + update) / horizon)) / 2)

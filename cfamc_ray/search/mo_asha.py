@@ -89,7 +89,8 @@ class MultiObjectiveAsha:
         if rung is None or rung.epoch > len(record.rows):
             return None
         then = TrialRecord(record.number, record.point, record.rows[: rung.epoch])
-        whole = self._trial_of(record).pretraining.epochs / rung.epoch
+        trial = self._trial_of(record)
+        whole = trial.crop_passes / trial.crop_passes_until(rung.epoch)
         return [
             [
                 *(point.value(name) * (whole if find_metric(name).planned else 1.0) for name in self.config.objectives),

@@ -1,12 +1,15 @@
 """Checkpoints of a trial; they are independent of the number of workers, whose perturbations are gathered."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any, NamedTuple
 
 import torch
 
+from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.host.files import replacing
 from cfamc_ray.method.parallel import gather_images
 from cfamc_ray.training.epoch_metrics import TrialMetrics
@@ -17,53 +20,57 @@ class CheckpointError(Exception):
     """A checkpoint from which a trial cannot be resumed."""
 
 
-def save_checkpoint(path: Path, trainer: Trainer, rows: Sequence[TrialMetrics]) -> None:
+class Checkpoint(NamedTuple):
+    """What a checkpoint holds."""
+
+    rows: list[TrialMetrics]
+    """Rows of the finished epochs."""
+    state: Mapping[str, Any]
+    """State of the trainer, with the perturbations of all workers."""
+
+
+def save_checkpoint(path: Path, trainer: Trainer, rows: Sequence[TrialMetrics], *, fingerprint: str) -> None:
     """Write a checkpoint atomically; all workers call this, and the first one writes.
 
     Args:
         path: path of the file.
         trainer: trainer of the trial.
         rows: rows of the finished epochs.
+        fingerprint: identifies how these epochs were trained and evaluated.
     """
-    delta_VBCHW = gather_images(trainer.delta_VbCHW) if trainer.context.world_size > 1 else trainer.delta_VbCHW
+    state = trainer.state()
+    if trainer.context.world_size > 1:
+        state["delta"] = gather_images(trainer.delta_VbCHW)
     if trainer.context.rank > 0:
         return
-    state = {
-        "fingerprint": trainer.config.fingerprint,
-        "rows": [asdict(row) for row in rows],
-        "encoder": trainer.encoder.state_dict(),
-        "optimizer": trainer.optimizer.state_dict(),
-        "scheduler": trainer.scheduler.state_dict(),
-        "delta": delta_VBCHW,
-    }
     with replacing(path) as partial:
-        torch.save(state, partial)
+        torch.save({"fingerprint": fingerprint, "rows": [asdict(row) for row in rows], **state}, partial)
 
 
-def load_checkpoint(path: Path, trainer: Trainer, *, share: slice) -> list[TrialMetrics]:
-    """Set a trainer to the state of a checkpoint of the same config.
+def read_checkpoint(path: Path, config: TrialConfig, device: torch.device) -> Checkpoint:
+    """Read a checkpoint of a trial.
 
     Args:
         path: path of the file.
-        trainer: trainer of the trial.
-        share: this worker's slice of a minibatch's images.
-
-    Returns:
-        The rows of the finished epochs.
+        config: config of the trial, which must have been trained and evaluated in the same way so far.
+        device: device of the state's tensors.
 
     Raises:
-        CheckpointError: if it cannot be read, or is of another config or version; the trainer must then not be used.
+        CheckpointError: if it cannot be read, or is of another config or version.
     """
-    try:
-        state = torch.load(path, map_location=trainer.context.device, weights_only=True)
-        if state["fingerprint"] != trainer.config.fingerprint:
-            raise CheckpointError(f"{path} is a checkpoint of another config: {state['fingerprint']}")
+    with unreadable(path):
+        state = torch.load(path, map_location=device, weights_only=True)
         rows = [TrialMetrics(**row) for row in state["rows"]]
-        trainer.encoder.load_state_dict(state["encoder"])
-        trainer.optimizer.load_state_dict(state["optimizer"])
-        trainer.scheduler.load_state_dict(state["scheduler"])
-        trainer.delta_VbCHW = state["delta"][:, share].contiguous()
-        trainer.forget_rehearsal()
+        if state["fingerprint"] != config.fingerprint_until(len(rows)):
+            raise CheckpointError(f"{path} is a checkpoint of another config: {state['fingerprint']}")
+    return Checkpoint(rows, state)
+
+
+@contextmanager
+def unreadable(path: Path) -> Iterator[None]:
+    """Turn the errors that a damaged checkpoint, or one of another version, causes into a `CheckpointError`."""
+    try:
+        yield
     except (
         OSError,
         EOFError,
@@ -75,4 +82,3 @@ def load_checkpoint(path: Path, trainer: Trainer, *, share: slice) -> list[Trial
         AttributeError,
     ) as error:
         raise CheckpointError(f"{path} cannot be read: {(str(error).splitlines() or [''])[0]}") from None
-    return rows

@@ -188,7 +188,7 @@ class RecordedTrial:
         elif self.writes:
             self.folder.checkpoint.unlink(missing_ok=True)
         if self.events is not None:
-            config = self.trial.config
+            config = self.trial.trainer.config
             radius = max(config.perturbation.radii(config.crops.views))
             self.events.write(row, self.trial.last_crops(SHOWN), epsilon=radius)
         return row

@@ -54,7 +54,7 @@ def measure_cell(cell: Cell, system: SystemConfig, context: DistributedContext) 
         phases["all"] = -now(context.device)
         trial.run_epoch()
         phases["all"] += now(context.device)
-    work, updates = training_work(cell.trial), cell.trial.updates // cell.trial.pretraining.epochs
+    work, updates = training_work(cell.trial), cell.trial.updates_per_epoch
     product_type = trial.trainer.autocast or trial.trainer.weight_type
     return {
         "seconds": seconds,

@@ -5,9 +5,10 @@ width.
 """
 
 import warnings
+from collections.abc import Mapping
 from copy import deepcopy
 from functools import lru_cache, partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,11 +30,12 @@ from cfamc_ray.training.speedups import is_of_compiler, speedups
 
 
 class Trainer:
-    """The trainable state of a trial.
+    """The trainable state of a trial, in one of its stages.
 
     Args:
-        config: config of the trial.
+        config: config of the stage (`TrialConfig.at_epoch`).
         context: context of this worker.
+        epochs: number of epochs of the trial before the stage.
 
     Attributes:
         encoder: module that holds the weights.
@@ -41,7 +43,7 @@ class Trainer:
         terms_T: sums of the loss's terms over all updates since they were set to zero.
     """
 
-    def __init__(self, config: TrialConfig, context: DistributedContext) -> None:
+    def __init__(self, config: TrialConfig, context: DistributedContext, *, epochs: int = 0) -> None:
         self.config, self.context = config, context
         device = context.device
         self.weight_type, self.autocast = resolve_precision(config.pretraining.precision, device)
@@ -50,7 +52,7 @@ class Trainer:
         self.encoder = self._build_encoder()
         self.network = self._build_network(B // context.world_size)
         self.replica = self._build_replica()
-        self.optimizer, self.scheduler = self._build_optimizer()
+        self.optimizer, self.scheduler = self._build_optimizer(epochs)
         self.loss: Loss = config.loss.build()
         self.inner_maximization: InnerMaximization = config.perturbation.build(config)
         self.delta_VbCHW = torch.zeros(V, B // context.world_size, 3, S, S, dtype=self.weight_type, device=device)
@@ -92,7 +94,7 @@ class Trainer:
             return cast(nn.Module, torch.compile(data_parallel(self.encoder)))
         return data_parallel(self.network)
 
-    def _build_optimizer(self) -> tuple[Lars, LRScheduler]:
+    def _build_optimizer(self, epochs: int) -> tuple[Lars, LRScheduler]:
         config = self.config.optimizer
         optimizer = build_optimizer(
             self.encoder.parameters(),
@@ -104,7 +106,38 @@ class Trainer:
         )
         updates = self.config.updates
         horizons = {"updates": updates, "minibatches": updates // self.config.pretraining.replays, "constant": None}
-        return optimizer, build_scheduler(optimizer, horizon=horizons[config.schedule])
+        begun = epochs * self.config.updates_per_epoch
+        return optimizer, build_scheduler(optimizer, horizon=horizons[config.schedule], begun=begun)
+
+    def state(self) -> dict[str, Any]:
+        """All that an update changes; the tensors are not copied."""
+        return {
+            "encoder": self.encoder.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "delta": self.delta_VbCHW,
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Continue from a `state` of the same stage."""
+        self.encoder.load_state_dict(state["encoder"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.delta_VbCHW = state["delta"]
+        self._run = None  # a captured update does not know the memory of the loaded momenta
+
+    def enter(self, state: Mapping[str, Any]) -> None:
+        """Begin this stage with the `state` at the end of the one before it.
+
+        Weights and momenta are taken over, and so are perturbations, cut off at the radius of this stage; views that
+        are new begin with a perturbation of zero.
+        """
+        self.encoder.load_state_dict(state["encoder"])
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state["optimizer"]["state"]})
+        before_VbCHW = state["delta"][: len(self.delta_VbCHW)]
+        radius_V1111 = self.epsilon_V1111[: len(before_VbCHW)]
+        self.delta_VbCHW[: len(before_VbCHW)] = before_VbCHW.clamp(-radius_V1111, radius_V1111)
+        self._run = None
 
     def _learner(self, scheduler: LRScheduler | None, run: Runner) -> Learner:
         return Learner(
@@ -179,10 +212,6 @@ class Trainer:
             self.rehearse(crops_VbCHW)
         else:
             self._run = graphed if self.speedups.cuda_graph else eagerly
-
-    def forget_rehearsal(self) -> None:
-        """Discard the captured update, which does not know the memory of newly loaded weights or momenta."""
-        self._run = None
 
     def _uncompile(self) -> None:
         self.speedups = self.speedups._replace(compile=False)

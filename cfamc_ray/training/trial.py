@@ -26,7 +26,7 @@ from cfamc_ray.evaluation.classifier import save_heads
 from cfamc_ray.evaluation.scores import Scores, search_scores
 from cfamc_ray.method.encoder import save_encoder
 from cfamc_ray.method.parallel import DistributedContext
-from cfamc_ray.training.checkpoint import load_checkpoint, save_checkpoint
+from cfamc_ray.training.checkpoint import read_checkpoint, save_checkpoint, unreadable
 from cfamc_ray.training.epoch_metrics import TrialMetrics
 from cfamc_ray.training.generators import ATTACK, make_generator
 from cfamc_ray.training.minibatches import Minibatches
@@ -68,9 +68,9 @@ class Trial:
         self.config, self.context, self.seconds = config, context or DistributedContext(), seconds
         self.on_minibatch = on_minibatch
         self._idle_since = time.perf_counter()
-        self.trainer = Trainer(config, self.context)
-        context = self.context
-        self.minibatches = Minibatches(config, splits.pretrain, context, dtype=self.trainer.weight_type)
+        stage, context = config.at_epoch(1), self.context
+        self.trainer = Trainer(stage, context)
+        self.minibatches = Minibatches(stage, splits.pretrain, context, dtype=self.trainer.weight_type)
         self.splits = splits
         self.rows: list[TrialMetrics] = []
         self.heads: Sequence[nn.Linear] = ()
@@ -104,6 +104,10 @@ class Trial:
             TrialFailed: if the loss or the encoder's features are no longer finite.
         """
         reset_peak_memory(self.context.device)
+        if (stage := self.config.at_epoch(self.epoch + 1)) != self.trainer.config:
+            state = self.trainer.state()
+            self._build(stage, self.epoch)
+            self.trainer.enter(state)
         # On GPUs: choose the fastest kernels for these shapes, and do not round the stem's input to TF32.
         with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
             if not self.trainer.rehearsed:
@@ -121,15 +125,20 @@ class Trial:
         self._idle_since = evaluated
         return self.rows[-1]
 
+    def _build(self, stage: TrialConfig, epochs: int) -> None:
+        """Build the trainer of a stage that begins after `epochs` epochs."""
+        self.trainer = Trainer(stage, self.context, epochs=epochs)
+        self.minibatches.config = stage
+
     def _row(
         self, loss: float, scores: Scores, train_seconds: float, eval_seconds: float, overhead_seconds: float
     ) -> TrialMetrics:
-        config, epoch = self.config, self.epoch + 1
+        config, stage, epoch = self.config, self.trainer.config, self.epoch + 1
         before = self.rows[-1] if self.rows else None
-        terms = (self.trainer.terms_T * (config.pretraining.epochs / config.updates)).tolist()
+        terms = (self.trainer.terms_T / stage.updates_per_epoch).tolist()
         clipped = self.trainer.optimizer.clipped_share
         point = scores.balanced
-        delta, border = self.trainer.delta_VbCHW.abs(), max(config.perturbation.radii(config.crops.views)) * (1 - 1e-6)
+        delta, border = self.trainer.delta_VbCHW.abs(), max(stage.perturbation.radii(stage.crops.views)) * (1 - 1e-6)
         return TrialMetrics(
             epoch=epoch,
             done=epoch == config.pretraining.epochs,
@@ -141,18 +150,18 @@ class Trial:
             attacked_images=scores.attacked_images,
             measures=scores.measures,
             loss=loss,
-            loss_terms=dict(zip(config.loss.terms, terms, strict=True)),
+            loss_terms=dict(zip(stage.loss.terms, terms, strict=True)),
             learning_rate=float(self.trainer.scheduler.get_last_lr()[0]),
             clipped_share=None if clipped is None else clipped.item(),
             delta_mean=delta.mean().item(),
             delta_border_share=((delta > 0) & (delta >= border)).double().mean().item(),
-            crop_passes=epoch * config.crop_passes_per_epoch,
-            flops=epoch * training_flops(config) // config.pretraining.epochs,
+            crop_passes=config.crop_passes_until(epoch),
+            flops=training_flops(config, epoch),
             train_seconds=(before.train_seconds if before else 0.0) + train_seconds,
             eval_seconds=(before.eval_seconds if before else 0.0) + eval_seconds,
             overhead_seconds=(before.overhead_seconds if before else 0.0) + overhead_seconds,
             peak_memory_bytes=max(peak_memory_bytes(self.context.device), before.peak_memory_bytes if before else 0),
-            crop_passes_per_second=config.crop_passes_per_epoch / train_seconds,
+            crop_passes_per_second=stage.crop_passes_per_epoch / train_seconds,
             precision=str(self.trainer.autocast or self.trainer.weight_type).removeprefix("torch."),
             device=device_name(self.context.device),
         )
@@ -220,11 +229,21 @@ class Trial:
 
     def save(self, path: Path) -> None:
         """Write a checkpoint (`save_checkpoint`); called by all workers."""
-        save_checkpoint(path, self.trainer, self.rows)
+        save_checkpoint(path, self.trainer, self.rows, fingerprint=self.config.fingerprint_until(self.epoch))
 
     def load(self, path: Path) -> None:
-        """Set the trial to the state of a checkpoint (`load_checkpoint`)."""
-        self.rows = load_checkpoint(path, self.trainer, share=self.minibatches.share)
+        """Set the trial to the state of a checkpoint.
+
+        Raises:
+            CheckpointError: if it cannot be used; the trial must then not be used either.
+        """
+        checkpoint = read_checkpoint(path, self.config, self.context.device)
+        stages = self.config.until(max(len(checkpoint.rows), 1))
+        if stages[-1][1] != self.trainer.config:
+            self._build(stages[-1][1], sum(epochs for epochs, _ in stages[:-1]))
+        with unreadable(path):
+            self.trainer.load({**checkpoint.state, "delta": _share(checkpoint.state["delta"], self.minibatches.share)})
+        self.rows = checkpoint.rows
 
     def save_encoder(self, path: Path) -> None:
         """Write only the encoder, for `cfamc_ray.method.encoder.load_encoder`; the first worker writes."""
@@ -235,3 +254,8 @@ class Trial:
         """Write the heads of the last evaluation, if any, for `cfamc_ray.load_classifier`; the first worker writes."""
         if self.context.rank == 0 and self.heads:
             save_heads(path, self.heads, self.config.evaluation.head)
+
+
+def _share(delta_VBCHW: Tensor, share: slice) -> Tensor:
+    """A worker's part of the perturbations of a minibatch, (V, b, C, H, W)."""
+    return delta_VBCHW[:, share].contiguous()

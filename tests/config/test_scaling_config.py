@@ -158,3 +158,9 @@ def test_overrides_and_errors_are_those_of_a_study(tmp_path: Path) -> None:
         read_scaling(path, ["lerning.seeds=[1]"])
     with pytest.raises(InputError, match=r"unknown key learning\.seed; did you mean seeds\?"):
         read_scaling(path, ["learning.seed=[1]"])
+
+
+def test_a_trial_with_stages_is_refused() -> None:
+    stages = [{"epochs": 1, "values": {"pretraining.replays": 3}}]
+    with pytest.raises(ValidationError, match="stages: a scaling study compares trials of one stage"):
+        ScalingConfig.model_validate({"name": "made", "trial": {**TRIAL, "stages": stages}, "learning": LEARNING})

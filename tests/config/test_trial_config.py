@@ -44,6 +44,8 @@ def other_value(key: str, default: TrialConfig) -> Any:
             return value + 4
         case float():
             return value / 2
+        case () if key == "stages":
+            return [{"epochs": 1, "values": {"pretraining.replays": 1}}]
         case ():
             return ["effective_rank"]
         case low, high:
