@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from cfamc_ray.config.components import field_of
+from cfamc_ray.config.stages import TRUNK
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.metrics import Unit, find_metric
 
@@ -102,6 +103,6 @@ def format_setting(key: str, value: object) -> str:
 
 def is_brightness(key: str) -> bool:
     """Whether the values of a trial's key are `Pixels`: brightness from 0 to 1."""
-    field = field_of(TrialConfig, key)
+    field = field_of(TrialConfig, key.removeprefix(TRUNK))
     extra = field.json_schema_extra if field else None
     return isinstance(extra, dict) and extra.get("unit") == "pixels"

@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from cfamc_ray.config.components import Component, ComponentField, Registry
+from cfamc_ray.config.stages import CHANGEABLE, may_change
 from cfamc_ray.config.types import Real, Strict
 
 if TYPE_CHECKING:  # configs are also read where Optuna is absent
     from optuna.samplers import BaseSampler
+
+    from cfamc_ray.config.trial import TrialConfig
 
 
 class SamplerConfig(Component):
@@ -16,6 +19,8 @@ class SamplerConfig(Component):
 
     attempts: ClassVar[int] = 64
     """Proposals that may be refused, because tried before or infeasible, before random points are proposed."""
+    forks: ClassVar[bool] = False
+    """Whether it proposes forks (`search.fork`)."""
     exhaustive: ClassVar[bool] = False
     """Whether it takes all points of the space in order, as a grid does; then no random points are proposed."""
 
@@ -41,6 +46,7 @@ class FrontConfig(SamplerConfig):
 
     implementation: ClassVar[str] = "cfamc_ray.search.samplers:FrontSampler"
     attempts: ClassVar[int] = 256
+    forks: ClassVar[bool] = True
 
     name: Literal["front"] = "front"
 
@@ -117,6 +123,33 @@ class MultiObjectiveAshaConfig(Strict):
         return self
 
 
+class ForkConfig(Strict):
+    """Forks: trials that continue from the middle of another trial, their trunk, with other values of some keys.
+
+    The trunk is trained once, and each fork pays only for its own epochs.
+    """
+
+    at: tuple[Real, ...] = Field(default=(0.5, 0.75), strict=False, min_length=1)
+    """Fractions of a trial's epochs, between 0 and 1, after which forks may leave it, rounded to whole epochs."""
+    change: tuple[str, ...] = Field(strict=False, min_length=1)
+    """Searched keys that a fork changes, such as `[pretraining.replays, perturbation.epsilon]`: those that `stages` can
+    change."""
+
+    @model_validator(mode="after")
+    def _valid(self) -> "ForkConfig":
+        if not all(0 < share < 1 for share in self.at):
+            raise ValueError(f"fork.at must lie between 0 and 1, not {list(self.at)}")
+        for key in self.change:
+            if not may_change(key):
+                raise ValueError(f"fork.change: {key} cannot change in the middle of a trial: {CHANGEABLE}")
+        return self
+
+    def epochs_of(self, trial: "TrialConfig") -> list[int]:
+        """Numbers of epochs after which forks may leave a trial; none for a trial that is a fork itself."""
+        epochs = trial.pretraining.epochs
+        return [] if trial.stages else sorted({round(share * epochs) for share in self.at} & set(range(1, epochs)))
+
+
 class SearchConfig(Strict):
     """How the next point is chosen, and which trials are stopped early."""
 
@@ -129,3 +162,15 @@ class SearchConfig(Strict):
     """Seed of the sampler; with one trial at a time it determines all points."""
     mo_asha: MultiObjectiveAshaConfig | None = None
     """Early stopping of trials. Null: every trial runs to its end."""
+    fork: ForkConfig | None = None
+    """Forks of trials on the front, proposed where their expected gain for a crop pass is larger than that of a trial
+    of its own. Null: no forks."""
+
+    @model_validator(mode="after")
+    def _sampler_proposes_forks(self) -> "SearchConfig":
+        if self.fork and not self.sampler.forks:
+            names = ", ".join(name for name, sampler in SAMPLERS.classes.items() if sampler.forks)
+            raise ValueError(
+                f"fork: sampler {self.sampler.component_name()} proposes no forks; choose {names}, or leave fork out"
+            )
+        return self

@@ -29,12 +29,13 @@ from cfamc_ray.config.ranges import FloatRange, Range, dump_range, parse_range
 from cfamc_ray.config.recipes import VARIANTS, Variant, read_recipe
 from cfamc_ray.config.resources import ResourceConfig
 from cfamc_ray.config.search import SearchConfig
+from cfamc_ray.config.stages import stages_of, without_trunk
 from cfamc_ray.config.trial import TrialConfig, lay_trials, trial_keys, without_paths
 from cfamc_ray.config.types import Real, Scalar, Strict, plain
 from cfamc_ray.metrics import Direction, find_objective
 
 Point = Mapping[str, Scalar]
-"""Searched keys and their values."""
+"""Searched keys and their values; of a fork also those of its trunk (`cfamc_ray.config.stages`)."""
 
 IDENTITY = {"objectives", "search", "variant", "trial", "space", "constraints"}
 
@@ -150,6 +151,7 @@ class StudyConfig(Strict):
         for key, written in self.space.items():
             self._check_range(key, written)
         self._check_constraints()
+        self._check_forks()
         if self.start_from and self.search.sampler.exhaustive:
             sampler = self.search.sampler.component_name()
             raise ValueError(f"start_from: search.sampler {sampler} has its own order; leave one of them out")
@@ -222,6 +224,14 @@ class StudyConfig(Strict):
             )
         return with_key
 
+    def _check_forks(self) -> None:
+        fork = self.search.fork
+        for key in fork.change if fork else ():
+            if key not in self.space:
+                raise ValueError(f"search.fork.change: {key} is not a key of space: {', '.join(self.space)}")
+        if fork and self.trial.stages:
+            raise ValueError("search.fork: a trial with stages cannot be forked; leave trial.stages out")
+
     def _check_constraints(self) -> None:
         for constraint in self.constraints:
             for key in constraint.keys:
@@ -243,11 +253,12 @@ class StudyConfig(Strict):
 
     def tree_at(self, point: Point) -> dict[str, Any]:
         """The explicitly set keys of a point's trial; arguments and errors as in `trial_at`."""
-        values = dict(point)
+        values, stages = without_trunk(point), stages_of(point)
         base = values.pop("base", None)
         recipe = read_recipe(str(base)).tree(self.variant) if base is not None else {}
         shared = self.trial.model_dump(exclude_unset=True)
-        return active(TrialConfig, lay_trials(recipe, shared, *(branch(*item) for item in values.items())))
+        tree = active(TrialConfig, lay_trials(recipe, shared, *(branch(*item) for item in values.items())))
+        return tree | ({"stages": stages} if stages else {})
 
     def value_at(self, point: Point, trial: TrialConfig, key: str) -> Any:
         """The value of a key in a constraint: `base`, a key of the trial, or a derived quantity.

@@ -67,7 +67,7 @@ def compare_studies(
         gain = front.hypervolume - fronts[0].hypervolume
         spread_R = (volume_R - volume_R.mean()) - (drawn[0] - drawn[0].mean())
         low, high = (float(gain + end) for end in np.quantile(spread_R, (0.025, 0.975)))
-        spent = sum(r.value("crop_passes") for r in records if r.rows and not r.source)
+        spent = sum(r.paid("crop_passes") for r in records if r.rows and not r.source)
         comparisons.append(Comparison(config.name, front, spent, gain, (low, high)))
     return comparisons
 

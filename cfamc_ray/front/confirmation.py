@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import t
 
+from cfamc_ray.config.stages import trunk_part
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.front.candidates import without_seed
 from cfamc_ray.front.dominance import pareto_front, signs
@@ -230,7 +231,8 @@ def confirmation_columns(objectives: Iterable[str], attacks: Iterable[str]) -> l
 def confirmation_table(confirmed: Sequence[Confirmation], config: StudyConfig) -> Table:
     """One row per candidate; a value that is missing is None."""
     attacks = config.confirm.attacks if config.confirm else ()
-    settings = [setting_column(key) for key in config.space if key != STRENGTH.name]
+    keys = [*config.space, *(key for one in confirmed for key in trunk_part(one.record.point))]
+    settings = [setting_column(key) for key in dict.fromkeys(keys) if key != STRENGTH.name]
     columns = [*confirmation_columns(config.objectives, attacks), *settings]
     return Table("confirm", "With fresh seeds, on test images", columns, [_row(one) for one in confirmed])
 

@@ -13,6 +13,7 @@ from optuna.trial import create_trial
 from scipy.stats import t
 
 from cfamc_ray.config.ranges import Choice, FloatRange, IntRange, Range
+from cfamc_ray.config.stages import trunk_part
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.types import Scalar
 from cfamc_ray.metrics import Direction, find_metric
@@ -63,12 +64,13 @@ def find_effects(
 
     Args:
         config: of the study.
-        records: of its trials; only finished ones that have the metric count.
+        records: of its trials; only finished ones that have the metric and are no forks count.
         metrics: metrics and their directions; None: the objectives.
     """
     effects = []
     for metric, direction in (metrics or config.objectives).items():
-        finished = [r for r in records if r.status == "finished" and math.isfinite(r.value(metric))]
+        whole = (r for r in records if r.status == "finished" and not trunk_part(r.point))
+        finished = [r for r in whole if math.isfinite(r.value(metric))]
         keys = [key for key in distributions(config.space) if len({r.point[key] for r in finished}) > 1]
         y_N = np.array([record.value(metric) for record in finished])
         importance = _importances(config, finished, keys, y_N, direction)

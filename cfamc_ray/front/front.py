@@ -9,7 +9,8 @@ import numpy as np
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.formatting import format_setting
 from cfamc_ray.front.dominance import hypervolume, pareto_front, signs
-from cfamc_ray.store.records import Status, TrialRecord
+from cfamc_ray.store.begun_and_ended import Status
+from cfamc_ray.store.records import TrialRecord
 from cfamc_ray.store.tables import L2
 
 

@@ -6,7 +6,8 @@ from typing import NamedTuple
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.front.dominance import hypervolume, pareto_front
 from cfamc_ray.front.front import find_front
-from cfamc_ray.store.records import Status, TrialRecord
+from cfamc_ray.store.begun_and_ended import Status
+from cfamc_ray.store.records import TrialRecord
 
 
 class Growth(NamedTuple):
@@ -43,8 +44,8 @@ def find_growth(config: StudyConfig, records: Sequence[TrialRecord]) -> Growth:
             volume = hypervolume(front, reference, directions)
         if record.source or not record.rows:
             continue
-        passes += record.value("crop_passes")
-        seconds += record.value("train_seconds") + record.value("eval_seconds")
+        passes += record.paid("crop_passes")
+        seconds += record.paid("train_seconds") + record.paid("eval_seconds")
         rows.append((record.number, passes, seconds, volume))
     return Growth(*zip(*rows, strict=True)) if rows else Growth((), (), (), ())
 
@@ -74,7 +75,5 @@ def find_spending(records: Sequence[TrialRecord]) -> list[Spent]:
         group = [record for record in records if record.status == status and not record.source]
         paid = [record for record in group if record.rows]
         if group:
-            spending.append(
-                Spent(status, len(group), *(sum(r.value(name) for r in paid) for name in Spent._fields[2:]))
-            )
+            spending.append(Spent(status, len(group), *(sum(r.paid(name) for r in paid) for name in Spent._fields[2:])))
     return spending

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
@@ -33,6 +34,16 @@ def replacing(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
         raise
     _flush(path.parent)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file's present content a second name, without a copy where the file system can; `target` is replaced."""
+    with replacing(target) as partial:
+        partial.unlink(missing_ok=True)
+        try:
+            partial.hardlink_to(source)
+        except OSError:
+            shutil.copyfile(source, partial)
 
 
 def write_text(path: Path, text: str) -> None:

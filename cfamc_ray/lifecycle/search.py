@@ -105,9 +105,7 @@ def write_result(study: PlannedStudy, reporter: Reporter, *, end_reason: StopRea
     if config.keep_encoders == "front":
         for record in records:
             if record.status == "finished" and record.number not in kept:
-                trial_folder = TrialFolder(folder, record.number)
-                trial_folder.encoder.unlink(missing_ok=True)
-                trial_folder.heads.unlink(missing_ok=True)
+                TrialFolder(folder, record.number).drop_weights()
     result = SearchResult(records, front, write_report(folder), end_reason)
     reporter.search_ended(study, result)
     return result

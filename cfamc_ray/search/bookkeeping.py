@@ -16,6 +16,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.stages import trunk_part
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.front.front import find_front, most_useful
 from cfamc_ray.search.feasible_sampler import FeasibleSampler
@@ -124,6 +125,7 @@ def _lost_trial(config: StudyConfig, record: TrialRecord | None) -> FrozenTrial:
         params={key: record.point[key] for key in searched},
         distributions=searched,
         constraints=violated,
+        user_attrs=trunk_part(record.point),
     )
 
 
@@ -170,3 +172,5 @@ def _database_rows(trial: FrozenTrial, trial_id: int, *, study_id: int, number: 
         )
     for key, attribute in trial.system_attrs.items():
         yield models.TrialSystemAttributeModel(trial_id=trial_id, key=key, value_json=json.dumps(attribute))
+    for key, attribute in trial.user_attrs.items():
+        yield models.TrialUserAttributeModel(trial_id=trial_id, key=key, value_json=json.dumps(attribute))

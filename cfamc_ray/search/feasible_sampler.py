@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from cfamc_ray.config.ranges import Range
 from cfamc_ray.config.search import RandomConfig, SamplerConfig
+from cfamc_ray.config.stages import trunk_part, without_trunk
 from cfamc_ray.config.study import Point, StudyConfig
 from cfamc_ray.cost.model import FlopsOf
 from cfamc_ray.space.encoding import constants, distributions
@@ -22,10 +23,13 @@ RANDOM_ATTEMPTS = 4096
 
 
 def suggest_point(trial: optuna.Trial, space: Mapping[str, Range]) -> dict[str, Any]:
-    """Suggest a value for every key of the space; values that the trial already has are kept."""
+    """Suggest a value for every key of the space; values that the trial already has are kept.
+
+    Of a fork the keys of its trunk are added, which Optuna keeps as attributes of the trial.
+    """
     suggested = {key: trial._suggest(key, distribution) for key, distribution in distributions(space).items()}
     point = constants(space) | suggested
-    return {key: point[key] for key in space}
+    return {key: point[key] for key in space} | trunk_part(trial.user_attrs)
 
 
 class FeasibleSampler(BaseSampler):
@@ -67,26 +71,35 @@ class FeasibleSampler(BaseSampler):
         """
         if not search_space:
             return {}
-        if set(search_space) <= set(trial.params) and self.space.admits(self.constants | trial.params):
+        trunk = trunk_part(trial.user_attrs)
+        if set(search_space) <= set(trial.params) and self.space.admits(self.constants | trial.params | trunk):
             return trial.params  # a resumed trial
         others = (known for known in study.get_trials(deepcopy=False) if known.number != trial.number)
-        tried = {self._identity(known.params) for known in others}
+        tried = {self._identity(known.params | trunk_part(known.user_attrs)) for known in others}
         first = map(self._searched, self.space.first_points)
         if (point := next((point for point in first if self._identity(point) not in tried), None)) is not None:
-            return point
+            return self._chosen(study, trial, point)
         repeated = None
         for point in map(self._searched, self._proposals(study, trial)):
             whole = self.constants | point
             if self.space.admits(whole) and self.fits(whole):
                 if self._identity(point) not in tried:
-                    return point
+                    return self._chosen(study, trial, point)
                 repeated = repeated or point
         if repeated is None:
             raise RuntimeError(f"no point is left, or none met the constraints in {RANDOM_ATTEMPTS} attempts")
-        return repeated
+        return self._chosen(study, trial, repeated)
 
     def _searched(self, point: Point) -> dict[str, Any]:
-        return {key: point[key] for key in self.distributions}
+        return {key: point[key] for key in self.distributions} | trunk_part(point)
+
+    @staticmethod
+    def _chosen(study: optuna.Study, trial: FrozenTrial, point: Point) -> dict[str, Any]:
+        """The parameters of a point; those of a fork's trunk become attributes of the trial."""
+        for key, value in trunk_part(point).items():
+            study._storage.set_trial_user_attr(trial._trial_id, key, value)
+            trial.set_user_attr(key, value)  # the copy that the caller reads
+        return without_trunk(point)
 
     def _identity(self, searched: Point) -> frozenset[tuple[str, Any]]:
         return self.space.identity({**self.constants, **searched})

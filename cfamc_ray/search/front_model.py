@@ -16,7 +16,6 @@ Shapes: N observations, P known and running trials, C candidates, M = P + C, L o
 features, S samples, W directions, E epochs, R principal components.
 """
 
-import random
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -30,23 +29,20 @@ from sklearn.gaussian_process import GaussianProcessClassifier
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 from threadpoolctl import threadpool_limits
 
-from cfamc_ray.config.search import FrontConfig
+from cfamc_ray.config.stages import trunk_epochs, trunk_of
 from cfamc_ray.config.study import Point
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.cost.model import FlopsOf
 from cfamc_ray.front.dominance import best_groups_first, farthest_first, signs
-from cfamc_ray.front.front import find_front
 from cfamc_ray.metrics import find_metric
+from cfamc_ray.search.candidates import forks_to_try, own_passes, points_to_try
 from cfamc_ray.search.gaussian_process import LENGTHS, fit_kernel, posterior
 from cfamc_ray.space.encoding import encode
-from cfamc_ray.space.search_space import SearchSpace, draw
+from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.records import TrialRecord
 
 Array = npt.NDArray[np.float64]
 
-CANDIDATES = FrontConfig.attempts
-ATTEMPTS = 1024
-"""Largest number of draws for the candidates; some repeat, some do not meet the constraints."""
 SAMPLES = 64
 DIRECTIONS = 128
 MOST = 200
@@ -82,34 +78,23 @@ class FrontModel:
 
     def proposals(self) -> Iterator[Point]:
         """Untried points that meet the constraints, the most promising first."""
-        points = self._candidates()
+        points = points_to_try(self.space, self.records, seed=self.seed)
         if not points:
             return
-        enough = len(self._finished) >= self.config.search.startup_trials
-        score_C = self._gain(points) if enough else self._distance(points)
+        if len(self._finished) < self.config.search.startup_trials:
+            score_C = self._distance(points)
+        else:
+            points += forks_to_try(self.space, self.records, seed=self.seed)
+            score_C = self._per_pass(points, self._gain(points))
         yield from (points[place] for place in np.argsort(-score_C, kind="stable"))
 
-    def _candidates(self) -> list[Point]:
-        """Random points, and points of the front with one key drawn again."""
-        source = random.Random(self.seed)  # noqa: S311 (no secret)
-        ranges = self.space.ranges
-        members = find_front(self.config, self.records).members
-        front = list({record.number: record.point for record in members}.values())
-        seen = {self.space.identity(record.point) for record in self.records}
-        candidates: list[Point] = []
-        for attempt in range(ATTEMPTS):
-            if front and attempt % 2:
-                key = source.choice(list(ranges))
-                point = {**source.choice(front), key: draw(ranges[key], source)}
-            else:
-                point = self.space.draw(source)
-            identity = self.space.identity(point)
-            if identity not in seen and self.space.admits(point):
-                candidates.append(point)
-                seen.add(identity)
-            if len(candidates) == CANDIDATES:
-                break
-        return candidates
+    def _per_pass(self, points: Sequence[Point], gain_C: Array) -> Array:
+        """The gains; of a fork for as many crop passes as the best trial without a trunk takes, (C,)."""
+        fork_C = np.array([trunk_epochs(point) > 0 for point in points])
+        if fork_C.all() or not fork_C.any():
+            return gain_C
+        passes_C = np.array([own_passes(self.config, point) for point in points])
+        return np.where(fork_C, gain_C * passes_C[np.where(fork_C, -np.inf, gain_C).argmax()] / passes_C, gain_C)
 
     def _distance(self, points: Sequence[Point]) -> Array:
         """Distance to the nearest trial, the score of the first points, (C,)."""
@@ -230,7 +215,20 @@ class FrontModel:
         return gain_NLK[np.isfinite(gain_NLK).all(axis=(1, 2))]
 
     def _encoded(self, points: Sequence[Point]) -> Array:
-        return np.array([encode(self.space.ranges, point) for point in points])
+        return np.array([self._features(point) for point in points])
+
+    def _features(self, point: Point) -> list[float]:
+        """The place of a point in the space; then, for each key that forks change, how the trunk differs.
+
+        That is the difference from the trunk's value times the trunk's share of the epochs: 0 where there is no trunk.
+        """
+        fork, own = self.config.search.fork, encode(self.space.ranges, point)
+        if fork is None:
+            return own
+        changed = {key: self.space.ranges[key] for key in fork.change}
+        trunk, last = (np.array(encode(changed, stage)) for stage in (trunk_of(point), point))
+        share = trunk_epochs(point) / self.config.trial_at(point).pretraining.epochs
+        return [*own, *(share * (trunk - last))]
 
     def _signed(self, record: TrialRecord) -> Array:
         """Values at each operating point after the last epoch, (L, K)."""

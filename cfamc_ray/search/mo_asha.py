@@ -84,9 +84,9 @@ class MultiObjectiveAsha:
         return rungs_of(self._trial_of(record), self.mo_asha.rungs)
 
     def _values_at(self, record: TrialRecord, share: float) -> list[list[float]] | None:
-        """Values of a trial at a rung, for each of its operating points; None if it did not reach the rung."""
+        """Values of a trial at a rung, for each of its operating points; None if it did not reach the rung itself."""
         rung = next((rung for rung in self._rungs(record) if rung.share == share), None)
-        if rung is None or rung.epoch > len(record.rows):
+        if rung is None or not record.trunk_epochs < rung.epoch <= len(record.rows):
             return None
         then = TrialRecord(record.number, record.point, record.rows[: rung.epoch])
         trial = self._trial_of(record)

@@ -12,6 +12,7 @@ from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy.exc import SQLAlchemyError
 
 from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.stages import trunk_part, without_trunk
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.host.files import set_aside
 from cfamc_ray.space.encoding import constants
@@ -79,8 +80,10 @@ def stored_points(config: StudyConfig, folder: Path) -> Mapping[int, Mapping[str
         stored = _stored_trials(config, folder)
     except _DamagedStorageError:
         return {}
-    points = {trial.number: {**constants(config.space), **trial.params} for trial in stored}
-    return {number: point for number, point in points.items() if point.keys() == config.space.keys()}
+    points = {
+        trial.number: {**constants(config.space), **trial.params, **trunk_part(trial.user_attrs)} for trial in stored
+    }
+    return {number: point for number, point in points.items() if without_trunk(point).keys() == config.space.keys()}
 
 
 class _DamagedStorageError(Exception):

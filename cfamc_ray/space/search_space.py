@@ -12,6 +12,7 @@ from cfamc_ray.config.active_keys import component_sections, has_key
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.ranges import Choice, Constant, FloatRange, IntRange, Range, dump_range
 from cfamc_ray.config.recipes import read_recipe
+from cfamc_ray.config.stages import trunk_of, trunk_part, without_trunk
 from cfamc_ray.config.study import Point, StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.config.types import Scalar
@@ -146,13 +147,14 @@ class SearchSpace:
             point = {key: written if key == "base" else recipe.value_of(key) for key in self.ranges}
         else:
             name = dump_point(written)
-            unknown = sorted(set(written) - set(self.ranges))
+            unknown = sorted(set(without_trunk(written)) - set(self.ranges))
             if unknown:
                 raise ValueError(f"start_from: {name}: {unknown[0]} is not a key of space: {', '.join(self.ranges)}")
             point = {key: written.get(key, constant_of(self.ranges[key])) for key in self.ranges}
+            point |= trunk_part(written)
         ignored = point.keys() - self.active(point).keys()
         point |= {key: self.ranges[key].edges()[0] for key in ignored if point[key] is None}
-        for key, value in point.items():
+        for key, value in without_trunk(point).items():
             if not self.ranges[key].contains(value):
                 raise ValueError(
                     f"start_from: {name} has {key} {value!r}, which is not in space.{key} "
@@ -181,10 +183,14 @@ class SearchSpace:
         return True
 
     def contains(self, point: Point) -> bool:
-        """Whether a point has exactly the keys of the space, values in their ranges, and meets the constraints."""
+        """Whether a point has exactly the keys of the space, values in their ranges, and meets the constraints.
+
+        So must the trunk of a fork.
+        """
+        stages = (without_trunk(point), trunk_of(point))
         return (
-            set(point) == set(self.ranges)
-            and all(self.ranges[key].contains(value) for key, value in point.items())
+            all(set(stage) == set(self.ranges) for stage in stages)
+            and all(self.ranges[key].contains(value) for stage in stages for key, value in stage.items())
             and self.admits(point)
         )
 

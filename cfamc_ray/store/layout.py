@@ -13,6 +13,7 @@ STUDY/trial_00007/outcome.json         status and reason, if it ended other than
 STUDY/trial_00007/traceback.txt        of the exception that ended it, if one did
 STUDY/trial_00007/events.out.tfevents  TensorBoard
 STUDY/trial_00007/checkpoint.pt        of a running or interrupted trial
+STUDY/trial_00007/trunk_0f3b…_2.pt      checkpoint after 2 epochs, with which other trials may begin
 STUDY/trial_00007/encoder.safetensors  of a finished one
 STUDY/trial_00007/heads.safetensors    its linear probes, one per operating point
 STUDY/trial_00007/test.json            what it reached on the test split, where it confirms another trial
@@ -33,11 +34,23 @@ REPORT, PAGE = "report", "report.html"
 CONFIRM, CONFIRM_TABLE, ATTAINMENT = "confirm", "confirm.csv", "attainment.csv"
 TRIAL, EPOCHS, OUTCOME, TEST = "trial.json", "epochs.jsonl", "outcome.json", "test.json"
 CHECKPOINT, TRACEBACK = "checkpoint.pt", "traceback.txt"
+TRUNKS = "trunk_*.pt"
+"""Pattern of the files of trunks."""
 ENCODER, HEADS = "encoder.safetensors", "heads.safetensors"
 SCALING, SYSTEM, LEARNING, FITS = "scaling.yaml", "system", "learning", "fits.json"
 SYSTEM_TABLE, LEARNING_TABLE = "system.csv", "learning.csv"
 CELLS = "cell_*.json"
 """Pattern of the files of cells."""
+
+
+def trunk_name(fingerprint: str, epochs: int) -> str:
+    """The name of a trunk's file.
+
+    Args:
+        fingerprint: identifies how its epochs were trained and evaluated (`TrialConfig.fingerprint_until`).
+        epochs: number of these epochs.
+    """
+    return f"trunk_{fingerprint}_{epochs}.pt"
 
 
 def trial_name(number: int) -> str:

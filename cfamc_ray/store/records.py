@@ -10,13 +10,14 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self, get_args
+from typing import Any, Self
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import dump_study, read_resolved, read_resolved_tree
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.host.files import write_text
+from cfamc_ray.store.begun_and_ended import Begun, Outcome, Status, dump_begun, parse_begun, parse_outcome
 from cfamc_ray.store.content import DamagedFile, content_of, damage_of, json_object
 from cfamc_ray.store.epoch_rows import Row, dump_rows, parse_rows
 from cfamc_ray.store.images import located, portable
@@ -30,12 +31,11 @@ from cfamc_ray.store.layout import (
     STUDY,
     TEST,
     TRIAL,
+    TRUNKS,
     trial_name,
 )
 from cfamc_ray.store.stop_reason import StopKind, StopReason
 from cfamc_ray.store.tested import PointTest, dump_tests, parse_tests
-
-Status = Literal["finished", "stopped", "failed", "infeasible", "running"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,10 @@ class TrialRecord:
     """Kind of the reason, for code to compare."""
     origin: str = ""
     """Where an error or a crash came from."""
+    trunk: str = ""
+    """Id of the trial whose first epochs it took over instead of training them itself; empty if it did not."""
+    trunk_epochs: int = 0
+    """Number of these epochs; their rows are among its own."""
     place: int | None = None
     """Which of its operating points this record stands for; None: the balanced one."""
 
@@ -113,25 +117,14 @@ class TrialRecord:
         value = self.recorded(metric)
         return float(value) if isinstance(value, int | float) else math.nan
 
+    def paid(self, cost: str) -> float:
+        """A cost of the trial itself: a metric that adds up over epochs, without the epochs of its trunk."""
+        before = self.rows[self.trunk_epochs - 1].get(cost) if self.trunk_epochs and self.rows else None
+        return self.value(cost) - (float(before) if isinstance(before, int | float) else 0.0)
+
     def values(self, metrics: Iterable[str]) -> list[float]:
         """Several metrics after the last epoch."""
         return [self.value(metric) for metric in metrics]
-
-
-class _Begun(NamedTuple):
-    """What trial.json holds."""
-
-    point: Mapping[str, Any]
-    source: str
-
-
-class _Outcome(NamedTuple):
-    """What outcome.json holds."""
-
-    status: Status
-    reason: str = ""
-    kind: StopKind | None = None
-    origin: str = ""
 
 
 class TrialFolder:
@@ -153,8 +146,28 @@ class TrialFolder:
     def open(self, point: Mapping[str, Any], *, source: str = "") -> None:
         """Make the folder and write down the point and, for a warm-started trial, its source."""
         self.path.mkdir(parents=True, exist_ok=True)
-        begun = {"number": self.number, "point": dict(point)} | ({"source": source} if source else {})
-        write_text(self.trial_file, json.dumps(begun) + "\n")
+        before = content_of(self.trial_file, self._begun) or Begun({})
+        begun = before if dict(before.point) == dict(point) else Begun(point)
+        self._begin(begun._replace(point=point, source=source))
+
+    def begin_from(self, trunk: str, epochs: int) -> None:
+        """Note that the open trial took over the first epochs of another one.
+
+        Args:
+            trunk: id of the other trial; empty to note that it trains all epochs itself.
+            epochs: number of these epochs.
+        """
+        begun = content_of(self.trial_file, self._begun)
+        assert begun is not None, "the trial is open"
+        self._begin(begun._replace(trunk=trunk, trunk_epochs=epochs))
+
+    def _begin(self, begun: Begun) -> None:
+        write_text(self.trial_file, dump_begun(self.number, begun))
+
+    def drop_weights(self) -> None:
+        """Delete its encoder, its heads, and the checkpoints from which other trials may begin."""
+        for path in (self.encoder, self.heads, *self.path.glob(TRUNKS)):
+            path.unlink(missing_ok=True)
 
     def write_rows(self, rows: Iterable[Row]) -> None:
         """Replace the rows; NaN and infinity are written as null."""
@@ -164,7 +177,7 @@ class TrialFolder:
     @property
     def closed(self) -> bool:
         """Whether outcome.json says that the trial ended, other than by finishing."""
-        return content_of(self.outcome_file, _outcome) is not None
+        return content_of(self.outcome_file, parse_outcome) is not None
 
     def close(self, status: Status, reason: str = "", kind: StopKind | None = None, origin: str = "") -> None:
         """Note that the trial ended other than finished; arguments as the fields of its record."""
@@ -185,18 +198,22 @@ class TrialFolder:
         begun = content_of(self.trial_file, self._begun)
         if begun is None:
             return None
-        rows, outcome = content_of(self.epochs_file, parse_rows), content_of(self.outcome_file, _outcome)
+        rows, outcome = content_of(self.epochs_file, parse_rows), content_of(self.outcome_file, parse_outcome)
         done = bool(rows and rows[-1]["done"])
         lost = rows is None and self.epochs_file.exists()
         if outcome is not None and outcome.status == "stopped" and (done or lost):
             outcome = None  # the decision to stop came after the trial's end, or the rows it rests on are damaged
-        status, reason, kind, origin = outcome or _Outcome("finished" if done else "running")
-        return TrialRecord(self.number, begun.point, rows or [], status, reason, begun.source, kind, origin)
+        status, reason, kind, origin = outcome or Outcome("finished" if done else "running")
+        epochs = begun.trunk_epochs if rows and begun.trunk_epochs <= len(rows) else 0
+        trunk = begun.trunk if epochs else ""
+        return TrialRecord(
+            self.number, begun.point, rows or [], status, reason, begun.source, kind, origin, trunk, epochs
+        )
 
     def damaged(self) -> list[DamagedFile]:
         """The files of its record that cannot be read; trial.json too, where it alone is missing."""
-        epochs, outcome = damage_of(self.epochs_file, parse_rows), damage_of(self.outcome_file, _outcome)
-        written = content_of(self.outcome_file, _outcome)
+        epochs, outcome = damage_of(self.epochs_file, parse_rows), damage_of(self.outcome_file, parse_outcome)
+        written = content_of(self.outcome_file, parse_outcome)
         if epochs and written and written.status == "stopped":
             outcome = DamagedFile(self.outcome_file, "the rows that it judges are damaged")
         others = (self.epochs_file, self.outcome_file, self.checkpoint, self.encoder)
@@ -204,20 +221,8 @@ class TrialFolder:
         begun = DamagedFile(self.trial_file, "missing") if missing else damage_of(self.trial_file, self._begun)
         return [file for file in (begun, outcome, epochs, damage_of(self.test_file, parse_tests)) if file]
 
-    def _begun(self, text: str) -> _Begun:
-        tree = json_object(text)
-        point, source = tree.get("point"), tree.get("source", "")
-        if not isinstance(point, dict) or not all(
-            isinstance(value, int | float | str | None) for value in point.values()
-        ):
-            raise ValueError("holds no point of a space")
-        if not isinstance(source, str):
-            raise ValueError("does not name the trial that it was copied from")
-        if tree.get("number") != self.number:
-            raise ValueError("is that of another trial")
-        if self.keys is not None and point.keys() != set(self.keys):
-            raise ValueError("holds a point of another space")
-        return _Begun(point, source)
+    def _begun(self, text: str) -> Begun:
+        return parse_begun(text, self.number, self.keys)
 
 
 def trial_folders(study: Path) -> Iterator[TrialFolder]:
@@ -286,13 +291,3 @@ def read_config(study: Path) -> StudyConfig:
 def write_config(study: Path, config: StudyConfig) -> None:
     """Write study.yaml: the study as resolved."""
     write_text(study / STUDY, dump_study(portable(config, study)))
-
-
-def _outcome(text: str) -> _Outcome:
-    tree = json_object(text)
-    status, reason, kind, origin = (tree.get(key) for key in _Outcome._fields)
-    if status not in ("stopped", "failed", "infeasible") or not isinstance(reason, str):
-        raise ValueError("does not say how the trial ended")
-    if kind not in (None, *get_args(StopKind)) or not isinstance(origin, str | None):
-        raise ValueError("gives a reason of no known kind")
-    return _Outcome(status, reason, kind, origin or "")

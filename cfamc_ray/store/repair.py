@@ -14,7 +14,7 @@ from cfamc_ray.host.files import set_aside
 from cfamc_ray.store.cells import damaged_cells
 from cfamc_ray.store.content import DamagedFile, damage_of, json_object
 from cfamc_ray.store.images import noted_images
-from cfamc_ray.store.layout import CHECKPOINT, ENCODER, ENVIRONMENT, EPOCHS, IMAGES, OUTCOME, STUDY, TEST, TRIAL
+from cfamc_ray.store.layout import CHECKPOINT, ENCODER, ENVIRONMENT, EPOCHS, IMAGES, OUTCOME, STUDY, TEST, TRIAL, TRUNKS
 from cfamc_ray.store.records import TrialFolder, damaged_records, trial_folders
 
 Points = Callable[[], Mapping[int, Mapping[str, Any]]]
@@ -34,7 +34,7 @@ def damaged_files(study: Path) -> list[DamagedFile]:
 
 
 def _damaged_weights(folder: TrialFolder) -> Iterator[DamagedFile | None]:
-    yield _damaged_checkpoint(folder.checkpoint)
+    yield from map(_damaged_checkpoint, (folder.checkpoint, *sorted(folder.path.glob(TRUNKS))))
     yield damaged_encoder(folder.encoder)
 
 

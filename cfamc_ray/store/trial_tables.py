@@ -1,10 +1,11 @@
 """The table of a study's trials: trials.csv and front.csv, and how the points in it are read back."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.stages import TRUNK, TRUNK_EPOCHS, trunk_part
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.yaml12 import parse_yaml
 from cfamc_ray.metrics import costs
@@ -40,15 +41,20 @@ def trials_table(config: StudyConfig, records: Sequence[TrialRecord]) -> Table:
 
 
 def settings_columns(config: StudyConfig, records: Iterable[TrialRecord]) -> list[Column]:
-    """Columns of the searched keys, after that of the L2 strength if any record stands for an operating point."""
+    """Columns of the searched keys, and of those of forks' trunks.
+
+    That of the L2 strength comes first if any record stands for an operating point.
+    """
+    records = list(records)
     at_points = any(record.l2 is not None for record in records)
-    return [setting_column(key) for key in dict.fromkeys([*([L2] if at_points else []), *config.space])]
+    of_trunks = [key for record in records for key in trunk_part(record.point)]
+    return [setting_column(key) for key in dict.fromkeys([*([L2] if at_points else []), *config.space, *of_trunks])]
 
 
 def settings_of(config: StudyConfig, record: TrialRecord) -> dict[str, Any]:
     """Cells of `settings_columns`; None where the record has no such value."""
     strength = {} if record.l2 is None else {L2: record.l2}
-    return {**strength, **{key: record.point.get(key) for key in config.space}}
+    return {**strength, **{key: record.point.get(key) for key in config.space}, **trunk_part(record.point)}
 
 
 def with_cost(objectives: Iterable[str]) -> list[str]:
@@ -60,7 +66,7 @@ def tabled_points(config: StudyConfig, study: Path) -> dict[int, dict[str, Any]]
     """Points by the number of their trial, as trials.csv has them from the last time that a command ended."""
     rows = content_of(study / TRIALS, csv_rows) or []
     named = {row.get("trial_id", ""): row for row in rows if row.keys() >= config.space.keys()}
-    points = {name: {key: _values(config, key, row[key]) for key in config.space} for name, row in named.items()}
+    points = {name: {key: _values(config, key, row[key]) for key in _keys(config, row)} for name, row in named.items()}
     return {
         int(name.removeprefix("trial_")): {key: values[0] for key, values in point.items()}
         for name, point in points.items()
@@ -68,8 +74,16 @@ def tabled_points(config: StudyConfig, study: Path) -> dict[int, dict[str, Any]]
     }
 
 
+def _keys(config: StudyConfig, row: Mapping[str, str]) -> list[str]:
+    """The keys of the point in a row."""
+    return [*config.space, *(key for key, cell in trunk_part(row).items() if cell)]
+
+
 def _values(config: StudyConfig, key: str, cell: str) -> list[Any]:
     """What a cell may stand for among a key's values."""
+    if key == TRUNK_EPOCHS:
+        return [int(cell)] if cell.isdecimal() else []
+    key = key.removeprefix(TRUNK)
     try:
         readings = [parse_yaml(cell), cell]
     except InputError:

@@ -5,8 +5,9 @@ It does not depend on Ray; the study's trainables and the command that trains a 
 
 import re
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -19,9 +20,11 @@ from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.data.splits import Splits, load_splits
 from cfamc_ray.host.files import DiskFullError, is_disk_full, set_aside, write_text
 from cfamc_ray.method.parallel import DistributedContext
+from cfamc_ray.store.begun_and_ended import Status
 from cfamc_ray.store.layout import TRACEBACK
-from cfamc_ray.store.records import Status, TrialFolder
+from cfamc_ray.store.records import TrialFolder
 from cfamc_ray.store.stop_reason import StopReason
+from cfamc_ray.store.trunks import find_trunks, keep_trunk
 from cfamc_ray.training.allocator import keep_freed_memory, release_freed_memory, use_device
 from cfamc_ray.training.checkpoint import CheckpointError
 from cfamc_ray.training.tensorboard import TrialEvents
@@ -100,6 +103,7 @@ def _epochs(
         config,
         load_splits(config.data, judged_on=config.judged_on),
         point=point,
+        trunk_epochs=study.search.fork.epochs_of(config) if study.search.fork else (),
         context=context,
         seconds=60 * minutes if minutes else None,
         on_minibatch=on_minibatch,
@@ -112,13 +116,14 @@ def _epochs(
 
 
 class RecordedTrial:
-    """A trial that is resumed from its folder's checkpoint, if there is one.
+    """A trial that is resumed from its folder's checkpoint, or begins with the first epochs of another trial.
 
     Args:
-        folder: folder of the trial, already opened.
+        folder: folder of the trial, already opened; other trials of its study lie beside it.
         config: config of the trial.
         splits: images of the trial.
         point: the searched keys and their values, for TensorBoard.
+        trunk_epochs: numbers of epochs after which a checkpoint is kept from which other trials may begin.
         context: context of this worker; only the first worker writes.
         seconds: time limit over all epochs; None for no limit.
         on_minibatch: as in `Trial`.
@@ -131,20 +136,17 @@ class RecordedTrial:
         splits: Splits,
         *,
         point: Mapping[str, Any],
+        trunk_epochs: Collection[int] = (),
         context: DistributedContext | None = None,
         seconds: float | None = None,
         on_minibatch: Callable[[], None] = lambda: None,
     ) -> None:
-        self.folder = folder
-        begin = partial(Trial, config, splits, context=context, seconds=seconds, on_minibatch=on_minibatch)
-        self.trial = begin()
+        self.folder, self.trunk_epochs = folder, trunk_epochs
+        self._begin = partial(Trial, config, splits, context=context, seconds=seconds, on_minibatch=on_minibatch)
+        self.trial = self._begin()
         self.writes = self.trial.context.rank == 0
-        if folder.checkpoint.exists() and not self._resumes():
-            del self.trial
-            release_freed_memory()  # a GPU may not hold two trials
-            self.trial = begin()
-            if self.writes:
-                set_aside(folder.checkpoint)
+        if not self._resumes():
+            self._begins_from_a_trunk()
         self.events = None
         if self.writes:
             self.events = TrialEvents(
@@ -156,12 +158,33 @@ class RecordedTrial:
             )
 
     def _resumes(self) -> bool:
-        try:
-            self.trial.load(self.folder.checkpoint)
-        except CheckpointError as error:
-            print(f"{error}; the trial starts from the beginning", flush=True)
+        """Load the trial's own checkpoint; whether there is one that is whole."""
+        if not self.folder.checkpoint.exists():
             return False
-        return True
+        if self._loads(self.folder.checkpoint, otherwise="the trial starts from the beginning"):
+            return True
+        if self.writes:
+            set_aside(self.folder.checkpoint)
+        return False
+
+    def _begins_from_a_trunk(self) -> None:
+        """Load the checkpoint of another trial whose first epochs are those of this one, if there is one."""
+        paths = find_trunks(self.folder, self.trial.config)
+        trunk = next((path for path in paths if self._loads(path, otherwise="it is not used")), None)
+        if self.writes and self.folder.path.is_dir():
+            self.folder.begin_from("" if trunk is None else trunk.parent.name, self.trial.epoch)
+
+    def _loads(self, path: Path, *, otherwise: str) -> bool:
+        """Load a checkpoint; if it cannot be used, begin the trial anew and say what happens `otherwise`."""
+        try:
+            self.trial.load(path)
+            return True
+        except CheckpointError as error:
+            print(f"{error}; {otherwise}", flush=True)
+        del self.trial  # after the exception is gone, whose traceback holds it
+        release_freed_memory()  # a GPU may not hold two trials
+        self.trial = self._begin()
+        return False
 
     def __enter__(self) -> "RecordedTrial":
         return self
@@ -185,6 +208,8 @@ class RecordedTrial:
             self.folder.write_rows({"trial_id": row["trial_id"], **past.row()} for past in self.trial.rows)
         if not row["done"]:
             self.trial.save(self.folder.checkpoint)
+            if self.writes and self.trial.epoch in self.trunk_epochs:
+                keep_trunk(self.folder, self.trial.config, self.trial.epoch)
         elif self.writes:
             self.folder.checkpoint.unlink(missing_ok=True)
         if self.events is not None:

@@ -103,9 +103,9 @@ def rows_of(config: StudyConfig, record: TrialRecord, scores: Scores = scores_of
         {
             "epoch": epoch,
             "done": epoch == epochs,
-            "crop_passes": trial.crop_passes_per_epoch * epoch,
-            "flops": flops_of(trial) * epoch / epochs,
-            "train_seconds": flops_of(trial) * epoch / epochs / 1e12,
+            "crop_passes": trial.crop_passes_until(epoch),
+            "flops": 1e6 * trial.crop_passes_until(epoch),
+            "train_seconds": trial.crop_passes_until(epoch) / 1e6,
             "eval_seconds": float(epoch),
             "peak_memory_bytes": 1e8 + work_of(trial).kept,
             **scores(record),

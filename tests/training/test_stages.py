@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_trials import state, tiny_config, tiny_trial
 
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.cost.work import training_flops
 from cfamc_ray.training.trial import Trial
-from tests.tiny_trials import state, tiny_config, tiny_trial
 
 E = 4
 STRONG: dict[str, Any] = {"pretraining.epochs": E, "pretraining.replays": 3, "perturbation.epsilon": 8 / 255}
@@ -55,11 +55,11 @@ def test_each_stage_has_its_own_replays_and_radius() -> None:
 
 @pytest.mark.parametrize("schedule", ["updates", "minibatches", "constant"])
 def test_the_rate_at_an_epoch_is_that_of_a_trial_with_the_stages_values_all_along(schedule: str) -> None:
-    trial = tiny_trial(staged(**{"optimizer.schedule": schedule}))
-    rates = [row.learning_rate for row in trial]
+    changes: dict[str, Any] = {"optimizer.schedule": schedule}
+    rates = [row.learning_rate for row in tiny_trial(staged(**changes))]
     alone = {
-        name: [row.learning_rate for row in tiny_trial(tiny_config(**{**STRONG, **v, "optimizer.schedule": schedule}))]
-        for name, v in (("weak", WEAK), ("strong", STRONG))
+        name: [row.learning_rate for row in tiny_trial(tiny_config(**{**STRONG, **values, **changes}))]
+        for name, values in (("weak", WEAK), ("strong", {}))
     }
     assert rates == pytest.approx([*alone["weak"][:2], *alone["strong"][2:]], rel=1e-9)
     if schedule == "updates":
@@ -117,7 +117,8 @@ def test_stages_of_equal_values_are_one_stage(tmp_path: Path) -> None:
 
 
 def test_a_new_view_begins_without_a_perturbation_and_an_old_one_keeps_its_own_within_the_radius() -> None:
-    trial = tiny_trial(staged(values={"crops.views": 2, "perturbation.epsilon": 16 / 255}, **{"crops.views": 3}))
+    views: dict[str, Any] = {"crops.views": 3}
+    trial = tiny_trial(staged(values={"crops.views": 2, "perturbation.epsilon": 16 / 255}, **views))
     trial.run_epoch()
     trial.run_epoch()
     before_VbCHW = trial.trainer.delta_VbCHW.clone()

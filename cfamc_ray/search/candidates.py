@@ -1,0 +1,86 @@
+"""The untried points among which a sampler with a model chooses: points of the space, and forks of trials."""
+
+import random
+from collections.abc import Iterator, Sequence
+
+from cfamc_ray.config.search import FrontConfig
+from cfamc_ray.config.stages import fork_of, trunk_epochs, without_trunk
+from cfamc_ray.config.study import Point, StudyConfig
+from cfamc_ray.front.front import find_front
+from cfamc_ray.space.search_space import SearchSpace, draw
+from cfamc_ray.store.records import TrialRecord
+
+CANDIDATES = FrontConfig.attempts
+FORKS = CANDIDATES // 2
+ATTEMPTS = 4
+"""Largest number of draws for a candidate; some repeat, some do not meet the constraints."""
+
+
+def points_to_try(space: SearchSpace, records: Sequence[TrialRecord], *, seed: int) -> list[Point]:
+    """Random points, and points of the front with one key drawn again; all meet the constraints.
+
+    Args:
+        space: search space of the study.
+        records: records of the trials so far.
+        seed: seed of the random numbers.
+    """
+    source = random.Random(seed)  # noqa: S311 (no secret)
+    ranges, front = space.ranges, [without_trunk(record.point) for record in _front(space.config, records)]
+
+    def draws() -> Iterator[Point]:
+        for attempt in range(ATTEMPTS * CANDIDATES):
+            if front and attempt % 2:
+                key = source.choice(list(ranges))
+                yield {**source.choice(front), key: draw(ranges[key], source)}
+            else:
+                yield space.draw(source)
+
+    return _untried(space, records, draws(), CANDIDATES)
+
+
+def forks_to_try(space: SearchSpace, records: Sequence[TrialRecord], *, seed: int) -> list[Point]:
+    """Forks of trials on the front, with some of their keys drawn again; arguments as in `points_to_try`."""
+    fork = space.config.search.fork
+    if fork is None:
+        return []
+    trunks = [
+        (record.point, epochs)
+        for record in _front(space.config, records)
+        for epochs in fork.epochs_of(space.config.trial_at(record.point))
+    ]
+    source = random.Random(seed + 1)  # noqa: S311 (no secret)
+
+    def draws() -> Iterator[Point]:
+        for _ in range(ATTEMPTS * FORKS if trunks else 0):
+            trunk, epochs = source.choice(trunks)
+            keys = source.sample(fork.change, source.randint(1, len(fork.change)))
+            changes = {key: draw(space.ranges[key], source) for key in keys}
+            if changes := {key: value for key, value in changes.items() if value != trunk[key]}:
+                yield fork_of(trunk, changes, epochs)
+
+    return _untried(space, records, draws(), FORKS)
+
+
+def own_passes(config: StudyConfig, point: Point) -> int:
+    """Crop passes of a trial without those of its trunk."""
+    trial = config.trial_at(point)
+    return trial.crop_passes - trial.crop_passes_until(trunk_epochs(point))
+
+
+def _front(config: StudyConfig, records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """One record for each trial on the front."""
+    return list({record.number: record for record in find_front(config, records).members}.values())
+
+
+def _untried(space: SearchSpace, records: Sequence[TrialRecord], draws: Iterator[Point], number: int) -> list[Point]:
+    """The first new points of some draws that meet the constraints."""
+    seen = {space.identity(record.point) for record in records}
+    found: list[Point] = []
+    for point in draws:
+        identity = space.identity(point)
+        if identity not in seen and space.admits(point):
+            found.append(point)
+            seen.add(identity)
+        if len(found) == number:
+            break
+    return found
