@@ -3,7 +3,8 @@
 from typing import Any
 
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.store.records import Status, TrialRecord
+from cfamc_ray.store.begun_and_ended import Status
+from cfamc_ray.store.records import TrialRecord
 
 COST = {"crop_passes": 100, "flops": 10**9, "train_seconds": 2.0, "eval_seconds": 1.0, "peak_memory_bytes": 10**8}
 

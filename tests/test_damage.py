@@ -41,10 +41,11 @@ from cfamc_ray.search.bookkeeping import open_study, reconcile
 from cfamc_ray.search.search import Search
 from cfamc_ray.search.storage import open_storage
 from cfamc_ray.space.search_space import SearchSpace
+from cfamc_ray.store.begun_and_ended import Status
 from cfamc_ray.store.cells import CellFolder
 from cfamc_ray.store.epoch_rows import Row
 from cfamc_ray.store.images import note
-from cfamc_ray.store.records import Status, TrialFolder, TrialRecord, read_trials, write_config
+from cfamc_ray.store.records import TrialFolder, TrialRecord, read_trials, write_config
 from cfamc_ray.store.stop_reason import StopReason
 from cfamc_ray.store.tested import PointTest
 from cfamc_ray.train import main as train

@@ -137,6 +137,38 @@ def test_a_killed_study_goes_on_where_it_was(space: Path) -> None:
 
 
 @pytest.mark.long
+def test_a_killed_study_with_forks_goes_on_and_a_fork_is_what_it_would_be_alone(space: Path) -> None:
+    study = space.parent / "runs" / "tiny"
+    search = "search={startup_trials: 2, fork: {at: [0.5], change: [perturbation.epsilon]}}"
+    keys = ("trial.pretraining.epochs=4", "budget.trials=8", "resources.trials_at_once=1", search)
+    options = [option for key in keys for option in ("--set", key)]
+    command = Command(space, *options)
+    wait_until(lambda: any(record.trunk for record in read_trials(study)), seconds=300)
+    command.kill()
+    command.process.wait(timeout=120)
+    before = read_trials(study)
+    code, output = run(space, "--resume", *options)
+    assert code == 0, output
+    after = read_trials(study)
+    assert [record.status for record in after] == ["finished"] * 8
+    assert [record.point for record in after[: len(before)]] == [record.point for record in before]
+    forks = [record for record in after if record.trunk]
+    config = read_study(study / "study.yaml")
+    for fork in forks[:2]:
+        trial_config = config.trial_at(fork.point)
+        alone = Trial(trial_config, load_splits(trial_config.data))
+        list(alone)
+        saved = load_encoder(study / fork.trial_id / "encoder.safetensors").state_dict()
+        for name, weight in alone.trainer.encoder.state_dict().items():
+            assert torch.equal(weight, saved[name]), name
+        assert fork.paid("crop_passes") == fork.value("crop_passes") / 2
+    answer = (study / "report" / "report.html").read_text()
+    assert f"{len(forks)} trials are forks" in answer
+    stored = optuna.load_study(study_name="tiny", storage=open_storage(study))
+    assert stored.trials[forks[0].number].user_attrs["trunk.epochs"] == 2
+
+
+@pytest.mark.long
 def test_a_killed_worker_is_started_again_and_goes_on(space: Path) -> None:
     study = space.parent / "runs" / "tiny"
     command = Command(space, "--trials", "1", "--set", "pretraining.epochs=30")

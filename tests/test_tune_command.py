@@ -23,8 +23,9 @@ from cfamc_ray.front.confirmation import confirm
 from cfamc_ray.front.front import Progress, find_front
 from cfamc_ray.orchestration.view import StudyView
 from cfamc_ray.space.reading import read_study
+from cfamc_ray.store.begun_and_ended import Status
 from cfamc_ray.store.lock import only_driver
-from cfamc_ray.store.records import Status, TrialFolder, read_trials, write_config
+from cfamc_ray.store.records import TrialFolder, read_trials, write_config
 from cfamc_ray.store.stop_reason import StopReason
 from cfamc_ray.tune import _print_confirmations, _print_front, main
 

@@ -1,6 +1,7 @@
 """The answer of a study to its question, in sentences with numbers."""
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from cfamc_ray.front.growth import Growth
 from cfamc_ray.front.recommendations import Advice, headline
 from cfamc_ray.front.uncertainty import interval_of
 from cfamc_ray.metrics import find_metric
+from cfamc_ray.store.layout import number_of
 from cfamc_ray.store.records import TrialRecord
 from cfamc_ray.store.tables import L2
 from cfamc_ray.store.trial_tables import with_cost
@@ -69,6 +71,7 @@ def answer(
         *(_recommendation(config, one) for one in advice if one.objective),
         *_head_and_training(curves),
         *_movers(config, effects),
+        *_families(records),
         *_late_growth(growth),
         *_certainty(config, advice, confirmed),
     ]
@@ -142,6 +145,31 @@ def _movers(config: StudyConfig, effects: Sequence[Effect]) -> list[str]:
         elif mine:
             sentences.append(f"No key's effect on {name} is significant in these trials.")
     return sentences
+
+
+def _families(records: Sequence[TrialRecord]) -> list[str]:
+    """Which trials began with the epochs of which others, and what that spared."""
+    forks: dict[str, list[str]] = defaultdict(list)
+    for record in records:
+        if record.trunk:
+            forks[record.trunk].append(str(record.number))
+    if not forks:
+        return []
+    tree = "; ".join(f"of trial {number_of(trunk)}: {', '.join(numbers)}" for trunk, numbers in sorted(forks.items()))
+    ran = [record for record in records if record.rows and not record.source]
+    paid, apart = (sum(map(cost, ran)) for cost in (_paid_passes, _passes))
+    return [
+        f"{sum(map(len, forks.values()))} trials are forks, which began with the first epochs of another trial "
+        f"({tree}). That spared {1 - paid / apart:.0%} of the crop passes that these trials would have taken apart."
+    ]
+
+
+def _passes(record: TrialRecord) -> float:
+    return record.value("crop_passes")
+
+
+def _paid_passes(record: TrialRecord) -> float:
+    return record.paid("crop_passes")
 
 
 def _late_growth(growth: Growth) -> list[str]:

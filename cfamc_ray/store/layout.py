@@ -56,3 +56,8 @@ def trunk_name(fingerprint: str, epochs: int) -> str:
 def trial_name(number: int) -> str:
     """The id of a trial, which is its folder's name too: ``trial_00007``."""
     return f"trial_{number:05d}"
+
+
+def number_of(trial_id: str) -> int:
+    """The number of a trial, from its id."""
+    return int(trial_id.removeprefix("trial_"))

@@ -20,8 +20,9 @@ from cfamc_ray.evaluate import main as evaluate
 from cfamc_ray.host.files import DiskFullError, write_text
 from cfamc_ray.host.process import INTERRUPTED
 from cfamc_ray.lifecycle.checks import check_data, check_folder
+from cfamc_ray.store.begun_and_ended import Status
 from cfamc_ray.store.images import found_from
-from cfamc_ray.store.records import Status, TrialFolder, TrialRecord, write_config
+from cfamc_ray.store.records import TrialFolder, TrialRecord, write_config
 from cfamc_ray.store.stop_reason import StopReason
 
 

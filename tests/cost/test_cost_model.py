@@ -11,7 +11,8 @@ from made_by_hand import study
 
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.cost.model import EVALUATION, CostModel, fit_costs
-from cfamc_ray.store.records import Status, TrialRecord
+from cfamc_ray.store.begun_and_ended import Status
+from cfamc_ray.store.records import TrialRecord
 
 CONFIG = study(
     space={

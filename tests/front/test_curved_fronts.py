@@ -12,7 +12,8 @@ from made_by_hand import record, study
 from cfamc_ray.front.dominance import best_first, best_groups_first
 from cfamc_ray.front.front import find_front, most_useful
 from cfamc_ray.front.growth import find_growth
-from cfamc_ray.store.records import Status, TrialRecord
+from cfamc_ray.store.begun_and_ended import Status
+from cfamc_ray.store.records import TrialRecord
 
 Curve = Sequence[tuple[float, float]]
 BOTH = ("clean_accuracy", "robust_accuracy")

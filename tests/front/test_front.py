@@ -4,7 +4,8 @@ import pytest
 from made_by_hand import curve, record, study
 
 from cfamc_ray.front.front import find_front, name_of, progress_of
-from cfamc_ray.store.records import Status, TrialRecord
+from cfamc_ray.store.begun_and_ended import Status
+from cfamc_ray.store.records import TrialRecord
 
 
 def scored(number: int, clean: float | None, robust: float | None, status: Status = "finished") -> TrialRecord:

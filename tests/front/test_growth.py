@@ -8,7 +8,8 @@ from cfamc_ray.front import growth
 from cfamc_ray.front.dominance import hypervolume
 from cfamc_ray.front.front import find_front
 from cfamc_ray.front.growth import find_growth, find_spending
-from cfamc_ray.store.records import Status, TrialRecord
+from cfamc_ray.store.begun_and_ended import Status
+from cfamc_ray.store.records import TrialRecord
 
 TRIALS = [
     record(0, clean_accuracy=0.5, robust_accuracy=0.2),

@@ -15,8 +15,9 @@ from cfamc_ray.search.bookkeeping import open_study, tell
 from cfamc_ray.search.feasible_sampler import suggest_point
 from cfamc_ray.search.search import Proposal, Search
 from cfamc_ray.search.storage import open_storage
+from cfamc_ray.store.begun_and_ended import Status
 from cfamc_ray.store.epoch_rows import Row
-from cfamc_ray.store.records import Status, TrialRecord
+from cfamc_ray.store.records import TrialRecord
 from cfamc_ray.store.stop_reason import StopReason
 
 Point = dict[str, Any]

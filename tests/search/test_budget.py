@@ -17,7 +17,8 @@ from cfamc_ray.cost.model import CostModel, fit_costs
 from cfamc_ray.search import budget
 from cfamc_ray.search.budget import Budget
 from cfamc_ray.space.search_space import SAMPLE, SearchSpace
-from cfamc_ray.store.records import Status, TrialRecord
+from cfamc_ray.store.begun_and_ended import Status
+from cfamc_ray.store.records import TrialRecord
 from cfamc_ray.store.stop_reason import StopReason
 
 SPACE = {"crops.views": {"int": [2, 40]}, "pretraining.epochs": 4}

@@ -20,7 +20,8 @@ from cfamc_ray.search.front_model import FrontModel
 from cfamc_ray.search.gaussian_process import Array, Kernel
 from cfamc_ray.space.encoding import encode
 from cfamc_ray.space.search_space import SearchSpace
-from cfamc_ray.store.records import Status, TrialRecord
+from cfamc_ray.store.begun_and_ended import Status
+from cfamc_ray.store.records import TrialRecord
 
 NUMBERS: dict[str, Any] = {
     "space": {"crops.hue": {"float": [0, 0.5]}, "crops.saturation": {"float": [0, 1]}},

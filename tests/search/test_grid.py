@@ -11,7 +11,7 @@ from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.search.bookkeeping import open_study, reconcile
 from cfamc_ray.search.storage import open_storage
 from cfamc_ray.space.search_space import SearchSpace
-from cfamc_ray.store.records import Status
+from cfamc_ray.store.begun_and_ended import Status
 
 SPACE = {
     "crops.views": {"int": [2, 10], "step": 4},

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.search.mo_asha import MultiObjectiveAsha, rungs_of
-from cfamc_ray.store.records import Status, TrialRecord
+from cfamc_ray.store.begun_and_ended import Status
+from cfamc_ray.store.records import TrialRecord
 from cfamc_ray.store.stop_reason import StopReason
 
 ACCURACIES = {"clean_accuracy": "maximize", "robust_accuracy": "maximize"}

@@ -12,9 +12,9 @@ from made_by_hand import record, row, study
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.host.files import write_text
 from cfamc_ray.metrics import costs
+from cfamc_ray.store.begun_and_ended import Status
 from cfamc_ray.store.layout import trial_name
 from cfamc_ray.store.records import (
-    Status,
     TrialFolder,
     TrialRecord,
     read_config,

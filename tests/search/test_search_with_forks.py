@@ -75,7 +75,7 @@ def test_a_fork_is_not_forked_again_and_a_tried_one_not_proposed_again() -> None
     config = forking()
     space = SearchSpace(config)
     trunk = a_fork(config)[0]
-    tried = forks_to_try(space, ran(config, [trunk]), seed=0)[:5]
+    tried = [dict(fork) for fork in forks_to_try(space, ran(config, [trunk]), seed=0)[:5]]
     found = forks_to_try(space, ran(config, [trunk, *tried]), seed=0)
     assert found
     assert {tuple(trunk_of(fork).items()) for fork in found} == {tuple(trunk.items())}
