@@ -1,5 +1,6 @@
 """The untried points among which a sampler with a model chooses: points of the space, and forks of trials."""
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 
@@ -7,17 +8,19 @@ from cfamc_ray.config.search import FrontConfig
 from cfamc_ray.config.stages import fork_of, trunk_epochs, without_trunk
 from cfamc_ray.config.study import Point, StudyConfig
 from cfamc_ray.front.front import find_front
-from cfamc_ray.space.search_space import SearchSpace, draw
+from cfamc_ray.space.search_space import SearchSpace, draw, move
 from cfamc_ray.store.records import TrialRecord
 
 CANDIDATES = FrontConfig.attempts
 FORKS = CANDIDATES // 2
+SPREADS = (0.01, 0.2)
+"""Smallest and largest distance of points near the front, as a fraction of the keys' ranges."""
 ATTEMPTS = 4
 """Largest number of draws for a candidate; some repeat, some do not meet the constraints."""
 
 
 def points_to_try(space: SearchSpace, records: Sequence[TrialRecord], *, seed: int) -> list[Point]:
-    """Random points, and points of the front with one key drawn again; all meet the constraints.
+    """Random points, points of the front with one key drawn again, and points near the front; all meet the constraints.
 
     Args:
         space: search space of the study.
@@ -29,11 +32,15 @@ def points_to_try(space: SearchSpace, records: Sequence[TrialRecord], *, seed: i
 
     def draws() -> Iterator[Point]:
         for attempt in range(ATTEMPTS * CANDIDATES):
-            if front and attempt % 2:
+            if not front or attempt % 3 == 0:
+                yield space.draw(source)
+            elif attempt % 3 == 1:
                 key = source.choice(list(ranges))
                 yield {**source.choice(front), key: draw(ranges[key], source)}
             else:
-                yield space.draw(source)
+                spread = math.exp(source.uniform(*map(math.log, SPREADS)))
+                point = source.choice(front)
+                yield {key: move(ranges[key], point[key], source, spread=spread) for key in ranges}
 
     return _untried(space, records, draws(), CANDIDATES)
 

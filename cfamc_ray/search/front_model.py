@@ -24,6 +24,7 @@ from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import logsumexp
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessClassifier
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern
@@ -51,6 +52,8 @@ HOPELESS = 0.25
 """Probability of success below which a point is not worth trying."""
 EXPLAINED = 0.95
 """Fraction of the variance of the trials' curves that the principal components explain."""
+ALIKE = 1e-2
+"""Squared distance in a key below which first points count as alike in it, as whole numbers and choices often are."""
 MARGIN = 0.05
 """Distance of the hypervolume's reference beyond the worst value, as a fraction of the range."""
 
@@ -97,12 +100,17 @@ class FrontModel:
         return np.where(fork_C, gain_C * passes_C[np.where(fork_C, -np.inf, gain_C).argmax()] / passes_C, gain_C)
 
     def _distance(self, points: Sequence[Point]) -> Array:
-        """Distance to the nearest trial, the score of the first points, (C,)."""
+        """How far points lie from all trials in each key, the score of the first points, (C,).
+
+        The criterion of MaxPro designs (Joseph, Gul and Ba 2015): points are spread along every key and every group of
+        keys, whereas the points that are farthest apart lie in the corners of the space.
+        """
         if not self.records:
             return np.zeros(len(points))
         here_CF, tried_PF = (self._encoded(group) for group in (points, [record.point for record in self.records]))
-        distance_C: Array = np.linalg.norm(here_CF[:, None] - tried_PF, axis=-1).min(axis=1)
-        return distance_C
+        closeness_CP = -np.log((here_CF[:, None] - tried_PF) ** 2 + ALIKE).sum(axis=-1)
+        score_C: Array = -logsumexp(closeness_CP, axis=1)
+        return score_C
 
     def _gain(self, points: Sequence[Point]) -> Array:
         """Expected hypervolume gain over known and running trials, (C,)."""

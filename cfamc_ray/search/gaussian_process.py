@@ -1,7 +1,10 @@
-"""Gaussian processes: a Matérn kernel of ν = 5/2 with a length scale for each feature, fitted by marginal likelihood.
+"""Gaussian processes for few noisy observations: main effects of each feature, and interactions of all.
 
-It gives the numbers of scikit-learn's regressor with ConstantKernel · Matern + WhiteKernel in a fifth of the time: the
-gradient is contracted before it is formed for each pair of points (Rasmussen and Williams 2006, chapter 5).
+The covariance is a sum of Matérn kernels of ν = 5/2: one of each feature alone (as in additive Gaussian processes,
+Duvenaud et al., arXiv 1112.4394), and one of all features with a length scale for each. Without the first, a feature
+with a weak effect cannot be learnt from a few dozen observations beside one with a strong effect. The hyperparameters
+maximise the posterior under log-normal priors. The gradient is contracted before it is formed for each pair of points
+(Rasmussen and Williams 2006, chapter 5).
 
 Shapes: N observations, M new points, F features.
 """
@@ -18,60 +21,105 @@ Array = npt.NDArray[np.float64]
 
 LENGTHS = (0.5, 20.0)
 """Bounds of a length scale, in widths of a key's range: few noisy trials cannot resolve finer structure."""
-NOISE = (0.1, 1.0)
+MAIN_LENGTH = 0.5
+"""Length scale of main effects."""
+NOISE = (1e-3, 1.0)
 """Bounds of the noise variance, which is due to seeds, as a fraction of the observed variance."""
-AMPLITUDE = (0.05, 20.0)
-"""Bounds of the variance of the noise-free function."""
+VARIANCE = (1e-4, 20.0)
+"""Bounds of the variance of the interactions and of each main effect."""
+
+
+class Prior(NamedTuple):
+    """A log-normal prior of a hyperparameter."""
+
+    median: float
+    deviation: float
+    """Standard deviation of the logarithm."""
+
+
+PRIORS = {
+    "amplitude": Prior(0.3, 1.5),
+    "lengths": Prior(1.0, 1.0),
+    "noise": Prior(0.05, 1.5),
+    "mains": Prior(0.3, 2.0),
+}
+"""Wide ones: they decide only where the observations do not."""
 
 
 class Kernel(NamedTuple):
     """Covariance of the noise-free function, and the variance of the noise."""
 
     amplitude: float
+    """Variance of the interactions."""
     lengths_F: Array
+    """Length scales of the interactions."""
     noise: float
+    mains_F: Array
+    """Variance of each main effect."""
 
     def __call__(self, one_NF: Array, other_MF: Array) -> Array:
         """Covariance without noise, (N, M)."""
-        return self.amplitude * _matern(np.sqrt(5) * cdist(one_NF / self.lengths_F, other_MF / self.lengths_F))
+        joint_NM = _matern(np.sqrt(5) * cdist(one_NF / self.lengths_F, other_MF / self.lengths_F))
+        covariance_NM: Array = self.amplitude * joint_NM + np.tensordot(self.mains_F, _mains(one_NF, other_MF), 1)
+        return covariance_NM
 
 
 def fit_kernel(X_NF: Array, y_N: Array, noise_N: Array) -> Kernel:
-    """Fit the kernel by maximum likelihood of the observations, within the bounds above.
+    """Fit the kernel to the observations: the most probable hyperparameters within the bounds above.
 
     Args:
         X_NF: points, each feature from 0 to 1.
         y_N: values, with mean 0 and variance 1.
         noise_N: known variances, added to the kernel's noise.
     """
-    N, F = X_NF.shape
-    squares_Fn = ((X_NF.T[:, :, None] - X_NF.T[:, None, :]) ** 2).reshape(F, N * N)
-    diagonal = np.arange(N)
+    F = X_NF.shape[1]
+    priors = [PRIORS["amplitude"], *[PRIORS["lengths"]] * F, PRIORS["noise"], *[PRIORS["mains"]] * F]
+    bounds = np.log([VARIANCE, *[LENGTHS] * F, NOISE, *[VARIANCE] * F])
+    center, deviation = np.log([prior.median for prior in priors]), np.array([prior.deviation for prior in priors])
+    likelihood = _Likelihood(X_NF, y_N, noise_N)
 
     def loss(logs: Array) -> tuple[float, Array]:
-        """Negative log marginal likelihood and its gradient."""
-        amplitude, lengths_F, noise = np.exp(logs[0]), np.exp(logs[1:-1]), np.exp(logs[-1])
-        distance_NN = np.sqrt(5 * (lengths_F**-2 @ squares_Fn)).reshape(N, N)
-        matern_NN = _matern(distance_NN)
-        covariance_NN = amplitude * matern_NN
-        covariance_NN[diagonal, diagonal] += noise + noise_N
+        value, gradient = likelihood(logs)
+        surprise = (logs - center) / deviation
+        return float(value + surprise @ surprise / 2), gradient + surprise / deviation
+
+    return _kernel_of(minimize(loss, center, method="L-BFGS-B", jac=True, bounds=bounds).x)
+
+
+class _Likelihood:
+    """Negative log marginal likelihood of observations, and its gradient, as a function of log hyperparameters."""
+
+    def __init__(self, X_NF: Array, y_N: Array, noise_N: Array) -> None:
+        self.y_N, self.noise_N = y_N, noise_N
+        N, F = X_NF.shape
+        self.squares_Fn = ((X_NF.T[:, :, None] - X_NF.T[:, None, :]) ** 2).reshape(F, N * N)
+        self.mains_Fn = _mains(X_NF, X_NF).reshape(F, N * N)
+
+    def __call__(self, logs: Array) -> tuple[float, Array]:
+        kernel, N = _kernel_of(logs), len(self.y_N)
+        distance_NN = np.sqrt(5 * (kernel.lengths_F**-2 @ self.squares_Fn)).reshape(N, N)
+        joint_NN = _matern(distance_NN)
+        covariance_NN = kernel.amplitude * joint_NN + (kernel.mains_F @ self.mains_Fn).reshape(N, N)
+        covariance_NN[np.arange(N), np.arange(N)] += kernel.noise + self.noise_N
         factor = cho_factor(covariance_NN, lower=True, overwrite_a=True, check_finite=False)
-        weight_N = cho_solve(factor, y_N, check_finite=False)
+        weight_N = cho_solve(factor, self.y_N, check_finite=False)
         # Each derivative is half the sum of this matrix times the derivative of the covariance.
         slope_NN = cho_solve(factor, np.eye(N), overwrite_b=True, check_finite=False) - np.outer(weight_N, weight_N)
-        by_length_NN = amplitude * 5 / 3 * (1 + distance_NN) * np.exp(-distance_NN) * slope_NN
+        by_length_NN = kernel.amplitude * 5 / 3 * (1 + distance_NN) * np.exp(-distance_NN) * slope_NN
         gradient = [
-            amplitude * (slope_NN * matern_NN).sum(),
-            *(squares_Fn @ by_length_NN.ravel() / lengths_F**2),
-            noise * slope_NN.trace(),
+            kernel.amplitude * (slope_NN * joint_NN).sum(),
+            *(self.squares_Fn @ by_length_NN.ravel() / kernel.lengths_F**2),
+            kernel.noise * slope_NN.trace(),
+            *(kernel.mains_F * (self.mains_Fn @ slope_NN.ravel())),
         ]
-        value = y_N @ weight_N / 2 + np.log(np.diag(factor[0])).sum() + N / 2 * np.log(2 * np.pi)
+        value = self.y_N @ weight_N / 2 + np.log(np.diag(factor[0])).sum() + N / 2 * np.log(2 * np.pi)
         return float(value), np.array(gradient) / 2
 
-    start = np.log([1.0, *[1.0] * F, NOISE[0]])
-    bounds = np.log([AMPLITUDE, *[LENGTHS] * F, NOISE])
-    logs = minimize(loss, start, method="L-BFGS-B", jac=True, bounds=bounds).x
-    return Kernel(float(np.exp(logs[0])), np.exp(logs[1:-1]), float(np.exp(logs[-1])))
+
+def _kernel_of(logs: Array) -> Kernel:
+    F = (len(logs) - 2) // 2
+    values = np.exp(logs)
+    return Kernel(float(values[0]), values[1 : F + 1], float(values[F + 1]), values[F + 2 :])
 
 
 def posterior(kernel: Kernel, X_NF: Array, y_N: Array, noise_N: Array, new_MF: Array) -> tuple[Array, Array]:
@@ -82,6 +130,11 @@ def posterior(kernel: Kernel, X_NF: Array, y_N: Array, noise_N: Array, new_MF: A
     mean_M: Array = across_NM.T @ cho_solve((factor, lower), y_N)
     explained_NM = solve_triangular(factor, across_NM, lower=lower)
     return mean_M, kernel(new_MF, new_MF) - explained_NM.T @ explained_NM
+
+
+def _mains(one_NF: Array, other_MF: Array) -> Array:
+    """Correlation of each main effect, (F, N, M)."""
+    return _matern(np.sqrt(5) / MAIN_LENGTH * np.abs(one_NF.T[:, :, None] - other_MF.T[:, None, :]))
 
 
 def _matern(distance: Array) -> Array:

@@ -237,3 +237,28 @@ def draw(written: Range, source: random.Random) -> Scalar:
             return source.choice(values)
         case Constant(value=value):
             return value
+
+
+def move(written: Range, value: Scalar, source: random.Random, *, spread: float) -> Scalar:
+    """Draw a value near another one.
+
+    Args:
+        written: range of the key.
+        value: value that is moved.
+        source: random generator.
+        spread: standard deviation of the change, as a fraction of the range on its scale; also the probability that a
+            choice, which has no distances, is drawn again.
+    """
+    match written:
+        case IntRange(bounds=(low, high), log=log) | FloatRange(bounds=(low, high), log=log):
+            assert isinstance(value, int | float)
+            scale, back = (math.log, math.exp) if log else (float, float)
+            step = spread * (scale(high) - scale(low)) * source.gauss()
+            moved = min(max(back(scale(value) + step), low), high)
+            if isinstance(written, FloatRange):
+                return moved
+            return min(max(low + written.step * round((moved - low) / written.step), low), written.last)
+        case Choice():
+            return draw(written, source) if source.random() < spread else value
+        case Constant():
+            return value
