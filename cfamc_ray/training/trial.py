@@ -127,6 +127,7 @@ class Trial:
 
     def _build(self, stage: TrialConfig, epochs: int) -> None:
         """Build the trainer of a stage that begins after `epochs` epochs."""
+        del self.trainer  # first, since a GPU may not hold two
         self.trainer = Trainer(stage, self.context, epochs=epochs)
         self.minibatches.config = stage
 
