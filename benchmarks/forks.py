@@ -10,17 +10,18 @@ started again.
 """
 
 import argparse
-import json
 import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import cfamc_ray
 from benchmarks.operating_points import interval, untrained_accuracy
+from benchmarks.timing import report
 from cfamc_ray.front.front import find_front
-from cfamc_ray.store.environment import environment
 from cfamc_ray.store.layout import STUDY
 from cfamc_ray.store.records import TrialRecord, read_config, read_trials
 
@@ -71,7 +72,7 @@ def main() -> None:
         forks: [search(seed, options.out, forks=forks) for seed in range(options.seeds)] for forks in (False, True)
     }
     floor = untrained_accuracy(folders[False][0])
-    found: dict[str, Any] = {"untrained_clean_accuracy": floor, "shares": SHARES, "environment": environment()}
+    found: dict[str, Any] = {"untrained_clean_accuracy": floor, "shares": SHARES}
     for label, reference in (("from the untrained encoder", (floor, 0.0)), ("from zero", (0.0, 0.0))):
         without, with_forks = ([volumes(folder, reference) for folder in folders[forks]] for forks in (False, True))
         ratios = [
@@ -87,10 +88,7 @@ def main() -> None:
             "interval": interval(last) if len(last) > 1 else None,
         }
     found["forks"] = [sum(bool(record.trunk) for record in read_trials(folder)) for folder in folders[True]]
-    text = json.dumps(found, indent=1) + "\n"
-    if options.json:
-        options.json.write_text(text)
-    print(text, end="")
+    report(found, torch.device("cpu"), options.json)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ front, from an untrained encoder's clean accuracy and zero robust accuracy on, a
 """
 
 import argparse
-import json
 import math
 import shutil
 import statistics
@@ -19,9 +18,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from scipy.stats import t
 
 import cfamc_ray
+from benchmarks.timing import report
 from cfamc_ray.data.splits import load_splits, load_test
 from cfamc_ray.evaluation.batches import encode, frozen
 from cfamc_ray.evaluation.classifier import LinearClassifier
@@ -32,7 +33,6 @@ from cfamc_ray.front.dominance import hypervolume
 from cfamc_ray.front.finalists import confirmed_front
 from cfamc_ray.front.front import find_front
 from cfamc_ray.host.files import write_text
-from cfamc_ray.store.environment import environment
 from cfamc_ray.store.epoch_rows import Row, dump_rows, parse_rows
 from cfamc_ray.store.layout import EPOCHS
 from cfamc_ray.store.records import read_config, read_trials
@@ -143,7 +143,7 @@ def main() -> None:
     config = read_config(options.study)
     confirmed = {name: confirm(folder, options.seeds, options.attacked) for name, folder in folders.items()}
     floor = untrained_accuracy(options.study)
-    found: dict[str, Any] = {"l2": options.l2, "untrained_clean_accuracy": floor, "environment": environment()}
+    found: dict[str, Any] = {"l2": options.l2, "untrained_clean_accuracy": floor}
     for label, reference in (("from the untrained encoder", (floor, 0.0)), ("from zero", (0.0, 0.0))):
         of_search = {
             name: find_front(config, read_trials(folder), reference=reference).hypervolume
@@ -156,10 +156,7 @@ def main() -> None:
             "hypervolumes": of_test,
         }
     found["points"] = {name: points(front) for name, front in confirmed.items()}
-    text = json.dumps(found, indent=1) + "\n"
-    if options.json:
-        options.json.write_text(text)
-    print(text, end="")
+    report(found, torch.device("cpu"), options.json)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ number and a choice among its keys; ZDT1 to 3 and DTLZ2 are those of Zitzler et 
 """
 
 import argparse
-import json
 import math
 import os
 import statistics
@@ -29,11 +28,11 @@ import optuna
 import torch
 from optuna.storages import InMemoryStorage
 
+from benchmarks.timing import report
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.cost.work import TrainingWork
 from cfamc_ray.front.dominance import hypervolume
 from cfamc_ray.search.search import Search
-from cfamc_ray.store.environment import environment
 from cfamc_ray.store.records import TrialRecord
 
 EVALUATIONS = 40
@@ -195,7 +194,7 @@ def main() -> None:
         for (sampler, problem, noise, seed), (shares, seconds) in zip(cases, results, strict=True)
     ]
     if options.json:
-        options.json.write_text(json.dumps({"runs": found, "environment": environment()}, indent=1) + "\n")
+        report({"runs": found}, torch.device("cpu"), options.json)
     print(table(found, options.samplers))
 
 

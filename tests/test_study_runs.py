@@ -75,6 +75,16 @@ def finished(records: list[TrialRecord]) -> list[TrialRecord]:
     return [record for record in records if record.status == "finished"]
 
 
+def assert_trained_as_if_alone(study: Path, record: TrialRecord) -> None:
+    """The encoder has the weights of a trial that nothing interrupted and no other trial helped."""
+    config = read_study(study / "study.yaml").trial_at(record.point)
+    alone = Trial(config, load_splits(config.data))
+    list(alone)
+    saved = load_encoder(study / record.trial_id / "encoder.safetensors").state_dict()
+    for name, weight in alone.trainer.encoder.state_dict().items():
+        assert torch.equal(weight, saved[name]), name
+
+
 def test_a_study_runs_to_its_front_and_can_be_extended(space: Path) -> None:
     code, output = run(space)
     study = space.parent / "runs" / "tiny"
@@ -126,14 +136,8 @@ def test_a_killed_study_goes_on_where_it_was(space: Path) -> None:
     assert stored.trials[0].values == after[0].values(["clean_accuracy", "robust_accuracy"])
 
     # Whether resumed or not, a trial ends as one that was never interrupted.
-    config = read_study(study / "study.yaml")
     for record in after[:2]:
-        trial_config = config.trial_at(record.point)
-        alone = Trial(trial_config, load_splits(trial_config.data))
-        list(alone)
-        saved = load_encoder(study / record.trial_id / "encoder.safetensors").state_dict()
-        for name, weight in alone.trainer.encoder.state_dict().items():
-            assert torch.equal(weight, saved[name]), name
+        assert_trained_as_if_alone(study, record)
 
 
 @pytest.mark.long
@@ -153,14 +157,8 @@ def test_a_killed_study_with_forks_goes_on_and_a_fork_is_what_it_would_be_alone(
     assert [record.status for record in after] == ["finished"] * 8
     assert [record.point for record in after[: len(before)]] == [record.point for record in before]
     forks = [record for record in after if record.trunk]
-    config = read_study(study / "study.yaml")
     for fork in forks[:2]:
-        trial_config = config.trial_at(fork.point)
-        alone = Trial(trial_config, load_splits(trial_config.data))
-        list(alone)
-        saved = load_encoder(study / fork.trial_id / "encoder.safetensors").state_dict()
-        for name, weight in alone.trainer.encoder.state_dict().items():
-            assert torch.equal(weight, saved[name]), name
+        assert_trained_as_if_alone(study, fork)
         assert fork.paid("crop_passes") == fork.value("crop_passes") / 2
     answer = (study / "report" / "report.html").read_text()
     assert f"{len(forks)} trials are forks" in answer

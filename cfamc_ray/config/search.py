@@ -42,7 +42,7 @@ SAMPLERS = Registry[SamplerConfig]("sampler")
 
 @SAMPLERS.register
 class FrontConfig(SamplerConfig):
-    """The point with the largest expected hypervolume gain under Gaussian processes; the first points are spread out."""
+    """The point with the largest expected hypervolume gain under Gaussian processes; the first ones are spread out."""
 
     implementation: ClassVar[str] = "cfamc_ray.search.samplers:FrontSampler"
     attempts: ClassVar[int] = 256
@@ -156,8 +156,8 @@ class SearchConfig(Strict):
     sampler: Annotated[SamplerConfig, ComponentField(SAMPLERS, FrontConfig)] = FrontConfig()
     """How the next point is chosen."""
     startup_trials: int = Field(default=6, ge=1)
-    """Finished trials before a sampler learns from them; until then `front` takes points that are spread along every key, and the others take
-    random points. Also the population of the genetic algorithms."""
+    """Finished trials before a sampler learns from them; until then `front` takes points that are spread along every
+    key, and the others take random points. Also the population of the genetic algorithms."""
     seed: int = Field(default=0, ge=0)
     """Seed of the sampler; with one trial at a time it determines all points."""
     mo_asha: MultiObjectiveAshaConfig | None = None
