@@ -64,7 +64,7 @@ def run(space: Path, *options: str) -> tuple[int, str]:
     return Command(space, *options).wait()
 
 
-def wait_until(constraint: Callable[[], bool], seconds: float = 120) -> None:
+def wait_until(constraint: Callable[[], bool], seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not constraint():
         assert time.monotonic() < end, "waited too long"
@@ -147,7 +147,7 @@ def test_a_killed_study_with_forks_goes_on_and_a_fork_is_what_it_would_be_alone(
     keys = ("trial.pretraining.epochs=4", "budget.trials=8", "resources.trials_at_once=1", search)
     options = [option for key in keys for option in ("--set", key)]
     command = Command(space, *options)
-    wait_until(lambda: any(record.trunk for record in read_trials(study)), seconds=300)
+    wait_until(lambda: any(record.trunk for record in read_trials(study)))
     command.kill()
     command.process.wait(timeout=120)
     before = read_trials(study)
