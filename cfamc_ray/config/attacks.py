@@ -1,5 +1,6 @@
 """The attacks that measure robust accuracy, and their keys."""
 
+from abc import abstractmethod
 from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import Field
@@ -48,9 +49,9 @@ class AttackConfig(Component):
         """The same attack on the logit margin; None if there is none, or if this attack is already on the margin."""
         return None
 
+    @abstractmethod
     def passes(self) -> AttackPasses:
         """Forward and backward passes per image if the image withstands the whole attack."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how many passes it takes")
 
 
 ATTACKS = Registry[AttackConfig]("attack")

@@ -78,9 +78,11 @@ class Registry(Generic[C]):
         """Class decorator: register a component under its name.
 
         Raises:
-            ValueError: if another class has this name.
+            ValueError: if another class has this name, or a method is missing that every component of the kind needs.
         """
         name = component.component_name()
+        if missing := sorted(getattr(component, "__abstractmethods__", ())):
+            raise ValueError(f"the {self.kind} {name!r} must define {', '.join(missing)}: {component.__qualname__}")
         known = self.classes.get(name)
         # A notebook that defines a class again replaces it.
         if known is not None and (known.__module__, known.__qualname__) != (

@@ -1,5 +1,6 @@
 """The losses of pretraining and their keys."""
 
+from abc import abstractmethod
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -18,6 +19,7 @@ class LossConfig(Component):
     terms: ClassVar[tuple[str, ...]] = ()
     """Names of the terms that it reports besides its value; each is a column of a trial's rows."""
 
+    @abstractmethod
     def flops(self, views: int, images: int, width: int) -> float:
         """FLOPs of the matrix products of the loss and its gradient.
 
@@ -26,7 +28,6 @@ class LossConfig(Component):
             images: number of images of a minibatch over all workers (B).
             width: width of an embedding (D).
         """
-        raise NotImplementedError(f"{type(self).__name__} does not say how many FLOPs it takes")
 
 
 LOSSES = Registry[LossConfig]("loss")
