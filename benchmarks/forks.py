@@ -11,7 +11,6 @@ started again.
 
 import argparse
 import math
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,9 @@ from typing import Any
 import torch
 
 import cfamc_ray
-from benchmarks.operating_points import interval, untrained_accuracy
+from benchmarks.operating_points import untrained_accuracy
 from benchmarks.timing import report
+from cfamc_ray.front.confirmation import summarize
 from cfamc_ray.front.front import find_front
 from cfamc_ray.store.layout import STUDY
 from cfamc_ray.store.records import TrialRecord, read_config, read_trials
@@ -79,13 +79,13 @@ def main() -> None:
             [ours / theirs if theirs else math.nan for ours, theirs in zip(one, other, strict=True)]
             for one, other in zip(with_forks, without, strict=True)
         ]
-        last = [ratio[-1] for ratio in ratios]
+        _, mean, interval = summarize([ratio[-1] for ratio in ratios])
         found[label] = {
             "without": without,
             "with": with_forks,
             "ratios": ratios,
-            "mean": statistics.mean(last),
-            "interval": interval(last) if len(last) > 1 else None,
+            "mean": mean,
+            "interval": interval if len(ratios) > 1 else None,
         }
     found["forks"] = [sum(bool(record.trunk) for record in read_trials(folder)) for folder in folders[True]]
     report(found, torch.device("cpu"), options.json)

@@ -11,15 +11,12 @@ front, from an untrained encoder's clean accuracy and zero robust accuracy on, a
 """
 
 import argparse
-import math
 import shutil
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from scipy.stats import t
 
 import cfamc_ray
 from benchmarks.timing import report
@@ -28,7 +25,7 @@ from cfamc_ray.evaluation.batches import encode, frozen
 from cfamc_ray.evaluation.classifier import LinearClassifier
 from cfamc_ray.evaluation.operating_points import right_of
 from cfamc_ray.evaluation.probe import fit_path
-from cfamc_ray.front.confirmation import TESTED, Confirmation
+from cfamc_ray.front.confirmation import TESTED, Confirmation, summarize
 from cfamc_ray.front.dominance import hypervolume
 from cfamc_ray.front.finalists import confirmed_front
 from cfamc_ray.front.front import find_front
@@ -103,16 +100,11 @@ def volumes(confirmed: Sequence[Confirmation], reference: Sequence[float]) -> di
     }
 
 
-def interval(values: Sequence[float]) -> list[float]:
-    """Student's 95 % interval of the mean."""
-    half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
-    return [statistics.mean(values) - half, statistics.mean(values) + half]
-
-
 def gain(with_curves: Mapping[int, float], without: Mapping[int, float]) -> dict[str, Any]:
     """The ratio of hypervolumes with each seed, and its mean with an interval."""
     ratios = [with_curves[seed] / without[seed] for seed in sorted(with_curves.keys() & without.keys())]
-    return {"by_seed": ratios, "mean": statistics.mean(ratios), "interval": interval(ratios)}
+    by_seed, mean, interval = summarize(ratios)
+    return {"by_seed": list(by_seed), "mean": mean, "interval": list(interval)}
 
 
 def points(confirmed: Iterable[Confirmation]) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
 """The exception for wrong input, whose message a person reads, and the suggestion of the nearest right name."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 
 class InputError(ValueError):
@@ -36,3 +37,8 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> str:
 def first_line(error: BaseException) -> str:
     """First line of an error's message, or the name of its class if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def message_of(problem: Mapping[str, Any]) -> str:
+    """The message of one problem among pydantic's `ValidationError.errors()`."""
+    return str(problem["msg"]).removeprefix("Value error, ")

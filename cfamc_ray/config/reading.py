@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from cfamc_ray.config.components import branch, component_field, import_plugins, keys_of, lay
-from cfamc_ray.config.errors import InputError, nearest
+from cfamc_ray.config.errors import InputError, message_of, nearest
 from cfamc_ray.config.heads import HEADS
 from cfamc_ray.config.protocol import PROTOCOLS, ProtocolConfig
 from cfamc_ray.config.scaling import ScalingConfig
@@ -215,7 +215,7 @@ def _problems(error: ValidationError, model: type[Strict]) -> Iterator[str]:
             case "missing":
                 yield f"the key {key} is missing"
             case "value_error":
-                message = problem["msg"].removeprefix("Value error, ")
+                message = message_of(problem)
                 yield f"{key}: {message}" + _given(problem["input"]) if key else message
             case _:
                 yield f"{key}: {problem['msg'][0].lower()}{problem['msg'][1:]}" + _given(problem["input"])

@@ -77,8 +77,7 @@ def trunk_epochs(point: Mapping[str, Any]) -> int:
 
 def trunk_of(point: Mapping[str, Any]) -> dict[str, Any]:
     """The point of a fork's trunk."""
-    before = {key.removeprefix(TRUNK): value for key, value in trunk_part(point).items() if key != TRUNK_EPOCHS}
-    return {**without_trunk(point), **before}
+    return {**without_trunk(point), **_values_of_trunk(point)}
 
 
 def stages_of(point: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -87,9 +86,12 @@ def stages_of(point: Mapping[str, Any]) -> list[dict[str, Any]]:
     Raises:
         ValueError: if a trunk's epochs are missing.
     """
-    before = {key.removeprefix(TRUNK): value for key, value in trunk_part(point).items()}
-    if not before:
+    if not trunk_part(point):
         return []
-    if "epochs" not in before:
+    if TRUNK_EPOCHS not in point:
         raise ValueError(f"{TRUNK_EPOCHS} is missing, the number of epochs of the trunk")
-    return [{"epochs": before.pop("epochs"), "values": before}]
+    return [{"epochs": point[TRUNK_EPOCHS], "values": _values_of_trunk(point)}]
+
+
+def _values_of_trunk(point: Mapping[str, Any]) -> dict[str, Any]:
+    return {key.removeprefix(TRUNK): value for key, value in trunk_part(point).items() if key != TRUNK_EPOCHS}

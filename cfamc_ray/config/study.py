@@ -23,7 +23,7 @@ from cfamc_ray.config.budget import BudgetConfig
 from cfamc_ray.config.components import branch
 from cfamc_ray.config.confirm import ConfirmConfig
 from cfamc_ray.config.constraints import Constraint
-from cfamc_ray.config.errors import InputError, nearest
+from cfamc_ray.config.errors import InputError, message_of, nearest
 from cfamc_ray.config.measures import MEASURES
 from cfamc_ray.config.ranges import FloatRange, Range, dump_range, parse_range
 from cfamc_ray.config.recipes import VARIANTS, Variant, read_recipe
@@ -280,4 +280,4 @@ class StudyConfig(Strict):
 
 
 def _first_message(error: ValidationError) -> str:
-    return error.errors()[0]["msg"].removeprefix("Value error, ")
+    return message_of(error.errors()[0])

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from cfamc_ray.config.components import Component, ComponentField, branch, keys_of, lay
 from cfamc_ray.config.data import Cifar10Config, DataConfig, DataSet
 from cfamc_ray.config.encoder import EncoderConfig
+from cfamc_ray.config.errors import message_of
 from cfamc_ray.config.evaluation import EvaluationConfig
 from cfamc_ray.config.losses import LOSSES, EmpSslConfig, LossConfig
 from cfamc_ray.config.method import CropsConfig, OptimizerConfig, PretrainingConfig
@@ -92,8 +93,7 @@ class TrialConfig(Strict):
             except ValidationError as error:
                 first = error.errors()[0]
                 key = ".".join(part for part in map(str, first["loc"]) if part.isidentifier())
-                problem = first["msg"].removeprefix("Value error, ")
-                raise ValueError(f"stages.{place}.values: {f'{key}: ' if key else ''}{problem}") from None
+                raise ValueError(f"stages.{place}.values: {f'{key}: ' if key else ''}{message_of(first)}") from None
 
     def _in_stage(self, stage: Stage) -> "TrialConfig":
         return self.with_values({**stage.values, "stages": ()})
@@ -180,6 +180,10 @@ class TrialConfig(Strict):
     def crop_passes_until(self, epochs: int) -> int:
         """Crop passes of the first epochs."""
         return sum(length * stage.crop_passes_per_epoch for length, stage in self.until(epochs))
+
+    def crop_passes_after(self, epochs: int) -> int:
+        """Crop passes of the epochs after the first ones."""
+        return self.crop_passes - self.crop_passes_until(epochs)
 
     def check_share(self, workers: int, *, gpus: bool) -> None:
         """Refuse a share of a minibatch so small that batch norm would see a single crop, which has no variance.

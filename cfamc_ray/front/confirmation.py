@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import t
 
-from cfamc_ray.config.stages import trunk_part
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.front.candidates import without_seed
 from cfamc_ray.front.dominance import pareto_front, signs
 from cfamc_ray.store.records import TrialRecord
 from cfamc_ray.store.tables import L2, Column, Statistic, Table, metric_column, setting_column
+from cfamc_ray.store.trial_tables import settings_columns
 
 Array = npt.NDArray[np.float64]
 Key = tuple[int, int | None]
@@ -115,8 +115,8 @@ def confirm(
     confirmed = []
     for record in searched:
         group = complete[record.key]
-        of_test = {name: _summary([run.tested[name] for run in group]) for name in tested}
-        of_again = {name: _summary([run.again[name] for run in group]) for name in again}
+        of_test = {name: summarize([run.tested[name] for run in group]) for name in tested}
+        of_again = {name: summarize([run.again[name] for run in group]) for name in again}
         saw = {name: record.value(name) for name in objectives}
         confirmed.append(
             Confirmation(
@@ -172,7 +172,8 @@ def _known_means(drawn_RSK: Array) -> Array:
     return means_RK
 
 
-def _summary(values: Sequence[float]) -> Summary:
+def summarize(values: Sequence[float]) -> Summary:
+    """Mean and interval of a value for each seed."""
     if not values:
         return Summary((), math.nan, (math.nan, math.nan))
     mean, half = float(np.mean(values)), math.nan
@@ -231,8 +232,7 @@ def confirmation_columns(objectives: Iterable[str], attacks: Iterable[str]) -> l
 def confirmation_table(confirmed: Sequence[Confirmation], config: StudyConfig) -> Table:
     """One row per candidate; a value that is missing is None."""
     attacks = config.confirm.attacks if config.confirm else ()
-    keys = [*config.space, *(key for one in confirmed for key in trunk_part(one.record.point))]
-    settings = [setting_column(key) for key in dict.fromkeys(keys) if key != STRENGTH.name]
+    settings = [column for column in settings_columns(config, [one.record for one in confirmed]) if column != STRENGTH]
     columns = [*confirmation_columns(config.objectives, attacks), *settings]
     return Table("confirm", "With fresh seeds, on test images", columns, [_row(one) for one in confirmed])
 

@@ -13,13 +13,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cfamc_ray.config.stages import trunk_part
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.formatting import format_metric, format_point, format_seconds, format_value
 from cfamc_ray.front.front import Progress
 from cfamc_ray.host.process import lasting_stream
 from cfamc_ray.metrics import find_metric
 from cfamc_ray.store.records import TrialRecord
+from cfamc_ray.store.trial_tables import settings_of
 from cfamc_ray.terminal import Detail, console_on, epoch_line, is_live
 
 
@@ -102,7 +102,7 @@ def _lines_of(record: TrialRecord) -> int:
 def _story(config: StudyConfig, record: TrialRecord) -> list[str]:
     """Lines about a trial, to which later lines are only appended: its point, its epochs, its end."""
     trial = config.trial_at(record.point)
-    point = format_point({**{key: record.point[key] for key in config.space}, **trunk_part(record.point)})
+    point = format_point(settings_of(config, record))
     lines = [point or "the only point", *(epoch_line(trial, row, detail="normal") for row in record.rows)]
     if record.ended:
         lines.append(record.status + (f": {record.reason}" if record.reason else ""))

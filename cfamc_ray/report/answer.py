@@ -157,19 +157,11 @@ def _families(records: Sequence[TrialRecord]) -> list[str]:
         return []
     tree = "; ".join(f"of trial {number_of(trunk)}: {', '.join(numbers)}" for trunk, numbers in sorted(forks.items()))
     ran = [record for record in records if record.rows and not record.source]
-    paid, apart = (sum(map(cost, ran)) for cost in (_paid_passes, _passes))
+    paid, apart = sum(r.paid("crop_passes") for r in ran), sum(r.value("crop_passes") for r in ran)
     return [
         f"{sum(map(len, forks.values()))} trials are forks, which began with the first epochs of another trial "
         f"({tree}). That spared {1 - paid / apart:.0%} of the crop passes that these trials would have taken apart."
     ]
-
-
-def _passes(record: TrialRecord) -> float:
-    return record.value("crop_passes")
-
-
-def _paid_passes(record: TrialRecord) -> float:
-    return record.paid("crop_passes")
 
 
 def _late_growth(growth: Growth) -> list[str]:

@@ -58,7 +58,7 @@ class Budget:
             points = islice(SearchSpace(self.config).points(), SAMPLE)
             self._sample = [self.config.trial_at(point) for point in points]
         model = self._model(records)
-        if any(self._excess({}, trial, left, model) is None for trial in self._sample):
+        if any(self._excess(trial, left, model) is None for trial in self._sample):
             return None
         shown = " and ".join(f"{max(amount, 0):.3g} of budget.{name}" for name, amount in left.items())
         return StopReason("budget", f"no trial fits the remaining budget: {shown}")
@@ -78,7 +78,7 @@ class Budget:
         if needed is not None and needed > self.memory_bytes:
             limit = f"{self.memory_bytes / 1e9:.3g} GB"
             return StopReason("memory", f"would need about {needed / 1e9:.3g} GB of memory, of {limit}")
-        return self._excess(point, trial, left, model)
+        return self._excess(trial, left, model, trunk=trunk_epochs(point))
 
     def _model(self, records: Sequence[TrialRecord]) -> CostModel:
         """The cost model, cached for the same records."""
@@ -102,7 +102,7 @@ class Budget:
 
     def _spent(self, record: TrialRecord, model: CostModel | None) -> dict[str, float]:
         if not record.ended:
-            return self._planned(record.point, self._trial_of(record), model)
+            return self._planned(self._trial_of(record), model, trunk=trunk_epochs(record.point))
         places, seconds = (
             self.config.resources.trials_at_once,
             record.paid("train_seconds") + record.paid("eval_seconds"),
@@ -114,19 +114,19 @@ class Budget:
         }
         return {name: 0.0 if math.isnan(amount) else amount for name, amount in spent.items()}
 
-    def _planned(self, point: Point, trial: TrialConfig, model: CostModel | None) -> dict[str, float]:
-        """What a trial will cost; a fork without its trunk, by the share of its crop passes."""
+    def _planned(self, trial: TrialConfig, model: CostModel | None, *, trunk: int = 0) -> dict[str, float]:
+        """What a trial will cost without the `trunk` epochs that it takes over, by the share of its crop passes."""
         seconds = (model.seconds(trial) if model else None) or 0.0
         hours = seconds / self.config.resources.trials_at_once / SECONDS_PER_HOUR
         flops = self.work_of(trial).flops if self.config.budget.flops else 0.0
-        own = trial.crop_passes - trial.crop_passes_until(trunk_epochs(point))
+        own = trial.crop_passes_after(trunk)
         share = own / trial.crop_passes
         return {"crop_passes": own, "flops": share * flops, "hours": share * hours}
 
     def _excess(
-        self, point: Point, trial: TrialConfig, left: Mapping[str, float], model: CostModel
+        self, trial: TrialConfig, left: Mapping[str, float], model: CostModel, *, trunk: int = 0
     ) -> StopReason | None:
-        planned = self._planned(point, trial, model)
+        planned = self._planned(trial, model, trunk=trunk)
         for name, amount in left.items():
             if planned[name] > amount or amount <= 0:
                 needed = f"{'about ' if name == 'hours' else ''}{planned[name]:.3g}"

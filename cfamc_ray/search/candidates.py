@@ -70,8 +70,7 @@ def forks_to_try(space: SearchSpace, records: Sequence[TrialRecord], *, seed: in
 
 def own_passes(config: StudyConfig, point: Point) -> int:
     """Crop passes of a trial without those of its trunk."""
-    trial = config.trial_at(point)
-    return trial.crop_passes - trial.crop_passes_until(trunk_epochs(point))
+    return config.trial_at(point).crop_passes_after(trunk_epochs(point))
 
 
 def _front(config: StudyConfig, records: Sequence[TrialRecord]) -> list[TrialRecord]:

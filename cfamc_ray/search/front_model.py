@@ -235,7 +235,8 @@ class FrontModel:
             return own
         changed = {key: self.space.ranges[key] for key in fork.change}
         trunk, last = (np.array(encode(changed, stage)) for stage in (trunk_of(point), point))
-        share = trunk_epochs(point) / self.config.trial_at(point).pretraining.epochs
+        epochs = trunk_epochs(point)
+        share = epochs and epochs / self.config.trial_at(point).pretraining.epochs
         return [*own, *(share * (trunk - last))]
 
     def _signed(self, record: TrialRecord) -> Array:

@@ -146,9 +146,9 @@ class TrialFolder:
     def open(self, point: Mapping[str, Any], *, source: str = "") -> None:
         """Make the folder and write down the point and, for a warm-started trial, its source."""
         self.path.mkdir(parents=True, exist_ok=True)
-        before = content_of(self.trial_file, self._begun) or Begun({})
-        begun = before if dict(before.point) == dict(point) else Begun(point)
-        self._begin(begun._replace(point=point, source=source))
+        before = content_of(self.trial_file, self._begun)
+        begun = before if before and dict(before.point) == dict(point) else Begun(dict(point))
+        self._begin(begun._replace(source=source))
 
     def begin_from(self, trunk: str, epochs: int) -> None:
         """Note that the open trial took over the first epochs of another one.
@@ -162,7 +162,8 @@ class TrialFolder:
         self._begin(begun._replace(trunk=trunk, trunk_epochs=epochs))
 
     def _begin(self, begun: Begun) -> None:
-        write_text(self.trial_file, dump_begun(self.number, begun))
+        if content_of(self.trial_file, self._begun) != begun:
+            write_text(self.trial_file, dump_begun(self.number, begun))
 
     def drop_weights(self) -> None:
         """Delete its encoder, its heads, and the checkpoints from which other trials may begin."""

@@ -11,7 +11,7 @@ from cfamc_ray.config.yaml12 import parse_yaml
 from cfamc_ray.metrics import costs
 from cfamc_ray.store.content import content_of
 from cfamc_ray.store.csv_files import csv_rows
-from cfamc_ray.store.layout import TRIALS
+from cfamc_ray.store.layout import TRIALS, number_of
 from cfamc_ray.store.records import TrialRecord
 from cfamc_ray.store.tables import L2, Column, Table, metric_column, setting_column
 
@@ -68,7 +68,7 @@ def tabled_points(config: StudyConfig, study: Path) -> dict[int, dict[str, Any]]
     named = {row.get("trial_id", ""): row for row in rows if row.keys() >= config.space.keys()}
     points = {name: {key: _values(config, key, row[key]) for key in _keys(config, row)} for name, row in named.items()}
     return {
-        int(name.removeprefix("trial_")): {key: values[0] for key, values in point.items()}
+        number_of(name): {key: values[0] for key, values in point.items()}
         for name, point in points.items()
         if name.removeprefix("trial_").isdecimal() and all(point.values())
     }

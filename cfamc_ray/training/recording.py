@@ -171,7 +171,7 @@ class RecordedTrial:
         """Load the checkpoint of another trial whose first epochs are those of this one, if there is one."""
         paths = find_trunks(self.folder, self.trial.config)
         trunk = next((path for path in paths if self._loads(path, otherwise="it is not used")), None)
-        if self.writes and self.folder.path.is_dir():
+        if self.writes:
             self.folder.begin_from("" if trunk is None else trunk.parent.name, self.trial.epoch)
 
     def _loads(self, path: Path, *, otherwise: str) -> bool:
