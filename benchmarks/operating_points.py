@@ -1,6 +1,7 @@
 """What operating points add to a search: the same trials with all strengths of the probe, and with one fixed strength.
 
-    CFAMC_DATA=FOLDER python -m benchmarks.operating_points STUDY [--l2 0.01] [--seeds 3] [--attacked 200] [--json FILE]
+    CFAMC_DATA=FOLDER python -m benchmarks.operating_points STUDY [--l2 0.01] [--seeds 3] [--points 12]
+        [--attacked 200] [--json FILE]
 
 STUDY is the folder of a finished study; what is computed lies beside it, so the script can be stopped and started
 again. A second folder, STUDY_fixed, holds the same trials as a search with a single probe of strength `--l2` would have
@@ -31,7 +32,7 @@ from cfamc_ray.front.finalists import confirmed_front
 from cfamc_ray.front.front import find_front
 from cfamc_ray.host.files import write_text
 from cfamc_ray.store.epoch_rows import Row, dump_rows, parse_rows
-from cfamc_ray.store.layout import EPOCHS
+from cfamc_ray.store.layout import CONFIRM, EPOCHS
 from cfamc_ray.store.records import read_config, read_trials
 from cfamc_ray.training.trial import Trial
 
@@ -49,6 +50,15 @@ def fixed_copy(study: Path, l2: float) -> Path:
             write_text(path, dump_rows(_at(row, l2) for row in parse_rows(path.read_text())))
         draft.rename(copy)
     return copy
+
+
+def share_fresh_runs(source: Path, target: Path) -> None:
+    """Let a confirmation begin with the fresh runs of another one: a trial's encoders serve all of its strengths."""
+    if not (target / CONFIRM).exists():
+        draft = target / f"{CONFIRM}.draft"
+        shutil.rmtree(draft, ignore_errors=True)
+        shutil.copytree(source / CONFIRM, draft)
+        draft.rename(target / CONFIRM)
 
 
 def _at(row: Row, l2: float) -> Row:
@@ -79,9 +89,9 @@ def untrained_accuracy(study: Path) -> float:
         return float(right_of(heads, features[1], test.labels_N).float().mean(0).max())
 
 
-def confirm(study: Path, seeds: int, attacked: int) -> list[Confirmation]:
+def confirm(study: Path, *, seeds: int, points: int, attacked: int) -> list[Confirmation]:
     """Train and test the front again; what is there already is kept."""
-    keys = {"seeds": seeds, "tolerance": 0, "images": 5000, "attacked_images": attacked}
+    keys = {"seeds": seeds, "points": points, "tolerance": 0, "images": 5000, "attacked_images": attacked}
     opened = cfamc_ray.open_study(study)
     opened.confirm(overrides=[f"confirm.{key}={value}" for key, value in keys.items()], verbose=True)
     return confirmed_front(opened.config, study)
@@ -128,12 +138,16 @@ def main() -> None:
     parser.add_argument("study", type=Path, metavar="STUDY")
     parser.add_argument("--l2", type=float, default=1e-2, help="strength of the fixed probe")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--points", type=int, default=12, help="largest number of confirmed points of each front")
     parser.add_argument("--attacked", type=int, default=200, metavar="IMAGES")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
-    folders = {"fixed": fixed_copy(options.study, options.l2), "curves": options.study}
+    keys = {"seeds": options.seeds, "points": options.points, "attacked": options.attacked}
+    folders = {"curves": options.study, "fixed": fixed_copy(options.study, options.l2)}
     config = read_config(options.study)
-    confirmed = {name: confirm(folder, options.seeds, options.attacked) for name, folder in folders.items()}
+    confirmed = {"curves": confirm(folders["curves"], **keys)}
+    share_fresh_runs(folders["curves"], folders["fixed"])
+    confirmed["fixed"] = confirm(folders["fixed"], **keys)
     floor = untrained_accuracy(options.study)
     found: dict[str, Any] = {"l2": options.l2, "untrained_clean_accuracy": floor}
     for label, reference in (("from the untrained encoder", (floor, 0.0)), ("from zero", (0.0, 0.0))):

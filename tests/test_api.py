@@ -329,7 +329,7 @@ class TestConfirm:
         assert (study.folder / "confirm.csv").exists()
 
     def test_without_a_word_how_it_is_refused(self, tmp_path: Path, runs: Runs) -> None:
-        with pytest.raises(InputError, match=re.escape("give overrides=['confirm={seeds: 5}']")):
+        with pytest.raises(InputError, match=re.escape("give overrides=['confirm.seeds=5']")):
             run_study(SPACE, out=tmp_path).confirm()
 
 

@@ -173,6 +173,12 @@ def component_field(field: FieldInfo) -> ComponentField | None:
     return next((mark for mark in (*field.metadata, *optional) if isinstance(mark, ComponentField)), None)
 
 
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """The class of a field's section, given or null; None for a field that holds a value."""
+    choices = (annotation, *get_args(annotation)) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return next((each for each in choices if isinstance(each, type) and issubclass(each, BaseModel)), None)
+
+
 def keys_of(model: type[BaseModel]) -> list[str]:
     """All dotted keys of a config, including those of every registered component."""
     keys: list[str] = []

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from cfamc_ray.config.components import branch, component_field, import_plugins, keys_of, lay
+from cfamc_ray.config.components import branch, component_field, import_plugins, keys_of, lay, section_of
 from cfamc_ray.config.errors import InputError, message_of, nearest
 from cfamc_ray.config.heads import HEADS
 from cfamc_ray.config.protocol import PROTOCOLS, ProtocolConfig
@@ -182,7 +182,9 @@ def _override(tree: dict[str, Any], override: str, model: type[Strict]) -> None:
     for name in [first, *rest][:-1]:
         child = section.setdefault(name, {})
         field = getattr(at, "model_fields", {}).get(name)
-        at, mark = (field.annotation, component_field(field)) if field else (None, None)
+        at, mark = (section_of(field.annotation), component_field(field)) if field else (None, None)
+        if at and child is None:  # a key of a section that is off turns it on
+            child = section[name] = {}
         if mark and isinstance(child, str):  # a component given by its name alone
             child = section[name] = {mark.default.component_key(): child}
         if not isinstance(child, dict):

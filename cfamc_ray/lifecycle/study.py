@@ -105,7 +105,7 @@ class Study(PlannedStudy):
         """Train the front again with fresh seeds and test it, as set by the key ``confirm``.
 
         Args:
-            overrides: overrides such as ``confirm={seeds: 5}``, needed if the study does not set ``confirm``.
+            overrides: overrides such as ``confirm.seeds=5``, needed if the study does not set ``confirm``.
             address: as in `run_study`.
             verbose: as in `run_study`.
 
@@ -118,7 +118,7 @@ class Study(PlannedStudy):
         """
         study = self._with(overrides)
         if study.config.confirm is None:
-            raise InputError(f"{self.folder}: nothing says how to confirm; give overrides=['confirm={{seeds: 5}}']")
+            raise InputError(f"{self.folder}: nothing says how to confirm; give overrides=['confirm.seeds=5']")
         check_folder(study.config, self.folder, resume=True)
         confirmations = confirm_front(study, address=address, reporter=Reporter.for_verbose(verbose))
         return _frame(confirmation_table(confirmations, study.config).csv())

@@ -257,6 +257,12 @@ class TestOverrides:
         assert config.question == "Is 1 + 1 = 2?"
         assert (config.trial.optimizer.trust_coefficient, config.trial.crops.scale) == (None, (0.2, 1.0))
 
+    @pytest.mark.parametrize("written", ["name: a", "name: a\nconfirm: null"])
+    def test_a_key_of_a_section_that_is_off_turns_it_on(self, path: Path, written: str) -> None:
+        confirm = read(path, written, "confirm.seeds=3", "confirm.images=50").confirm
+        assert confirm is not None
+        assert (confirm.seeds, confirm.images, confirm.attacked_images) == (3, 50, 1000)
+
     @pytest.mark.parametrize(
         ("override", "named"),
         [
