@@ -19,6 +19,7 @@ from cfamc_ray.cli.command import (
 )
 from cfamc_ray.config.reading import dump_study
 from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.cost.model import CostModel
 from cfamc_ray.formatting import format_quantity, format_seconds, format_value, short_names
 from cfamc_ray.front.confirmation import Confirmation
@@ -29,6 +30,7 @@ from cfamc_ray.lifecycle.plans import PlannedStudy, plan_study
 from cfamc_ray.lifecycle.reporting import Reporter, SearchResult
 from cfamc_ray.lifecycle.search import run_search
 from cfamc_ray.metrics import find_metric
+from cfamc_ray.space.reading import proxy_study
 from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.layout import ATTAINMENT, CONFIRM_TABLE, FRONT, STUDY, TRIALS
 from cfamc_ray.store.mirror import mirrored
@@ -162,20 +164,28 @@ def _print_front(config: StudyConfig, front: Front, records: Sequence[TrialRecor
 
 
 def _print_plan(config: StudyConfig, costs: CostModel | None) -> None:
+    print(dump_study(config))
+    if config.search.proxy:
+        print(f"# The cheaper study runs first ({', '.join(config.search.proxy)}):")
+        _print_cost(proxy_study(config))
+    sample = _print_cost(config)
+    if costs:
+        print(expected_cost(costs, sample, trials=config.budget.trials, at_once=config.resources.trials_at_once))
+
+
+def _print_cost(config: StudyConfig) -> Sequence[TrialConfig]:
+    """Print what a study computes; the sample of its trials by which that was estimated."""
     from cfamc_ray.cost.work import study_cost  # noqa: PLC0415
 
-    print(dump_study(config))
     sample = SearchSpace(config).sample_trials()
-    cost = study_cost(sample)
-    trials = config.budget.trials
+    cost, trials = study_cost(sample), config.budget.trials
     print(
         f"# {trials} trials of {cost.crop_passes_low:.3g} to {cost.crop_passes_high:.3g} crop passes; "
         f"about {cost.crop_passes_mean * trials:.3g} crop passes and {cost.flops_mean * trials:.3g} FLOPs in all"
     )
     if evaluation := cost.evaluation(trials):
         print(f"# {evaluation}")
-    if costs:
-        print(expected_cost(costs, sample, trials=trials, at_once=config.resources.trials_at_once))
+    return sample
 
 
 def _resume_command(arguments: argparse.Namespace, folder: Path) -> str:

@@ -447,6 +447,64 @@ class TestRun:
         assert len(begun) == 1
         assert [word for word in shlex.split(said.out.splitlines()[-1]) if word in imports] == imports
 
+    def test_a_cheaper_study_runs_first_in_the_study_s_folder(
+        self, tune: Tune, begun: list[StudyConfig], tmp_path: Path
+    ) -> None:
+        proxy = "search.proxy=[data.pretrain_images=50, budget.trials=3]"
+        said = tune("--set", proxy, "--set", "confirm.seeds=2", "--set", "confirm=null")
+        assert (said.code, said.err) == (0, "")
+        first, second = begun
+        assert (first.name, first.budget.trials, first.trial.data.pretrain_images) == ("proxy", 3, 50)
+        assert (second.name, second.budget.trials, second.trial.data.pretrain_images) == ("small", 4, 100)
+        folder = tmp_path / "runs" / "small"
+        assert said.out.startswith(
+            "A cheaper study runs first: data.pretrain_images=50, budget.trials=3\nproxy: 3 trials"
+        )
+        assert (folder / "prior" / "proxy" / "report" / "report.html").exists()
+        (row, *_) = csv.DictReader(io.StringIO((folder / "prior.csv").read_text()))
+        assert (row["study"], row["trials"], row["compared"]) == ("proxy", "3", "3")
+        assert "What earlier studies knew" in (folder / "report" / "report.html").read_text()
+
+    def test_the_plan_tells_the_cost_of_both(self, tune: Tune, begun: list[StudyConfig]) -> None:
+        said = tune("--dry-run", "--set", "search.proxy=[data.pretrain_images=50, budget.trials=3]")
+        plans = [line for line in said.out.splitlines() if line.startswith(("# 3 trials", "# 4 trials"))]
+        assert len(plans) == 2
+        assert begun == []
+
+    @pytest.mark.parametrize(
+        ("override", "why"),
+        [
+            (
+                "search.proxy=[data.pretrain=50]",
+                "search.proxy: proxy with --set data.pretrain=50: unknown key trial.data.p",
+            ),
+            ("search.proxy=[crops.views=1]", "crops.views: input should be greater than or equal to 2 (it is 1)"),
+            ("search.proxy=['objectives={flops: minimize}']", "search.proxy: cannot change the objectives"),
+            (
+                "search={sampler: tpe, proxy: [encoder.width=4]}",
+                "search: proxy: sampler tpe cannot use it; choose front",
+            ),
+            ("search.prior=[nowhere]", "nowhere: holds no study"),
+        ],
+    )
+    def test_earlier_studies_that_cannot_be_are_refused_and_nothing_is_written(
+        self, tune: Tune, begun: list[StudyConfig], tmp_path: Path, override: str, why: str
+    ) -> None:
+        said = tune("--set", override)
+        assert (said.code, begun) == (2, [])
+        assert why in said.err
+        assert not (tmp_path / "runs" / "small").exists()
+
+    def test_an_earlier_study_that_says_nothing_of_the_space_is_refused(
+        self, tune: Tune, begun: list[StudyConfig], tmp_path: Path
+    ) -> None:
+        make_study(tmp_path / "earlier", trials=3)
+        said = tune(
+            "--set", f"search.prior=[{tmp_path / 'earlier'}]", "--set", "objectives={peak_memory_bytes: minimize}"
+        )
+        assert (said.code, begun) == (2, [])
+        assert "earlier: no finished trial has all of peak_memory_bytes and values of crops.views" in said.err
+
     def test_an_interrupted_run_says_how_to_go_on_and_ends_with_130(
         self, tune: Tune, begun: list[StudyConfig], space: Path, tmp_path: Path
     ) -> None:

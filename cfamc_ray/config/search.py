@@ -21,6 +21,8 @@ class SamplerConfig(Component):
     """Proposals that may be refused, because tried before or infeasible, before random points are proposed."""
     forks: ClassVar[bool] = False
     """Whether it proposes forks (`search.fork`)."""
+    learns_from_others: ClassVar[bool] = False
+    """Whether it learns from trials of other studies (`search.prior`, `search.proxy`)."""
     exhaustive: ClassVar[bool] = False
     """Whether it takes all points of the space in order, as a grid does; then no random points are proposed."""
 
@@ -31,7 +33,8 @@ class SamplerConfig(Component):
             seed: seed of this trial's sampler.
             startup_trials: finished trials before the sampler learns from them.
             context: further objects that a sampler may need: `space` (a `SearchSpace`), `records` (a function that
-                gives the records of the trials so far) and `flops_of` (a function of a trial's config).
+                gives the records of the trials so far), `flops_of` (a function of a trial's config), and `earlier`
+                (earlier studies, as `EarlierStudy`).
         """
         sampler: BaseSampler = super().build(seed=seed, startup_trials=startup_trials, **context)
         return sampler
@@ -47,6 +50,7 @@ class FrontConfig(SamplerConfig):
     implementation: ClassVar[str] = "cfamc_ray.search.samplers:FrontSampler"
     attempts: ClassVar[int] = 256
     forks: ClassVar[bool] = True
+    learns_from_others: ClassVar[bool] = True
 
     name: Literal["front"] = "front"
 
@@ -166,11 +170,22 @@ class SearchConfig(Strict):
     """Forks of trials on the front, proposed where their expected gain for a crop pass is larger than that of a trial
     of its own. Null: no forks."""
 
+    prior: tuple[str, ...] = Field(default=(), strict=False)
+    """Folders of earlier studies, such as one of fewer images or a narrower encoder. Their trials teach the sampler
+    `front` how the searched keys act, up to differences between the studies, which it learns as well. Their records are
+    copied into the study's folder when it begins. Epochs are compared by the images seen."""
+    proxy: tuple[str, ...] = Field(default=(), strict=False)
+    """Overrides, as after `--set`, that make a cheaper study of the same space, such as
+    `[encoder.width=8, data.pretrain_images=1000, budget.trials=16]`. It runs first, in the study's folder, and is then
+    an earlier study as those of `prior`. Empty: no such study."""
+
     @model_validator(mode="after")
-    def _sampler_proposes_forks(self) -> "SearchConfig":
-        if self.fork and not self.sampler.forks:
-            names = ", ".join(name for name, sampler in SAMPLERS.classes.items() if sampler.forks)
-            raise ValueError(
-                f"fork: sampler {self.sampler.component_name()} proposes no forks; choose {names}, or leave fork out"
-            )
+    def _sampler_can(self) -> "SearchConfig":
+        wanted = {"fork": self.fork, "prior": self.prior, "proxy": self.proxy}
+        for key, ability in (("fork", "forks"), ("prior", "learns_from_others"), ("proxy", "learns_from_others")):
+            if wanted[key] and not getattr(self.sampler, ability):
+                names = ", ".join(name for name, sampler in SAMPLERS.classes.items() if getattr(sampler, ability))
+                raise ValueError(
+                    f"{key}: sampler {self.sampler.component_name()} cannot use it; choose {names}, or leave {key} out"
+                )
         return self

@@ -1,6 +1,7 @@
 """Fronts and hypervolumes of objective vectors."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -138,3 +139,25 @@ def _as_costs(values: Values, directions: Sequence[str]) -> npt.NDArray[np.float
         raise ValueError(f"values of shape {array.shape} do not go with {len(directions)} directions")
     costs: npt.NDArray[np.float64] = array * costs_per_unit
     return costs
+
+
+def representative(
+    signed: Sequence[npt.NDArray[np.float64]], places: Sequence[Sequence[float]], most: int, *, latest: int = 0
+) -> list[int]:
+    """Indices of at most so many trials that say most about their front; all if there are no more.
+
+    Half of them are the best by non-dominated rank, then come the latest, and the others are added one by one, each the
+    farthest from all chosen ones.
+
+    Args:
+        signed: points of each trial, (n, k), signed so that more is better; NaN where they are not known.
+        places: coordinates of each trial.
+        most: largest number of trials.
+        latest: number of the last trials that are among them.
+    """
+    if len(signed) <= most:
+        return list(range(len(signed)))
+    known = sum(bool(np.isfinite(points).all()) for points in signed)
+    best = best_groups_first(signed, ["maximize"] * signed[0].shape[-1])[: min(most // 2, known)]
+    begun = list(dict.fromkeys([*best, *range(len(signed) - latest, len(signed))]))
+    return sorted([*begun, *islice(farthest_first(np.array(places), begun), most - len(begun))])

@@ -32,7 +32,7 @@ def confirming_study(
     """A study of every candidate with every fresh seed, seed by seed; None without a candidate.
 
     Operating points of one trial share its encoders: each point of the space is trained once with each seed, and
-    evaluated once, after its last epoch.
+    evaluated once, after its last epoch. Time is not limited, for in the search each of them has finished in time.
 
     Args:
         config: of the study whose front is confirmed.
@@ -55,6 +55,7 @@ def confirming_study(
         "start_from": points,
     }
     tree["space"] = tree["space"] | {"seed": Choice(choice=seeds)}
+    tree["resources"]["minutes_per_trial"] = None
     tree["trial"]["evaluation"]["every_epochs"] = max(config.trial_at(point).pretraining.epochs for point in points)
     return StudyConfig.model_validate(tree)
 

@@ -13,6 +13,7 @@ from cfamc_ray.host.files import write_text
 from cfamc_ray.host.process import before_end
 from cfamc_ray.lifecycle.checks import check_data, check_folder, driving
 from cfamc_ray.lifecycle.costs import trial_work
+from cfamc_ray.lifecycle.earlier import check_earlier, gather_earlier, write_ranking
 from cfamc_ray.lifecycle.plans import PlannedStudy
 from cfamc_ray.lifecycle.reporting import Reporter, SearchResult
 from cfamc_ray.search.budget import Budget
@@ -53,13 +54,15 @@ def run_search(
     if check_folder(config, folder, resume=resume, over=over) and not warm_start:
         result = write_result(study, reporter)
     else:
+        check_earlier(study)
         digests = check_data(config, [SearchSpace(config).first_trial], folder)
         with driving(folder):
             write_config(folder, config)
             note(folder, digests, config=config)
             for source in warm_start:
                 reporter.say(f"{warm_start_from(config, folder, Path(source))} trials warm-started from {source}")
-            result = _run_trials(study, costs, address, reporter)
+            failed = gather_earlier(study, lambda proxy: _run_trials(proxy, None, address, reporter), reporter)
+            result = failed or _run_trials(study, costs, address, reporter)
     if config.confirm is not None and not result.failed:
         confirm_front(study, address=address, reporter=reporter)
     return result
@@ -106,6 +109,7 @@ def write_result(study: PlannedStudy, reporter: Reporter, *, end_reason: StopRea
         for record in records:
             if record.status == "finished" and record.number not in kept:
                 TrialFolder(folder, record.number).drop_weights()
+    write_ranking(config, folder, records)
     result = SearchResult(records, front, write_report(folder), end_reason)
     reporter.search_ended(study, result)
     return result

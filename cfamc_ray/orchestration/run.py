@@ -26,6 +26,7 @@ from cfamc_ray.orchestration.trainables import OneWorkerTrial, several_workers
 from cfamc_ray.orchestration.view import StudyView
 from cfamc_ray.search.search import Search
 from cfamc_ray.search.storage import open_storage, repair_storage, stored_points
+from cfamc_ray.store.earlier import read_earlier
 from cfamc_ray.store.layout import trial_name
 from cfamc_ray.store.records import TrialFolder, TrialRecord, read_trials, write_config
 from cfamc_ray.store.repair import repair
@@ -101,6 +102,7 @@ def _search(config: StudyConfig, folder: Path, address: str | None, costs: CostM
         work_of=training_work,
         memory_bytes=_memory_of_worker(config, address),
         costs=costs,
+        earlier=read_earlier(folder),
         on_refused=lambda record: _note_refusal(folder, record),
     )
 

@@ -35,7 +35,8 @@ from cfamc_ray.scaling.study import ScalingRun, conclusions, read_run
 from cfamc_ray.scaling.system import system_conclusions
 from cfamc_ray.store.cells import system_table
 from cfamc_ray.store.csv_files import read_csv
-from cfamc_ray.store.layout import ATTAINMENT, CONFIRM_TABLE, SCALING
+from cfamc_ray.store.earlier import RANKING
+from cfamc_ray.store.layout import ATTAINMENT, CONFIRM_TABLE, PRIOR_TABLE, SCALING
 from cfamc_ray.store.records import TrialRecord, read_config, read_environment, read_trials
 from cfamc_ray.store.tables import L2, Column, Table, metric_column, setting_column
 from cfamc_ray.store.trial_tables import settings_columns, trials_table, with_cost
@@ -129,6 +130,7 @@ def make_report(folder: Path, *, budget: float | None = None, scaling: ScalingRu
             ),
             _spending_section(find_spending(records)),
             _early_section(config, records),
+            *_earlier_section(folder),
             *([_scaling_section(run)] if run else []),
             Section("trials", everything.title, tables=[everything]),
         ],
@@ -221,6 +223,19 @@ def _early_section(config: StudyConfig, records: Sequence[TrialRecord]) -> Secti
     table = early._replace(name="ended_early", title="With their reasons")
     title = "Stopped, failed and refused trials"
     return Section("early", title, tables=[table]) if early.rows else Section("early", title, "None.")
+
+
+def _earlier_section(folder: Path) -> list[Section]:
+    """How well earlier studies rank the trials; empty where there is no such study."""
+    rows = read_csv(folder / PRIOR_TABLE, ["trials", "compared", "tau"])
+    named = [{**row, "objective": find_metric(row["objective"]).label} for row in rows]
+    table = Table("prior", "Rank correlations", RANKING, named)
+    remark = (
+        "Kendall's τ between the trials' values and what the earlier study alone predicts for them: 1 for the same "
+        "order, 0 for an unrelated one. Most of these trials lie near the front, where the search has put them and an "
+        "order is hard to predict; over the whole space τ is larger. "
+    )
+    return [Section("earlier", "What earlier studies knew", remark, tables=[table])] if rows else []
 
 
 def _scaling_run(folder: Path) -> ScalingRun | None:

@@ -1,4 +1,8 @@
-"""The untried points among which a sampler with a model chooses: points of the space, and forks of trials."""
+"""The untried points among which a sampler with a model chooses: points of the space, and forks of trials.
+
+Where no objective is a cost, random points are those that cost most: more training seldom makes an encoder worse. A
+cheaper point is then proposed only where it is near the front, and the model expects more of it.
+"""
 
 import math
 import random
@@ -8,6 +12,7 @@ from cfamc_ray.config.search import FrontConfig
 from cfamc_ray.config.stages import fork_of, trunk_epochs, without_trunk
 from cfamc_ray.config.study import Point, StudyConfig
 from cfamc_ray.front.front import find_front
+from cfamc_ray.metrics import find_metric
 from cfamc_ray.space.search_space import SearchSpace, draw, move
 from cfamc_ray.store.records import TrialRecord
 
@@ -17,10 +22,12 @@ SPREADS = (0.01, 0.2)
 """Smallest and largest distance of points near the front, as a fraction of the keys' ranges."""
 ATTEMPTS = 4
 """Largest number of draws for a candidate; some repeat, some do not meet the constraints."""
+COSTLY = 1 / 4
+"""Fraction of random points, those with most crop passes, that are candidates where no objective is a cost."""
 
 
-def points_to_try(space: SearchSpace, records: Sequence[TrialRecord], *, seed: int) -> list[Point]:
-    """Random points, points of the front with one key drawn again, and points near the front; all meet the constraints.
+def random_points(space: SearchSpace, records: Sequence[TrialRecord], *, seed: int) -> list[Point]:
+    """Random points that meet the constraints; where no objective is a cost, those with most crop passes.
 
     Args:
         space: search space of the study.
@@ -28,13 +35,26 @@ def points_to_try(space: SearchSpace, records: Sequence[TrialRecord], *, seed: i
         seed: seed of the random numbers.
     """
     source = random.Random(seed)  # noqa: S311 (no secret)
+    points = _untried(space, records, (space.draw(source) for _ in range(ATTEMPTS * CANDIDATES)), CANDIDATES)
+    if any(find_metric(name).role == "cost" for name in space.config.objectives):
+        return points
+    dearest_first = sorted(points, key=lambda point: -space.config.trial_at(point).crop_passes)
+    return dearest_first[: math.ceil(COSTLY * len(points))]
+
+
+def points_to_try(space: SearchSpace, records: Sequence[TrialRecord], *, seed: int) -> list[Point]:
+    """Random points, points of the front with one key drawn again, and points near the front; all meet the constraints.
+
+    Arguments as in `random_points`.
+    """
+    source = random.Random(seed)  # noqa: S311 (no secret)
     ranges, front = space.ranges, [without_trunk(record.point) for record in _front(space.config, records)]
+    anywhere = random_points(space, records, seed=seed)
 
     def draws() -> Iterator[Point]:
-        for attempt in range(ATTEMPTS * CANDIDATES):
-            if not front or attempt % 3 == 0:
-                yield space.draw(source)
-            elif attempt % 3 == 1:
+        yield from anywhere[: CANDIDATES // 3]
+        for attempt in range(ATTEMPTS * CANDIDATES if front else 0):
+            if attempt % 2:
                 key = source.choice(list(ranges))
                 yield {**source.choice(front), key: draw(ranges[key], source)}
             else:

@@ -16,6 +16,7 @@ from cfamc_ray.config.study import Point, StudyConfig
 from cfamc_ray.cost.model import FlopsOf
 from cfamc_ray.space.encoding import constants, distributions
 from cfamc_ray.space.search_space import SearchSpace
+from cfamc_ray.store.earlier import EarlierStudy
 from cfamc_ray.store.records import TrialRecord
 
 RANDOM_ATTEMPTS = 4096
@@ -42,6 +43,7 @@ class FeasibleSampler(BaseSampler):
         config: config of the study.
         records: function that gives the records of the trials so far, for samplers that need them.
         flops_of: function that gives the training FLOPs of a trial, for samplers that need them.
+        earlier: earlier studies, for samplers that learn from them.
     """
 
     def __init__(
@@ -49,8 +51,9 @@ class FeasibleSampler(BaseSampler):
         config: StudyConfig,
         records: Callable[[], Sequence[TrialRecord]] = lambda: (),
         flops_of: FlopsOf = lambda trial: trial.crop_passes,
+        earlier: Sequence[EarlierStudy] = (),
     ) -> None:
-        self.config, self.records, self.flops_of = config, records, flops_of
+        self.config, self.records, self.flops_of, self.earlier = config, records, flops_of, earlier
         self.space = SearchSpace(config)
         self.fits: Callable[[Point], bool] = lambda point: True
         """Whether a point may be proposed; a search sets it when its budget runs out."""
@@ -132,6 +135,7 @@ class FeasibleSampler(BaseSampler):
             space=self.space,
             records=self.records,
             flops_of=self.flops_of,
+            earlier=self.earlier,
         )
 
     def sample_independent(

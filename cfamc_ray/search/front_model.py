@@ -6,21 +6,23 @@ Golovin, arXiv 2006.04655): the hypervolume is the mean over random directions o
 of objectives. Unlike in a general sampler, costs among the objectives are computed, not learnt, and a trial that was
 stopped early is extrapolated by the later gains of other trials.
 
-The time of a proposal is bounded: the processes are fitted to at most `MOST` trials, namely the best, the latest, and
-others that lie far apart.
+The time of a proposal is bounded: the processes are fitted to at most `MOST` trials.
+
+Trials of earlier studies are observations, too. A feature for each of these studies lets the processes learn by how
+much, and in which keys, it differs from this one.
 
 A trial has several operating points (L2 strengths of the probe), which cost nothing: all of them are observed at once,
 and the gain of a candidate is that of its whole curve.
 
-Shapes: N observations, P known and running trials, C candidates, M = P + C, L operating points, K objectives, F
-features, S samples, W directions, E epochs, R principal components.
+Shapes: N observations, P trials of this study, C candidates, M points, L operating points, K objectives, F features, S
+samples, W directions, E epochs.
 """
 
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, reduce
-from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,28 +36,39 @@ from cfamc_ray.config.stages import trunk_epochs, trunk_of
 from cfamc_ray.config.study import Point
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.cost.model import FlopsOf
-from cfamc_ray.front.dominance import best_groups_first, farthest_first, signs
+from cfamc_ray.front.dominance import representative, signs
 from cfamc_ray.metrics import find_metric
-from cfamc_ray.search.candidates import forks_to_try, own_passes, points_to_try
-from cfamc_ray.search.gaussian_process import LENGTHS, fit_kernel, posterior
+from cfamc_ray.search.candidates import forks_to_try, own_passes, points_to_try, random_points
+from cfamc_ray.search.earlier import transferred, values_at
+from cfamc_ray.search.gaussian_process import LENGTHS, SAMPLES, draw_curves
 from cfamc_ray.space.encoding import encode
 from cfamc_ray.space.search_space import SearchSpace
+from cfamc_ray.store.earlier import EarlierStudy
 from cfamc_ray.store.records import TrialRecord
 
 Array = npt.NDArray[np.float64]
 
-SAMPLES = 64
 DIRECTIONS = 128
 MOST = 200
-"""Largest number of ended trials to which the Gaussian processes are fitted."""
+"""Largest number of ended trials to which the Gaussian processes are fitted; half of them may be of other studies."""
 HOPELESS = 0.25
 """Probability of success below which a point is not worth trying."""
-EXPLAINED = 0.95
-"""Fraction of the variance of the trials' curves that the principal components explain."""
 ALIKE = 1e-2
 """Squared distance in a key below which first points count as alike in it, as whole numbers and choices often are."""
 MARGIN = 0.05
 """Distance of the hypervolume's reference beyond the worst value, as a fraction of the range."""
+
+
+class Observation(NamedTuple):
+    """Values of an ended trial."""
+
+    features: list[float]
+    signed_LK: Array
+    """Final values, signed so that more is better."""
+    noise_LK: Array
+    """Known variances of the values, beside that of the seeds."""
+    on_front: bool
+    """Whether it may be on the front: not a stopped trial, nor one of another study."""
 
 
 class FrontModel:
@@ -66,10 +79,20 @@ class FrontModel:
         records: records of the trials so far.
         flops_of: function that gives the training FLOPs of a trial.
         seed: seed of all random numbers.
+        earlier: earlier studies from which it learns.
     """
 
-    def __init__(self, space: SearchSpace, records: Sequence[TrialRecord], flops_of: FlopsOf, *, seed: int) -> None:
+    def __init__(
+        self,
+        space: SearchSpace,
+        records: Sequence[TrialRecord],
+        flops_of: FlopsOf,
+        *,
+        seed: int,
+        earlier: Sequence[EarlierStudy] = (),
+    ) -> None:
         self.space, self.config, self.flops_of, self.seed = space, space.config, flops_of, seed
+        self._others = [transferred(space, study) for study in earlier]
         self._values: dict[tuple[int, int], Array] = {}
         by_number = sorted(records, key=lambda record: record.number)
         self.records = [record for record in by_number if record.status != "infeasible"]
@@ -81,15 +104,15 @@ class FrontModel:
 
     def proposals(self) -> Iterator[Point]:
         """Untried points that meet the constraints, the most promising first."""
-        points = points_to_try(self.space, self.records, seed=self.seed)
-        if not points:
-            return
-        if len(self._finished) < self.config.search.startup_trials:
-            score_C = self._distance(points)
+        known = len(self._finished) + sum(map(len, self._others))
+        if spread_out := known < self.config.search.startup_trials:
+            points = random_points(self.space, self.records, seed=self.seed)
         else:
+            points = points_to_try(self.space, self.records, seed=self.seed)
             points += forks_to_try(self.space, self.records, seed=self.seed)
-            score_C = self._per_pass(points, self._gain(points))
-        yield from (points[place] for place in np.argsort(-score_C, kind="stable"))
+        if points:
+            score_C = self._distance(points) if spread_out else self._per_pass(points, self._gain(points))
+            yield from (points[place] for place in np.argsort(-score_C, kind="stable"))
 
     def _per_pass(self, points: Sequence[Point], gain_C: Array) -> Array:
         """The gains; of a fork for as many crop passes as the best trial without a trunk takes, (C,)."""
@@ -114,24 +137,25 @@ class FrontModel:
 
     def _gain(self, points: Sequence[Point]) -> Array:
         """Expected hypervolume gain over known and running trials, (C,)."""
-        seen, Y_NLK, noise_NLK = self._observations()
-        known = [*seen, *(record for record in self.records if not record.ended)]
-        places = [*(record.point for record in known), *points]
+        observed = self._observations()
+        running = [record for record in self.records if not record.ended]
+        new = [*(record.point for record in running), *points]
+        X_MF = np.array([*(each.features for each in observed), *map(self._features, new)])
+        Y_NLK, noise_NLK = (np.array([each[place] for each in observed]) for place in (1, 2))
         planned = any(find_metric(name).planned for name in self.config.objectives)
-        trials = [self.config.trial_at(place) for place in places] if planned else []
-        X_MF = self._encoded(places)
+        trials = [self.config.trial_at(point) for point in new] if planned else []
         source = np.random.default_rng(self.seed)
-        drawn_SMLK = np.empty((SAMPLES, len(places), *Y_NLK.shape[1:]))
+        drawn_SMLK = np.empty((SAMPLES, len(X_MF), *Y_NLK.shape[1:]))
         with threadpool_limits(1):  # more threads would compete with the trials
             for k, name in enumerate(self.config.objectives):
                 if find_metric(name).planned:
-                    planned_M = np.array([self.signs_K[k] * self._planned(name, trial) for trial in trials])
-                    drawn_SMLK[..., k] = planned_M[:, None]
+                    planned_C = np.array([self.signs_K[k] * self._planned(name, trial) for trial in trials])
+                    drawn_SMLK[:, : len(Y_NLK), :, k] = Y_NLK[..., k]
+                    drawn_SMLK[:, len(Y_NLK) :, :, k] = planned_C[:, None]
                 else:
-                    drawn_SMLK[..., k] = _draw_curves(X_MF, Y_NLK[..., k], noise_NLK[..., k], source)
-        # A stopped trial is an observation, but cannot be on the front.
-        on_front_P = [record.status != "stopped" for record in known]
-        gain_C = self._hypervolume_gain(drawn_SMLK[:, len(known) :], drawn_SMLK[:, : len(known)][:, on_front_P])
+                    drawn_SMLK[..., k] = draw_curves(X_MF, Y_NLK[..., k], noise_NLK[..., k], source)
+        on_front_M = np.array([*(each.on_front for each in observed), *[True] * len(running), *[False] * len(points)])
+        gain_C = self._hypervolume_gain(drawn_SMLK[:, len(X_MF) - len(points) :], drawn_SMLK[:, on_front_M])
         chance_C = self._chance(points)
         return np.where(chance_C < HOPELESS, 0.0, gain_C * chance_C)
 
@@ -151,7 +175,7 @@ class FrontModel:
     def _hypervolume_gain(self, new_SCLK: Array, known_SPLK: Array) -> Array:
         """Mean gain of each candidate, with all its operating points, over samples and directions, (C,)."""
         K = len(self.signs_K)
-        expected_PLK = known_SPLK.mean(axis=0)
+        expected_PLK = (known_SPLK if known_SPLK.shape[1] else new_SCLK).mean(axis=0)
         low_K, span_K = expected_PLK.min(axis=(0, 1)), np.ptp(expected_PLK, axis=(0, 1))
         span_K = np.where(span_K > 0, span_K, 1.0)
         low_K = low_K - MARGIN * span_K
@@ -164,44 +188,60 @@ class FrontModel:
             return np.maximum(heights, 0.0)
 
         gain_SC = [
-            np.maximum(scaled(new_CLK).max(axis=1) ** K - scaled(known_PLK).max(axis=(0, 1)) ** K, 0.0).mean(axis=-1)
+            np.maximum(
+                scaled(new_CLK).max(axis=1) ** K - scaled(known_PLK).max(axis=(0, 1), initial=0.0) ** K, 0.0
+            ).mean(axis=-1)
             for new_CLK, known_PLK in zip(new_SCLK, known_SPLK, strict=True)
         ]
         return np.asarray(np.mean(gain_SC, axis=0))
 
-    def _observations(self) -> tuple[list[TrialRecord], Array, Array]:
-        """Ended trials with their final values, signed so that more is better, and added variances, both (N, L, K).
+    def _observations(self) -> list[Observation]:
+        """Ended trials with their final values, then those of earlier studies.
 
         A stopped trial counts with its last values plus the mean later gain of the finished trials, whose variance is
         added.
         """
         complete = {record.number for record in self._finished}
-        found = [(r, signed := self._signed(r), np.zeros_like(signed)) for r in self._seen if r.number in complete]
+        found = [self._observed(record, 0.0) for record in self._seen if record.number in complete]
         for record in self._seen:
-            if record.status == "stopped" and record.rows and self._is_complete(signed := self._signed(record)):
+            if record.status == "stopped" and record.rows and self._is_complete(self._signed(record)):
                 gain_NLK = self._later_gains(len(record.rows) / self.config.trial_at(record.point).pretraining.epochs)
                 if len(gain_NLK) > 1:
-                    found.append((record, signed + gain_NLK.mean(axis=0), gain_NLK.var(axis=0, ddof=1)))
-        seen, Y, noise = zip(*found, strict=True)
-        return list(seen), np.array(Y), np.array(noise)
+                    found.append(self._observed(record, gain_NLK.mean(axis=0), gain_NLK.var(axis=0, ddof=1)))
+        return [*found, *self._earlier]
+
+    def _observed(self, record: TrialRecord, gain_LK: Array | float, noise_LK: Array | float = 0.0) -> Observation:
+        signed_LK = self._signed(record)
+        noise_LK = np.zeros_like(signed_LK) + noise_LK
+        return Observation(self._features(record.point), signed_LK + gain_LK, noise_LK, record.status != "stopped")
+
+    @cached_property
+    def _strengths(self) -> list[float | None]:
+        """L2 strengths of the operating points that the processes describe."""
+        known = self._finished or [record for study in self._others for _, record in study]
+        return [point.l2 for point in known[0].each_point(self.config.objectives)]
+
+    @cached_property
+    def _earlier(self) -> list[Observation]:
+        """Trials of earlier studies, at most half of `MOST`."""
+        found = []
+        for number, study in enumerate(self._others):
+            for point, record in study:
+                signed_LK = np.array(values_at(record, self.config.objectives, self._strengths)) * self.signs_K
+                features = self._features(point, study=number)
+                found.append(Observation(features, signed_LK, np.zeros_like(signed_LK), on_front=False))
+        rows = representative([each.signed_LK for each in found], [each.features for each in found], MOST // 2)
+        return [found[row] for row in rows]
 
     @cached_property
     def _seen(self) -> list[TrialRecord]:
-        """Ended trials to which the processes are fitted, at most `MOST`.
-
-        If there are more, half of them are the best by non-dominated rank, a quarter are the latest, and the others are
-        added one by one, each the farthest from all chosen ones.
-        """
+        """Ended trials to which the processes are fitted; with those of earlier studies at most `MOST`."""
         ended = [record for record in self.records if record.ended]
-        if len(ended) <= MOST:
-            return ended
-        K = len(self.signs_K)
-        unknown_1K = np.full((1, K), np.nan)
+        unknown_1K = np.full((1, len(self.signs_K)), np.nan)
         values = [self._signed(record) if record.status == "finished" else unknown_1K for record in ended]
-        best = best_groups_first(values, ["maximize"] * K)[: min(MOST // 2, len(self._finished))]
-        begun = list(dict.fromkeys([*best, *range(len(ended) - MOST // 4, len(ended))]))
-        apart = farthest_first(self._encoded([record.point for record in ended]), begun)
-        return [ended[row] for row in sorted([*begun, *islice(apart, MOST - len(begun))])]
+        most = MOST - len(self._earlier)
+        places = [self._features(record.point) for record in ended]
+        return [ended[row] for row in representative(values, places, most, latest=most // 4)]
 
     @cached_property
     def _curves(self) -> tuple[Array, npt.NDArray[np.int_]]:
@@ -225,19 +265,20 @@ class FrontModel:
     def _encoded(self, points: Sequence[Point]) -> Array:
         return np.array([self._features(point) for point in points])
 
-    def _features(self, point: Point) -> list[float]:
-        """The place of a point in the space; then, for each key that forks change, how the trunk differs.
+    def _features(self, point: Point, *, study: int | None = None) -> list[float]:
+        """The place of a point in the space; how its trunk differs; whether it is one of each earlier study.
 
-        That is the difference from the trunk's value times the trunk's share of the epochs: 0 where there is no trunk.
+        The trunk differs, in each key that forks change, by the difference of the values times the trunk's share of the
+        epochs: 0 where there is no trunk.
         """
-        fork, own = self.config.search.fork, encode(self.space.ranges, point)
-        if fork is None:
-            return own
-        changed = {key: self.space.ranges[key] for key in fork.change}
-        trunk, last = (np.array(encode(changed, stage)) for stage in (trunk_of(point), point))
-        epochs = trunk_epochs(point)
-        share = epochs and epochs / self.config.trial_at(point).pretraining.epochs
-        return [*own, *(share * (trunk - last))]
+        fork, features = self.config.search.fork, encode(self.space.ranges, point)
+        if fork is not None:
+            changed = {key: self.space.ranges[key] for key in fork.change}
+            trunk, last = (np.array(encode(changed, stage)) for stage in (trunk_of(point), point))
+            epochs = trunk_epochs(point)
+            share = epochs and epochs / self.config.trial_at(point).pretraining.epochs
+            features += list(share * (trunk - last))
+        return [*features, *(float(number == study) for number in range(len(self._others)))]
 
     def _signed(self, record: TrialRecord) -> Array:
         """Values at each operating point after the last epoch, (L, K)."""
@@ -253,34 +294,3 @@ class FrontModel:
 
     def _planned(self, name: str, trial: TrialConfig) -> float:
         return float(trial.crop_passes if name == "crop_passes" else self.flops_of(trial))
-
-
-def _draw_curves(X_MF: Array, Y_NL: Array, noise_NL: Array, source: np.random.Generator) -> Array:
-    """`_draw` of the value at each operating point, (S, M, L).
-
-    A curve is the mean curve plus a few principal components, each a Gaussian process of its own (as in Higdon et al.
-    2008), so values of one trial vary together and cost no larger process.
-    """
-    if Y_NL.shape[1] == 1:
-        return _draw(X_MF, Y_NL[:, 0], noise_NL[:, 0], source)[..., None]
-    mean_L = Y_NL.mean(axis=0)
-    score_NR, size_R, shape_RL = np.linalg.svd(Y_NL - mean_L, full_matrices=False)
-    drawn_SML = np.tile(mean_L, (SAMPLES, len(X_MF), 1))
-    unexplained_R = 1 - np.cumsum(size_R**2) / max((size_R**2).sum(), np.finfo(float).tiny)
-    components = 1 + int((unexplained_R > 1 - EXPLAINED).sum())
-    for score_N, size, shape_L in islice(zip(score_NR.T, size_R, shape_RL, strict=True), components):
-        drawn_SML += _draw(X_MF, score_N * size, noise_NL @ shape_L**2, source)[..., None] * shape_L
-    return drawn_SML
-
-
-def _draw(X_MF: Array, y_N: Array, noise_N: Array, source: np.random.Generator) -> Array:
-    """Joint samples of the noise-free function at M points, of which the first N were observed, (S, M)."""
-    mean, deviation = float(y_N.mean()), float(y_N.std())
-    if deviation < 1e-12 * max(abs(mean), 1.0):
-        return np.full((SAMPLES, len(X_MF)), mean)
-    observed = (X_MF[: len(y_N)], (y_N - mean) / deviation, noise_N / deviation**2 + 1e-8)
-    mean_M, covariance_MM = posterior(fit_kernel(*observed), *observed, X_MF)
-    value_M, vector_MM = np.linalg.eigh(covariance_MM)
-    root_MM = vector_MM * np.sqrt(np.maximum(value_M, 0.0)) @ vector_MM.T  # the symmetric root is unique
-    drawn_SM: Array = mean_M + source.standard_normal((SAMPLES, len(X_MF))) @ root_MM.T
-    return drawn_SM * deviation + mean

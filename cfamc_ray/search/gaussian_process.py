@@ -6,9 +6,10 @@ with a weak effect cannot be learnt from a few dozen observations beside one wit
 maximise the posterior under log-normal priors. The gradient is contracted before it is formed for each pair of points
 (Rasmussen and Williams 2006, chapter 5).
 
-Shapes: N observations, M new points, F features.
+Shapes: N observations, M points, F features, S samples, L operating points, R principal components.
 """
 
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,9 @@ from scipy.spatial.distance import cdist
 
 Array = npt.NDArray[np.float64]
 
+SAMPLES = 64
+EXPLAINED = 0.95
+"""Fraction of the variance of the observed curves that the principal components explain."""
 LENGTHS = (0.5, 20.0)
 """Bounds of a length scale, in widths of a key's range: few noisy trials cannot resolve finer structure."""
 MAIN_LENGTH = 0.5
@@ -130,6 +134,43 @@ def posterior(kernel: Kernel, X_NF: Array, y_N: Array, noise_N: Array, new_MF: A
     mean_M: Array = across_NM.T @ cho_solve((factor, lower), y_N)
     explained_NM = solve_triangular(factor, across_NM, lower=lower)
     return mean_M, kernel(new_MF, new_MF) - explained_NM.T @ explained_NM
+
+
+def draw_curves(X_MF: Array, Y_NL: Array, noise_NL: Array, source: np.random.Generator) -> Array:
+    """Joint samples of noise-free curves: of the value at each operating point, (S, M, L).
+
+    A curve is the mean curve plus a few principal components, each a Gaussian process of its own (as in Higdon et al.
+    2008), so values of one trial vary together and cost no larger process.
+
+    Args:
+        X_MF: points, each feature from 0 to 1; the first N of them were observed.
+        Y_NL: observed values.
+        noise_NL: their known variances, added to the kernel's noise.
+        source: random generator.
+    """
+    if Y_NL.shape[1] == 1:
+        return _draw(X_MF, Y_NL[:, 0], noise_NL[:, 0], source)[..., None]
+    mean_L = Y_NL.mean(axis=0)
+    score_NR, size_R, shape_RL = np.linalg.svd(Y_NL - mean_L, full_matrices=False)
+    drawn_SML = np.tile(mean_L, (SAMPLES, len(X_MF), 1))
+    unexplained_R = 1 - np.cumsum(size_R**2) / max((size_R**2).sum(), np.finfo(float).tiny)
+    components = 1 + int((unexplained_R > 1 - EXPLAINED).sum())
+    for score_N, size, shape_L in islice(zip(score_NR.T, size_R, shape_RL, strict=True), components):
+        drawn_SML += _draw(X_MF, score_N * size, noise_NL @ shape_L**2, source)[..., None] * shape_L
+    return drawn_SML
+
+
+def _draw(X_MF: Array, y_N: Array, noise_N: Array, source: np.random.Generator) -> Array:
+    """Joint samples of the noise-free function at M points, of which the first N were observed, (S, M)."""
+    mean, deviation = float(y_N.mean()), float(y_N.std())
+    if deviation < 1e-12 * max(abs(mean), 1.0):
+        return np.full((SAMPLES, len(X_MF)), mean)
+    observed = (X_MF[: len(y_N)], (y_N - mean) / deviation, noise_N / deviation**2 + 1e-8)
+    mean_M, covariance_MM = posterior(fit_kernel(*observed), *observed, X_MF)
+    value_M, vector_MM = np.linalg.eigh(covariance_MM)
+    root_MM = vector_MM * np.sqrt(np.maximum(value_M, 0.0)) @ vector_MM.T  # the symmetric root is unique
+    drawn_SM: Array = mean_M + source.standard_normal((SAMPLES, len(X_MF))) @ root_MM.T
+    return drawn_SM * deviation + mean
 
 
 def _mains(one_NF: Array, other_MF: Array) -> Array:

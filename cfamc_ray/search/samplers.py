@@ -18,6 +18,7 @@ from cfamc_ray.config.study import Point
 from cfamc_ray.cost.model import FlopsOf
 from cfamc_ray.search.front_model import FrontModel
 from cfamc_ray.space.search_space import SearchSpace
+from cfamc_ray.store.earlier import EarlierStudy
 from cfamc_ray.store.records import TrialRecord
 
 
@@ -56,6 +57,7 @@ class FrontSampler(BaseSampler):
         space: search space of the study.
         records: function that gives the records of the trials so far.
         flops_of: function that gives the training FLOPs of a trial.
+        earlier: earlier studies from which it learns.
     """
 
     def __init__(
@@ -66,9 +68,11 @@ class FrontSampler(BaseSampler):
         space: SearchSpace,
         records: Callable[[], Sequence[TrialRecord]],
         flops_of: FlopsOf,
+        earlier: Sequence[EarlierStudy] = (),
         **__: Any,
     ) -> None:
         self.seed, self.space, self.records, self.flops_of = seed, space, records, flops_of
+        self.earlier = earlier
         self._random = RandomSampler(seed=seed)
         self._proposals: Iterator[Point] | None = None
 
@@ -82,7 +86,8 @@ class FrontSampler(BaseSampler):
         """The model's next proposal; empty after the last one."""
         if self._proposals is None:
             others = [record for record in self.records() if record.number != trial.number]
-            self._proposals = FrontModel(self.space, others, self.flops_of, seed=self.seed).proposals()
+            model = FrontModel(self.space, others, self.flops_of, seed=self.seed, earlier=self.earlier)
+            self._proposals = model.proposals()
         return dict(next(self._proposals, {}))
 
     def sample_independent(

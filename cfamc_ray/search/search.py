@@ -18,6 +18,7 @@ from cfamc_ray.search.bookkeeping import open_study, reconcile, tell
 from cfamc_ray.search.budget import Budget
 from cfamc_ray.search.feasible_sampler import FeasibleSampler, suggest_point
 from cfamc_ray.search.mo_asha import MultiObjectiveAsha
+from cfamc_ray.store.earlier import EarlierStudy
 from cfamc_ray.store.records import TrialRecord
 from cfamc_ray.store.stop_reason import StopReason
 
@@ -44,6 +45,7 @@ class Search:
         work_of: function that counts the work of a trial.
         memory_bytes: memory that a worker of a trial may use.
         costs: cost model from a scaling study, used until this study's own trials give one.
+        earlier: earlier studies from which the sampler learns.
         on_refused: called with the record of a trial that ends here: a point that does not fit and never runs, or a
             trial that was interrupted right before it was stopped.
 
@@ -60,13 +62,16 @@ class Search:
         work_of: WorkOf,
         memory_bytes: float = math.inf,
         costs: CostModel | None = None,
+        earlier: Sequence[EarlierStudy] = (),
         on_refused: Callable[[TrialRecord], None] = lambda record: None,
     ) -> None:
         self.config, self.on_refused = config, on_refused
         self.records = {record.number: record for record in records}
         self.budget = Budget(config, work_of=work_of, memory_bytes=memory_bytes, costs=costs)
         self.mo_asha = MultiObjectiveAsha(config) if config.search.mo_asha else None
-        self.sampler = FeasibleSampler(config, lambda: list(self.records.values()), lambda trial: work_of(trial).flops)
+        self.sampler = FeasibleSampler(
+            config, lambda: list(self.records.values()), lambda trial: work_of(trial).flops, earlier
+        )
         self.study = open_study(config, storage, self.sampler)
         self._unfinished = reconcile(self.study, config, records)
         self._ended: list[TrialRecord] = []

@@ -4,10 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import read_tree, resolve
 from cfamc_ray.config.scaling import ScalingConfig
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.space.search_space import SearchSpace
+
+PROXY = "proxy"
+"""Name of the cheaper study that runs before a study."""
 
 
 def read_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
@@ -35,7 +39,31 @@ def resolve_study(tree: dict[str, Any], overrides: Sequence[str] = (), *, source
     Raises:
         InputError: if a key or an override is wrong.
     """
-    return resolve(StudyConfig, tree, overrides, source=source, check=lambda study: SearchSpace(study).check())
+    return resolve(StudyConfig, tree, overrides, source=source, check=_check_study)
+
+
+def _check_study(study: StudyConfig) -> None:
+    SearchSpace(study).check()
+    if study.search.proxy:
+        proxy_study(study)
+
+
+def proxy_study(study: StudyConfig) -> StudyConfig:
+    """The cheaper study that runs before a study (`search.proxy`); its front is not confirmed.
+
+    Raises:
+        InputError: if an override is wrong, or changes the objectives.
+    """
+    tree = study.model_dump(mode="json")
+    tree |= {"name": PROXY, "question": f"Where does the front of {study.name} lie, at a lower cost?", "confirm": None}
+    tree["search"] |= {"prior": [], "proxy": []}
+    try:
+        proxy = resolve_study(tree, study.search.proxy, source=PROXY)
+    except InputError as error:
+        raise InputError(f"search.proxy: {error}") from None
+    if proxy.objectives != study.objectives:
+        raise InputError("search.proxy: cannot change the objectives, for the study learns from them")
+    return proxy
 
 
 def read_scaling(path: Path, overrides: Sequence[str] = ()) -> ScalingConfig:

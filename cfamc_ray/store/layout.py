@@ -17,6 +17,9 @@ STUDY/trial_00007/trunk_0f3b…_2.pt      checkpoint after 2 epochs, with which 
 STUDY/trial_00007/encoder.safetensors  of a finished one
 STUDY/trial_00007/heads.safetensors    its linear probes, one per operating point
 STUDY/trial_00007/test.json            what it reached on the test split, where it confirms another trial
+STUDY/prior/proxy/                     the cheaper study that ran first (`search.proxy`)
+STUDY/prior/1_NAME/                    records of an earlier study, copied (`search.prior`)
+STUDY/prior.csv                        how well they ranked the study's trials; derived
 STUDY/confirm/                         a study of the front's points with fresh seeds
 STUDY/confirm.csv, attainment.csv      what it says of the front; derived
 
@@ -32,6 +35,7 @@ STORAGE, RAY_LOG = "optuna.db", "ray.log"
 TRIALS, FRONT = "trials.csv", "front.csv"
 REPORT, PAGE = "report", "report.html"
 CONFIRM, CONFIRM_TABLE, ATTAINMENT = "confirm", "confirm.csv", "attainment.csv"
+PRIOR, PRIOR_TABLE = "prior", "prior.csv"
 TRIAL, EPOCHS, OUTCOME, TEST = "trial.json", "epochs.jsonl", "outcome.json", "test.json"
 CHECKPOINT, TRACEBACK = "checkpoint.pt", "traceback.txt"
 TRUNKS = "trunk_*.pt"
