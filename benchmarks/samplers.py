@@ -17,7 +17,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -33,10 +32,12 @@ from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.cost.work import TrainingWork
 from cfamc_ray.front.dominance import hypervolume
 from cfamc_ray.search.search import Search
+from cfamc_ray.store.earlier import EarlierStudy
 from cfamc_ray.store.records import TrialRecord
 
 EVALUATIONS = 40
 NOISES = (0.03, 0.3)
+OBJECTIVES = ("clean_accuracy", "robust_accuracy")
 DIRECTIONS = ("maximize", "maximize")
 KEYS = [f"crops.{name}_probability" for name in ("flip", "jitter", "grayscale", "blur", "solarize")]
 FLOATS: dict[str, Any] = {key: {"float": [0.0, 1.0]} for key in KEYS}
@@ -104,37 +105,50 @@ def scale_of(problem: str) -> Scale:
     """Of 4,096 random points and 1,001 places on the front."""
     made = PROBLEMS[problem]
     source = np.random.default_rng(0)
-    drawn = [[_draw(written, source) for written in made.space.values()] for _ in range(4096)]
+    drawn = [[draw(written, source) for written in made.space.values()] for _ in range(4096)]
     values = np.array([made.values(x) for x in drawn])
     reference = np.quantile(values, 0.25, axis=0).tolist()
     front = [made.values(made.front(place)) for place in np.linspace(0, 1, 1001)]
     return Scale(values.std(axis=0), reference, hypervolume(front, reference, DIRECTIONS))
 
 
-def _draw(written: Mapping[str, Any], source: np.random.Generator) -> Any:
+def draw(written: Mapping[str, Any], source: np.random.Generator) -> Any:
+    """A random value of a range, uniform also where the search is logarithmic."""
     if "choice" in written:
         return written["choice"][source.integers(len(written["choice"]))]
     low, high = written.get("float") or written["int"]
     return float(source.uniform(low, high)) if "float" in written else int(source.integers(low, high + 1))
 
 
-def run(sampler: str, problem: str, noise: float, seed: int) -> tuple[list[float], float]:
-    """Share of the true hypervolume after each evaluation, and seconds of a proposal (median of the last ten)."""
-    torch.set_num_threads(1)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    warnings.simplefilter("ignore")
-    made, scale = PROBLEMS[problem], scale_of(problem)
-    config = StudyConfig.model_validate(
+def race_of(sampler: str, problem: str, seed: int) -> StudyConfig:
+    """The study that searches a problem."""
+    return StudyConfig.model_validate(
         {
             "name": "race",
             "search": {"sampler": sampler, "seed": seed, **({} if sampler == "front" else {"startup_trials": 10})},
             "budget": {"trials": EVALUATIONS},
             "trial": {"pretraining": {"epochs": 1}},
-            "space": made.space,
+            "space": PROBLEMS[problem].space,
         }
     )
+
+
+def row_of(values: Iterable[float]) -> dict[str, Any]:
+    """The only epoch of a trial."""
+    costs = {"crop_passes": 1, "flops": 1.0, "train_seconds": 1.0, "eval_seconds": 0.0}
+    return {"epoch": 1, "done": True, **costs, **dict(zip(OBJECTIVES, map(float, values), strict=True))}
+
+
+def run(
+    sampler: str, problem: str, noise: float, seed: int, earlier: Sequence[EarlierStudy] = ()
+) -> tuple[list[float], float]:
+    """Share of the true hypervolume after each evaluation, and seconds of a proposal (median of the last ten)."""
+    torch.set_num_threads(1)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.simplefilter("ignore")
+    made, scale = PROBLEMS[problem], scale_of(problem)
     source = np.random.default_rng((seed, round(100 * noise)))
-    search = Search(config, InMemoryStorage(), work_of=_no_work)
+    search = Search(race_of(sampler, problem, seed), InMemoryStorage(), work_of=_no_work, earlier=earlier)
     truth: list[Values] = []
     shares: list[float] = []
     seconds: list[float] = []
@@ -147,9 +161,7 @@ def run(sampler: str, problem: str, noise: float, seed: int) -> tuple[list[float
         values = made.values([proposal.point[key] for key in made.space])
         truth.append(values)
         seen = np.array(values) + noise * scale.spread * source.normal(size=2)
-        row = {"epoch": 1, "done": True, "crop_passes": 1, "flops": 1.0, "train_seconds": 1.0, "eval_seconds": 0.0}
-        row |= dict(zip(config.objectives, seen.tolist(), strict=True))
-        search.ended(replace(TrialRecord(proposal.number, proposal.point), rows=[row], status="finished"))
+        search.ended(TrialRecord(proposal.number, proposal.point, [row_of(seen)], "finished"))
         shares.append(hypervolume(truth, scale.reference, DIRECTIONS) / scale.whole)
 
 

@@ -10,6 +10,7 @@ from cfamc_ray.metrics import Unit, find_metric
 
 LETTERS = ("", "k", "M", "G", "T", "P", "E")
 MISSING = "–"
+BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def format_value(metric: str, value: float | None) -> str:
@@ -106,3 +107,16 @@ def is_brightness(key: str) -> bool:
     field = field_of(TrialConfig, key.removeprefix(TRUNK))
     extra = field.json_schema_extra if field else None
     return isinstance(extra, dict) and extra.get("unit") == "pixels"
+
+
+def sparkline(values: Sequence[float], *, width: int = 16) -> str:
+    """Values as a line of blocks, from the smallest to the largest; the last of each equal part where there are many.
+
+    Args:
+        values: finite numbers.
+        width: largest number of blocks.
+    """
+    places = [round((block + 1) * len(values) / width) - 1 for block in range(width)]
+    shown = [values[place] for place in places] if len(values) > width else list(values)
+    low, span = min(shown, default=0.0), max(shown, default=0.0) - min(shown, default=0.0)
+    return "".join(BLOCKS[round((value - low) / (span or 1.0) * (len(BLOCKS) - 1))] for value in shown)

@@ -1,8 +1,9 @@
 import math
+from collections.abc import Sequence
 
 import pytest
 
-from cfamc_ray.formatting import format_radius, format_seconds, format_value
+from cfamc_ray.formatting import format_radius, format_seconds, format_value, sparkline
 
 
 @pytest.mark.parametrize(
@@ -61,3 +62,21 @@ def test_values_read_as_a_person_says_them(metric: str, value: float | None, sho
 )
 def test_radii_read_in_grey_levels(epsilon: float, shown: str) -> None:
     assert format_radius(epsilon) == shown
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ([], ""),
+        ([3.0], "▁"),
+        ([2.0, 2.0], "▁▁"),
+        ([0, 0.5, 1], "▁▅█"),
+        (range(8), "▁▂▃▄▅▆▇█"),
+        (range(32), "▁▂▃▄▅▆▇█"),
+        ([*[0.0] * 31, 1.0], "▁▁▁▁▁▁▁█"),
+    ],
+)
+def test_a_sparkline_runs_from_the_smallest_to_the_largest_value_and_ends_with_the_last(
+    values: Sequence[float], shown: str
+) -> None:
+    assert sparkline(values, width=8) == shown

@@ -9,7 +9,7 @@ from test_train_command import Terminal
 
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
-from cfamc_ray.front.front import progress_of
+from cfamc_ray.front.progress import progress_of
 from cfamc_ray.orchestration.view import StudyView
 from cfamc_ray.store.records import TrialRecord
 from cfamc_ray.terminal import Detail, ProgressView, add_detail_options, detail_words, epoch_line
@@ -67,7 +67,7 @@ class TestStudyView:
         assert max(map(len, lines)) <= width
         said = " ".join(" ".join(lines).split())
         assert "…" not in said
-        for words in ("1 of 4 done, 1 running", "50.0%", "25.0%", "1 h 01 min", "3 h 05 min left"):
+        for words in ("1 of 4 done, 1 running", "50.0%", "25.0%", "1 h 01 min", "3 h 05 min left", "epoch 2 of 2;"):
             assert set(words.split()) <= {*re.split(r"[ ,]+", said), *said.split()}, words
 
     def test_verbose_tells_points_epochs_and_ends_once_in_order(self) -> None:

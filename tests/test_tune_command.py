@@ -20,7 +20,8 @@ from cfamc_ray.config.reading import dump_study
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.yaml12 import parse_yaml
 from cfamc_ray.front.confirmation import confirm
-from cfamc_ray.front.front import Progress, find_front
+from cfamc_ray.front.front import find_front
+from cfamc_ray.front.progress import Progress
 from cfamc_ray.orchestration.view import StudyView
 from cfamc_ray.space.reading import read_study
 from cfamc_ray.store.begun_and_ended import Status

@@ -11,6 +11,7 @@ VERBS = {
     "train": ("cfamc_ray.train", "train one configuration: a recipe, or a trial of a study"),
     "evaluate": ("cfamc_ray.evaluate", "attack a trained encoder on the test split, by a protocol"),
     "scale": ("cfamc_ray.scale", "measure and fit how time, memory and error grow"),
+    "status": ("cfamc_ray.cli.status", "show how far a study is, while it runs or after it"),
     "report": ("cfamc_ray.cli.report", "write the report of a study, finished or running"),
     "front": ("cfamc_ray.cli.front", "draw the front of a study"),
     "compare": ("cfamc_ray.cli.compare", "compare the fronts of several studies"),

@@ -13,6 +13,9 @@ if TYPE_CHECKING:  # configs are also read where Optuna is absent
 
     from cfamc_ray.config.trial import TrialConfig
 
+PROXY = "proxy"
+"""Name of the cheaper study that runs before a study."""
+
 
 class SamplerConfig(Component):
     """Chooses the next point; `build` gives an Optuna sampler."""

@@ -1,6 +1,5 @@
-"""The front of a study, and the progress of a running study."""
+"""The front of a study."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +8,6 @@ import numpy as np
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.formatting import format_setting
 from cfamc_ray.front.dominance import hypervolume, pareto_front, signs
-from cfamc_ray.store.begun_and_ended import Status
 from cfamc_ray.store.records import TrialRecord
 from cfamc_ray.store.tables import L2
 
@@ -131,59 +129,3 @@ def _reference(config: StudyConfig, name: str, values: np.ndarray) -> float:
     if config.objectives[name] == "maximize":
         return 0.0
     return float(values.max()) if len(values) else 0.0
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a running study is."""
-
-    total: int
-    """Trials of the budget."""
-    finished: int
-    running: int
-    others: Mapping[str, int]
-    """Number of stopped, failed and refused trials; without those that are zero."""
-    best: dict[str, float]
-    """Best value of each objective over the finished trials; NaN where there is none."""
-    front: str
-    """Number of points on the front, in words."""
-    hypervolume: float
-    seconds: float
-    """Since this run of the study began."""
-    seconds_left: float
-    """Estimate; NaN until a trial has ended."""
-
-
-def progress_of(config: StudyConfig, records: Sequence[TrialRecord], *, seconds: float, ended_before: int) -> Progress:
-    """How far a study is.
-
-    Args:
-        config: of the study.
-        records: of all trials so far.
-        seconds: since this run of the study began.
-        ended_before: number of trials that the budget pays for and that had ended when this run began.
-    """
-    front = find_front(config, records)
-    statuses = [record.status for record in records]
-    words: dict[str, Status] = {"stopped": "stopped", "failed": "failed", "refused": "infeasible"}
-    paid = sum(record.ended and record.counts for record in records)
-    better = {"maximize": max, "minimize": min}
-    complete = front.members + front.dominated
-    return Progress(
-        total=config.budget.trials,
-        finished=statuses.count("finished"),
-        running=statuses.count("running"),
-        others={word: statuses.count(status) for word, status in words.items() if status in statuses},
-        best={
-            name: better[direction]((record.value(name) for record in complete), default=math.nan)
-            for name, direction in front.objectives.items()
-        },
-        front=front.size,
-        hypervolume=front.hypervolume,
-        seconds=seconds,
-        seconds_left=_seconds_left(config.budget.trials - paid, paid - ended_before, seconds),
-    )
-
-
-def _seconds_left(todo: int, done: int, seconds: float) -> float:
-    return seconds / done * todo if done else math.nan

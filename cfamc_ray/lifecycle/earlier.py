@@ -4,13 +4,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.search import PROXY
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.host.files import write_text
 from cfamc_ray.lifecycle.checks import check_data
 from cfamc_ray.lifecycle.plans import PlannedStudy
 from cfamc_ray.lifecycle.reporting import Reporter, SearchResult
 from cfamc_ray.search.earlier import ranking_table, transferred
-from cfamc_ray.space.reading import PROXY, proxy_study
+from cfamc_ray.space.reading import proxy_study
 from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.earlier import EarlierStudy, copy_earlier, read_earlier
 from cfamc_ray.store.layout import PRIOR, PRIOR_TABLE

@@ -14,7 +14,8 @@ from ray.tune.experiment import Trial as TuneTrial
 
 from cfamc_ray.figures.charts import front_chart
 from cfamc_ray.figures.static import draw
-from cfamc_ray.front.front import Progress, find_front, progress_of
+from cfamc_ray.front.front import find_front
+from cfamc_ray.front.progress import Progress, progress_of
 from cfamc_ray.host.files import DiskFullError
 from cfamc_ray.orchestration.crashes import crash_reason
 from cfamc_ray.search.search import Search

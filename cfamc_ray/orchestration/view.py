@@ -14,8 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.formatting import format_metric, format_point, format_seconds, format_value
-from cfamc_ray.front.front import Progress
+from cfamc_ray.formatting import format_metric, format_point, format_seconds, format_value, sparkline
+from cfamc_ray.front.growth import find_growth
+from cfamc_ray.front.progress import Progress, running_trials
 from cfamc_ray.host.process import lasting_stream
 from cfamc_ray.metrics import find_metric
 from cfamc_ray.store.records import TrialRecord
@@ -77,7 +78,7 @@ class StudyView:
             for line in self._news(records):
                 self.console.print(line, soft_wrap=True, markup=False)
         if is_live(self.console):
-            self._live.update(_draw(self.config, progress), refresh=True)
+            self._live.update(_draw(self.config, progress, records), refresh=True)
             return
         ended = _ended(progress)
         if ended != self._ended:
@@ -109,13 +110,16 @@ def _story(config: StudyConfig, record: TrialRecord) -> list[str]:
     return [f"trial {record.number}: {line}" for line in lines]
 
 
-def _draw(config: StudyConfig, progress: Progress) -> Group:
+def _draw(config: StudyConfig, progress: Progress, records: Sequence[TrialRecord]) -> Group:
     table = Table.grid(padding=(0, 2))
     table.add_row("", ProgressBar(total=progress.total, completed=_ended(progress), width=40))
     table.add_row("trials", f"{progress.finished} of {progress.total} done, {_others(progress)}")
     for name, value in progress.best.items():
         table.add_row(f"best {find_metric(name).label}", format_value(name, value))
-    table.add_row("front", f"{progress.front}, hypervolume {progress.hypervolume:.4g}")
+    line = sparkline(find_growth(config, records).hypervolume)
+    table.add_row("front", f"{progress.front}, hypervolume {progress.hypervolume:.4g}  {line}")
+    for trial, where in running_trials(config, records):
+        table.add_row(trial, where)
     table.add_row("time", f"{format_seconds(progress.seconds)}, about {format_seconds(progress.seconds_left)} left")
     title = Text(f"{config.name}: {config.question}" if config.question else config.name, style="bold")
     return Group(title, table)

@@ -7,11 +7,9 @@ from typing import Any
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import read_tree, resolve
 from cfamc_ray.config.scaling import ScalingConfig
+from cfamc_ray.config.search import PROXY
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.space.search_space import SearchSpace
-
-PROXY = "proxy"
-"""Name of the cheaper study that runs before a study."""
 
 
 def read_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:

@@ -49,6 +49,19 @@ def only_driver(folder: Path) -> Iterator[None]:
         yield
 
 
+def driver_of(folder: Path) -> str | None:
+    """The process that works on a folder, as it described itself; None if there is none, or it cannot be known."""
+    try:
+        with (folder / LOCK).open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that ask do not see each other
+            except OSError as error:
+                return _owner(file.read(LONGEST)) if error.errno in HELD else None
+    except OSError:
+        pass
+    return None
+
+
 def _owner(content: bytes) -> str:
     """The process that holds a lock, as it described itself."""
     text = content.decode(errors="replace")

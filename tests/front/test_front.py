@@ -3,7 +3,8 @@ import math
 import pytest
 from made_by_hand import curve, record, study
 
-from cfamc_ray.front.front import find_front, name_of, progress_of
+from cfamc_ray.front.front import find_front, name_of
+from cfamc_ray.front.progress import progress_of
 from cfamc_ray.store.begun_and_ended import Status
 from cfamc_ray.store.records import TrialRecord
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.front.front import Progress
+from cfamc_ray.front.progress import Progress
 from cfamc_ray.orchestration.callback import StudyCallback
 from cfamc_ray.store.records import TrialFolder, TrialRecord
 

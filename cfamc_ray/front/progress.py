@@ -1,0 +1,90 @@
+"""How far a study is: its counts, its running trials, and how its hypervolume grew."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.formatting import format_count, format_point
+from cfamc_ray.front.front import find_front
+from cfamc_ray.store.begun_and_ended import Status
+from cfamc_ray.store.records import TrialRecord
+from cfamc_ray.store.trial_tables import settings_of
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a running study is."""
+
+    total: int
+    """Trials of the budget."""
+    finished: int
+    running: int
+    others: Mapping[str, int]
+    """Number of stopped, failed and refused trials; without those that are zero."""
+    best: dict[str, float]
+    """Best value of each objective over the finished trials; NaN where there is none."""
+    front: str
+    """Number of points on the front, in words."""
+    hypervolume: float
+    seconds: float
+    """Since this run of the study began."""
+    seconds_left: float
+    """Estimate; NaN until a trial has ended."""
+
+
+def progress_of(config: StudyConfig, records: Sequence[TrialRecord], *, seconds: float, ended_before: int) -> Progress:
+    """How far a study is.
+
+    Args:
+        config: of the study.
+        records: of all trials so far.
+        seconds: since this run of the study began.
+        ended_before: number of trials that the budget pays for and that had ended when this run began.
+    """
+    front = find_front(config, records)
+    statuses = [record.status for record in records]
+    words: dict[str, Status] = {"stopped": "stopped", "failed": "failed", "refused": "infeasible"}
+    paid = sum(record.ended and record.counts for record in records)
+    better = {"maximize": max, "minimize": min}
+    complete = front.members + front.dominated
+    return Progress(
+        total=config.budget.trials,
+        finished=statuses.count("finished"),
+        running=statuses.count("running"),
+        others={word: statuses.count(status) for word, status in words.items() if status in statuses},
+        best={
+            name: better[direction]((record.value(name) for record in complete), default=math.nan)
+            for name, direction in front.objectives.items()
+        },
+        front=front.size,
+        hypervolume=front.hypervolume,
+        seconds=seconds,
+        seconds_left=_seconds_left(config.budget.trials - paid, paid - ended_before, seconds),
+    )
+
+
+def _seconds_left(todo: int, done: int, seconds: float) -> float:
+    return seconds / done * todo if done else math.nan
+
+
+def running_trials(config: StudyConfig, records: Sequence[TrialRecord], *, most: int = 8) -> list[tuple[str, str]]:
+    """Each running trial, with its epoch, its speed in its last epoch and its point.
+
+    Args:
+        config: config of the study.
+        records: records of all trials so far.
+        most: number of trials from which on the others are only counted.
+    """
+    running = [record for record in records if not record.ended]
+    others = len(running) - most
+    lines = [(f"trial {record.number}", _where(config, record)) for record in running[:most]]
+    return [*lines, *([("others", f"{others} running")] if others > 0 else [])]
+
+
+def _where(config: StudyConfig, record: TrialRecord) -> str:
+    epochs, speed = config.trial_at(record.point).pretraining.epochs, record.value("crop_passes_per_second")
+    words = [f"epoch {len(record.rows) + 1} of {epochs}"]
+    words += [f"{format_count(speed)} crop passes/s"] if math.isfinite(speed) else []
+    words += [format_point(settings_of(config, record))] if record.point else []
+    return "; ".join(words)
