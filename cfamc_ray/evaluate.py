@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from cfamc_ray.api import evaluate
-from cfamc_ray.cli.command import exit_code, strengths_table, whole_table
+from cfamc_ray.cli.command import command_parser, exit_code, strengths_table, whole_table
 from cfamc_ray.config.data import DataConfig
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.heads import HEADS
@@ -41,9 +41,15 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "python -m cfamc_ray.
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description="Fit a head on a frozen encoder and attack both, on the test split, by a protocol.",
+    parser = command_parser(
+        prog,
+        "Fit a head on a frozen encoder and attack both, on the test split, by a protocol.",
+        {
+            "runs/quickstart/trial_00003": "a trial of a study, by the standard protocol",
+            "runs/cf-amc-ssl --protocol all": "a run by every protocol, the published ones too",
+            "cf-amc-ssl --untrained": "a recipe's initial weights, as a baseline",
+            "runs/cf-amc-ssl --set autoattack_images=0 --set images=1000": "without AutoAttack, on fewer images",
+        },
     )
     parser.add_argument(
         "run", metavar="RUN", help="folder of a run or of a trial; with --untrained also the name of a recipe"

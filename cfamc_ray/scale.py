@@ -4,7 +4,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from cfamc_ray.cli.command import add_costs_option, add_run_options, command_line, exit_code, expected_cost
+from cfamc_ray.cli.command import (
+    add_costs_option,
+    add_run_options,
+    command_line,
+    command_parser,
+    exit_code,
+    expected_cost,
+)
 from cfamc_ray.cli.scaling import print_fits
 from cfamc_ray.config.reading import dump_study
 from cfamc_ray.config.scaling import ScalingConfig
@@ -25,10 +32,15 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "python -m cfamc_ray.
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description="Measure training steps, and train a designed set of trials at several budgets; fit how time, "
-        "memory and error grow. Re-running resumes.",
+    parser = command_parser(
+        prog,
+        "Measure training steps, and train a designed set of trials at several budgets; fit how time, memory and error "
+        "grow. Re-running resumes.",
+        {
+            "--space scaling.yaml": "both parts, on handwritten digits",
+            "--space scaling.yaml --part system": "only what time and memory take on this machine",
+            "--space scaling.yaml --dry-run": "what it would train, and the cost",
+        },
     )
     parser.add_argument("--part", choices=("all", SYSTEM, LEARNING), default="all", help="which part to run (all)")
     parser.add_argument("--space", required=True, metavar="FILE", help="a YAML file, or the bare name of a given space")

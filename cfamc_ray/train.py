@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from rich.table import Table
-
 from cfamc_ray.api import train
-from cfamc_ray.cli.command import add_run_options, command_line, exit_code, program, strengths_table, whole_table
+from cfamc_ray.cli.command import add_run_options, command_line, command_parser, exit_code, program, strengths_table
+from cfamc_ray.cli.recipes import print_recipes
 from cfamc_ray.config.reading import dump_study
-from cfamc_ray.config.recipes import VARIANTS, PublishedRow, Variant, read_recipe, recipe_names
+from cfamc_ray.config.recipes import VARIANTS
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.formatting import format_seconds
 from cfamc_ray.host.process import INTERRUPTED
@@ -32,13 +31,19 @@ from cfamc_ray.store.records import TrialFolder, TrialRecord
 def main(argv: Sequence[str] | None = None, *, prog: str = "python -m cfamc_ray.train") -> int:
     """Parse, check, train, print; 0 when trained, 1 when it failed, 2 for bad input, 130 after Ctrl-C."""
     arguments = _parser(prog).parse_args(argv)
-    return exit_code(lambda: _list_recipes(arguments.variant) if arguments.recipe == "list" else _train(arguments))
+    return exit_code(lambda: print_recipes(arguments.variant) if arguments.recipe == "list" else _train(arguments))
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description="Train one configuration, as a recipe names it or a study tried it, and keep it.",
+    parser = command_parser(
+        prog,
+        "Train one configuration, as a recipe names it or a study tried it, and keep it.",
+        {
+            "--recipe cf-amc-ssl": "the paper's system; cfamc recipes lists all",
+            "--trial runs/quickstart/trial_00003": "a trial of a study again",
+            "--recipe cf-amc-ssl --set data.name=digits --set pretraining.epochs=2": "with other keys",
+            "--recipe cf-amc-ssl --workers 4 --resume": "on four GPUs, after an interruption",
+        },
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--recipe", metavar="NAME", help="a published system, or list for a table of all")
@@ -52,32 +57,6 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         parser, run="run", source="recipe", verbose="every epoch, with the optimizer's and the perturbation's state"
     )
     return parser
-
-
-def _list_recipes(variant: Variant) -> int:
-    from cfamc_ray.cost.work import training_flops  # noqa: PLC0415 (torch is slow to import)
-
-    table = Table(box=None, pad_edge=False)
-    table.add_column("recipe", no_wrap=True)
-    columns = ("CIFAR-10", "CIFAR-100", "minutes", "crop passes", "PFLOP")
-    for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("description", no_wrap=True)
-    for name in recipe_names():
-        recipe = read_recipe(name)
-        trial, published = recipe.trial(variant), recipe.published
-        cells = (
-            _published_row(published.cifar10) if published else "–",
-            _published_row(published.cifar100) if published else "–",
-            f"{published.minutes:g}" if published else "–",
-            f"{trial.crop_passes:.3g}",
-            f"{training_flops(trial) / 1e15:.3g}",
-        )
-        table.add_row(name, *cells, recipe.summary)
-    print(whole_table(table))
-    print("\nAccuracies in % as published: clean / under PGD at 4/255 / at 8/255; minutes on a GPU that is not named.")
-    print(f"Crop passes and FLOPs of the variant {variant}, evaluation not counted.")
-    return 0
 
 
 def _train(arguments: argparse.Namespace) -> int:
@@ -148,10 +127,6 @@ def _print_plan(study: StudyConfig) -> None:
     evaluation = cost.evaluation()
     more = f"; {evaluation}" if evaluation else ""
     print(f"# {cost.crop_passes_mean:.3g} crop passes and {cost.flops_mean:.3g} FLOPs{more}")
-
-
-def _published_row(row: PublishedRow) -> str:
-    return " / ".join(f"{value:g}" for value in row)
 
 
 def _resume_command(arguments: argparse.Namespace, folder: Path) -> str:

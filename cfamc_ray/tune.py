@@ -12,6 +12,7 @@ from cfamc_ray.cli.command import (
     add_costs_option,
     add_run_options,
     command_line,
+    command_parser,
     exit_code,
     expected_cost,
     program,
@@ -46,9 +47,17 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "python -m cfamc_ray.
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description="Search a space of trials for the front of its objectives, with Ray Tune and Optuna.",
+    parser = command_parser(
+        prog,
+        "Search a space of trials for the front of its objectives, with Ray Tune and Optuna.",
+        {
+            "--space quickstart.yaml": "a front on handwritten digits within minutes",
+            "--space mine.yaml --dry-run": "a space of your own: all its keys, and the cost",
+            "--space mine.yaml --resume --trials 40": "go on after any kind of end, with more trials",
+            "--space mine.yaml --set confirm.seeds=3": "test the front with fresh seeds, on test images",
+            '--space mine.yaml --set "search.proxy=[encoder.width=8]"': "learn from a cheaper study first",
+            "--space mine.yaml --address auto": "on a running Ray cluster",
+        },
     )
     parser.add_argument("--space", required=True, metavar="FILE", help="a YAML file, or the bare name of a given space")
     parser.add_argument("--trials", type=int, metavar="N", help="how many trials; short for --set budget.trials=N")

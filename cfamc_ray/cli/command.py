@@ -4,7 +4,7 @@ import argparse
 import errno
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,12 +21,33 @@ from cfamc_ray.host.process import INTERRUPTED, command_process, exit_code_of_in
 from cfamc_ray.lifecycle.plans import runs_folder
 from cfamc_ray.terminal import add_detail_options, detail_words
 
+EXAMPLES = "examples:"
 OF_PLACES = {
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "name a place that can be read and written"),
     **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.ELOOP), "name another place"),
     errno.ENAMETOOLONG: "name a shorter one",
 }
 """What an operating system says of a place that a person named, and what would be right."""
+
+
+class _Help(argparse.HelpFormatter):
+    """Wraps descriptions, and leaves the lines of examples as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith(EXAMPLES) else super()._fill_text(text, width, indent)
+
+
+def command_parser(prog: str, description: str, examples: Mapping[str, str]) -> argparse.ArgumentParser:
+    """The parser of a command, whose help ends with examples.
+
+    Args:
+        prog: how the command was called, such as ``cfamc tune``.
+        description: what it does.
+        examples: the words after `prog`, and what they do.
+    """
+    lines = [line for words, what in examples.items() for line in (f"  {what}:", f"    {prog} {words}".rstrip())]
+    epilog = "\n".join([EXAMPLES, *lines])
+    return argparse.ArgumentParser(prog=prog, description=description, epilog=epilog, formatter_class=_Help)
 
 
 def exit_code(command: Callable[[], int]) -> int:

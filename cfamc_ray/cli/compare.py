@@ -1,10 +1,9 @@
 """Compare the fronts of studies with the first one's: cfamc compare runs/ONE runs/OTHER … [--out FILE]."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from cfamc_ray.cli.command import exit_code, writing
+from cfamc_ray.cli.command import command_parser, exit_code, writing
 from cfamc_ray.figures.charts import comparison_chart
 from cfamc_ray.figures.static import draw, save_figure
 from cfamc_ray.front.comparison import compare_studies
@@ -15,7 +14,11 @@ from cfamc_ray.store.tables import Column, Table, metric_column
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "cfamc compare") -> int:
     """Read, compare, print, draw; the exit code is 2 for bad input."""
-    parser = argparse.ArgumentParser(prog=prog, description="Compare the fronts of studies with that of the first.")
+    parser = command_parser(
+        prog,
+        "Compare the fronts of studies with that of the first.",
+        {"runs/ONE runs/OTHER --out fronts.pdf": "two studies, with a figure of their fronts"},
+    )
     parser.add_argument(
         "studies", nargs="+", type=Path, metavar="STUDY", help="folders of studies, finished or running"
     )

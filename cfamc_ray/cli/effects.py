@@ -1,10 +1,9 @@
 """Which key moves which objective of a study: cfamc effects runs/STUDY [--out FOLDER]."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from cfamc_ray.cli.command import exit_code, writing
+from cfamc_ray.cli.command import command_parser, exit_code, writing
 from cfamc_ray.figures.charts import importance_chart, slices_chart
 from cfamc_ray.figures.static import draw, save_figure
 from cfamc_ray.front.effects import effects_table, find_effects
@@ -15,9 +14,10 @@ from cfamc_ray.store.records import read_config, read_trials
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "cfamc effects") -> int:
     """Read, compute, print, draw; the exit code is 2 for bad input."""
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description="Which searched key moves which objective: importances, and trends with their intervals.",
+    parser = command_parser(
+        prog,
+        "Which searched key moves which objective: importances, and trends with their intervals.",
+        {"runs/quickstart": "print them, and draw them into the study's report"},
     )
     parser.add_argument("study", type=Path, help="the study's folder")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where importance.png and slices.png go (report)")

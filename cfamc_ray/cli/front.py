@@ -1,10 +1,9 @@
 """Draw the front of a study, finished or running: cfamc front runs/STUDY [--out FILE]."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from cfamc_ray.cli.command import exit_code, writing
+from cfamc_ray.cli.command import command_parser, exit_code, writing
 from cfamc_ray.figures.charts import front_chart
 from cfamc_ray.figures.static import draw, save_figure
 from cfamc_ray.front.front import find_front
@@ -15,7 +14,11 @@ from cfamc_ray.store.records import read_config, read_trials
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "cfamc front") -> int:
     """Read, compute, draw; the exit code is 2 for bad input."""
-    parser = argparse.ArgumentParser(prog=prog, description="Draw the front of a study.")
+    parser = command_parser(
+        prog,
+        "Draw the front of a study.",
+        {"runs/quickstart --out front.pdf": "as a figure for a paper"},
+    )
     parser.add_argument("study", type=Path, help="the study's folder")
     parser.add_argument(
         "--out", type=Path, help="the figure, as .png, .svg or .pdf (report/front.png in the study's folder)"

@@ -12,6 +12,7 @@ VERBS = {
     "evaluate": ("cfamc_ray.evaluate", "attack a trained encoder on the test split, by a protocol"),
     "scale": ("cfamc_ray.scale", "measure and fit how time, memory and error grow"),
     "status": ("cfamc_ray.cli.status", "show how far a study is, while it runs or after it"),
+    "recipes": ("cfamc_ray.cli.recipes", "list the published systems, or print the keys of one"),
     "report": ("cfamc_ray.cli.report", "write the report of a study, finished or running"),
     "front": ("cfamc_ray.cli.front", "draw the front of a study"),
     "compare": ("cfamc_ray.cli.compare", "compare the fronts of several studies"),

@@ -1,10 +1,9 @@
 """Write a study's report, finished or running: cfamc report runs/STUDY [--budget PASSES]."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from cfamc_ray.cli.command import exit_code, writing
+from cfamc_ray.cli.command import command_parser, exit_code, writing
 from cfamc_ray.lifecycle.checks import warn_of_damage
 from cfamc_ray.report.page import write_report
 from cfamc_ray.store.layout import REPORT
@@ -12,9 +11,13 @@ from cfamc_ray.store.layout import REPORT
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "cfamc report") -> int:
     """Compute, draw, write; the exit code is 2 for bad input."""
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description="Write report/report.html of a study: one file, with every figure and table beside it.",
+    parser = command_parser(
+        prog,
+        "Write report/report.html of a study: one file, with every figure and table beside it.",
+        {
+            "runs/quickstart": "of a study that has ended or still runs",
+            "runs/quickstart --budget 20000": "with the best configuration for so many crop passes",
+        },
     )
     parser.add_argument("study", type=Path, help="the study's folder")
     parser.add_argument("--budget", type=float, metavar="PASSES", help="crop passes that a recommended trial may take")

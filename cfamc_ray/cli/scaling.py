@@ -1,10 +1,9 @@
 """Fit and draw a scaling study, finished or running: cfamc scaling runs/scaling."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from cfamc_ray.cli.command import exit_code, writing
+from cfamc_ray.cli.command import command_parser, exit_code, writing
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.reading import read_resolved
 from cfamc_ray.config.scaling import ScalingConfig
@@ -18,7 +17,11 @@ from cfamc_ray.store.layout import LEARNING, SCALING, SYSTEM
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "cfamc scaling") -> int:
     """Read, fit, draw, print; 0 with fits, 1 without, 2 for bad input."""
-    parser = argparse.ArgumentParser(prog=prog, description="Fit and draw a scaling study from what has finished.")
+    parser = command_parser(
+        prog,
+        "Fit and draw a scaling study from what has finished.",
+        {"runs/scaling": "tables, fits and figures of a run of cfamc scale"},
+    )
     parser.add_argument("run", type=Path, help="the run's folder")
     arguments = parser.parse_args(argv)
     return exit_code(lambda: _write(arguments.run))

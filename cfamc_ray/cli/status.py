@@ -1,6 +1,5 @@
 """Show how far a study is, from any terminal, while it runs or after it: cfamc status runs/STUDY [--watch]."""
 
-import argparse
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from cfamc_ray.cli.command import exit_code
+from cfamc_ray.cli.command import command_parser, exit_code
 from cfamc_ray.config.search import PROXY
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.formatting import format_metric, format_seconds, format_value, sparkline
@@ -21,21 +20,16 @@ from cfamc_ray.store.lock import driver_of
 from cfamc_ray.store.records import read_config, read_trials
 from cfamc_ray.terminal import is_live
 
-EXAMPLES = """examples:
-  cfamc status runs/quickstart             once
-  cfamc status runs/quickstart --watch     until the study has ended, or Ctrl-C
-"""
 EVERY = 2.0
 """Seconds between two looks."""
 
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "cfamc status") -> int:
     """Read and print; the exit code is 2 for bad input."""
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description="Show how far a study is: its running trials, its front and how that has grown.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        prog,
+        "Show how far a study is: its running trials, its front and how that has grown.",
+        {"runs/quickstart": "once", "runs/quickstart --watch": "until it has ended, or Ctrl-C"},
     )
     parser.add_argument("study", type=Path, help="the study's folder")
     parser.add_argument("--watch", action="store_true", help="show it again every two seconds, while it is worked on")

@@ -53,6 +53,33 @@ def test_without_a_verb_that_exists_it_says_which_there_are(
 
 
 @pytest.mark.parametrize("verb", VERBS)
+def test_help_ends_with_examples_that_the_verb_understands(
+    verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    said = capsys.readouterr().out
+    examples = [line.strip() for line in said.partition("\nexamples:\n")[2].splitlines() if line.startswith("    ")]
+    assert examples
+    assert max(map(len, examples)) <= 80
+    parse, parsed = argparse.ArgumentParser.parse_args, []
+
+    def parse_only(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:
+        parsed.append(parse(parser, words))
+        raise SystemExit(0)
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+    for example in examples:
+        program, *words = shlex.split(example)
+        assert program == "cfamc"
+        with pytest.raises(SystemExit) as caught:
+            main(words)
+        assert caught.value.code == 0, capsys.readouterr().err
+    assert len(parsed) == len(examples)
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_a_verb_is_called_as_it_was_typed(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main([verb, "--help"])
