@@ -41,7 +41,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         {
             "--recipe cf-amc-ssl": "the paper's system; cfamc recipes lists all",
             "--trial runs/quickstart/trial_00003": "a trial of a study again",
-            "--recipe cf-amc-ssl --set data.name=digits --set pretraining.epochs=2": "with other keys",
+            "--recipe cf-amc-ssl --set data.name=digits": "on another data set",
             "--recipe cf-amc-ssl --workers 4 --resume": "on four GPUs, after an interruption",
         },
     )
