@@ -36,6 +36,24 @@ def _few_threads() -> None:
 
 
 @pytest.fixture
+def nothing_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Charts are computed; to draw them takes seconds."""
+    for module in ("front", "effects", "compare"):
+        monkeypatch.setattr(f"cfamc_ray.cli.{module}.draw", lambda chart: None)
+        monkeypatch.setattr(f"cfamc_ray.cli.{module}.save_figure", lambda figure, path: None)
+    monkeypatch.setattr("cfamc_ray.report.page.save_chart", lambda chart, folder: None)
+    monkeypatch.setattr("cfamc_ray.figures.static.save_chart", lambda chart, folder: None)
+    monkeypatch.setattr("cfamc_ray.figures.interactive.embed", lambda chart: [])
+    monkeypatch.setattr("cfamc_ray.figures.interactive.script", lambda: "")
+
+
+@pytest.fixture
+def few_points_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan checks 2 points of its space; to check all of its sample takes a third of each command's time."""
+    monkeypatch.setattr("cfamc_ray.space.search_space.SAMPLE", 2)
+
+
+@pytest.fixture
 def cifar10() -> Path:
     """The real cifar10.npz."""
     folder = os.environ.get("CFAMC_DATA")
