@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -112,7 +113,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, measured: list[int]) -> list[int]:
 @pytest.fixture
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Laws are fitted to 10 bootstrap resamples; 200 take seconds."""
-    monkeypatch.setitem(fit.__kwdefaults__, "resamples", 10)
+    monkeypatch.setattr("cfamc_ray.scaling.study.fit", partial(fit, resamples=10))
 
 
 QUICK = pytest.mark.usefixtures("few_resamples", "nothing_is_drawn", "few_points_are_checked")
