@@ -1,5 +1,6 @@
 """What all tests share: few threads, no network, and real data only where the environment names it."""
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -30,9 +31,37 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
+def pytest_collection_finish() -> None:
+    """Python's garbage collector need not walk through the modules and thousands of tests again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _few_threads() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def nothing_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Charts are computed; to draw them takes seconds."""
+    for module in ("front", "effects", "compare"):
+        monkeypatch.setattr(f"cfamc_ray.cli.{module}.draw", lambda chart: None)
+        monkeypatch.setattr(f"cfamc_ray.cli.{module}.save_figure", lambda figure, path: None)
+    monkeypatch.setattr("cfamc_ray.report.page.save_chart", lambda chart, folder: None)
+    monkeypatch.setattr("cfamc_ray.figures.static.save_chart", lambda chart, folder: None)
+    monkeypatch.setattr("cfamc_ray.figures.interactive.embed", lambda chart: [])
+    monkeypatch.setattr("cfamc_ray.figures.interactive.script", lambda: "")
+
+
+@pytest.fixture
+def few_points_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan checks 2 points of its space; to check all of its sample takes a third of each command's time."""
+    monkeypatch.setattr("cfamc_ray.space.search_space.SAMPLE", 2)
 
 
 @pytest.fixture

@@ -111,6 +111,19 @@ class TestImport:
             _ = cfamc_ray.tuna  # type: ignore[attr-defined]
 
 
+QUICK = pytest.mark.usefixtures("nothing_is_drawn", "few_points_are_checked")
+
+
+def test_the_folder_is_what_the_command_makes_of_the_same_space(file: Path, tmp_path: Path, runs: Runs) -> None:
+    run_study(SPACE, out=tmp_path / "mine")
+    assert tune(["--space", str(file), "--out", str(tmp_path / "its")]) == 0
+    mine, its = files(tmp_path / "mine" / "small"), files(tmp_path / "its" / "small")
+    assert mine.keys() == its.keys()
+    different = {name for name in mine if mine[name] != its[name]}
+    assert different <= {"report/report.html"}, "which names its folder"
+
+
+@QUICK
 class TestRun:
     @pytest.mark.parametrize("given", ["file", "name", "mapping"])
     def test_a_space_is_a_file_a_name_or_a_mapping(
@@ -128,16 +141,6 @@ class TestRun:
         assert study.config == config
         assert (config.budget.trials, config.trial.crops.views) == (3, 4)
         assert list(study.trials["trial_id"]) == [f"trial_0000{number}" for number in range(3)]
-
-    def test_the_folder_is_what_the_command_makes_of_the_same_space(
-        self, file: Path, tmp_path: Path, runs: Runs
-    ) -> None:
-        run_study(SPACE, out=tmp_path / "mine")
-        assert tune(["--space", str(file), "--out", str(tmp_path / "its")]) == 0
-        mine, its = files(tmp_path / "mine" / "small"), files(tmp_path / "its" / "small")
-        assert mine.keys() == its.keys()
-        different = {name for name in mine if mine[name] != its[name]}
-        assert different <= {"report/report.html"}, "which names its folder"
 
     @pytest.mark.parametrize("verbose", [False, True])
     def test_nothing_is_printed_unless_it_is_asked_for(
@@ -178,6 +181,7 @@ class TestRun:
         assert open_study(study.folder).config == longer.config
 
 
+@QUICK
 class TestBadInput:
     @pytest.mark.parametrize(
         ("space", "given", "message"),
@@ -246,10 +250,12 @@ class TestRecorded:
         assert study.config.name in page
 
     def test_its_report_is_a_page(self, study: Study) -> None:
-        assert study.report() == study.folder / "report" / "report.html"
-        assert study.config.name in study.report().read_text(encoding="utf-8")
+        page = study.report()
+        assert page == study.folder / "report" / "report.html"
+        assert study.config.name in page.read_text(encoding="utf-8")
 
 
+@QUICK
 class TestStudy:
     def test_what_is_missing_is_nan_and_no_word_means_that(self, tmp_path: Path) -> None:
         config = resolve_study(
@@ -290,6 +296,7 @@ class TestStudy:
         assert capfd.readouterr() == ("", "")
 
 
+@QUICK
 class TestConfirm:
     @pytest.fixture(autouse=True)
     def asked(self, monkeypatch: pytest.MonkeyPatch) -> list[StudyConfig]:

@@ -54,6 +54,8 @@ from cfamc_ray.training.trainer import initial_encoder
 from cfamc_ray.training.trial import Trial
 from cfamc_ray.tune import main as tune
 
+pytestmark = pytest.mark.usefixtures("nothing_is_drawn", "few_points_are_checked")
+
 WIDTHS = {"width": 8, "prefeature_width": 8, "hidden_width": 8, "embedding_width": 8}
 STUDY = StudyConfig.model_validate(
     {
@@ -173,18 +175,6 @@ def damaged(file: str, kind: str, whole: Path, tmp_path: Path) -> Damage:
     study = Path(shutil.copytree(whole, tmp_path / "runs" / "small"))
     DAMAGES[kind](study / file)
     return Damage(study, file, kind, files(whole))
-
-
-@pytest.fixture(autouse=True)
-def _nothing_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Charts are computed; to draw them takes seconds."""
-    for module in ("front", "effects", "compare"):
-        monkeypatch.setattr(f"cfamc_ray.cli.{module}.draw", lambda chart: None)
-        monkeypatch.setattr(f"cfamc_ray.cli.{module}.save_figure", lambda figure, path: None)
-    monkeypatch.setattr("cfamc_ray.report.page.save_chart", lambda chart, folder: None)
-    monkeypatch.setattr("cfamc_ray.figures.static.save_chart", lambda chart, folder: None)
-    monkeypatch.setattr("cfamc_ray.figures.interactive.embed", lambda chart: [])
-    monkeypatch.setattr("cfamc_ray.figures.interactive.script", lambda: "")
 
 
 @pytest.fixture

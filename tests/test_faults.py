@@ -14,7 +14,7 @@ from cfamc_ray.config.yaml12 import dump_yaml
 from cfamc_ray.search.storage import open_storage
 from cfamc_ray.store.records import TrialRecord, read_trials
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.long, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 KILLS = 20
 SPACE = {

@@ -21,6 +21,8 @@ from cfamc_ray.store.records import TrialFolder, read_trials, write_config
 from cfamc_ray.store.stop_reason import StopReason
 from cfamc_ray.train import main as train
 
+pytestmark = pytest.mark.usefixtures("nothing_is_drawn", "few_points_are_checked")
+
 SPACE: dict[str, Any] = {
     "name": "mine",
     "search": {"sampler": "random"},

@@ -1,12 +1,16 @@
 """The API in the kernel of a notebook, and the notebook in docs as a reader executes it."""
 
+import asyncio
 import re
+import time
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from nbclient.util import ensure_async
 
 from cfamc_ray import open_study
 
@@ -29,11 +33,15 @@ def _this_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
-def execute(notebook: Any, folder: Path, **options: Any) -> list[Any]:
-    """Run it in a kernel whose working directory is the folder; the outputs of each cell of code."""
-    client = NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(folder)}}, **options)
+def client_of(notebook: Any, folder: Path, **options: Any) -> NotebookClient:
+    """A kernel whose working directory is the folder."""
+    return NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(folder)}}, **options)
+
+
+def execute(client: NotebookClient) -> list[Any]:
+    """The outputs of each cell of code."""
     client.execute()
-    return [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
+    return [cell.outputs for cell in client.nb.cells if cell.cell_type == "code"]
 
 
 def printed(outputs: list[Any]) -> str:
@@ -49,7 +57,7 @@ def test_it_is_kept_without_outputs() -> None:
 
 @pytest.mark.long
 def test_it_runs_from_the_first_cell_to_the_last(tmp_path: Path) -> None:
-    _, _, search, front, trials, longer, evaluation, encoder = execute(NOTEBOOK, tmp_path)
+    _, _, search, front, trials, longer, evaluation, encoder = execute(client_of(NOTEBOOK, tmp_path))
     lines = printed(search).splitlines()
     assert len(lines) < 20, "a line for each trial, not for each second"
     assert not any("\x1b" in line for line in lines)
@@ -66,7 +74,23 @@ def test_it_runs_from_the_first_cell_to_the_last(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_stop_button_interrupts_a_study_that_can_be_resumed(tmp_path: Path) -> None:
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(INTERRUPTED)])
-    (outputs,) = execute(notebook, tmp_path, timeout=30, interrupt_on_timeout=True, allow_errors=True)
+    client = client_of(notebook, tmp_path, timeout=300, interrupt_on_timeout=True, allow_errors=True)
+
+    async def interrupt() -> None:
+        assert client.km is not None
+        await ensure_async(client.km.interrupt_kernel())
+
+    def press_stop() -> None:
+        """Once a trial is being trained; if none is, the client interrupts the cell at last."""
+        patience = time.monotonic() + 300
+        while not any(tmp_path.glob("runs/interrupted/trial_*/trial.json")):
+            if time.monotonic() > patience:
+                return
+            time.sleep(0.1)
+        asyncio.run(interrupt())
+
+    Thread(target=press_stop, daemon=True).start()
+    (outputs,) = execute(client)
     assert "Ray is starting" in printed(outputs)
     assert outputs[-1].ename == "KeyboardInterrupt"
     assert open_study(tmp_path / "runs" / "interrupted").config.budget.trials == 1000

@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from cfamc_ray.config.scaling import ScalingConfig
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.yaml12 import parse_yaml
 from cfamc_ray.scale import main
+from cfamc_ray.scaling.laws import fit
 from cfamc_ray.space.reading import read_scaling
 from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.cells import CellFolder
@@ -108,6 +110,15 @@ def trained(monkeypatch: pytest.MonkeyPatch, measured: list[int]) -> list[int]:
     return to_write
 
 
+@pytest.fixture
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Laws are fitted to 10 bootstrap resamples; 200 take seconds."""
+    monkeypatch.setattr("cfamc_ray.scaling.study.fit", partial(fit, resamples=10))
+
+
+QUICK = pytest.mark.usefixtures("few_resamples", "nothing_is_drawn", "few_points_are_checked")
+
+
 def test_it_writes_table_fits_and_figures_and_says_what_they_show(
     space: Path, tmp_path: Path, trained: list[int]
 ) -> None:
@@ -147,6 +158,7 @@ def test_it_writes_table_fits_and_figures_and_says_what_they_show(
         assert f'id="{name}-0"' in page
 
 
+@QUICK
 @pytest.mark.long
 def test_an_interrupted_run_says_how_to_go_on_and_goes_on(space: Path, tmp_path: Path, trained: list[int]) -> None:
     words = ["--space", str(space), "--out", str(tmp_path / "runs"), "--quiet", "--set", "question=Why, oh why?"]
@@ -163,6 +175,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on(space: Path, tmp_path:
     assert "12 of 12 trials" in finished.out
 
 
+@QUICK
 @pytest.mark.long
 def test_either_part_runs_alone_and_the_system_part_goes_on(
     space: Path, tmp_path: Path, trained: list[int], measured: list[int]
@@ -187,6 +200,7 @@ def test_either_part_runs_alone_and_the_system_part_goes_on(
     assert not (tmp_path / "other" / "grown" / "system.csv").exists()
 
 
+@QUICK
 @pytest.mark.parametrize(
     ("module", "function", "number", "code"),
     [("cells", "run_cells", signal.SIGTERM, 143), ("run", "run_study", signal.SIGHUP, 129)],
@@ -208,6 +222,7 @@ def test_signals_end_either_part_with_a_code_of_their_own(
     assert "Interrupted; nothing is lost. Resume with\n" in said.out
 
 
+@QUICK
 def test_its_models_tell_what_a_study_will_take(space: Path, tmp_path: Path, trained: list[int]) -> None:
     run = tmp_path / "runs" / "grown"
     assert said_by(main, "--space", str(space), "--out", str(tmp_path / "runs"), "--part", "system").code == 0
@@ -219,6 +234,7 @@ def test_its_models_tell_what_a_study_will_take(space: Path, tmp_path: Path, tra
     assert (said.code, said.err.count("\n")) == (2, 1)
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_the_analysis_reads_a_run_at_any_time(space: Path, tmp_path: Path, trained: list[int]) -> None:
     trained[0] = 9
     said_by(main, "--space", str(space), "--out", str(tmp_path / "runs"))
@@ -263,6 +279,7 @@ def test_bad_input_is_refused_in_one_line(space: Path, tmp_path: Path, words: li
     assert named in said.err
 
 
+@QUICK
 def test_a_folder_of_another_design_is_refused(space: Path, tmp_path: Path, trained: list[int]) -> None:
     words = ["--space", str(space), "--out", str(tmp_path / "runs")]
     assert said_by(main, *words).code == 0

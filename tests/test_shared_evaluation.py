@@ -136,8 +136,15 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
-def test_all_workers_have_the_scores_of_one_and_leave_the_generator_where_it_does(shared: list[dict[str, Any]]) -> None:
-    alone = found()
+@pytest.fixture(scope="module")
+def alone() -> dict[str, Any]:
+    """What one worker finds, which tests only read."""
+    return found()
+
+
+def test_all_workers_have_the_scores_of_one_and_leave_the_generator_where_it_does(
+    shared: list[dict[str, Any]], alone: dict[str, Any]
+) -> None:
     for case in CASES:
         scores, state, heads = alone[case]
         assert len(scores[0]) == (1 if case == "one strength" else 5)
@@ -151,15 +158,17 @@ def test_all_workers_have_the_scores_of_one_and_leave_the_generator_where_it_doe
     assert robust > {0.0}, "some cases break everything, others do not"
 
 
-def test_all_workers_know_of_each_head_which_images_are_broken(shared: list[dict[str, Any]]) -> None:
-    expected = found()["left"]
+def test_all_workers_know_of_each_head_which_images_are_broken(
+    shared: list[dict[str, Any]], alone: dict[str, Any]
+) -> None:
+    expected = alone["left"]
     assert 0 < expected.sum() < expected.numel()
     for results in shared:
         assert torch.equal(results["left"], expected)
 
 
-def test_all_workers_have_the_adversarial_images_of_one(shared: list[dict[str, Any]]) -> None:
-    expected = found()["adversarial"]
+def test_all_workers_have_the_adversarial_images_of_one(shared: list[dict[str, Any]], alone: dict[str, Any]) -> None:
+    expected = alone["adversarial"]
     for results in shared:
         torch.testing.assert_close(results["adversarial"], expected, rtol=0, atol=1e-12)
 

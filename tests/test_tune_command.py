@@ -52,6 +52,9 @@ RAN: list[tuple[float | None, float | None, Status]] = [
 ]
 
 
+QUICK = pytest.mark.usefixtures("nothing_is_drawn", "few_points_are_checked")
+
+
 class Said(NamedTuple):
     """What the command ended with."""
 
@@ -238,6 +241,7 @@ class TestBadInput:
         assert "Traceback" not in done.stderr
 
 
+@QUICK
 class TestMirror:
     def test_a_study_is_found_again_on_another_machine(
         self, tune: Tune, finished: Path, begun: list[StudyConfig], tmp_path: Path
@@ -270,6 +274,7 @@ class TestMirror:
         )
 
 
+@QUICK
 class TestBegunStudy:
     def test_an_unfinished_study_is_not_touched_without_resume(
         self, tune: Tune, finished: Path, begun: list[StudyConfig]
@@ -314,6 +319,7 @@ class TestBegunStudy:
         assert files(finished) == before
 
 
+@QUICK
 @pytest.mark.parametrize(("words", "said_on_the_way"), [([], True), (["--quiet"], False), (["--verbose"], True)])
 def test_quiet_says_only_the_result(
     tune: Tune, begun: list[StudyConfig], words: list[str], said_on_the_way: bool
@@ -326,6 +332,7 @@ def test_quiet_says_only_the_result(
 
 
 class TestFinishedStudy:
+    @QUICK
     @pytest.mark.parametrize("resume", [[], ["--resume"]], ids=["", "resume"])
     def test_its_front_is_printed_again(
         self, tune: Tune, finished: Path, resume: list[str], begun: list[StudyConfig]
@@ -353,6 +360,7 @@ class TestFinishedStudy:
         assert tables["trials.csv"][3]["robust_accuracy"] == ""
         assert (finished / "report" / "front.png").read_bytes().startswith(b"\x89PNG")
 
+    @QUICK
     def test_of_the_trials_only_encoders_of_dominated_ones_go(self, tune: Tune, finished: Path) -> None:
         before = files(finished)
         tune()
@@ -360,6 +368,7 @@ class TestFinishedStudy:
         assert gone == {"trial_00002/encoder.safetensors"}
         assert {name: before[name] for name in before.keys() - gone}.items() <= files(finished).items()
 
+    @QUICK
     def test_the_encoder_of_a_finished_trial_that_misses_an_objective_goes_too(
         self, tune: Tune, finished: Path
     ) -> None:
@@ -367,6 +376,7 @@ class TestFinishedStudy:
         tune()
         assert not TrialFolder(finished, 2).encoder.exists()
 
+    @QUICK
     def test_all_encoders_stay_where_that_is_asked_for(self, tune: Tune, finished: Path) -> None:
         before = files(finished)
         assert tune("--set", "keep_encoders=all").code == 0
@@ -392,12 +402,14 @@ class TestFinishedStudy:
         assert said.out.count("failed: exceeded its time") == 4
         assert (without_front / "report" / "front.png").exists()
 
+    @QUICK
     def test_an_empty_front_has_the_columns_of_all_trials(self, tune: Tune, without_front: Path) -> None:
         tune()
         trials, front = ((without_front / name).read_text().splitlines() for name in ("trials.csv", "front.csv"))
         assert front == trials[:1]
 
 
+@QUICK
 class TestRun:
     def test_a_run_is_told_what_was_typed_and_ends_with_its_front(
         self, tune: Tune, begun: list[StudyConfig], tmp_path: Path

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol, Self
 
 import numpy as np
-from scipy.optimize import lsq_linear
 
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
@@ -168,6 +167,8 @@ def fit_coefficients(
     known = np.isfinite(y) & (y > 0) if len(y) else np.zeros(0, dtype=bool)
     if not known.any():
         return None
+    from scipy.optimize import lsq_linear  # noqa: PLC0415 (slow to import, and not every command fits)
+
     X, y = X[known] / y[known, None], np.ones(int(known.sum()))
     scale = np.where(X.max(axis=0) > 0, X.max(axis=0), 1.0)  # FLOPs and updates are of very different size
     highest = np.array([(at_most or {}).get(name, np.inf) for name in amounts[0]])

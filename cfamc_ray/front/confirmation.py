@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import t
+from scipy.special import stdtrit
 
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.front.candidates import without_seed
@@ -177,8 +177,8 @@ def summarize(values: Sequence[float]) -> Summary:
     if not values:
         return Summary((), math.nan, (math.nan, math.nan))
     mean, half = float(np.mean(values)), math.nan
-    if len(values) > 1:  # scipy's t.interval has none where all values are equal
-        half = float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
+    if len(values) > 1:
+        half = float(stdtrit(len(values) - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(len(values)))
     return Summary(tuple(map(float, values)), mean, (mean - half, mean + half))
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import create_trial
-from scipy.stats import t
+from scipy.special import stdtrit
 
 from cfamc_ray.config.ranges import Choice, FloatRange, IntRange, Range
 from cfamc_ray.config.stages import trunk_part
@@ -155,7 +155,7 @@ def _slopes(
     shifted_N = y_N - y_N[0]  # so that a constant has a slope of exactly zero
     weight_F = inverse_FF @ X_NF.T @ shifted_N
     variance = float(((shifted_N - X_NF @ weight_F) ** 2).sum()) / spare
-    half_F = t.ppf(0.975, spare) * np.sqrt(variance * np.diag(inverse_FF))
+    half_F = stdtrit(spare, 0.975) * np.sqrt(variance * np.diag(inverse_FF))
     slopes, place = {}, 1
     for key, column in columns.items():
         others = np.delete(X_NF, place, axis=1)

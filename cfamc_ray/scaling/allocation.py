@@ -6,7 +6,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from cfamc_ray.config.scaling import EPOCHS, ScalingConfig
 from cfamc_ray.scaling.laws import Fit
@@ -107,7 +107,7 @@ def doubling(
     if len(slopes) < 2:
         return None
     mean, error = float(np.mean(slopes)), float(np.std(slopes, ddof=1) / math.sqrt(len(slopes)))
-    half = float(student.ppf(0.975, len(slopes) - 1)) * error
+    half = float(stdtrit(len(slopes) - 1, 0.975)) * error
     return Doubling(key, metric, among, mean, mean - half, mean + half, len(slopes))
 
 

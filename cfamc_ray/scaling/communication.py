@@ -16,7 +16,6 @@ from statistics import median
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import nnls
 
 from cfamc_ray.store.cells import Measured
 
@@ -62,6 +61,8 @@ def fit_communication(workers: int, sums: Sequence[tuple[float, float]]) -> Comm
         workers: number of workers that took part.
         sums: bytes on each worker and seconds of each all-reduce.
     """
+    from scipy.optimize import nnls  # noqa: PLC0415 (slow to import, and commands that fit nothing import this module)
+
     size, seconds = np.array(sums, dtype=float).T
     features = 2 * (workers - 1) * np.column_stack([np.ones(len(size)), size / workers])
     solution, _ = nnls(features / seconds[:, None], np.ones(len(size)))

@@ -302,6 +302,7 @@ def test_the_keys_that_make_a_step_faster_are_all_measured_alone_and_together() 
 
 
 @pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_from_preparation_to_the_table(data: dict[str, Any], tmp_path: Path) -> None:
     folder, out = tmp_path / "carried", tmp_path / "out"

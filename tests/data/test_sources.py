@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10
 
 from cfamc_ray.config.data import DataConfig, parse_data
@@ -17,6 +18,7 @@ from cfamc_ray.config.errors import InputError
 from cfamc_ray.data import sources
 from cfamc_ray.data.images import UNLABELLED
 from cfamc_ray.data.sources import hold_source, read_source
+from cfamc_ray.data.stratification import stratified_order
 
 Arrays = dict[str, Any]
 
@@ -37,6 +39,16 @@ def arrays() -> Arrays:
 
 
 class TestDigits:
+    def test_they_are_those_of_scikit_learn(self) -> None:
+        source, digits = read_source(parse_data(name="digits", image_size=8)), load_digits()
+        pixels_NHW = (digits.images * (255 / 16)).round()
+        order = stratified_order(torch.from_numpy(digits.target), seed=0)
+        images = torch.cat([split.images_NCHW[:, 0] for split in (source.test, source.train)])
+        labels = torch.cat([split.labels_N for split in (source.test, source.train)])
+        assert torch.equal(images.double(), torch.from_numpy(pixels_NHW)[order])
+        assert torch.equal(labels, torch.from_numpy(digits.target)[order])
+        assert list(source.class_names) == [str(name) for name in digits.target_names]
+
     def test_pixels_span_the_whole_range_in_three_equal_channels(self) -> None:
         source = read_source(parse_data(name="digits", image_size=8))
         images_NCHW = source.train.images_NCHW

@@ -65,8 +65,7 @@ def point(views: int = 2, epochs: int = 2, norm: str = "batch") -> dict[str, Any
     return {"crops.views": views, "pretraining.epochs": epochs, "encoder.norm": norm}
 
 
-@pytest.fixture
-def study(tmp_path: Path) -> Path:
+def make_one_of_all(folder: Path) -> Path:
     """12 finished trials in which views make clean and epochs robust, one stopped, one failed, one running."""
     finished = [
         (
@@ -81,11 +80,16 @@ def study(tmp_path: Path) -> Path:
         (point(5, 4), []),
         (point(6, 4), rows(1, 0.2, 0.1, done=False)),
     ]
-    folder = make(tmp_path / "made", [*finished, *begun], budget={"trials": 20})
+    make(folder, [*finished, *begun], budget={"trials": 20})
     TrialFolder(folder, 12).close("stopped", "fell behind")
     TrialFolder(folder, 13).close("failed", "diverged <at once>")
     (folder / "environment.json").write_text(json.dumps({"date": "2026-11-01T10:00:00+00:00", "cores": 2}))
     return folder
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    return make_one_of_all(tmp_path / "made")
 
 
 def text_of(page: str) -> str:
@@ -202,6 +206,7 @@ def test_a_broken_study_has_a_report_that_says_what_is_missing(tmp_path: Path, n
     assert not re.search(r"\b(nan|None|inf)\b", text.partition("Provenance")[0])
 
 
+@pytest.mark.usefixtures("nothing_is_drawn")
 def test_a_metric_that_is_missing_is_a_dash_and_never_a_zero(tmp_path: Path) -> None:
     folder = make(tmp_path / "broken", [(point(2), rows(2, 0.3, None)), (point(3), rows(2, 0.3, 0.1))])
     table = {row["trial_id"]: row for row in read_table(write_report(folder).parent / "trials.csv")}
@@ -256,6 +261,22 @@ BY_DEFAULT = [("", 1280, "light"), ("cifar_small", 400, "dark"), ("quickstart", 
 """Each report once; the other openings are long."""
 
 
+@pytest.fixture(scope="module")
+def opened_pages() -> dict[str, Path]:
+    """The pages that have been written, by the recorded study; tests only read them."""
+    return {}
+
+
+@pytest.fixture
+def page_path(recorded: str, opened_pages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a recorded study, or of the one that is made here."""
+    if recorded not in opened_pages:
+        folder = tmp_path_factory.mktemp("opened") / (recorded or "made")
+        study = Path(shutil.copytree(STUDIES / recorded, folder)) if recorded else make_one_of_all(folder)
+        opened_pages[recorded] = write_report(study)
+    return opened_pages[recorded]
+
+
 @pytest.mark.parametrize(
     ("recorded", "width", "scheme"),
     [
@@ -264,11 +285,8 @@ BY_DEFAULT = [("", 1280, "light"), ("cifar_small", 400, "dark"), ("quickstart", 
     ],
 )
 def test_in_a_browser_every_figure_is_drawn_and_nothing_is_fetched(
-    browser: Any, study: Path, recorded: str, width: int, scheme: str, tmp_path: Path
+    browser: Any, page_path: Path, width: int, scheme: str
 ) -> None:
-    if recorded:
-        study = Path(shutil.copytree(STUDIES / recorded, tmp_path / recorded))
-    page_path = write_report(study)
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page = context.new_page()
     said: list[str] = []
@@ -288,7 +306,7 @@ def test_in_a_browser_every_figure_is_drawn_and_nothing_is_fetched(
         " const place = plot.parentElement.getBoundingClientRect();"
         " return [drawn.width, drawn.height, place.width]; })"
     )
-    panels = sum(len(chart.panels) for chart in make_report(study).charts)
+    panels = sum(len(chart.panels) for chart in make_report(page_path.parents[1]).charts)
     assert len(sizes) == panels
     assert all(drawn > 200 and height > 100 and drawn <= place + 1 for drawn, height, place in sizes)
     assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing makes the page scroll sideways"
@@ -323,6 +341,7 @@ def test_the_page_of_a_study_without_trials_draws_its_sentences(browser: Any, tm
     page.close()
 
 
+@pytest.mark.usefixtures("nothing_is_drawn")
 def test_reading_a_report_changes_nothing_of_the_study(study: Path) -> None:
     before = read_trials(study)
     write_report(study)
@@ -373,6 +392,7 @@ def test_of_curves_it_says_what_the_head_moves_and_what_noise_hides(curves: Path
     assert "A thin line joins" in remarks["front"]
 
 
+@pytest.mark.usefixtures("nothing_is_drawn")
 def test_of_curves_the_tables_have_a_row_for_each_operating_point(curves: Path) -> None:
     folder = write_report(curves).parent
     front, key = read_table(folder / "front.csv"), "evaluation.head.l2"
