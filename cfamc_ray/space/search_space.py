@@ -48,21 +48,20 @@ class SearchSpace:
         # Check more than one point, to find a constraint that cannot be computed for all points.
         searched = not all(isinstance(written, Constant) for written in self.ranges.values())
         number = self.config.budget.trials if self.is_grid else SAMPLE if searched else 1
-        admitted = list(islice(self.points(), number))
-        self._check_number(admitted)
-        trials = [self.config.trial_at(point) for point in admitted]
+        trials = list(islice(self._trials(), number))
+        self._check_number(len(trials))
         self._check_measured(trials)
         _ = self.first_points  # refuses points that do not fit
         self._check_workers(trials)
 
-    def _check_number(self, admitted: Sequence[Point]) -> None:
+    def _check_number(self, admitted: int) -> None:
         if not admitted:
             shown = "; ".join(constraint.text for constraint in self.config.constraints)
             points = "the grid's points" if self.is_grid else f"{RANDOM_POINTS} random points of the space"
             shown = shown or "the rules between a trial's keys"
             raise ValueError(f"constraints: none of {points} meets them ({shown})")
-        if self.is_grid and len(admitted) < self.config.budget.trials:
-            raise ValueError(f"budget.trials must be at most {len(admitted)}, the points of the grid")
+        if self.is_grid and admitted < self.config.budget.trials:
+            raise ValueError(f"budget.trials must be at most {admitted}, the points of the grid")
 
     def _check_measured(self, trials: Sequence[TrialConfig]) -> None:
         scores = [name for name in self.config.objectives if name.endswith("_accuracy")]
@@ -88,6 +87,10 @@ class SearchSpace:
             ValueError: for a constraint that cannot be computed.
         """
         return filter(self.admits, self._candidates())
+
+    def _trials(self) -> Iterator[TrialConfig]:
+        """The trials of `points`."""
+        return filter(None, map(self.trial_if_admitted, self._candidates()))
 
     def _candidates(self) -> Iterator[dict[str, Scalar]]:
         if self.is_grid:
@@ -121,12 +124,12 @@ class SearchSpace:
             number: number of random points.
         """
         count = self.config.budget.trials if self.is_grid else number
-        return [self.config.trial_at(point) for point in islice(self.points(), count)]
+        return list(islice(self._trials(), count))
 
     @property
     def first_trial(self) -> TrialConfig:
         """A trial of the space, for properties that all its trials share."""
-        return self.config.trial_at(next(self.points()))
+        return next(self._trials())
 
     @cached_property
     def first_points(self) -> list[dict[str, Scalar]]:
@@ -165,7 +168,11 @@ class SearchSpace:
         return point
 
     def admits(self, point: Point) -> bool:
-        """Whether a point gives a valid trial and meets all constraints.
+        """Whether a point gives a valid trial and meets all constraints; errors as in `trial_if_admitted`."""
+        return self.trial_if_admitted(point) is not None
+
+    def trial_if_admitted(self, point: Point) -> TrialConfig | None:
+        """The trial of a point; None if it is not valid, or violates a constraint.
 
         Raises:
             ValueError: if a constraint names a key that no trial has, or cannot be computed.
@@ -173,14 +180,14 @@ class SearchSpace:
         try:
             trial = self.config.trial_at(point)
         except ValidationError:
-            return False
+            return None
         for constraint in self.config.constraints:
             try:
                 if not constraint.holds(lambda key: self.config.value_at(point, trial, key)):
-                    return False
+                    return None
             except ValueError as error:
                 raise ValueError(f"constraints: {constraint.text!r} {error}") from None
-        return True
+        return trial
 
     def contains(self, point: Point) -> bool:
         """Whether a point has exactly the keys of the space, values in their ranges, and meets the constraints.

@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -234,17 +235,22 @@ def trial_folders(study: Path) -> Iterator[TrialFolder]:
 
 
 def _searched_keys(study: Path) -> Collection[str] | None:
+    path = study / STUDY
+    return _keys_of_space(path, path.read_bytes() if path.is_file() else b"")
+
+
+@lru_cache(maxsize=16)
+def _keys_of_space(path: Path, _content: bytes) -> Collection[str] | None:
     try:
-        space = read_resolved_tree(StudyConfig, study / STUDY).get("space")
+        space = read_resolved_tree(StudyConfig, path).get("space")
     except InputError:
         return None
-    return space if isinstance(space, dict) else None
+    return tuple(space) if isinstance(space, dict) else None
 
 
 def read_trials(study: Path) -> list[TrialRecord]:
     """All trials of a study folder, by number, as far as their files are whole."""
-    records = (folder.read() for folder in trial_folders(study))
-    return [record for record in records if record is not None]
+    return [record for folder in trial_folders(study) if (record := folder.read()) is not None]
 
 
 def trials_of(config: StudyConfig) -> Callable[[TrialRecord], TrialConfig]:
