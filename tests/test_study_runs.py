@@ -167,6 +167,34 @@ def test_a_killed_study_with_forks_goes_on_and_a_fork_is_what_it_would_be_alone(
 
 
 @pytest.mark.long
+def test_a_study_killed_in_its_cheaper_study_goes_on_there_and_learns_from_it(space: Path) -> None:
+    search = ("--set", "search={seed: 3, startup_trials: 3, proxy: [data.pretrain_images=60, budget.trials=3]}")
+    folder = space.parent / "runs" / "tiny"
+    proxy = folder / "prior" / "proxy"
+    command = Command(space, *search, "--trials", "2")
+    wait_until(lambda: any(record.rows for record in read_trials(proxy)))
+    command.kill()
+    command.process.wait(timeout=120)
+    before = read_trials(proxy)
+    assert not read_trials(folder)
+    code, out = run(space, *search, "--trials", "2", "--resume")
+    assert code == 0, out
+    after = read_trials(proxy)
+    assert [record.status for record in after] == ["finished"] * 3
+    for earlier, later in zip(before, after, strict=False):
+        assert later.point == earlier.point
+        assert all(row["loss"] == again["loss"] for row, again in zip(earlier.rows, later.rows, strict=False))
+    assert [record.status for record in read_trials(folder)] == ["finished"] * 2
+    assert "What earlier studies knew" not in (folder / "report" / "report.html").read_text()  # two trials are too few
+    code, out = run(space, *search, "--trials", "3", "--resume")
+    assert code == 0, out
+    assert "A cheaper study" not in out
+    assert (
+        (folder / "prior.csv").read_text().startswith("study,trials,objective,compared,tau\nproxy,3,clean_accuracy,3,")
+    )
+
+
+@pytest.mark.long
 def test_a_killed_worker_is_started_again_and_goes_on(space: Path) -> None:
     study = space.parent / "runs" / "tiny"
     command = Command(space, "--trials", "1", "--set", "pretraining.epochs=30")

@@ -8,8 +8,10 @@ from cfamc_ray.config.search import PROXY
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.host.files import write_text
 from cfamc_ray.lifecycle.checks import check_data
+from cfamc_ray.lifecycle.costs import trial_work
 from cfamc_ray.lifecycle.plans import PlannedStudy
 from cfamc_ray.lifecycle.reporting import Reporter, SearchResult
+from cfamc_ray.search.budget import Budget
 from cfamc_ray.search.earlier import ranking_table, transferred
 from cfamc_ray.space.reading import proxy_study
 from cfamc_ray.space.search_space import SearchSpace
@@ -56,6 +58,9 @@ def gather_earlier(
     if not config.search.proxy:
         return None
     proxy = PlannedStudy(folder / PRIOR / PROXY, proxy_study(config))
+    records = read_trials(proxy.folder)
+    if all(record.ended for record in records) and Budget(proxy.config, work_of=trial_work).over(records):
+        return None
     check_data(proxy.config, [SearchSpace(proxy.config).first_trial])
     reporter.say(f"A cheaper study runs first: {', '.join(config.search.proxy)}")
     result = run(proxy)
