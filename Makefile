@@ -1,6 +1,6 @@
 # Everything a newcomer needs; each target makes the virtual environment first where it is missing.
-FITS := import ensurepip, sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
-PYTHON ?= $(shell for name in python3.12 python3.11 python3; do $$name -c "$(FITS)" 2>/dev/null && echo $$name && break; done)
+FITS := import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
+PYTHON ?= $(shell for name in python3.12 python3.13 python3.11 python3.14 python3; do $$name -c "$(FITS)" 2>/dev/null && echo $$name && break; done)
 OUT ?= runs
 ARGS ?=
 BIN := .venv/bin
@@ -9,11 +9,11 @@ BIN := .venv/bin
 setup: .venv/ready
 
 .venv/ready: pyproject.toml requirements.txt
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed; name one with make PYTHON=..."; exit 2; }
+	@test -n "$(PYTHON)" || { echo "Python 3.11 to 3.14 is needed; name one with make PYTHON=..."; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.txt
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python $(if $(TORCH),--torch-backend $(TORCH)) \
+		--constraint requirements.txt --editable ".[dev]"
 	touch .venv/ready
 
 study: setup  ## the quickstart: a front on digits within minutes
