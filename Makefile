@@ -5,7 +5,7 @@ OUT ?= runs
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: setup study scaling notebook test check lint types gpu-check
+.PHONY: setup study scaling notebook docs test check lint types gpu-check
 setup: .venv/ready
 
 .venv/ready: pyproject.toml requirements.txt
@@ -25,6 +25,9 @@ scaling: setup  ## how the machine's work and the learning grow, and how a budge
 notebook: setup  ## docs/notebook.ipynb, executed in a copy
 	mkdir -p $(OUT)/notebook && cp docs/notebook.ipynb $(OUT)/notebook/
 	$(BIN)/jupyter execute --inplace $(OUT)/notebook/notebook.ipynb
+
+docs: setup  ## the documentation as a site in site/; ARGS=serve shows it on this machine and follows changes
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs $(or $(ARGS),build)
 
 test: setup
 	$(BIN)/python -m pytest $(ARGS)
