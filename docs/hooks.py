@@ -7,8 +7,6 @@ those files, and the report of each recorded study in place of its folder.
 import json
 import posixpath
 import re
-import shutil
-import tempfile
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -17,7 +15,8 @@ from mkdocs.structure.pages import Page
 
 import cfamc_ray
 from cfamc_ray import api
-from cfamc_ray.report.page import write_report
+from cfamc_ray.report.contents import make_report
+from cfamc_ray.report.page import render
 
 ROOT = Path(__file__).parent.parent
 LINK = re.compile(r"(?<=\]\()(?!\w+:)[^)#\s]+")
@@ -76,9 +75,11 @@ def _with_links(text: str, path: str) -> str:
 def _content(path: str) -> str:
     """The page of a file or folder that does not lie in docs/, or of the notebook."""
     file = ROOT / path
+    if (file / "study.yaml").is_file():
+        return render(make_report(file))
     if file.is_dir():
         listing = "\n".join(sorted(entry.name + "/" * entry.is_dir() for entry in file.iterdir()))
-        return _report(file) if (file / "study.yaml").is_file() else f"# `{path}`\n\n```\n{listing}\n```\n"
+        return f"# `{path}`\n\n```\n{listing}\n```\n"
     text = file.read_text(encoding="utf-8")
     if file.suffix == ".md":
         return _with_links(text, path)
@@ -105,9 +106,3 @@ def _notebook(text: str) -> str:
     cells = json.loads(text)["cells"]
     sources = [("".join(cell["source"]), cell["cell_type"] == "code") for cell in cells]
     return "\n\n".join(f"```python\n{source}\n```" if code else source for source, code in sources)
-
-
-def _report(study: Path) -> str:
-    """The report that `cfamc report` writes of a recorded study."""
-    with tempfile.TemporaryDirectory() as scratch:
-        return write_report(Path(shutil.copytree(study, Path(scratch) / study.name))).read_text(encoding="utf-8")
