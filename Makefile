@@ -1,19 +1,19 @@
 # Everything a newcomer needs; each target makes the virtual environment first where it is missing.
-FITS := import ensurepip, sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
-PYTHON ?= $(shell for name in python3.12 python3.11 python3; do $$name -c "$(FITS)" 2>/dev/null && echo $$name && break; done)
+FITS := import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
+PYTHON ?= $(shell for name in python3.12 python3.13 python3.11 python3.14 python3; do $$name -c "$(FITS)" 2>/dev/null && echo $$name && break; done)
 OUT ?= runs
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: setup study scaling notebook test check lint types gpu-check
+.PHONY: setup study scaling notebook docs test check lint types gpu-check
 setup: .venv/ready
 
 .venv/ready: pyproject.toml requirements.txt
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed; name one with make PYTHON=..."; exit 2; }
+	@test -n "$(PYTHON)" || { echo "Python 3.11 to 3.14 is needed; name one with make PYTHON=..."; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.txt
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python $(if $(TORCH),--torch-backend $(TORCH)) \
+		--constraint requirements.txt --editable ".[dev]"
 	touch .venv/ready
 
 study: setup  ## the quickstart: a front on digits within minutes
@@ -25,6 +25,9 @@ scaling: setup  ## how the machine's work and the learning grow, and how a budge
 notebook: setup  ## docs/notebook.ipynb, executed in a copy
 	mkdir -p $(OUT)/notebook && cp docs/notebook.ipynb $(OUT)/notebook/
 	$(BIN)/jupyter execute --inplace $(OUT)/notebook/notebook.ipynb
+
+docs: setup  ## the documentation as a site in site/; ARGS=serve shows it on this machine and follows changes
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs $(or $(ARGS),build)
 
 test: setup
 	$(BIN)/python -m pytest $(ARGS)

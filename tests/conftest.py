@@ -2,8 +2,11 @@
 
 import gc
 import os
+import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +18,7 @@ settings.load_profile("cfamc_ray")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a script that starts the tests in its background ignores it
 
 GOLDEN = Path(__file__).parent / "golden"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 def pytest_report_header() -> list[str]:
@@ -72,3 +76,16 @@ def cifar10() -> Path:
     if path is None or not path.is_file():
         pytest.skip("real images: the folder that CFAMC_DATA names holds no cifar10.npz")
     return path
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, driven by Playwright."""
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium")
+    from playwright.sync_api import sync_playwright  # noqa: PLC0415 (slow to import)
+
+    with sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()

@@ -64,7 +64,9 @@ class Evaluation:
     """The result of a protocol for a run."""
 
     run: Run
+    """The evaluated run."""
     data: DataConfig
+    """Images on which the head was fitted and attacked."""
     measured: Sequence["Measurement"]
     """Measurements: first without an attack, then for each radius, attack by attack."""
     strength: Strength | None
@@ -74,6 +76,7 @@ class Evaluation:
     record: Mapping[str, Any]
     """Every setting, the results, and device and environment, as in the file at `path`."""
     path: Path
+    """The JSON file of the record."""
     seconds: float
     """Unrounded duration of the evaluation in seconds."""
 

@@ -21,7 +21,9 @@ class PlannedStudy:
     """A resolved study or run, and its folder."""
 
     folder: Path
+    """The folder that holds everything, such as runs/quickstart."""
     config: StudyConfig = field(repr=False)
+    """The space with every default written out, as in study.yaml."""
 
 
 @dataclass(frozen=True)

@@ -32,9 +32,13 @@ class ScalingResult:
     """The fits of a scaling study and the files that hold them."""
 
     folder: Path
+    """Folder of the scaling study."""
     run: ScalingRun = field(repr=False)
+    """Its config, cells, trials and fits."""
     tables: Sequence[Path]
+    """CSV files, and fits.json with the coefficients of the fitted models."""
     figures: Sequence[Path]
+    """PNG files."""
     report: Path | None
     """The page of the learning part; None until all its trials have ended."""
 

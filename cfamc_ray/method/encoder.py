@@ -136,7 +136,13 @@ def save_encoder(path: Path, encoder: SelfSupervisedEncoder, config: EncoderConf
 
 
 def load_encoder(path: Path | str) -> SelfSupervisedEncoder:
-    """Read a file that `save_encoder` wrote, on the CPU and in evaluation mode.
+    """Read a file that `save_encoder` wrote.
+
+    Args:
+        path: path of the file, such as runs/STUDY/trial_00007/encoder.safetensors.
+
+    Returns:
+        The encoder, on the CPU and in evaluation mode.
 
     Raises:
         InputError: if the file is missing or is not such a file.

@@ -47,7 +47,8 @@ def crash(study: Path, number: signal.Signals, *words: str, where: str = "theirs
 )
 def test_a_crash_is_named_with_the_place_where_python_was(tmp_path: Path, number: signal.Signals, said: str) -> None:
     folder = crash(tmp_path, number)
-    assert crash_reason(folder).text == f"its process crashed: {said} in crash (<string>, line 12)"
+    text = crash_reason(folder).text.replace("Floating-point", "Floating point")  # as newer Pythons write it
+    assert text == f"its process crashed: {said} in crash (<string>, line 12)"
 
 
 def test_of_its_place_the_part_in_this_package_is_told(tmp_path: Path) -> None:

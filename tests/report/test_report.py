@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ SPACE = {
 }
 STUDIES = Path(__file__).parents[2] / "benchmarks" / "results" / "studies"
 """What real studies left in their folders, without weights."""
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 def rows(epochs: int, clean: float | None, robust: float | None, *, done: bool = True) -> list[dict[str, Any]]:
@@ -243,18 +242,6 @@ def test_what_is_published_of_the_same_images_and_radius_is_marked(tmp_path: Pat
             place = list(theirs.labels).index("cf-amc-ssl")  # type: ignore[union-attr]
             assert (theirs.x[place], theirs.y[place]) == pytest.approx((0.7588, robust))  # type: ignore[union-attr]
             assert (list(ours.x), list(ours.y)) == ([0.3], [0.2])  # type: ignore[union-attr]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium")
-    from playwright.sync_api import sync_playwright  # noqa: PLC0415 (slow to import)
-
-    with sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 BY_DEFAULT = [("", 1280, "light"), ("cifar_small", 400, "dark"), ("quickstart", 1280, "dark")]
