@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from cfamc_ray.config.errors import unknown
+from cfamc_ray.host.process import lasting_streams
 
 VERBS = {
     "tune": ("cfamc_ray.tune", "search a space for the front of its objectives"),
@@ -33,14 +34,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         the verb's exit code; 2 without a verb, or for one that does not exist.
     """
     verb, *words = (sys.argv[1:] if argv is None else argv) or [""]
-    if verb in VERBS:
-        code: int = import_module(VERBS[verb][0]).main(words, prog=f"cfamc {verb}")
-        return code
-    if verb in ("-h", "--help"):
-        print(_help())
-        return 0
-    print(f"{USAGE}\ncfamc: {_refusal(verb)}", file=sys.stderr)
-    return 2
+    with lasting_streams():
+        if verb in VERBS:
+            code: int = import_module(VERBS[verb][0]).main(words, prog=f"cfamc {verb}")
+            return code
+        if verb in ("-h", "--help"):
+            print(_help())
+            return 0
+        print(f"{USAGE}\ncfamc: {_refusal(verb)}", file=sys.stderr)
+        return 2
 
 
 def _help() -> str:

@@ -151,14 +151,15 @@ def command_process() -> Iterator[None]:
         _command.set()
         try:
             heed_signals()
-            with _lasting_streams():
+            with lasting_streams():
                 yield
         finally:
             _command.clear()
 
 
 @contextmanager
-def _lasting_streams() -> Iterator[None]:
+def lasting_streams() -> Iterator[None]:
+    """Standard streams that survive their readers, such as `head`, and a full disk."""
     streams = sys.stdout, sys.stderr
     while (free := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass  # occupy closed standard streams, so that the next opened file does not get their descriptors

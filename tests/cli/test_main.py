@@ -52,6 +52,16 @@ def test_without_a_verb_that_exists_it_says_which_there_are(
     assert output.out == ""
 
 
+@pytest.mark.parametrize("words", [["--help"], ["front", "--help"]], ids=" ".join)
+def test_a_reader_of_the_help_that_ends_early_is_no_error(words: list[str]) -> None:
+    command = [sys.executable, "-m", "cfamc_ray.cli.main", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait(120)) == (b"", 0)
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_ends_with_examples_that_the_verb_understands(
     verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
