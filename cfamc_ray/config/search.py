@@ -37,7 +37,7 @@ class SamplerConfig(Component):
             startup_trials: finished trials before the sampler learns from them.
             context: further objects that a sampler may need: `space` (a `SearchSpace`), `records` (a function that
                 gives the records of the trials so far), `flops_of` (a function of a trial's config), and `earlier`
-                (earlier studies, as `EarlierStudy`).
+                (trials of earlier studies and their places in the space, study by study).
         """
         sampler: BaseSampler = super().build(seed=seed, startup_trials=startup_trials, **context)
         return sampler

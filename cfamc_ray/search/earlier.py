@@ -25,7 +25,11 @@ ENOUGH = 3
 """Smallest number of trials, of either study, for which a correlation is computed."""
 
 
-def transferred(space: SearchSpace, study: EarlierStudy) -> list[tuple[Point, TrialRecord]]:
+Transferred = Sequence[tuple[Point, TrialRecord]]
+"""Trials of an earlier study, and their places in another space."""
+
+
+def transferred(space: SearchSpace, study: EarlierStudy) -> Transferred:
     """Finished trials of an earlier study that have all objectives, and their places in a space.
 
     A place has the values of the trial, but so many epochs, whole or not, that as many images are seen. It may lie
@@ -33,7 +37,7 @@ def transferred(space: SearchSpace, study: EarlierStudy) -> list[tuple[Point, Tr
     """
     found: list[tuple[Point, TrialRecord]] = []
     for record in study.records:
-        values = record.values(space.config.objectives)
+        values = [each.values(space.config.objectives) for each in record.each_point(space.config.objectives)]
         if record.status != "finished" or trunk_part(record.point) or not np.isfinite(values).all():
             continue
         trial = study.config.trial_at(record.point)

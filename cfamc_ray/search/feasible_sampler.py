@@ -14,6 +14,7 @@ from cfamc_ray.config.search import RandomConfig, SamplerConfig
 from cfamc_ray.config.stages import trunk_part, without_trunk
 from cfamc_ray.config.study import Point, StudyConfig
 from cfamc_ray.cost.model import FlopsOf
+from cfamc_ray.search.earlier import transferred
 from cfamc_ray.space.encoding import constants, distributions
 from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.earlier import EarlierStudy
@@ -53,8 +54,9 @@ class FeasibleSampler(BaseSampler):
         flops_of: FlopsOf = lambda trial: trial.crop_passes,
         earlier: Sequence[EarlierStudy] = (),
     ) -> None:
-        self.config, self.records, self.flops_of, self.earlier = config, records, flops_of, earlier
+        self.config, self.records, self.flops_of = config, records, flops_of
         self.space = SearchSpace(config)
+        self.earlier = [transferred(self.space, study) for study in earlier]
         self.fits: Callable[[Point], bool] = lambda point: True
         """Whether a point may be proposed; a search sets it when its budget runs out."""
         self.distributions = distributions(config.space)

@@ -39,11 +39,10 @@ from cfamc_ray.cost.model import FlopsOf
 from cfamc_ray.front.dominance import representative, signs
 from cfamc_ray.metrics import find_metric
 from cfamc_ray.search.candidates import forks_to_try, own_passes, points_to_try, random_points
-from cfamc_ray.search.earlier import transferred, values_at
+from cfamc_ray.search.earlier import Transferred, values_at
 from cfamc_ray.search.gaussian_process import LENGTHS, SAMPLES, draw_curves
 from cfamc_ray.space.encoding import encode
 from cfamc_ray.space.search_space import SearchSpace
-from cfamc_ray.store.earlier import EarlierStudy
 from cfamc_ray.store.records import TrialRecord
 
 Array = npt.NDArray[np.float64]
@@ -79,7 +78,7 @@ class FrontModel:
         records: records of the trials so far.
         flops_of: function that gives the training FLOPs of a trial.
         seed: seed of all random numbers.
-        earlier: earlier studies from which it learns.
+        earlier: trials of earlier studies from which it learns, study by study.
     """
 
     def __init__(
@@ -89,10 +88,10 @@ class FrontModel:
         flops_of: FlopsOf,
         *,
         seed: int,
-        earlier: Sequence[EarlierStudy] = (),
+        earlier: Sequence[Transferred] = (),
     ) -> None:
         self.space, self.config, self.flops_of, self.seed = space, space.config, flops_of, seed
-        self._others = [transferred(space, study) for study in earlier]
+        self._others = earlier
         self._values: dict[tuple[int, int], Array] = {}
         by_number = sorted(records, key=lambda record: record.number)
         self.records = [record for record in by_number if record.status != "infeasible"]
@@ -203,7 +202,7 @@ class FrontModel:
         """
         complete = {record.number for record in self._finished}
         found = [self._observed(record, 0.0) for record in self._seen if record.number in complete]
-        for record in self._seen:
+        for record in self._seen if self._finished else ():
             if record.status == "stopped" and record.rows and self._is_complete(self._signed(record)):
                 gain_NLK = self._later_gains(len(record.rows) / self.config.trial_at(record.point).pretraining.epochs)
                 if len(gain_NLK) > 1:
@@ -290,7 +289,7 @@ class FrontModel:
 
     def _is_complete(self, signed_LK: Array) -> bool:
         """Whether all values are known, of as many operating points as the finished trials have."""
-        return bool(np.isfinite(signed_LK).all()) and len(signed_LK) == len(self._signed(self._finished[0]))
+        return bool(np.isfinite(signed_LK).all()) and len(signed_LK) == len(self._strengths)
 
     def _planned(self, name: str, trial: TrialConfig) -> float:
         return float(trial.crop_passes if name == "crop_passes" else self.flops_of(trial))

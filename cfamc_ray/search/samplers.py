@@ -16,9 +16,9 @@ from optuna.trial import FrozenTrial
 from cfamc_ray.config.search import SamplerConfig
 from cfamc_ray.config.study import Point
 from cfamc_ray.cost.model import FlopsOf
+from cfamc_ray.search.earlier import Transferred
 from cfamc_ray.search.front_model import FrontModel
 from cfamc_ray.space.search_space import SearchSpace
-from cfamc_ray.store.earlier import EarlierStudy
 from cfamc_ray.store.records import TrialRecord
 
 
@@ -57,7 +57,7 @@ class FrontSampler(BaseSampler):
         space: search space of the study.
         records: function that gives the records of the trials so far.
         flops_of: function that gives the training FLOPs of a trial.
-        earlier: earlier studies from which it learns.
+        earlier: trials of earlier studies from which it learns, study by study.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class FrontSampler(BaseSampler):
         space: SearchSpace,
         records: Callable[[], Sequence[TrialRecord]],
         flops_of: FlopsOf,
-        earlier: Sequence[EarlierStudy] = (),
+        earlier: Sequence[Transferred] = (),
         **__: Any,
     ) -> None:
         self.seed, self.space, self.records, self.flops_of = seed, space, records, flops_of

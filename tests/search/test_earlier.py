@@ -73,7 +73,9 @@ def earlier(number: int = 24, **given: Any) -> EarlierStudy:
 
 def saturations(records: Sequence[TrialRecord], before: Sequence[EarlierStudy]) -> list[float]:
     """Of the first ten proposals."""
-    proposals = FrontModel(SearchSpace(config_of()), records, flops_of, seed=0, earlier=before).proposals()
+    space = SearchSpace(config_of())
+    known = [transferred(space, study) for study in before]
+    proposals = FrontModel(space, records, flops_of, seed=0, earlier=known).proposals()
     return [float(point["crops.saturation"] or 0) for point in islice(proposals, 10)]
 
 
@@ -126,14 +128,20 @@ class TestProposals:
         ours = [measured(number, point_of(number), best=0.2) for number in range(30, 54)]
         assert distance(saturations(ours, [earlier()]), 0.2) < 0.15
 
+    def test_a_trial_that_was_stopped_before_any_has_finished_teaches_nothing(self) -> None:
+        finished = measured(30, point_of(30))
+        stopped = replace(finished, status="stopped", rows=[{**finished.rows[0], "done": False}])
+        assert distance(saturations([stopped], [earlier()])) < 0.15
+
     def test_too_few_earlier_trials_are_no_model(self) -> None:
         assert saturations([], [earlier(2)]) == saturations([], [])
 
     def test_no_more_than_so_many_trials_are_seen(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("cfamc_ray.search.front_model.MOST", 12)
         ours = [measured(number, point_of(number)) for number in range(30, 50)]
-        model = FrontModel(SearchSpace(config_of()), ours, flops_of, seed=0, earlier=[earlier(), earlier(3)])
-        observed = model._observations()
+        space = SearchSpace(config_of())
+        known = [transferred(space, study) for study in (earlier(), earlier(3))]
+        observed = FrontModel(space, ours, flops_of, seed=0, earlier=known)._observations()
         assert [each.on_front for each in observed] == [True] * 6 + [False] * 6
 
 
