@@ -15,6 +15,7 @@ VERBS = {
     "status": ("cfamc_ray.cli.status", "show how far a study is, while it runs or after it"),
     "recipes": ("cfamc_ray.cli.recipes", "list the published systems, or print the keys of one"),
     "report": ("cfamc_ray.cli.report", "write the report of a study, finished or running"),
+    "export": ("cfamc_ray.cli.export", "copy a study for others, with its encoders, a card and checksums"),
     "front": ("cfamc_ray.cli.front", "draw the front of a study"),
     "compare": ("cfamc_ray.cli.compare", "compare the fronts of several studies"),
     "effects": ("cfamc_ray.cli.effects", "show which key moves which objective"),

@@ -1,0 +1,40 @@
+"""Export a study for others, as a folder or a zip: cfamc export runs/STUDY [--out FILE]."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from cfamc_ray.cli.command import command_parser, exit_code, writing
+from cfamc_ray.lifecycle.checks import warn_of_damage
+from cfamc_ray.lifecycle.export import Encoders, export_study
+
+
+def main(argv: Sequence[str] | None = None, *, prog: str = "cfamc export") -> int:
+    """Read and copy; the exit code is 2 for bad input."""
+    parser = command_parser(
+        prog,
+        "Write a copy of a study that others can open, extend and cite: config, records, tables, report, encoders of "
+        "its front, a card that describes it, and checksums; without paths of this machine.",
+        {
+            "runs/quickstart": "as quickstart.zip",
+            "runs/quickstart --out shared/quickstart": "as a folder",
+            "runs/quickstart --encoders none": "without weights",
+        },
+    )
+    parser.add_argument("study", type=Path, help="the study's folder")
+    parser.add_argument("--out", type=Path, metavar="PATH", help="new .zip file, or new folder (STUDY.zip)")
+    parser.add_argument(
+        "--encoders", choices=get_args(Encoders), default="front", help="whose encoders to copy (front)"
+    )
+    arguments = parser.parse_args(argv)
+    out = arguments.out or Path(f"{arguments.study.resolve().name}.zip")
+    return exit_code(lambda: _export(arguments.study, out, arguments.encoders))
+
+
+def _export(study: Path, out: Path, encoders: Encoders) -> int:
+    warn_of_damage(study)
+    with writing(out):
+        files = export_study(study, out, encoders=encoders)
+    weights = sum(file.name == "encoder.safetensors" for file in files)
+    print(f"{len(files)} files, {weights} encoders: {out}")
+    return 0

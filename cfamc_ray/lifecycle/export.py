@@ -1,0 +1,141 @@
+"""Export a study: what others need to read, cite and extend it, with a card that describes it and checksums."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Literal
+
+from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.front.front import Front, find_front
+from cfamc_ray.host.files import write_text
+from cfamc_ray.report.contents import counts
+from cfamc_ray.report.page import write_report
+from cfamc_ray.store.content import content_of
+from cfamc_ray.store.images import noted_images, paths_of, with_paths
+from cfamc_ray.store.layout import (
+    ATTAINMENT,
+    CONFIRM,
+    CONFIRM_TABLE,
+    ENVIRONMENT,
+    FRONT,
+    IMAGES,
+    PAGE,
+    PRIOR,
+    PRIOR_TABLE,
+    REPORT,
+    STUDY,
+    TRIALS,
+)
+from cfamc_ray.store.records import read_config, read_trials, trial_folders, write_config
+from cfamc_ray.store.trial_tables import trials_table
+
+Encoders = Literal["front", "all", "none"]
+CARD, SUMS = "README.md", "SHA256SUMS"
+TABLES = (ENVIRONMENT, TRIALS, FRONT, CONFIRM_TABLE, ATTAINMENT, PRIOR_TABLE)
+
+
+def export_study(study: Path, out: Path, *, encoders: Encoders = "front") -> list[Path]:
+    """Write a copy of a study for others: config, records, tables, report, encoders, a card and checksums.
+
+    It is a study folder like any other, without what a machine needs to run it: paths of images, Optuna's storage,
+    checkpoints, logs and TensorBoard's events.
+
+    Args:
+        study: folder of the study.
+        out: new folder, or a new file that ends in .zip.
+        encoders: trials whose encoders and linear probes are copied, as far as the study has kept them.
+
+    Returns:
+        The copied files, relative to the exported folder.
+
+    Raises:
+        InputError: if the folder holds no study, or `out` exists.
+    """
+    config, records = read_config(study), read_trials(study)
+    front = find_front(config, records)
+    if out.exists():
+        raise InputError(f"{out}: exists already; name another place with --out")
+    chosen = {"front": front.members, "all": records, "none": []}[encoders]
+    with tempfile.TemporaryDirectory() as scratch:
+        draft = Path(scratch) / config.name
+        _copy_records(study, draft, {record.number for record in chosen})
+        for inner in (study / CONFIRM, *sorted((study / PRIOR).glob("*"))):
+            if (inner / STUDY).is_file():
+                _copy_records(inner, draft / inner.relative_to(study), set())
+        for name in TABLES:
+            if (study / name).is_file():
+                shutil.copyfile(study / name, draft / name)
+        _write_report(draft)
+        write_text(draft / CARD, _card(config, front, counts(config, records)))
+        files = sorted(path.relative_to(draft) for path in draft.rglob("*") if path.is_file())
+        sums = [f"{hashlib.sha256((draft / file).read_bytes()).hexdigest()}  {file.as_posix()}\n" for file in files]
+        write_text(draft / SUMS, "".join(sums))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.suffix == ".zip":
+            shutil.make_archive(str(out.with_suffix("")), "zip", scratch, config.name)
+        else:
+            shutil.copytree(draft, out)
+    return files
+
+
+def _copy_records(study: Path, target: Path, with_encoder: Collection[int]) -> None:
+    """Copy config and records of a study, without the paths of its images, and the encoders of some trials."""
+    target.mkdir(parents=True)
+    config = read_config(study)
+    write_config(target, with_paths(config, {key: Path(path.name) for key, path in paths_of(config).items()}))
+    if noted := content_of(study / IMAGES, noted_images):
+        unplaced = {key: {**images, "path": ""} for key, images in noted.items()}
+        write_text(target / IMAGES, json.dumps(unplaced, indent=1) + "\n")
+    for trial in trial_folders(study):
+        (target / trial.path.name).mkdir()
+        weights = (trial.encoder, trial.heads) if trial.number in with_encoder else ()
+        for file in (trial.trial_file, trial.epochs_file, trial.outcome_file, trial.test_file, *weights):
+            if file.is_file():
+                shutil.copyfile(file, target / trial.path.name / file.name)
+
+
+def _write_report(draft: Path) -> None:
+    """Write the report, whose commands name the exported folder."""
+    write_report(draft)
+    page = draft / REPORT / PAGE
+    write_text(page, page.read_text(encoding="utf-8").replace(str(draft), draft.name))
+
+
+def _card(config: StudyConfig, front: Front, trials: str) -> str:
+    return "\n".join(_card_lines(config, front, trials)) + "\n"
+
+
+def _card_lines(config: StudyConfig, front: Front, trials: str) -> Iterator[str]:
+    data, evaluation, encoder = config.trial.judged_on, config.trial.evaluation, config.trial.encoder
+    yield f"# {config.name}\n"
+    yield f"{config.question}\n" if config.question else ""
+    yield (
+        f"A study by cfamc_ray: {trials}; {front.sentence}. The encoders ({encoder.architecture}, width "
+        f"{encoder.width}) are pretrained without labels on {config.trial.data.pretrain_images:,} images of "
+        f"{config.trial.data.name}. Accuracies are those of linear probes on their frozen features, on "
+        f"{data.validation_images:,} validation images of {data.name}; robust accuracy is under "
+        f"{evaluation.attack.label} with an l∞ radius of {255 * evaluation.epsilon:g}/255, on "
+        f"{evaluation.attacked_images:,} of them at most. "
+        "They were used to choose these points, so they are optimistic; `confirm.csv`, where it is there, has test "
+        "images, fresh seeds and stronger attacks.\n"
+    )
+    yield "## The front\n"
+    yield trials_table(config, front.members).without("status", "reason", "epochs").markdown()
+    yield "## Use\n"
+    yield "```python\nimport cfamc_ray\n"
+    if front.members:
+        trial = front.members[0].trial_id
+        yield f'encoder = cfamc_ray.load_encoder("{config.name}/{trial}/encoder.safetensors")'
+        if front.members[0].l2 is not None:
+            strength = f"l2={front.members[0].l2!r}"
+            yield f'classifier = cfamc_ray.load_classifier("{config.name}/{trial}", {strength})  # pixels from 0 to 1'
+    yield f'study = cfamc_ray.open_study("{config.name}")\n```\n'
+    yield (
+        f"`cfamc report {config.name}` writes the report anew; `cfamc train --trial {config.name}/TRIAL` trains a "
+        f"point again; `cfamc tune --space {config.name}/{STUDY} --out . --resume --trials N` adds trials, with the "
+        f"images in the folder that `CFAMC_DATA` names. `sha256sum -c {SUMS}` checks the files."
+    )
