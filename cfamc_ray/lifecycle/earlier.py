@@ -12,7 +12,7 @@ from cfamc_ray.lifecycle.costs import trial_work
 from cfamc_ray.lifecycle.plans import PlannedStudy
 from cfamc_ray.lifecycle.reporting import Reporter, SearchResult
 from cfamc_ray.search.budget import Budget
-from cfamc_ray.search.earlier import ranking_table, transferred
+from cfamc_ray.search.earlier import transferred
 from cfamc_ray.space.reading import proxy_study
 from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.earlier import EarlierStudy, copy_earlier, read_earlier
@@ -69,6 +69,11 @@ def gather_earlier(
 
 def write_ranking(config: StudyConfig, folder: Path, records: Sequence[TrialRecord]) -> None:
     """Write prior.csv: how well the earlier studies rank the study's trials; nothing without earlier studies."""
-    table = ranking_table(SearchSpace(config), read_earlier(folder), records)
+    earlier = read_earlier(folder)
+    if not earlier:
+        return
+    from cfamc_ray.search.ranking import ranking_table  # noqa: PLC0415 (scipy.stats is slow to import)
+
+    table = ranking_table(SearchSpace(config), earlier, records)
     if table.rows:
         write_text(folder / PRIOR_TABLE, table.csv())

@@ -25,8 +25,8 @@ from cfamc_ray.training.speedups import Speedups
 ROOT = Path(__file__).parents[2]
 LARGE = ("torch", "torchvision", "numpy", "pillow", "scipy", "matplotlib", "tensorboard")
 """What the machine itself has to have."""
-OPTIONAL = ("charset-normalizer", "tqdm")
-"""What numpy and torch import where it is installed, and do without elsewhere."""
+OPTIONAL = ("charset-normalizer", "colorama", "tqdm")
+"""What numpy, torch and tqdm import where it is installed, and do without elsewhere."""
 IMPORTED = "cfamc_ray.train cfamc_ray.evaluate cfamc_ray.training.recording benchmarks.training_step"
 LISTED = f"""
 import importlib, json, sys

@@ -13,8 +13,9 @@ from made_by_hand import COST, curve
 
 from cfamc_ray.config.stages import fork_of
 from cfamc_ray.config.study import Point, StudyConfig
-from cfamc_ray.search.earlier import ranking_table, transferred, values_at
+from cfamc_ray.search.earlier import transferred, values_at
 from cfamc_ray.search.front_model import FrontModel
+from cfamc_ray.search.ranking import ranking_table
 from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.earlier import EarlierStudy
 from cfamc_ray.store.records import TrialRecord

@@ -173,7 +173,7 @@ def test_the_point_of_a_fork_tells_its_trunk() -> None:
         ({"fork": {"change": ["encoder.width"]}}, "fork.change: encoder.width cannot change in the middle of a trial"),
         ({"fork": {"change": ["crops.views"]}}, "search.fork.change: crops.views is not a key of space"),
         ({"fork": {"change": CHANGE, "at": [0, 0.5]}}, "at must lie between 0 and 1"),
-        ({"sampler": "random"}, "fork: sampler random proposes no forks; choose front"),
+        ({"sampler": "random"}, "fork: sampler random cannot use it; choose front"),
         ({"fork": {"change": []}}, "at least 1 item"),
     ],
 )
