@@ -136,7 +136,7 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
 def main() -> None:
     """Run both parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=8, help="of the test problems; 0: the recorded trials alone")
     parser.add_argument("--problems", nargs="+", default=["trade_off", "zdt1", "dtlz2"], choices=list(PROBLEMS))
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--json", type=Path, metavar="FILE")
@@ -149,12 +149,13 @@ def main() -> None:
         print("{objective}, {known} known: error {} without and {} with it, spread {}".format(*errors, **row))
     cases = list(product((False, True), options.problems, NOISES, range(options.seeds)))
     with ProcessPoolExecutor(options.processes) as pool:
-        results = list(pool.map(shares, *zip(*cases, strict=True)))
+        results = list(pool.map(shares, *zip(*cases, strict=True))) if cases else []
     raced = [
         {"earlier": known, "problem": problem, "noise": noise, "seed": seed, "shares": each}
         for (known, problem, noise, seed), each in zip(cases, results, strict=True)
     ]
-    print(table(raced))
+    if raced:
+        print(table(raced))
     if options.json:
         report({"recorded": recorded, "raced": raced}, torch.device("cpu"), options.json)
 
