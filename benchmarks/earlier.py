@@ -29,7 +29,7 @@ from benchmarks.samplers import NOISES, PROBLEMS, draw, race_of, row_of, run, sc
 from benchmarks.search_table import read_table, table_study
 from benchmarks.timing import report
 from cfamc_ray.search.earlier import transferred, values_at
-from cfamc_ray.search.gaussian_process import Array, fit_kernel, posterior
+from cfamc_ray.search.gaussian_process import Array, predict
 from cfamc_ray.space.encoding import encode
 from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.earlier import EarlierStudy
@@ -84,14 +84,6 @@ def errors_on_recorded() -> list[dict[str, Any]]:
 def _of_study(X_NF: Array, number: int) -> Array:
     """The features with that of the earlier study."""
     return np.column_stack([X_NF, np.full(len(X_NF), float(number))])
-
-
-def predict(seen_NF: Array, values_N: Array, new_MF: Array) -> Array:
-    """Means of the sampler's Gaussian process at new points."""
-    mean, deviation = values_N.mean(), values_N.std() or 1.0
-    observed = (seen_NF, (values_N - mean) / deviation, np.full(len(values_N), 1e-8))
-    predicted: Array = mean + deviation * posterior(fit_kernel(*observed), *observed, new_MF)[0]
-    return predicted
 
 
 def earlier_of(problem: str, noise: float, seed: int) -> EarlierStudy:

@@ -13,8 +13,7 @@ from cfamc_ray.config.search import PROXY
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.formatting import format_metric, format_seconds, format_value, sparkline
 from cfamc_ray.front.growth import Growth, find_growth
-from cfamc_ray.front.progress import Progress, progress_of, running_trials
-from cfamc_ray.report.contents import counts
+from cfamc_ray.front.progress import Progress, counts, progress_of, running_trials
 from cfamc_ray.store.layout import CONFIRM, PRIOR
 from cfamc_ray.store.lock import driver_of
 from cfamc_ray.store.records import read_config, read_trials

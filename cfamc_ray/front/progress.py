@@ -68,6 +68,16 @@ def _seconds_left(todo: int, done: int, seconds: float) -> float:
     return seconds / done * todo if done else math.nan
 
 
+def counts(config: StudyConfig, records: Sequence[TrialRecord]) -> str:
+    """The number of trials of a study by status, in words."""
+    by_status = {
+        status: sum(record.status == status for record in records)
+        for status in ("finished", "running", "stopped", "failed", "infeasible")
+    }
+    words = [f"{number} {status}" for status, number in by_status.items() if number]
+    return f"{', '.join(words) or 'no trial yet'} of {config.budget.trials} trials"
+
+
 def running_trials(config: StudyConfig, records: Sequence[TrialRecord], *, most: int = 8) -> list[tuple[str, str]]:
     """Each running trial, with its epoch, its speed in its last epoch and its point.
 

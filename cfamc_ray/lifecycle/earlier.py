@@ -7,7 +7,7 @@ from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.search import PROXY
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.host.files import write_text
-from cfamc_ray.lifecycle.checks import check_data
+from cfamc_ray.lifecycle.checks import check_data, check_folder
 from cfamc_ray.lifecycle.costs import trial_work
 from cfamc_ray.lifecycle.plans import PlannedStudy
 from cfamc_ray.lifecycle.reporting import Reporter, SearchResult
@@ -16,7 +16,7 @@ from cfamc_ray.search.earlier import transferred
 from cfamc_ray.space.reading import proxy_study
 from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.earlier import EarlierStudy, copy_earlier, read_earlier
-from cfamc_ray.store.layout import PRIOR, PRIOR_TABLE
+from cfamc_ray.store.layout import PRIOR, PRIOR_TABLE, STUDY
 from cfamc_ray.store.records import TrialRecord, read_config, read_trials
 
 
@@ -58,8 +58,8 @@ def gather_earlier(
     if not config.search.proxy:
         return None
     proxy = PlannedStudy(folder / PRIOR / PROXY, proxy_study(config))
-    records = read_trials(proxy.folder)
-    if all(record.ended for record in records) and Budget(proxy.config, work_of=trial_work).over(records):
+    over = Budget(proxy.config, work_of=trial_work).over
+    if check_folder(proxy.config, proxy.folder, resume=(proxy.folder / STUDY).exists(), over=over):
         return None
     check_data(proxy.config, [SearchSpace(proxy.config).first_trial])
     reporter.say(f"A cheaper study runs first: {', '.join(config.search.proxy)}")

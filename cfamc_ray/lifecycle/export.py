@@ -11,10 +11,11 @@ from typing import Literal
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.front.front import Front, find_front
+from cfamc_ray.front.progress import counts
 from cfamc_ray.host.files import write_text
-from cfamc_ray.report.contents import counts
 from cfamc_ray.report.page import write_report
 from cfamc_ray.store.content import content_of
+from cfamc_ray.store.copies import copy_records
 from cfamc_ray.store.images import noted_images, paths_of, with_paths
 from cfamc_ray.store.layout import (
     ATTAINMENT,
@@ -30,7 +31,7 @@ from cfamc_ray.store.layout import (
     STUDY,
     TRIALS,
 )
-from cfamc_ray.store.records import read_config, read_trials, trial_folders, write_config
+from cfamc_ray.store.records import read_config, read_trials
 from cfamc_ray.store.trial_tables import trials_table
 
 Encoders = Literal["front", "all", "none"]
@@ -62,10 +63,10 @@ def export_study(study: Path, out: Path, *, encoders: Encoders = "front") -> lis
     chosen = {"front": front.members, "all": records, "none": []}[encoders]
     with tempfile.TemporaryDirectory() as scratch:
         draft = Path(scratch) / config.name
-        _copy_records(study, draft, {record.number for record in chosen})
+        _copy(study, draft, {record.number for record in chosen})
         for inner in (study / CONFIRM, *sorted((study / PRIOR).glob("*"))):
             if (inner / STUDY).is_file():
-                _copy_records(inner, draft / inner.relative_to(study), set())
+                _copy(inner, draft / inner.relative_to(study))
         for name in TABLES:
             if (study / name).is_file():
                 shutil.copyfile(study / name, draft / name)
@@ -82,20 +83,14 @@ def export_study(study: Path, out: Path, *, encoders: Encoders = "front") -> lis
     return files
 
 
-def _copy_records(study: Path, target: Path, with_encoder: Collection[int]) -> None:
-    """Copy config and records of a study, without the paths of its images, and the encoders of some trials."""
-    target.mkdir(parents=True)
+def _copy(study: Path, target: Path, weights_of: Collection[int] = ()) -> None:
+    """Copy the records of a study, without the paths of its images, and the weights of some trials."""
     config = read_config(study)
-    write_config(target, with_paths(config, {key: Path(path.name) for key, path in paths_of(config).items()}))
+    unplaced = with_paths(config, {key: Path(path.name) for key, path in paths_of(config).items()})
+    copy_records(study, target, unplaced, weights_of=weights_of)
     if noted := content_of(study / IMAGES, noted_images):
-        unplaced = {key: {**images, "path": ""} for key, images in noted.items()}
-        write_text(target / IMAGES, json.dumps(unplaced, indent=1) + "\n")
-    for trial in trial_folders(study):
-        (target / trial.path.name).mkdir()
-        weights = (trial.encoder, trial.heads) if trial.number in with_encoder else ()
-        for file in (trial.trial_file, trial.epochs_file, trial.outcome_file, trial.test_file, *weights):
-            if file.is_file():
-                shutil.copyfile(file, target / trial.path.name / file.name)
+        digests = {key: {**images, "path": ""} for key, images in noted.items()}
+        write_text(target / IMAGES, json.dumps(digests, indent=1) + "\n")
 
 
 def _write_report(draft: Path) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.front.confirmation import confirmation_table
 from cfamc_ray.front.front import Front, find_front
+from cfamc_ray.front.progress import counts
 from cfamc_ray.lifecycle.checks import check_folder
 from cfamc_ray.lifecycle.costs import cost_model
 from cfamc_ray.lifecycle.plans import PlannedStudy
@@ -132,7 +133,6 @@ class Study(PlannedStudy):
         """HTML for a notebook: name, counts, and the front as a figure and as a table."""
         from cfamc_ray.figures.charts import front_chart  # noqa: PLC0415 (matplotlib is slow to import)
         from cfamc_ray.figures.static import draw  # noqa: PLC0415
-        from cfamc_ray.report.contents import counts  # noqa: PLC0415
 
         image = io.BytesIO()
         draw(front_chart(self._front, title=self.config.question or self.config.name)).savefig(image, format="png")

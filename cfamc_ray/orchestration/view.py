@@ -61,7 +61,7 @@ class StudyView:
         self.config, self.detail = config, detail
         self.console = console_on(stream, detail)
         self._live = Live(console=self.console, auto_refresh=False, transient=True)
-        self._ended = -1
+        self._ended, self._growth = -1, ""
         self._printed: dict[int, int] | None = None
 
     def __enter__(self) -> "StudyView":
@@ -77,12 +77,13 @@ class StudyView:
         if self.detail == "verbose":
             for line in self._news(records):
                 self.console.print(line, soft_wrap=True, markup=False)
-        if is_live(self.console):
-            self._live.update(_draw(self.config, progress, records), refresh=True)
-            return
-        ended = _ended(progress)
-        if ended != self._ended:
-            self._ended = ended
+        live, news = is_live(self.console), _ended(progress) != self._ended
+        self._ended = _ended(progress)
+        if live and news:
+            self._growth = sparkline(find_growth(self.config, records).hypervolume)
+        if live:
+            self._live.update(_draw(self.config, progress, records, self._growth), refresh=True)
+        elif news:
             self.console.print(_line(progress), soft_wrap=True)
 
     def _news(self, records: Sequence[TrialRecord]) -> Iterator[str]:
@@ -110,14 +111,13 @@ def _story(config: StudyConfig, record: TrialRecord) -> list[str]:
     return [f"trial {record.number}: {line}" for line in lines]
 
 
-def _draw(config: StudyConfig, progress: Progress, records: Sequence[TrialRecord]) -> Group:
+def _draw(config: StudyConfig, progress: Progress, records: Sequence[TrialRecord], growth: str) -> Group:
     table = Table.grid(padding=(0, 2))
     table.add_row("", ProgressBar(total=progress.total, completed=_ended(progress), width=40))
     table.add_row("trials", f"{progress.finished} of {progress.total} done, {_others(progress)}")
     for name, value in progress.best.items():
         table.add_row(f"best {find_metric(name).label}", format_value(name, value))
-    line = sparkline(find_growth(config, records).hypervolume)
-    table.add_row("front", f"{progress.front}, hypervolume {progress.hypervolume:.4g}  {line}")
+    table.add_row("front", f"{progress.front}, hypervolume {progress.hypervolume:.4g}  {growth}")
     for trial, where in running_trials(config, records):
         table.add_row(trial, where)
     table.add_row("time", f"{format_seconds(progress.seconds)}, about {format_seconds(progress.seconds_left)} left")

@@ -26,6 +26,7 @@ from cfamc_ray.front.effects import Effect, effects_table, find_effects
 from cfamc_ray.front.finalists import LAST_MEASURED
 from cfamc_ray.front.front import Front, find_front, name_of
 from cfamc_ray.front.growth import Spent, find_growth, find_spending
+from cfamc_ray.front.progress import counts
 from cfamc_ray.front.published import published_results
 from cfamc_ray.front.recommendations import Advice, advise, cost_ladder, headline
 from cfamc_ray.front.uncertainty import noise_groups
@@ -253,16 +254,6 @@ def _scaling_section(run: ScalingRun) -> Section:
         charts=scaling_charts(run),
         tables=[table.without(*({*table.names} - shown))] if run.measured else [],
     )
-
-
-def counts(config: StudyConfig, records: Sequence[TrialRecord]) -> str:
-    """The number of trials of a study by status, in words."""
-    by_status = {
-        status: sum(record.status == status for record in records)
-        for status in ("finished", "running", "stopped", "failed", "infeasible")
-    }
-    words = [f"{number} {status}" for status, number in by_status.items() if number]
-    return f"{', '.join(words) or 'no trial yet'} of {config.budget.trials} trials"
 
 
 def _recommended(config: StudyConfig, advice: Sequence[Advice]) -> Table:

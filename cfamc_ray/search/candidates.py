@@ -6,11 +6,12 @@ cheaper point is then proposed only where it is near the front, and the model ex
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from cfamc_ray.config.search import FrontConfig
 from cfamc_ray.config.stages import fork_of, trunk_epochs, without_trunk
 from cfamc_ray.config.study import Point, StudyConfig
+from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.front.front import find_front
 from cfamc_ray.metrics import find_metric
 from cfamc_ray.space.search_space import SearchSpace, draw, move
@@ -35,11 +36,12 @@ def random_points(space: SearchSpace, records: Sequence[TrialRecord], *, seed: i
         seed: seed of the random numbers.
     """
     source = random.Random(seed)  # noqa: S311 (no secret)
-    points = _untried(space, records, (space.draw(source) for _ in range(ATTEMPTS * CANDIDATES)), CANDIDATES)
-    if any(find_metric(name).role == "cost" for name in space.config.objectives):
-        return points
-    dearest_first = sorted(points, key=lambda point: -space.config.trial_at(point).crop_passes)
-    return dearest_first[: math.ceil(COSTLY * len(points))]
+    drawn = (space.draw(source) for _ in range(ATTEMPTS * CANDIDATES))
+    found = _untried(space, [record.point for record in records], drawn, CANDIDATES)
+    if not any(find_metric(name).role == "cost" for name in space.config.objectives):
+        found.sort(key=lambda each: -each[1].crop_passes)
+        found = found[: math.ceil(COSTLY * len(found))]
+    return [point for point, _ in found]
 
 
 def points_to_try(space: SearchSpace, records: Sequence[TrialRecord], *, seed: int) -> list[Point]:
@@ -49,10 +51,9 @@ def points_to_try(space: SearchSpace, records: Sequence[TrialRecord], *, seed: i
     """
     source = random.Random(seed)  # noqa: S311 (no secret)
     ranges, front = space.ranges, [without_trunk(record.point) for record in _front(space.config, records)]
-    anywhere = random_points(space, records, seed=seed)
+    anywhere = random_points(space, records, seed=seed)[: CANDIDATES // 3]
 
     def draws() -> Iterator[Point]:
-        yield from anywhere[: CANDIDATES // 3]
         for attempt in range(ATTEMPTS * CANDIDATES if front else 0):
             if attempt % 2:
                 key = source.choice(list(ranges))
@@ -62,7 +63,8 @@ def points_to_try(space: SearchSpace, records: Sequence[TrialRecord], *, seed: i
                 point = source.choice(front)
                 yield {key: move(ranges[key], point[key], source, spread=spread) for key in ranges}
 
-    return _untried(space, records, draws(), CANDIDATES)
+    known = [*(record.point for record in records), *anywhere]
+    return [*anywhere, *(point for point, _ in _untried(space, known, draws(), CANDIDATES - len(anywhere)))]
 
 
 def forks_to_try(space: SearchSpace, records: Sequence[TrialRecord], *, seed: int) -> list[Point]:
@@ -85,7 +87,7 @@ def forks_to_try(space: SearchSpace, records: Sequence[TrialRecord], *, seed: in
             if changes := {key: value for key, value in changes.items() if value != trunk[key]}:
                 yield fork_of(trunk, changes, epochs)
 
-    return _untried(space, records, draws(), FORKS)
+    return [point for point, _ in _untried(space, [record.point for record in records], draws(), FORKS)]
 
 
 def own_passes(config: StudyConfig, point: Point) -> int:
@@ -98,14 +100,16 @@ def _front(config: StudyConfig, records: Sequence[TrialRecord]) -> list[TrialRec
     return list({record.number: record for record in find_front(config, records).members}.values())
 
 
-def _untried(space: SearchSpace, records: Sequence[TrialRecord], draws: Iterator[Point], number: int) -> list[Point]:
-    """The first new points of some draws that meet the constraints."""
-    seen = {space.identity(record.point) for record in records}
-    found: list[Point] = []
+def _untried(
+    space: SearchSpace, known: Iterable[Point], draws: Iterator[Point], number: int
+) -> list[tuple[Point, TrialConfig]]:
+    """The first new points of some draws that meet the constraints, and their trials."""
+    seen = {space.identity(point) for point in known}
+    found: list[tuple[Point, TrialConfig]] = []
     for point in draws:
         identity = space.identity(point)
-        if identity not in seen and space.admits(point):
-            found.append(point)
+        if identity not in seen and (trial := space.trial_if_admitted(point)):
+            found.append((point, trial))
             seen.add(identity)
         if len(found) == number:
             break

@@ -27,6 +27,8 @@ LENGTHS = (0.5, 20.0)
 """Bounds of a length scale, in widths of a key's range: few noisy trials cannot resolve finer structure."""
 MAIN_LENGTH = 0.5
 """Length scale of main effects."""
+JITTER = 1e-8
+"""Added to the variance of each observation, for a covariance that can be factorised."""
 NOISE = (1e-3, 1.0)
 """Bounds of the noise variance, which is due to seeds, as a fraction of the observed variance."""
 VARIANCE = (1e-4, 20.0)
@@ -136,6 +138,20 @@ def posterior(kernel: Kernel, X_NF: Array, y_N: Array, noise_N: Array, new_MF: A
     return mean_M, kernel(new_MF, new_MF) - explained_NM.T @ explained_NM
 
 
+def predict(X_NF: Array, y_N: Array, new_MF: Array) -> Array:
+    """Noise-free means at new points, (M,).
+
+    Args:
+        X_NF: points, each feature from 0 to 1.
+        y_N: observed values, on any scale.
+        new_MF: the new points.
+    """
+    mean, deviation = float(y_N.mean()), float(y_N.std()) or 1.0
+    observed = (X_NF, (y_N - mean) / deviation, np.full(len(y_N), JITTER))
+    mean_M: Array = mean + deviation * posterior(fit_kernel(*observed), *observed, new_MF)[0]
+    return mean_M
+
+
 def draw_curves(X_MF: Array, Y_NL: Array, noise_NL: Array, source: np.random.Generator) -> Array:
     """Joint samples of noise-free curves: of the value at each operating point, (S, M, L).
 
@@ -165,7 +181,7 @@ def _draw(X_MF: Array, y_N: Array, noise_N: Array, source: np.random.Generator) 
     mean, deviation = float(y_N.mean()), float(y_N.std())
     if deviation < 1e-12 * max(abs(mean), 1.0):
         return np.full((SAMPLES, len(X_MF)), mean)
-    observed = (X_MF[: len(y_N)], (y_N - mean) / deviation, noise_N / deviation**2 + 1e-8)
+    observed = (X_MF[: len(y_N)], (y_N - mean) / deviation, noise_N / deviation**2 + JITTER)
     mean_M, covariance_MM = posterior(fit_kernel(*observed), *observed, X_MF)
     value_M, vector_MM = np.linalg.eigh(covariance_MM)
     root_MM = vector_MM * np.sqrt(np.maximum(value_M, 0.0)) @ vector_MM.T  # the symmetric root is unique

@@ -5,21 +5,19 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.stats import kendalltau
 from threadpoolctl import threadpool_limits
 
 from cfamc_ray.config.stages import trunk_part
 from cfamc_ray.metrics import find_metric
 from cfamc_ray.search.earlier import transferred
-from cfamc_ray.search.gaussian_process import fit_kernel, posterior
+from cfamc_ray.search.gaussian_process import predict
 from cfamc_ray.space.encoding import encode
 from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.earlier import RANKING, EarlierStudy
 from cfamc_ray.store.records import TrialRecord
 from cfamc_ray.store.tables import Table
 
-Array = npt.NDArray[np.float64]
 ENOUGH = 3
 """Smallest number of trials, of either study, for which a correlation is computed."""
 
@@ -48,7 +46,8 @@ def _rankings(space: SearchSpace, study: EarlierStudy, own: Sequence[TrialRecord
             continue
         seen_NF = np.array([encode(space.ranges, point) for point, _ in known])
         new_MF = np.array([encode(space.ranges, record.point) for record in compared])
-        guessed_M = _predicted(seen_NF, np.array([record.value(name) for _, record in known]), new_MF)
+        with threadpool_limits(1):
+            guessed_M = predict(seen_NF, np.array([record.value(name) for _, record in known]), new_MF)
         tau = float(kendalltau(guessed_M, [record.value(name) for record in compared]).statistic)
         yield {
             "study": study.name,
@@ -57,11 +56,3 @@ def _rankings(space: SearchSpace, study: EarlierStudy, own: Sequence[TrialRecord
             "compared": len(compared),
             "tau": tau if math.isfinite(tau) else None,
         }
-
-
-def _predicted(seen_NF: Array, values_N: Array, new_MF: Array) -> Array:
-    """Noise-free means at new points, (M,)."""
-    mean, deviation = float(values_N.mean()), float(values_N.std()) or 1.0
-    observed = (seen_NF, (values_N - mean) / deviation, np.full(len(values_N), 1e-8))
-    with threadpool_limits(1):
-        return mean + deviation * posterior(fit_kernel(*observed), *observed, new_MF)[0]

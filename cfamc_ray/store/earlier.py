@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.store.copies import copy_records
 from cfamc_ray.store.layout import PRIOR, STUDY
-from cfamc_ray.store.records import TrialRecord, read_config, read_trials, trial_folders, write_config
+from cfamc_ray.store.records import TrialRecord, read_config, read_trials
 from cfamc_ray.store.tables import Column
 
 DRAFT = "draft"
@@ -48,13 +49,7 @@ def copy_earlier(folder: Path, sources: Sequence[str]) -> None:
             target = folder / PRIOR / f"{number}_{config.name}"
             draft = target.with_name(DRAFT)
             shutil.rmtree(draft, ignore_errors=True)
-            draft.mkdir(parents=True)
-            write_config(draft, config)
-            for trial in trial_folders(source):
-                (draft / trial.path.name).mkdir()
-                for file in (trial.trial_file, trial.epochs_file, trial.outcome_file):
-                    if file.exists():
-                        shutil.copy2(file, draft / trial.path.name)
+            copy_records(source, draft, config)
             draft.rename(target)
 
 
