@@ -1,4 +1,4 @@
-"""Write a study's report, finished or running: cfamc report runs/STUDY [--budget PASSES]."""
+"""Write a study's report, finished or running: cfamc report runs/STUDY [--budget PASSES] [--paper]."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,16 +17,18 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "cfamc report") -> in
         {
             "runs/quickstart": "of a study that has ended or still runs",
             "runs/quickstart --budget 20000": "with the best configuration for so many crop passes",
+            "runs/quickstart --paper": "with figures for a paper, such as front_one.pdf for one column",
         },
     )
     parser.add_argument("study", type=Path, help="the study's folder")
     parser.add_argument("--budget", type=float, metavar="PASSES", help="crop passes that a recommended trial may take")
+    parser.add_argument("--paper", action="store_true", help="every figure as PDF too, for one and two columns")
     arguments = parser.parse_args(argv)
-    return exit_code(lambda: _write(arguments.study, arguments.budget))
+    return exit_code(lambda: _write(arguments.study, arguments.budget, paper=arguments.paper))
 
 
-def _write(study: Path, budget: float | None) -> int:
+def _write(study: Path, budget: float | None, *, paper: bool) -> int:
     warn_of_damage(study)
     with writing(study / REPORT):
-        print(write_report(study, budget=budget))
+        print(write_report(study, budget=budget, paper=paper))
     return 0

@@ -27,6 +27,8 @@ class Points(NamedTuple):
     """Text beside each point; empty: none."""
     details: Sequence[str] = ()
     """Text shown while the mouse is over each point; <br> breaks a line."""
+    commands: Sequence[str] = ()
+    """Command that belongs to each point; empty: none."""
     x_intervals: Sequence[tuple[float, float]] = ()
     """Ends of the error bar of each point along x, NaN for none; empty: no point has one."""
     y_intervals: Sequence[tuple[float, float]] = ()
@@ -40,9 +42,9 @@ class Line(NamedTuple):
     name: str
     x: Sequence[float]
     y: Sequence[float]
-    style: Literal["plain", "unmarked", "stairs", "steps", "faint", "curve", "attained"] = "plain"
+    style: Literal["plain", "unmarked", "stairs", "steps", "faint", "curve", "group", "attained"] = "plain"
     """Stairs, steps and attained are constant until the next point; stairs are as bold as plain lines. A curve
-    joins points that are drawn by themselves."""
+    joins points that are drawn by themselves, and a group, broad and pale, those that belong together."""
     details: str | Sequence[str] = ""
     """Text shown while the mouse is over the line, or over each of its points."""
     hue: int | None = None
@@ -86,6 +88,31 @@ class Chart(NamedTuple):
     columns: int = 1
     colour: Axis | None = None
     """The quantity that points are coloured by, on a log scale from dark (little) to light (much)."""
+
+
+class Upright(NamedTuple):
+    """One of the axes of parallel coordinates."""
+
+    label: str
+    places: Sequence[float]
+    """Of each line, from 0 (bottom) to 1 (top)."""
+    ticks: Sequence[tuple[float, str]]
+    """Places with their texts."""
+
+
+class Parallel(NamedTuple):
+    """Parallel coordinates: a line for each thing across upright axes."""
+
+    name: str
+    """Name of its files, without an ending."""
+    title: str
+    axes: Sequence[Upright]
+    ids: Sequence[str]
+    """What each line stands for."""
+    colour: int
+    """Index of the axis whose places colour the lines, from dark (bottom) to light (top)."""
+    missing: str = ""
+    """Text that is shown if there are no lines."""
 
 
 def error_bars(mark: Points) -> list[list[tuple[float, float]]]:

@@ -1,7 +1,7 @@
 """The figures of a study."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby, pairwise
 
 from cfamc_ray.figures.chart import Area, Axis, Bars, Chart, Line, Panel, Points
@@ -39,16 +39,21 @@ def front_chart(
     *,
     title: str,
     attained: Sequence[Mapping[str, float]] = (),
+    groups: Sequence[Sequence[TrialRecord]] = (),
+    command_of: Callable[[TrialRecord], str] | None = None,
 ) -> Chart:
     """Finished trials in the plane of the first two objectives, coloured by cost; steps join the front.
 
-    With one objective the other axis is the cost. Faint lines join the operating points of a trial. Points on the front
-    have the error bars of `interval_of`, and the number of their trial, of neighbours of one trial the first alone.
+    With one objective the other axis is the cost. Faint lines join the operating points of a trial, and broad ones the
+    points of the front that noise cannot tell apart. Points on the front have the error bars of `interval_of`, and the
+    number of their trial, of neighbours of one trial the first alone.
 
     Args:
         front: of the study.
         title: of the figure.
         attained: rows of attainment.csv: objectives, and the share of seeds that attain them.
+        groups: of `noise_groups`.
+        command_of: the command that trains a point again; None: points have no command.
     """
     x_name, y_name = ([*front.objectives, COST])[:2]
     marks: list[Points | Line | Area] = []
@@ -61,6 +66,7 @@ def front_chart(
             style,  # type: ignore[arg-type]
             colour=[trial.value(COST) for trial in trials],
             details=[describe(trial, front.objectives) for trial in trials],
+            commands=[command_of(trial) for trial in trials] if command_of else (),
         )
 
     if front.members:
@@ -68,6 +74,7 @@ def front_chart(
         if len(front.objectives) == 2:
             x, y = ([trial.value(name) for trial in front.members] for name in (x_name, y_name))
             marks.append(Line("attained", x, y, style="steps"))
+        marks += _within_noise(groups, x_name, y_name)
         marks += _curves(front, x_name, y_name)
         marks.append(points("dominated", front.dominated, "faint"))
         marks.append(
@@ -89,12 +96,23 @@ def _curves(front: Front, x_name: str, y_name: str) -> list[Line]:
         (record for record in [*front.members, *front.dominated] if record.l2 is not None),
         key=lambda record: record.key,
     )
+    curves = [list(curve) for _, curve in groupby(points, key=lambda record: record.number)]
+    return [Line("operating points of a trial", *_with_gaps(curves, x_name, y_name), "curve")] if points else []
+
+
+def _within_noise(groups: Sequence[Sequence[TrialRecord]], x_name: str, y_name: str) -> list[Line]:
+    """The points of each group, joined; none where each group is a single point."""
+    joined = [group for group in groups if len(group) > 1]
+    return [Line("within noise", *_with_gaps(joined, x_name, y_name), "group")] if joined else []
+
+
+def _with_gaps(lines: Iterable[Sequence[TrialRecord]], x_name: str, y_name: str) -> tuple[list[float], list[float]]:
+    """Coordinates of several lines as those of one, with NaN after each of them."""
     x, y = list[float](), list[float]()
-    for _, group in groupby(points, key=lambda record: record.number):
-        curve = list(group)
-        x += [*(point.value(x_name) for point in curve), math.nan]
-        y += [*(point.value(y_name) for point in curve), math.nan]
-    return [Line("operating points of a trial", x, y, "curve")] if points else []
+    for line in lines:
+        x += [*(point.value(x_name) for point in line), math.nan]
+        y += [*(point.value(y_name) for point in line), math.nan]
+    return x, y
 
 
 def _numbers(members: Sequence[TrialRecord]) -> list[str]:

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Sequence
+from html import escape
+from textwrap import wrap
 from typing import Any
 
 import plotly.graph_objects as go
@@ -9,12 +11,14 @@ import plotly.io as pio
 from plotly.colors import qualitative
 from plotly.offline import get_plotlyjs
 
-from cfamc_ray.figures.chart import Area, Axis, Bars, Chart, Line, Panel, Points, error_bars
+from cfamc_ray.figures.chart import Area, Axis, Bars, Chart, Line, Panel, Parallel, Points, error_bars
 from cfamc_ray.figures.labels import Side, label_sides
 from cfamc_ray.formatting import format_quantity
 
 HEIGHTS = (460, 320)
 """Height in pixels of a single panel, and of one among several."""
+LINE = 60
+"""Letters of a line of a command over a point."""
 POINTS: dict[str, dict[str, Any]] = {
     "plain": {"size": 6, "opacity": 0.8},
     "front": {"size": 13, "line": {"width": 1.5, "color": "#888"}},
@@ -28,8 +32,11 @@ LINES: dict[str, dict[str, Any]] = {
     "steps": {"width": 1.5, "color": "#888", "shape": "hv"},
     "faint": {"width": 1, "color": "rgba(128, 128, 128, 0.45)"},
     "curve": {"width": 1, "color": "rgba(128, 128, 128, 0.6)"},
+    "group": {"width": 22, "color": "rgba(128, 128, 128, 0.22)"},
     "attained": {"width": 2, "color": "#ff7f0e", "shape": "hv"},
 }
+JOINING = ("steps", "curve", "group")
+"""Lines through points that are drawn by themselves, and say what they are."""
 LEGEND_ABOVE, LEGEND_BELOW = ({"y": 1.02, "yanchor": "bottom"}, {"y": -0.28, "yanchor": "top"})
 ERRORS: dict[str, Any] = {"type": "data", "color": "rgba(128, 128, 128, 0.45)", "thickness": 1, "width": 0}
 AREA = "rgba(255, 127, 14, 0.2)"
@@ -42,19 +49,27 @@ def script() -> str:
     return code
 
 
-def embed(chart: Chart) -> list[str]:
+def embed(chart: Chart | Parallel) -> list[str]:
     """A chart as HTML: an element for each panel."""
+    if isinstance(chart, Parallel):
+        return [_html(_parallel(chart), f"{chart.name}-0", HEIGHTS[0])]
     return [
-        pio.to_html(
-            _figure(chart, panel),
-            full_html=False,
-            include_plotlyjs=False,
-            default_height=f"{_height(chart, panel)}px",
-            div_id=f"{chart.name}-{place}",
-            config={"responsive": True, "displayModeBar": False},
-        )
+        _html(_figure(chart, panel), f"{chart.name}-{place}", _height(chart, panel))
         for place, panel in enumerate(chart.panels)
     ]
+
+
+def _html(figure: go.Figure, element: str, height: int) -> str:
+    return str(
+        pio.to_html(
+            figure,
+            full_html=False,
+            include_plotlyjs=False,
+            default_height=f"{height}px",
+            div_id=element,
+            config={"responsive": True, "displayModeBar": False},
+        )
+    )
 
 
 def _height(chart: Chart, panel: Panel) -> int:
@@ -93,8 +108,33 @@ def _figure(chart: Chart, panel: Panel) -> go.Figure:
         yaxis=_axis(panel.y, _heights(panel)) | ({"autorange": "reversed"} if bars_drawn else {}),
     )
     if not panel.marks:
-        figure.add_annotation(text=panel.missing, showarrow=False, xref="paper", yref="paper", x=0.5, y=0.5)
+        _say_missing(figure, panel.missing)
     return figure
+
+
+def _say_missing(figure: go.Figure, text: str) -> None:
+    figure.add_annotation(text=text, showarrow=False, xref="paper", yref="paper", x=0.5, y=0.5)
+
+
+def _parallel(chart: Parallel) -> go.Figure:
+    figure = go.Figure(layout={"template": "none", "paper_bgcolor": "rgba(0, 0, 0, 0)", "font": {"size": 12}})
+    figure.update_layout(margin={"l": 60, "r": 60, "t": 70, "b": 20})
+    if not chart.ids:
+        _say_missing(figure, chart.missing)
+        return figure.update_layout(xaxis={"visible": False}, yaxis={"visible": False})
+    axes = [
+        {
+            "label": axis.label,
+            "values": axis.places,
+            "range": [0, 1],
+            "tickvals": [place for place, _ in axis.ticks],
+            "ticktext": [text for _, text in axis.ticks],
+        }
+        for axis in chart.axes
+    ]
+    # Both ends of the colour scale are left out: one is too pale on a light page, the other on a dark one.
+    line = {"color": chart.axes[chart.colour].places, "colorscale": "Viridis", "cmin": -0.2, "cmax": 1.2}
+    return figure.add_trace(go.Parcoords(dimensions=axes, line=line, ids=chart.ids, labelangle=-20))
 
 
 def _points(chart: Chart, mark: Points, sides: Sequence[Side]) -> go.Scatter:
@@ -114,10 +154,21 @@ def _points(chart: Chart, mark: Points, sides: Sequence[Side]) -> go.Scatter:
         marker=marker,
         error_x=_errors(x_bars),
         error_y=_errors(y_bars),
-        hovertext=mark.details or mark.labels or None,
+        hovertext=_hovered(mark) or None,
         hoverinfo="text" if mark.details or mark.labels else "x+y",
+        customdata=mark.commands or None,
+        meta=mark.details if mark.commands else None,
         showlegend=bool(mark.name),
     )
+
+
+def _hovered(mark: Points) -> Sequence[str]:
+    """What is shown over each point: its details and its command, in lines that are not too long."""
+    texts = mark.details or mark.labels
+    if not mark.commands:
+        return texts
+    lines = [wrap(escape(command), LINE, break_on_hyphens=False, break_long_words=False) for command in mark.commands]
+    return ["<br>".join([text, *command]) for text, command in zip(texts, lines, strict=True)]
 
 
 def _errors(bars: Sequence[tuple[float, float]]) -> dict[str, Any]:
@@ -160,7 +211,7 @@ def _line(mark: Line) -> go.Scatter:
         marker={"size": 4},
         line=LINES[mark.style] | ({} if mark.hue is None else {"color": _palette(mark.hue)}),
         hovertext=mark.details or None,
-        hoverinfo="skip" if mark.style == "curve" else "text+x+y" if mark.details else "x+y",
+        hoverinfo="skip" if mark.style in JOINING else "text+x+y" if mark.details else "x+y",
         showlegend=bool(mark.name),
     )
 

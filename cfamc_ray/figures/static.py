@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis as MatplotlibAxis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -16,13 +16,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import ScaledTranslation
 
-from cfamc_ray.figures.chart import Area, Axis, Bars, Chart, Line, Panel, Points, error_bars
+from cfamc_ray.figures.chart import Area, Axis, Bars, Chart, Line, Panel, Parallel, Points, error_bars
 from cfamc_ray.figures.labels import Side, label_sides
 from cfamc_ray.formatting import format_radius, format_seconds
 from cfamc_ray.host.files import replacing
 
 PANEL_INCHES = ((7.2, 5.0), (4.0, 3.0))
 """Width and height of a single panel, and of one among several."""
+NARROWEST = 2.4
+"""Inches that a panel needs beside another one."""
+COLUMN_INCHES = {"one": 3.35, "two": 6.9}
+"""Widths of figures in a paper, by the number of columns that they span."""
 MOST_INSIDE = 3
 """Entries of a legend for which a panel has room."""
 BELOW_LABELS = 0.45
@@ -42,19 +46,29 @@ LINES: dict[str, dict[str, Any]] = {
     "steps": {"color": "0.5", "lw": 1.2, "drawstyle": "steps-post", "zorder": 1},
     "faint": {"color": "0.6", "lw": 0.8, "alpha": 0.6, "zorder": 1},
     "curve": {"color": "0.6", "lw": 0.8, "alpha": 0.7, "zorder": 1.5},
+    "group": {"color": "0.5", "lw": 14, "alpha": 0.2, "zorder": 0.5, "solid_capstyle": "round"},
     "attained": {"color": "tab:orange", "lw": 1.6, "drawstyle": "steps-post", "zorder": 3},
 }
 ERRORS: dict[str, Any] = {"fmt": "none", "ecolor": "0.45", "elinewidth": 0.7, "alpha": 0.4, "zorder": 3.5}
 AREA: dict[str, Any] = {"color": "tab:orange", "alpha": 0.18, "linewidth": 0, "zorder": 0}
 
 
-def draw(chart: Chart) -> Figure:
-    """A chart as a figure of matplotlib."""
-    columns = min(chart.columns, len(chart.panels))
+def draw(chart: Chart | Parallel, *, inches: float | None = None) -> Figure:
+    """A chart as a figure of matplotlib.
+
+    Args:
+        chart: to draw.
+        inches: width of the figure, whose panels are below each other where it has no room for two; None: a width for
+            screens.
+    """
+    if isinstance(chart, Parallel):
+        return _draw_parallel(chart, inches or PANEL_INCHES[0][0])
+    columns = min(chart.columns, len(chart.panels), max(1, int((inches or 99) / NARROWEST)))
     rows = math.ceil(len(chart.panels) / columns)
     width, height = PANEL_INCHES[len(chart.panels) > 1]
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained", dpi=150)
-    FigureCanvasAgg(figure)
+    if inches is not None:
+        width, height = inches / columns, height * inches / columns / width
+    figure = _figure(width * columns, height * rows)
     grid = figure.subplots(rows, columns, squeeze=False)
     norm = _norm(chart)
     for panel, axes in zip(chart.panels, grid.flat, strict=False):
@@ -71,19 +85,51 @@ def draw(chart: Chart) -> Figure:
     return figure
 
 
-def save_chart(chart: Chart, folder: Path) -> None:
-    """Write a chart into a folder under its own name, for screens and for papers."""
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=150)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _draw_parallel(chart: Parallel, width: float) -> Figure:
+    figure = _figure(width, PANEL_INCHES[0][1] * width / PANEL_INCHES[0][0])
+    axes = figure.subplots()
+    axes.set_title(chart.title, loc="left", fontsize=11, wrap=True)
+    axes.set_axis_off()
+    if not chart.ids:
+        axes.text(0.5, 0.5, chart.missing, ha="center", va="center", transform=axes.transAxes)
+        return figure
+    places = np.array([axis.places for axis in chart.axes])
+    for line in range(len(chart.ids)):
+        axes.plot(places[:, line], color=colormaps["viridis"](places[chart.colour, line]), lw=1, alpha=0.8)
+    for x, axis in enumerate(chart.axes):
+        axes.plot([x, x], [0, 1], color="0.5", lw=0.8, zorder=0)
+        axes.text(x, 1.04, axis.label, ha="left", va="bottom", rotation=20, fontsize=8)
+        for place, text in axis.ticks:
+            axes.annotate(text, (x, place), (2, 0), textcoords="offset points", va="center", fontsize=7)
+    return figure
+
+
+def save_chart(chart: Chart | Parallel, folder: Path) -> None:
+    """Write a chart into a folder under its own name, for screens: as PNG and SVG."""
     figure = draw(chart)
     save_figure(figure, folder / f"{chart.name}.png")
     figure.set_layout_engine(None)  # the layout is done, and would take as long as drawing
     save_figure(figure, folder / f"{chart.name}.svg")
 
 
+def save_for_paper(chart: Chart | Parallel, folder: Path) -> None:
+    """Write a chart as PDF for one and for two columns of a paper: NAME_one.pdf and NAME_two.pdf."""
+    for columns, inches in COLUMN_INCHES.items():
+        with rc_context({"font.size": 8, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7}):
+            save_figure(draw(chart, inches=inches), folder / f"{chart.name}_{columns}.pdf")
+
+
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure atomically; the ending decides the format. Equal figures give equal files."""
     path.parent.mkdir(parents=True, exist_ok=True)
     ending = path.suffix[1:] or "png"
-    with rc_context({"svg.hashsalt": "cfamc_ray"}), replacing(path) as partial:
+    with rc_context({"svg.hashsalt": "cfamc_ray", "pdf.fonttype": 42}), replacing(path) as partial:
         figure.savefig(partial, format=ending, metadata={DATED[ending]: None} if ending in DATED else None)
 
 

@@ -12,10 +12,10 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import create_trial
 from scipy.special import stdtrit
 
-from cfamc_ray.config.ranges import Choice, FloatRange, IntRange, Range
 from cfamc_ray.config.stages import trunk_part
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.types import Scalar
+from cfamc_ray.front.scales import ends_of
 from cfamc_ray.metrics import Direction, find_metric
 from cfamc_ray.space.encoding import distributions, encode
 from cfamc_ray.store.records import TrialRecord
@@ -77,7 +77,7 @@ def find_effects(
         slopes = _slopes(config, finished, keys, y_N)
         for key in keys:
             slope, half = slopes.get(key, (math.nan, math.nan))
-            low, high, log = _scale(config.space[key])
+            ends, log = ends_of(config.space[key])
             place = float(np.mean([encode({key: config.space[key]}, r.point)[0] for r in finished]))
             effects.append(
                 Effect(
@@ -89,7 +89,7 @@ def find_effects(
                     slope=slope,
                     interval=(slope - half, slope + half),
                     log=log,
-                    ends=(low, high),
+                    ends=ends,
                     trend=(float(y_N.mean()) - slope * place, float(y_N.mean()) + slope * (1 - place)),
                 )
             )
@@ -161,18 +161,7 @@ def _slopes(
         others = np.delete(X_NF, place, axis=1)
         alone = column.shape[1] == 1 and np.linalg.matrix_rank(others) < np.linalg.matrix_rank(X_NF)
         # A key that the other keys determine has no effect of its own.
-        if alone and math.isfinite(_scale(config.space[key])[0]):
+        if alone and math.isfinite(ends_of(config.space[key])[0][0]):
             slopes[key] = (float(weight_F[place]), float(half_F[place]))
         place += column.shape[1]
     return slopes
-
-
-def _scale(written: Range) -> tuple[float, float, bool]:
-    """Ends of a numeric key, and whether `encode` takes its logarithm; NaN for another key."""
-    match written:
-        case IntRange(bounds=(low, high), log=log) | FloatRange(bounds=(low, high), log=log):
-            return float(low), float(high), log
-        case Choice(values=values) if all(type(value) in (int, float) for value in values):
-            numbers = [float(value) for value in values]  # type: ignore[arg-type]
-            return min(numbers), max(numbers), min(numbers) > 0
-    return math.nan, math.nan, False

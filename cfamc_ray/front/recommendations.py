@@ -64,6 +64,50 @@ def _knee(config: StudyConfig, members: Sequence[TrialRecord]) -> TrialRecord:
     return members[int(distance_N.argmin())]
 
 
+class Price(NamedTuple):
+    """A point of the front, and the prices at which it is the best."""
+
+    record: TrialRecord
+    low: float
+    """Smallest price: what one unit of the first objective is worth, in units of the second."""
+    high: float
+
+
+def price_list(config: StudyConfig, records: Sequence[TrialRecord]) -> list[Price]:
+    """The points of the front with the largest price · first objective + second objective, as the price rises from 0.
+
+    These are the points of the front's upper convex hull; a point of the front below it is the best at no price.
+
+    Args:
+        config: of the study.
+        records: of its trials.
+
+    Returns:
+        Prices that begin where the one before ends; none unless the first two objectives are accuracies.
+    """
+    names = list(config.objectives)[:2]
+    if len(names) < 2 or any(find_metric(n).images is None or config.objectives[n] != "maximize" for n in names):
+        return []
+    best: list[Price] = []
+    for record in reversed(find_front(config, records).members):  # the first objective rises
+        low = 0.0
+        while best and (low := _crossing(best[-1].record, record, names)) <= best[-1].low:
+            best.pop()  # the record is better wherever the one before would be the best
+            low = 0.0
+        if math.isfinite(low):
+            best[-1:] = [best[-1]._replace(high=low)] if best else []
+            best.append(Price(record, low, math.inf))
+    return best
+
+
+def _crossing(one: TrialRecord, other: TrialRecord, names: Sequence[str]) -> float:
+    """The price above which the other is better; its first objective is at least as large."""
+    (x, y), (other_x, other_y) = one.values(names), other.values(names)
+    if other_x == x:
+        return -math.inf if other_y > y else math.inf
+    return (y - other_y) / (other_x - x)
+
+
 def cost_ladder(
     config: StudyConfig, records: Sequence[TrialRecord], *, metric: str = "", cost: str = "crop_passes"
 ) -> list[TrialRecord]:

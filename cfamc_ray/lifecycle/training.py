@@ -1,6 +1,5 @@
 """Train a run: one trial, in this process or with several workers of Ray Train."""
 
-import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -8,12 +7,10 @@ from functools import partial
 from pathlib import Path
 
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.host.files import write_text
 from cfamc_ray.lifecycle.checks import check_data, check_folder, driving
 from cfamc_ray.lifecycle.plans import PlannedStudy
-from cfamc_ray.store.environment import environment
+from cfamc_ray.store.environment import write_environment
 from cfamc_ray.store.images import note
-from cfamc_ray.store.layout import ENVIRONMENT
 from cfamc_ray.store.records import TrialFolder, TrialRecord, write_config
 from cfamc_ray.store.repair import repair
 from cfamc_ray.terminal import Detail, TrainingView, say
@@ -62,7 +59,7 @@ def _open(run: PlannedStudy) -> None:
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
         write_config(run.folder, run.config)
-        write_text(run.folder / ENVIRONMENT, json.dumps(environment(), indent=1) + "\n")
+        write_environment(run.folder)
     except OSError as error:
         raise InputError(
             f"{run.folder}: cannot be written ({error.strerror}); name another folder with --out"

@@ -1,6 +1,5 @@
 """Ray for the duration of a study: started, or an existing connection, with its output in the study's ray.log."""
 
-import json
 import logging
 import os
 import signal
@@ -15,15 +14,14 @@ import ray
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.resources import ResourceConfig
-from cfamc_ray.host.files import write_text
 from cfamc_ray.host.machine import cores
 from cfamc_ray.host.process import heed_signals, is_command, logging_to, signals_restored
 from cfamc_ray.orchestration.growing import require
 from cfamc_ray.orchestration.last_words import last_words
 from cfamc_ray.orchestration.view import output_to
 from cfamc_ray.orchestration.watch import check_reachable, watched_ray
-from cfamc_ray.store.environment import environment
-from cfamc_ray.store.layout import ENVIRONMENT, RAY_LOG
+from cfamc_ray.store.environment import write_environment
+from cfamc_ray.store.layout import RAY_LOG
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +74,7 @@ def _prepare(
     resources: ResourceConfig, folder: Path, address: str | None, *, cluster: bool, say: Callable[[str], object]
 ) -> None:
     require(resources, cluster=cluster, say=say)
-    write_text(folder / ENVIRONMENT, json.dumps(environment() | _cluster(address), indent=1) + "\n")
+    write_environment(folder, **_cluster(address))
 
 
 def _check_lent(address: str | None) -> None:

@@ -14,6 +14,7 @@ from cfamc_ray.formatting import (
     format_setting,
     format_value,
 )
+from cfamc_ray.front.changes import Changes
 from cfamc_ray.front.curves import Curves
 from cfamc_ray.front.effects import Effect
 from cfamc_ray.front.front import find_front, name_of
@@ -47,6 +48,7 @@ def answer(
     curves: Curves | None = None,
     groups: Sequence[Sequence[TrialRecord]] = (),
     confirmed: Sequence[Confirmed] = (),
+    changes: Changes | None = None,
 ) -> list[str]:
     """What to run, what it costs, which keys matter, and how certain that is.
 
@@ -59,6 +61,7 @@ def answer(
         curves: of `find_curves`.
         groups: of `noise_groups`.
         confirmed: the points of confirm.csv.
+        changes: since the study was resumed; None: it was not.
     """
     front = find_front(config, records)
     if not front.members:
@@ -67,6 +70,7 @@ def answer(
     return [
         *_progress(config, records),
         f"{front.sentence}.",
+        *_changes(changes),
         *_noise(groups),
         *(_recommendation(config, one) for one in advice if one.objective),
         *_head_and_training(curves),
@@ -85,6 +89,24 @@ def _progress(config: StudyConfig, records: Sequence[TrialRecord]) -> list[str]:
         return []
     total = config.budget.trials
     return [f"The study has not ended: {left} of {total} trials are still to come, and what follows may change."]
+
+
+def _changes(changes: Changes | None) -> list[str]:
+    """What the trials of the last run changed."""
+    if changes is None or not changes.trials:
+        return []
+    before, after = changes.hypervolume
+    words = [f"the hypervolume went from {before:.4g} to {after:.4g}"]
+    if changes.joined:
+        words.append(f"new on the front: {_names(changes.joined)}")
+    if changes.left:
+        words.append(f"no longer on it: {_names(changes.left)}")
+    trials = "1 trial has" if changes.trials == 1 else f"{changes.trials} trials have"
+    return [f"Since the study was last resumed, {trials} ended; {'; '.join(words)}."]
+
+
+def _names(records: Sequence[TrialRecord]) -> str:
+    return ", ".join(map(name_of, records))
 
 
 def _recommendation(config: StudyConfig, advice: Advice) -> str:

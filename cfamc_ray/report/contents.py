@@ -1,70 +1,57 @@
 """What the report of a study says and shows: the answer, recommendations, and a section for each topic."""
 
+import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from string import ascii_lowercase
 from typing import Any, NamedTuple
 
-from cfamc_ray.config.reading import read_resolved
-from cfamc_ray.config.scaling import ScalingConfig
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.figures.chart import Chart
-from cfamc_ray.figures.charts import (
-    curves_chart,
-    front_chart,
-    growth_chart,
-    importance_chart,
-    published_chart,
-    slices_chart,
-    spending_chart,
-)
-from cfamc_ray.figures.scaling import scaling_charts
-from cfamc_ray.front.confirmation import confirmation_columns
+from cfamc_ray.figures.chart import Chart, Parallel
+from cfamc_ray.figures.charts import curves_chart, growth_chart
+from cfamc_ray.formatting import format_metric
+from cfamc_ray.front.changes import find_changes
 from cfamc_ray.front.curves import find_curves
-from cfamc_ray.front.effects import Effect, effects_table, find_effects
-from cfamc_ray.front.finalists import LAST_MEASURED
-from cfamc_ray.front.front import Front, find_front, name_of
-from cfamc_ray.front.growth import Spent, find_growth, find_spending
+from cfamc_ray.front.effects import find_effects
+from cfamc_ray.front.front import find_front, name_of
+from cfamc_ray.front.growth import find_growth, find_spending
 from cfamc_ray.front.progress import counts
-from cfamc_ray.front.published import published_results
-from cfamc_ray.front.recommendations import Advice, advise, cost_ladder, headline
+from cfamc_ray.front.recommendations import Advice, Price, advise, price_list
 from cfamc_ray.front.uncertainty import noise_groups
 from cfamc_ray.metrics import find_metric
 from cfamc_ray.report.answer import Confirmed, answer
-from cfamc_ray.scaling.study import ScalingRun, conclusions, read_run
-from cfamc_ray.scaling.system import system_conclusions
-from cfamc_ray.store.cells import system_table
-from cfamc_ray.store.csv_files import read_csv
-from cfamc_ray.store.earlier import RANKING
-from cfamc_ray.store.layout import ATTAINMENT, CONFIRM_TABLE, PRIOR_TABLE, SCALING
-from cfamc_ray.store.records import TrialRecord, read_config, read_environment, read_trials
-from cfamc_ray.store.tables import L2, Column, Table, metric_column, setting_column
-from cfamc_ray.store.trial_tables import settings_columns, trials_table, with_cost
-
-SYSTEM_COLUMNS = (
-    *("crop_passes_per_second", "seconds_per_update", "peak_memory_bytes", "mfu"),
-    *("communication_share", "weak_efficiency", "strong_efficiency"),
+from cfamc_ray.report.sections import (
+    Section,
+    confirm_table,
+    cost_section,
+    earlier_section,
+    early_section,
+    effects_section,
+    front_section,
+    numbered,
+    of_balanced,
+    scaling_run,
+    scaling_section,
+    spending_section,
+    trials_section,
 )
-"""Columns of the training steps that the page shows; system.csv has all."""
-OPERATING_POINTS = "A thin line joins the operating points of a trial, which differ in the probe's L2 strength. "
-GROUPS = (
-    "Bars are 95 % intervals from the number of images alone. Noise cannot tell apart the points of a noise group: in "
-    "no objective are their intervals disjoint. The same may hold for the last point of a group and the first of the "
-    "next. "
-)
-"""Explanation of the error bars and of the column of noise groups."""
+from cfamc_ray.scaling.study import ScalingRun
+from cfamc_ray.store.environment import read_environment
+from cfamc_ray.store.records import TrialRecord, read_config, read_trials
+from cfamc_ray.store.tables import L2, Column, Table, metric_column
+from cfamc_ray.store.trial_tables import settings_columns, with_cost
 
 
-class Section(NamedTuple):
-    """A part of the report: a heading, a remark, sentences, figures and tables, in this order."""
+class Choice(NamedTuple):
+    """The best from a price of the first objective on, until that of the next choice."""
 
-    anchor: str
-    title: str
-    remark: str = ""
-    charts: Sequence[Chart] = ()
-    tables: Sequence[Table] = ()
-    sentences: Sequence[str] = ()
+    low: float
+    """The price, in units of the second objective."""
+    x: float
+    y: float
+    """Its place in the figure of the front."""
+    words: str
+    command: str
 
 
 class Report(NamedTuple):
@@ -76,11 +63,13 @@ class Report(NamedTuple):
     recommended: Table
     commands: Sequence[tuple[str, str]]
     """The role of each recommended configuration, and the command that trains it."""
+    choices: Sequence[Choice]
+    """The best by the price of the first objective; empty where there is nothing to choose."""
     sections: Sequence[Section]
     environment: dict[str, Any]
 
     @property
-    def charts(self) -> list[Chart]:
+    def charts(self) -> list[Chart | Parallel]:
         """All figures."""
         return [chart for section in self.sections for chart in section.charts]
 
@@ -89,6 +78,16 @@ class Report(NamedTuple):
         """All tables."""
         return [self.recommended, *(table for section in self.sections for table in section.tables)]
 
+    @property
+    def begun(self) -> str:
+        """Date and time at which the study began; empty where they are not known."""
+        return str(self.environment.get("begun") or self.environment.get("date") or "")
+
+    @property
+    def traded(self) -> list[str]:
+        """Labels of the two objectives between which the choices choose."""
+        return [find_metric(name).label for name in list(self.config.objectives)[:2]]
+
 
 def make_report(folder: Path, *, budget: float | None = None, scaling: ScalingRun | None = None) -> Report:
     """Compute what the report shows; arguments as for `write_report`.
@@ -96,13 +95,13 @@ def make_report(folder: Path, *, budget: float | None = None, scaling: ScalingRu
     Raises:
         InputError: where the folder holds no study.
     """
-    config, records = read_config(folder), read_trials(folder)
+    config, records, environment = read_config(folder), read_trials(folder), dict(read_environment(folder))
     front, growth, effects = find_front(config, records), find_growth(config, records), find_effects(config, records)
     advice, groups = advise(config, records, budget=budget), noise_groups(front)
-    confirm = _confirm_table(config, folder)
+    confirm = confirm_table(config, folder)
     confirmed = [Confirmed(int(row["seeds"]), row["front_probability"] or 0.0) for row in confirm.rows]
-    run = scaling or _scaling_run(folder.parent)
-    everything = trials_table(config, records).without("reason")
+    run = scaling or scaling_run(folder.parent)
+    before = environment.pop("ended_before", None)
     return Report(
         config=config,
         status=counts(config, records),
@@ -115,158 +114,52 @@ def make_report(folder: Path, *, budget: float | None = None, scaling: ScalingRu
             curves=find_curves(config, records),
             groups=groups,
             confirmed=confirmed,
+            changes=find_changes(config, records, before) if before else None,
         ),
         recommended=_recommended(config, advice),
         commands=[(f"{one.role} ({name_of(one.record)})", _command(folder, one.record)) for one in advice],
+        choices=_choices(config, folder, price_list(config, records)),
         sections=[
-            _front_section(config, folder, front, groups, confirm),
-            _cost_section(config, records),
+            front_section(config, folder, front, groups, confirm, lambda record: _command(folder, record)),
+            cost_section(config, records),
             Section("growth", "How the front grew", charts=[growth_chart(growth)]),
-            _effects_section(config, effects, _of_balanced("Effects are", records)),
+            effects_section(config, effects, of_balanced("Effects are", records)),
             Section(
                 "curves",
                 "Learning curves",
-                _of_balanced("Lines are", records),
+                of_balanced("Lines are", records),
                 charts=[curves_chart(records, front.members)],
             ),
-            _spending_section(find_spending(records)),
-            _early_section(config, records),
-            *_earlier_section(folder),
-            *([_scaling_section(run)] if run else []),
-            Section("trials", everything.title, tables=[everything]),
+            spending_section(find_spending(records)),
+            early_section(config, records),
+            *earlier_section(folder),
+            *([scaling_section(run)] if run else []),
+            trials_section(config, records),
         ],
-        environment=dict(read_environment(folder)),
-    )
-
-
-def _of_balanced(what: str, records: Sequence[TrialRecord]) -> str:
-    """A remark on what is shown at one operating point alone; empty where no trial has any."""
-    if not any(record.operating_points for record in records):
-        return ""
-    return f"{what} of each trial's balanced operating point, which has the largest sum of clean and robust accuracy. "
-
-
-def _front_section(
-    config: StudyConfig, folder: Path, front: Front, groups: Sequence[Sequence[TrialRecord]], confirm: Table
-) -> Section:
-    attained = read_csv(folder / ATTAINMENT, ["attained_by", *config.objectives])
-    published = published_results(config)
-    comparable = published and front.members and published[0].values.keys() <= front.objectives.keys()
-    members = trials_table(config, front.members).without("status", "reason", "epochs")
-    return Section(
-        "front",
-        "The front",
-        "Finished trials on validation images; those on the front carry their number. "
-        + (OPERATING_POINTS if front.at_operating_points else "")
-        + (GROUPS if groups else "")
-        + ("In orange what the confirming seeds attain on test images. " if attained else ""),
-        [
-            front_chart(front, title=config.question or config.name, attained=attained),
-            *([published_chart(front, published)] if comparable else []),
-        ],
-        [
-            _with_groups(members, groups)._replace(name="front", title="On the front"),
-            *([confirm] if confirm.rows else []),
-        ],
-    )
-
-
-def _with_groups(members: Table, groups: Sequence[Sequence[TrialRecord]]) -> Table:
-    """The table with a column of the groups' letters: a, b, …, z, aa, bb, …; without groups as it is."""
-    letters = [(1 + place // 26) * ascii_lowercase[place % 26] for place, group in enumerate(groups) for _ in group]
-    if not letters:
-        return members
-    rows = [{**row, "noise group": letter} for row, letter in zip(members.rows, letters, strict=True)]
-    trial, *others = members.columns
-    return members._replace(columns=[trial, Column("noise group"), *others], rows=rows)
-
-
-def _confirm_table(config: StudyConfig, folder: Path) -> Table:
-    """confirm.csv; without rows where there is none."""
-    rows = read_csv(folder / CONFIRM_TABLE, ["seeds"], or_empty=["front_probability"])
-    typed = [*confirmation_columns(config.objectives, LAST_MEASURED), *map(setting_column, config.space)]
-    columns = {column.name: column for column in typed}
-    names = list(rows[0]) if rows else []
-    return Table("confirm", "With fresh seeds, on test images", [columns.get(n, Column(n)) for n in names], rows)
-
-
-def _cost_section(config: StudyConfig, records: Sequence[TrialRecord]) -> Section:
-    names = [*with_cost(config.objectives), "train_seconds"]
-    best_at_cost = cost_ladder(config, records)
-    columns = [Column("trial"), *map(metric_column, names), *settings_columns(config, best_at_cost)]
-    ladder = Table("ladder", "The best at each cost", columns, _numbered(config, best_at_cost))
-    best = find_metric(headline(config)).label
-    return Section("cost", "What more cost buys", f"Each row is the best {best} up to its cost.", tables=[ladder])
-
-
-def _effects_section(config: StudyConfig, effects: Sequence[Effect], remark: str) -> Section:
-    return Section(
-        "effects",
-        "Effects of the keys",
-        remark
-        + "Trends are least squares over all searched keys at once, on each key's own scale; a trend is significant if "
-        "its 95 % interval excludes zero. Importance (PED-ANOVA) compares the better trials with all trials, so it "
-        "depends on where the search has looked.",
-        [importance_chart(effects), slices_chart(effects, config.objectives)],
-        [effects_table(effects)],
-    )
-
-
-def _spending_section(spending: Sequence[Spent]) -> Section:
-    metrics = ("train_seconds", "eval_seconds", "overhead_seconds", "crop_passes", "flops")
-    columns = [Column("status"), Column("trials"), *map(metric_column, metrics)]
-    table = Table("spending", "By the status of the trials", columns, [spent._asdict() for spent in spending])
-    return Section("spending", "Where the compute went", charts=[spending_chart(spending)], tables=[table])
-
-
-def _early_section(config: StudyConfig, records: Sequence[TrialRecord]) -> Section:
-    early = trials_table(config, [r for r in records if r.status in ("stopped", "failed", "infeasible")])
-    table = early._replace(name="ended_early", title="With their reasons")
-    title = "Stopped, failed and refused trials"
-    return Section("early", title, tables=[table]) if early.rows else Section("early", title, "None.")
-
-
-def _earlier_section(folder: Path) -> list[Section]:
-    """How well earlier studies rank the trials; empty where there is no such study."""
-    rows = read_csv(folder / PRIOR_TABLE, ["trials", "compared", "tau"])
-    named = [{**row, "objective": find_metric(row["objective"]).label} for row in rows]
-    table = Table("prior", "Rank correlations", RANKING, named)
-    remark = (
-        "Kendall's τ between the trials' values and what the earlier study alone predicts for them: 1 for the same "
-        "order, 0 for an unrelated one. Most of these trials lie near the front, where the search has put them and an "
-        "order is hard to predict; over the whole space τ is larger. "
-    )
-    return [Section("earlier", "What earlier studies knew", remark, tables=[table])] if rows else []
-
-
-def _scaling_run(folder: Path) -> ScalingRun | None:
-    return read_run(read_resolved(ScalingConfig, folder / SCALING), folder) if (folder / SCALING).is_file() else None
-
-
-def _scaling_section(run: ScalingRun) -> Section:
-    """What the scaling study shows whose learning part this study is."""
-    table = system_table(run.config, run.cells)
-    shown = {"status", *(run.config.cells[0].values if run.measured else ()), *SYSTEM_COLUMNS}
-    return Section(
-        "scaling",
-        "Scaling",
-        sentences=[*(system_conclusions(run.system) if run.measured else []), *conclusions(run.learning)],
-        charts=scaling_charts(run),
-        tables=[table.without(*({*table.names} - shown))] if run.measured else [],
+        environment=environment,
     )
 
 
 def _recommended(config: StudyConfig, advice: Sequence[Advice]) -> Table:
     metrics, records = with_cost(config.objectives), [one.record for one in advice]
     columns = [Column("what"), Column("trial"), *map(metric_column, metrics), *settings_columns(config, records)]
-    rows = _numbered(config, records)
+    rows = numbered(config, records)
     named = [{"what": one.role, **row} for one, row in zip(advice, rows, strict=True)]
     return Table("recommended", "Recommended configurations", columns, named)
 
 
-def _numbered(config: StudyConfig, records: Sequence[TrialRecord]) -> list[Mapping[str, Any]]:
-    """Rows of the table of trials, each with its number."""
-    return [{"trial": r.number, **row} for r, row in zip(records, trials_table(config, records).rows, strict=True)]
+def _choices(config: StudyConfig, folder: Path, prices: Sequence[Price]) -> list[Choice]:
+    """The best at each price; none where one point is the best at all of them."""
+    return [_choice(config, folder, price) for price in prices] if len(prices) > 1 else []
+
+
+def _choice(config: StudyConfig, folder: Path, price: Price) -> Choice:
+    record, names = price.record, with_cost(config.objectives)
+    x, y = (record.value(name) for name in names[:2])
+    to = f"to {price.high:.2g}" if math.isfinite(price.high) else "on"
+    values = ", ".join(format_metric(name, record.value(name)) for name in names)
+    words = f"From {price.low:.2g} {to}: {name_of(record)}, with {values}"
+    return Choice(price.low, x, y, words, _command(folder, record))
 
 
 def _command(folder: Path, record: TrialRecord) -> str:

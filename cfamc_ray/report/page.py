@@ -8,20 +8,23 @@ from markupsafe import Markup
 
 from cfamc_ray.config.reading import dump_study
 from cfamc_ray.figures import interactive
-from cfamc_ray.figures.static import save_chart
+from cfamc_ray.figures.static import save_chart, save_for_paper
 from cfamc_ray.host.files import write_text
 from cfamc_ray.report.contents import Report, make_report
 from cfamc_ray.scaling.study import ScalingRun
 from cfamc_ray.store.layout import PAGE, REPORT
 
 
-def write_report(folder: Path, *, budget: float | None = None, scaling: ScalingRun | None = None) -> Path:
+def write_report(
+    folder: Path, *, budget: float | None = None, scaling: ScalingRun | None = None, paper: bool = False
+) -> Path:
     """Write report.html, and beside it every figure as PNG and SVG and every table as CSV, Markdown and LaTeX.
 
     Args:
         folder: of the study, finished or running.
         budget: crop passes that a recommended trial may take; None: no such recommendation.
         scaling: the run whose learning part the study is; None: it is read from the parent folder, if it is there.
+        paper: whether to write every figure as PDF too, at the widths of one and two columns of a paper.
 
     Returns:
         the page's path.
@@ -35,6 +38,8 @@ def write_report(folder: Path, *, budget: float | None = None, scaling: ScalingR
     target.mkdir(exist_ok=True)
     for chart in report.charts:
         save_chart(chart, target)
+        if paper:
+            save_for_paper(chart, target)
     for table in report.tables:
         for ending, text in (("csv", table.csv()), ("md", table.markdown()), ("tex", table.latex())):
             write_text(target / f"{table.name}.{ending}", text)

@@ -19,13 +19,12 @@ from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.host.files import write_text
 from cfamc_ray.store.begun_and_ended import Begun, Outcome, Status, dump_begun, parse_begun, parse_outcome
-from cfamc_ray.store.content import DamagedFile, content_of, damage_of, json_object
+from cfamc_ray.store.content import DamagedFile, content_of, damage_of
 from cfamc_ray.store.epoch_rows import Row, dump_rows, parse_rows
 from cfamc_ray.store.images import located, portable
 from cfamc_ray.store.layout import (
     CHECKPOINT,
     ENCODER,
-    ENVIRONMENT,
     EPOCHS,
     HEADS,
     OUTCOME,
@@ -277,11 +276,6 @@ def damaged_records(study: Path) -> list[DamagedFile]:
     of_trials = [file for folder in folders for file in folder.damaged()]
     begun = of_trials or (study / STUDY).exists() or any(folder.trial_file.exists() for folder in folders)
     return [*of_study, *of_trials] if begun else []
-
-
-def read_environment(study: Path) -> Mapping[str, Any]:
-    """Versions and hardware that a study ran with; empty where they are missing or damaged."""
-    return content_of(study / ENVIRONMENT, json_object) or {}
 
 
 def read_config(study: Path) -> StudyConfig:

@@ -30,3 +30,9 @@ def test_a_report_that_cannot_be_written_is_refused_in_one_line(
     assert said.startswith(f"{tmp_path / 'report'}: cannot be written (")
     assert said.count("\n") == 1
     assert (tmp_path / "report").read_text() == "mine"
+
+
+def test_with_paper_figures_are_pdfs_too(tmp_path: Path) -> None:
+    write_config(tmp_path, StudyConfig(name="empty"))
+    assert main([str(tmp_path), "--paper"]) == 0
+    assert (tmp_path / "report" / "front_one.pdf").read_bytes().startswith(b"%PDF")

@@ -233,3 +233,16 @@ def test_an_objective_without_an_interval_has_no_bar() -> None:
     assert isinstance(front, Points)
     assert (bool(front.x_intervals), bool(front.y_intervals)) == (True, False)
     assert bars_of(draw_chart(of_curves())) == [], "the rows do not tell the numbers of images"
+
+
+def test_points_that_noise_cannot_tell_apart_are_joined_and_others_are_not() -> None:
+    trials = [curve(n, (0.1, clean, robust)) for n, (clean, robust) in enumerate([(0.9, 0.1), (0.8, 0.2), (0.3, 0.5)])]
+    front = find_front(StudyConfig(name="drawn"), trials)
+    first, second, third = front.members
+    chart = front_chart(front, title="", groups=[[first, second], [third]])
+    (joined,) = [mark for mark in chart.panels[0].marks if isinstance(mark, Line) and mark.style == "group"]
+    assert joined.x[:2] == [0.9, 0.8]
+    assert joined.y[:2] == [0.1, 0.2]
+    assert len(joined.x) == 3, "the gap after the only group"
+    alone = front_chart(front, title="", groups=[[first], [second], [third]])
+    assert not any(isinstance(mark, Line) and mark.style == "group" for mark in alone.panels[0].marks)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.figures.chart import Chart
 from cfamc_ray.report.contents import make_report
 from cfamc_ray.report.page import render, write_report
 from cfamc_ray.space.reading import read_study
@@ -115,6 +116,21 @@ def test_it_answers_in_sentences_with_the_trials_numbers(study: Path) -> None:
     assert "40.0% on 100 images has a 95 % interval of 30.9% to 49.8% from the images alone" in sentences[-1]
 
 
+def test_of_a_resumed_study_it_says_what_changed(study: Path) -> None:
+    ended = [f"trial_{number:05}" for number in (7, 12)]
+    (study / "environment.json").write_text(
+        json.dumps({"date": "2026-11-03T10:00:00+00:00", "begun": "2026-11-01T10:00:00+00:00", "ended_before": ended})
+    )
+    report = make_report(study)
+    assert report.sentences[2] == (
+        "Since the study was last resumed, 12 trials have ended; the hypervolume went from 0.152 to 0.248; new on the "
+        "front: trial 11; no longer on it: trial 7."
+    ), "38 % and 62 % clean times 40 % robust"
+    page = render(report)
+    assert "begun 2026-11-01 10:00" in page
+    assert "ended_before" not in page
+
+
 def test_what_was_confirmed_takes_the_place_of_what_is_uncertain(study: Path) -> None:
     (study / "confirm.csv").write_text("trial_id,seeds,front_probability\ntrial_00011,3,0.9\ntrial_00007,3,\n")
     report = make_report(study)
@@ -143,7 +159,7 @@ def test_each_recommended_configuration_has_a_command_that_reads_its_trial(
 def test_every_figure_and_table_is_a_file_beside_the_page(study: Path) -> None:
     page = write_report(study)
     folder = page.parent
-    charts = ("front", "published", "growth", "importance", "slices", "curves", "spending")
+    charts = ("front", "published", "growth", "importance", "slices", "curves", "spending", "parallel")
     tables = ("recommended", "front", "ladder", "effects", "spending", "ended_early", "trials")
     expected = {f"{name}.{ending}" for name in charts for ending in ("png", "svg")}
     expected |= {f"{name}.{ending}" for name in tables for ending in ("csv", "md", "tex")}
@@ -159,6 +175,17 @@ def test_every_figure_and_table_is_a_file_beside_the_page(study: Path) -> None:
     assert float(spent["stopped"]["train_seconds"]) == 120
     assert (folder / "front.md").read_text().startswith("| trial id")
     assert r"\begin{tabular}" in (folder / "front.tex").read_text()
+
+
+def test_figures_for_a_paper_are_as_wide_as_its_columns(study: Path) -> None:
+    folder = write_report(study, paper=True).parent
+    for name in ("front", "curves", "parallel"):
+        for columns, inches in (("one", 3.35), ("two", 6.9)):
+            content = (folder / f"{name}_{columns}.pdf").read_bytes()
+            found = re.search(rb"/MediaBox \[ ?0 0 ([0-9.]+) ", content)
+            assert found is not None
+            assert float(found.group(1)) == pytest.approx(72 * inches, abs=1)
+            assert b"/Type3" not in content, "journals refuse fonts of this kind"
 
 
 def test_the_page_needs_nothing_else_and_shows_text_as_text(study: Path) -> None:
@@ -238,7 +265,9 @@ def test_what_is_published_of_the_same_images_and_radius_is_marked(tmp_path: Pat
         charts = {chart.name: chart for chart in make_report(folder).charts}
         assert ("published" in charts) is (robust is not None)
         if robust is not None:
-            ours, theirs = charts["published"].panels[0].marks
+            published = charts["published"]
+            assert isinstance(published, Chart)
+            ours, theirs = published.panels[0].marks
             place = list(theirs.labels).index("cf-amc-ssl")  # type: ignore[union-attr]
             assert (theirs.x[place], theirs.y[place]) == pytest.approx((0.7588, robust))  # type: ignore[union-attr]
             assert (list(ours.x), list(ours.y)) == ([0.3], [0.2])  # type: ignore[union-attr]
@@ -285,7 +314,7 @@ def test_in_a_browser_every_figure_is_drawn_and_nothing_is_fetched(
     page.wait_for_function("document.querySelectorAll('.plotly-graph-div .main-svg').length > 0")
     page.wait_for_timeout(300)
 
-    assert said == []
+    assert [line for line in said if "GL Driver Message" not in line] == [], "WebGL without a GPU says that it is slow"
     assert asked == [page_path.as_uri()]
     sizes = page.evaluate(
         "[...document.querySelectorAll('.plotly-graph-div')].map(plot => {"
@@ -293,9 +322,10 @@ def test_in_a_browser_every_figure_is_drawn_and_nothing_is_fetched(
         " const place = plot.parentElement.getBoundingClientRect();"
         " return [drawn.width, drawn.height, place.width]; })"
     )
-    panels = sum(len(chart.panels) for chart in make_report(page_path.parents[1]).charts)
+    charts = make_report(page_path.parents[1]).charts
+    panels = sum(len(chart.panels) if isinstance(chart, Chart) else 1 for chart in charts)
     assert len(sizes) == panels
-    assert all(drawn > 200 and height > 100 and drawn <= place + 1 for drawn, height, place in sizes)
+    assert all(drawn > 200 and height > 100 and drawn <= max(place, 640) + 1 for drawn, height, place in sizes)
     assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing makes the page scroll sideways"
     small = page.evaluate(
         "[...document.querySelectorAll('p, td, th, h1, h2, h3, pre')].filter("

@@ -19,13 +19,13 @@ from cfamc_ray.front.effects import find_effects
 from cfamc_ray.front.front import find_front
 from cfamc_ray.front.growth import find_growth, find_spending
 from cfamc_ray.front.recommendations import advise
+from cfamc_ray.store.environment import read_environment
 from cfamc_ray.store.images import check_same, note
 from cfamc_ray.store.records import (
     TrialFolder,
     TrialRecord,
     damaged_records,
     read_config,
-    read_environment,
     read_trials,
     write_config,
 )

@@ -1,0 +1,71 @@
+"""The figure of all trials as lines across their keys and results."""
+
+import math
+from collections.abc import Sequence
+
+from cfamc_ray.figures.chart import Parallel, Upright
+from cfamc_ray.formatting import MISSING, format_setting, format_value, short_names
+from cfamc_ray.front.scales import Scale
+from cfamc_ray.metrics import find_metric
+
+MOST_TICKS = 6
+"""Values of a scale that all have a tick; of more, five even places have."""
+ABOVE_MISSING = 0.12
+"""Place of the lowest value of a key that some trials do not have."""
+
+
+def parallel_chart(scales: Sequence[Scale], ids: Sequence[str], *, headline: str) -> Parallel:
+    """A line for each trial across upright axes of its keys and metrics.
+
+    Args:
+        scales: of `find_scales`.
+        ids: of the trials.
+        headline: metric that colours the lines.
+    """
+    keys = short_names([scale.name for scale in scales if scale.key])
+    labels = [*keys, *(find_metric(scale.name).label for scale in scales if not scale.key)]
+    return Parallel(
+        "parallel",
+        "Trials across their keys and results",
+        [_upright(label, scale) for label, scale in zip(labels, scales, strict=True)],
+        ids,
+        colour=[scale.name for scale in scales].index(headline),
+        missing="no trial has finished yet",
+    )
+
+
+def _upright(label: str, scale: Scale) -> Upright:
+    bottom = ABOVE_MISSING if None in scale.values else 0.0
+    present = [value for value in scale.values if value is not None]
+    ordered = math.isfinite(scale.ends[0])
+    if ordered and len(set(present)) > MOST_TICKS:
+        marked = [_value_at(scale, share / 4, whole=isinstance(present[0], int)) for share in range(5)]
+    else:
+        marked = sorted(set(present)) if ordered else list(scale.options)
+    places = {value: bottom + (1 - bottom) * _share(scale, value) for value in [*present, *marked]}
+    return Upright(
+        label,
+        [0.0 if value is None else places[value] for value in scale.values],
+        [*([(0.0, MISSING)] if bottom else []), *((places[value], _written(scale, value)) for value in marked)],
+    )
+
+
+def _share(scale: Scale, value: float) -> float:
+    """Where a value lies on its scale, from 0 to 1."""
+    if not math.isfinite(scale.ends[0]):
+        return (scale.options.index(value) + 0.5) / len(scale.options)
+    low, high = scale.ends
+    if low == high:
+        return 0.5
+    return math.log(value / low) / math.log(high / low) if scale.log else (value - low) / (high - low)
+
+
+def _value_at(scale: Scale, share: float, *, whole: bool) -> float:
+    """The value at a share of a numeric scale."""
+    low, high = scale.ends
+    value = low * (high / low) ** share if scale.log else low + share * (high - low)
+    return round(value) if whole else value
+
+
+def _written(scale: Scale, value: float) -> str:
+    return format_setting(scale.name, value) if scale.key else format_value(scale.name, value)
