@@ -7,9 +7,7 @@ the script can be stopped and started again, and several parts can run side by s
 """
 
 import argparse
-import gzip
 import json
-import os
 import random
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -18,12 +16,12 @@ from typing import Any
 
 import torch
 
+from benchmarks.recorded import append, read
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.data.splits import load_splits
 from cfamc_ray.space.reading import read_study
 from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.training.allocator import keep_freed_memory
-from cfamc_ray.training.epoch_metrics import TrialMetrics
 from cfamc_ray.training.trial import Trial
 
 HERE = Path(__file__).parent
@@ -55,25 +53,10 @@ def point_key(point: Mapping[str, Any]) -> str:
 
 def read_table(path: Path = TABLE) -> dict[tuple[int, str], Curve]:
     """The recorded curves by seed and `point_key`."""
-    if not path.exists():
-        return {}
-    with gzip.open(path, "rt") as file:
-        cells = [json.loads(line) for line in file]
     return {
         (cell["seed"], point_key(cell["point"])): [dict(zip(COLUMNS, row, strict=True)) for row in cell["rows"]]
-        for cell in cells
+        for cell in read(path)
     }
-
-
-def append(seed: int, point: Mapping[str, Any], rows: list[TrialMetrics]) -> None:
-    """Add a trial in one write, as a gzip member of its own: neither a kill nor another part can tear it."""
-    shown = [[round(getattr(row, name), 4) for name in COLUMNS] for row in rows]
-    line = json.dumps({"seed": seed, "point": dict(point), "rows": shown}) + "\n"
-    file = os.open(TABLE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        os.write(file, gzip.compress(line.encode()))
-    finally:
-        os.close(file)
 
 
 def main() -> None:
@@ -89,10 +72,11 @@ def main() -> None:
     todo = [cell for cell in list(cells())[part - 1 :: parts] if (cell[0], point_key(cell[1])) not in known]
     for count, (seed, point) in enumerate(todo, 1):
         trial = Trial(study.trial_at({**point, "seed": seed}), splits)
-        append(seed, point, list(trial))
+        shown = [[round(getattr(row, name), 4) for name in COLUMNS] for row in trial]
+        append(TABLE, {"seed": seed, "point": dict(point), "rows": shown})
         last = trial.rows[-1]
-        shown = f"clean {last.clean_accuracy:.1%}, robust {last.robust_accuracy:.1%}"
-        print(f"{count}/{len(todo)} seed {seed} {point}: {shown}", flush=True)
+        accuracies = f"clean {last.clean_accuracy:.1%}, robust {last.robust_accuracy:.1%}"
+        print(f"{count}/{len(todo)} seed {seed} {point}: {accuracies}", flush=True)
 
 
 if __name__ == "__main__":
