@@ -36,11 +36,12 @@ ORIGINS: dict[L2Origin, str] = {
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "python -m cfamc_ray.evaluate") -> int:
     """Parse, check, measure, print; 0 with a record, 1 where the result is not to be trusted, 2 for bad input."""
-    arguments = _parser(prog).parse_args(argv)
+    arguments = build_parser(prog).parse_args(argv)
     return exit_code(lambda: _evaluate(arguments))
 
 
-def _parser(prog: str) -> argparse.ArgumentParser:
+def build_parser(prog: str) -> argparse.ArgumentParser:
+    """The options of the command."""
     parser = command_parser(
         prog,
         "Fit a head on a frozen encoder and attack both, on the test split, by a protocol.",

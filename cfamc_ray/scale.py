@@ -27,11 +27,12 @@ from cfamc_ray.store.mirror import mirrored
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "python -m cfamc_ray.scale") -> int:
     """Parse, check, train, fit, print; 0 with fits, 1 without, 2 for bad input, 130 after Ctrl-C."""
-    arguments = _parser(prog).parse_args(argv)
+    arguments = build_parser(prog).parse_args(argv)
     return exit_code(lambda: _scale(arguments))
 
 
-def _parser(prog: str) -> argparse.ArgumentParser:
+def build_parser(prog: str) -> argparse.ArgumentParser:
+    """The options of the command."""
     parser = command_parser(
         prog,
         "Measure training steps, and train a designed set of trials at several budgets; fit how time, memory and error "

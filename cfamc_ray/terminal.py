@@ -1,11 +1,15 @@
-"""Progress on the terminal: lines and, where the terminal can move its cursor, a bar below them."""
+"""Progress for a person: lines and, where a terminal or a notebook allows it, something that changes in place."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal, Self, TextIO
 
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
@@ -14,6 +18,8 @@ from cfamc_ray.store.records import TrialFolder
 
 Detail = Literal["quiet", "normal", "verbose"]
 """How much is printed meanwhile; results and errors are always printed."""
+Update = Callable[[Table], object]
+"""Replaces the table that a person sees."""
 
 
 def add_detail_options(parser: argparse.ArgumentParser, *, verbose: str) -> None:
@@ -42,7 +48,7 @@ def detail_words(detail: Detail) -> list[str]:
 
 def console_on(stream: TextIO, detail: Detail) -> Console:
     """What writes on a stream. A notebook's stream claims to be a terminal, but gets lines alone, as a file does."""
-    terminal = False if Console().is_jupyter else None
+    terminal = False if _is_notebook() else None
     return Console(file=stream, highlight=False, quiet=detail == "quiet", force_jupyter=False, force_terminal=terminal)
 
 
@@ -120,6 +126,31 @@ class TrainingView(ProgressView):
 def is_live(console: Console) -> bool:
     """Whether a console can show something that changes in place."""
     return console.is_interactive and not console.quiet
+
+
+@contextmanager
+def in_place(console: Console) -> Iterator[Update | None]:
+    """Show a table that is replaced in place: on a terminal until the end, in the output of a notebook's cell for good.
+
+    Args:
+        console: of the stream that the person sees.
+
+    Yields:
+        What replaces the table; None where nothing can change in place.
+    """
+    if _is_notebook() and not console.quiet:
+        from IPython.display import display  # noqa: PLC0415 (every notebook has it, and nothing else needs it)
+
+        yield display(Table.grid(), display_id=True).update
+    elif is_live(console):
+        with Live(console=console, auto_refresh=False, transient=True) as live:
+            yield partial(live.update, refresh=True)
+    else:
+        yield None
+
+
+def _is_notebook() -> bool:
+    return Console().is_jupyter
 
 
 def epoch_line(trial: TrialConfig, row: Mapping[str, Any], *, detail: Detail) -> str:

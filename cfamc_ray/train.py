@@ -30,11 +30,12 @@ from cfamc_ray.store.records import TrialFolder, TrialRecord
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "python -m cfamc_ray.train") -> int:
     """Parse, check, train, print; 0 when trained, 1 when it failed, 2 for bad input, 130 after Ctrl-C."""
-    arguments = _parser(prog).parse_args(argv)
+    arguments = build_parser(prog).parse_args(argv)
     return exit_code(lambda: print_recipes(arguments.variant) if arguments.recipe == "list" else _train(arguments))
 
 
-def _parser(prog: str) -> argparse.ArgumentParser:
+def build_parser(prog: str) -> argparse.ArgumentParser:
+    """The options of the command."""
     parser = command_parser(
         prog,
         "Train one configuration, as a recipe names it or a study tried it, and keep it.",

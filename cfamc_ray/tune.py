@@ -42,11 +42,12 @@ from cfamc_ray.store.trial_tables import settings_columns, settings_of, with_cos
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "python -m cfamc_ray.tune") -> int:
     """Parse, check, run, print; the exit code is 0 with a front, 1 without, 2 for bad input, 130 after Ctrl-C."""
-    arguments = _parser(prog).parse_args(argv)
+    arguments = build_parser(prog).parse_args(argv)
     return exit_code(lambda: _tune(arguments))
 
 
-def _parser(prog: str) -> argparse.ArgumentParser:
+def build_parser(prog: str) -> argparse.ArgumentParser:
+    """The options of the command."""
     parser = command_parser(
         prog,
         "Search a space of trials for the front of its objectives, with Ray Tune and Optuna.",

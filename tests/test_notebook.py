@@ -1,6 +1,8 @@
 """The API in the kernel of a notebook, and the notebook in docs as a reader executes it."""
 
 import asyncio
+import html
+import os
 import re
 import time
 from pathlib import Path
@@ -25,12 +27,24 @@ space = {
 }
 cfamc_ray.run_study(space, verbose=True)
 """
+IMPORTS = """
+import sys
+from test_terminal import STUDY, show, trial
+from cfamc_ray.orchestration.view import StudyView
+"""
+LIVE = """
+with StudyView(STUDY, sys.stdout, detail={detail!r}) as view:
+    show(view, trial(0))
+    show(view, trial(0, 1))
+    show(view, trial(0, 2, status="finished"), trial(1, 1))
+"""
+"""A study of which the first trial ends and the second runs."""
 
 
 @pytest.fixture(autouse=True)
 def _this_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
     """Is what the kernel imports."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, ROOT / "tests"))))
 
 
 def client_of(notebook: Any, folder: Path, **options: Any) -> NotebookClient:
@@ -48,6 +62,35 @@ def printed(outputs: list[Any]) -> str:
     return "".join(output.text for output in outputs if output.output_type == "stream")
 
 
+def shown(output: Any) -> str:
+    """The text of an output that is HTML."""
+    return html.unescape(re.sub(r"<[^>]*>", "", output.data["text/html"]))
+
+
+def test_a_running_study_is_shown_in_one_output_that_changes_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes = (IMPORTS, *(LIVE.format(detail=detail) for detail in ("normal", "quiet")))
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in codes])
+    texts, process = [], NotebookClient.process_message
+
+    def seen(client: NotebookClient, message: Any, *rest: Any) -> Any:
+        if message["msg_type"] in ("display_data", "update_display_data"):
+            texts.append(shown(nbformat.from_dict(message["content"])))
+        return process(client, message, *rest)
+
+    monkeypatch.setattr(NotebookClient, "process_message", seen)
+    _, (live,), quiet = execute(client_of(notebook, tmp_path))
+    assert quiet == []
+    assert live.output_type == "display_data"
+    assert shown(live) == texts[-1]
+    for text, words in zip(
+        texts, ("", "epoch 1 of 2; views 2", "epoch 2 of 2; 1.23k crop passes/s", "1 of 4 done, 1 running"), strict=True
+    ):
+        assert words in text
+    assert re.search(r"front +1 point, hypervolume 0.125 +\S", texts[-1]), "and how it has grown"
+
+
 def test_it_is_kept_without_outputs() -> None:
     nbformat.validate(NOTEBOOK)
     code = [cell for cell in NOTEBOOK.cells if cell.cell_type == "code"]
@@ -58,12 +101,12 @@ def test_it_is_kept_without_outputs() -> None:
 @pytest.mark.long
 def test_it_runs_from_the_first_cell_to_the_last(tmp_path: Path) -> None:
     _, _, search, front, trials, longer, evaluation, encoder = execute(client_of(NOTEBOOK, tmp_path))
-    lines = printed(search).splitlines()
-    assert len(lines) < 20, "a line for each trial, not for each second"
-    assert not any("\x1b" in line for line in lines)
-    assert [output.output_type for output in search] == ["stream"] * len(search), "Tune shows nothing of its own"
-    (shown,) = front
-    assert re.search(r'<img alt="the front" .*<table', shown.data["text/html"], re.DOTALL)
+    assert len(printed(search).splitlines()) < 5, "that Ray is starting, but no line for each second"
+    assert "\x1b" not in printed(search)
+    (live,) = (output for output in search if output.output_type != "stream")
+    assert "5 of 5 done, 0 running" in shown(live), "Tune shows nothing of its own"
+    (figure,) = front
+    assert re.search(r'<img alt="the front" .*<table', figure.data["text/html"], re.DOTALL)
     for (output,), column in ((trials, "status"), (longer, "crop_passes"), (evaluation, "attack")):
         assert column in output.data["text/html"]
     assert list(open_study(tmp_path / "runs" / "digits").trials["status"]) == ["finished"] * 5

@@ -1,5 +1,6 @@
 """Compare the fronts of studies with the first one's: cfamc compare runs/ONE runs/OTHER … [--out FILE]."""
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,12 @@ from cfamc_ray.store.tables import Column, Table, metric_column
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "cfamc compare") -> int:
     """Read, compare, print, draw; the exit code is 2 for bad input."""
+    arguments = build_parser(prog).parse_args(argv)
+    return exit_code(lambda: _compare(arguments.studies, arguments.out))
+
+
+def build_parser(prog: str) -> argparse.ArgumentParser:
+    """The options of the command."""
     parser = command_parser(
         prog,
         "Compare the fronts of studies with that of the first.",
@@ -23,8 +30,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "cfamc compare") -> i
         "studies", nargs="+", type=Path, metavar="STUDY", help="folders of studies, finished or running"
     )
     parser.add_argument("--out", type=Path, help="a figure of the fronts, as .png, .svg or .pdf")
-    arguments = parser.parse_args(argv)
-    return exit_code(lambda: _compare(arguments.studies, arguments.out))
+    return parser
 
 
 def _compare(studies: Sequence[Path], out: Path | None) -> int:

@@ -1,5 +1,6 @@
 """Which key moves which objective of a study: cfamc effects runs/STUDY [--out FOLDER]."""
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,12 @@ from cfamc_ray.store.records import read_config, read_trials
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "cfamc effects") -> int:
     """Read, compute, print, draw; the exit code is 2 for bad input."""
+    arguments = build_parser(prog).parse_args(argv)
+    return exit_code(lambda: _show(arguments.study, arguments.out or arguments.study / REPORT))
+
+
+def build_parser(prog: str) -> argparse.ArgumentParser:
+    """The options of the command."""
     parser = command_parser(
         prog,
         "Which searched key moves which objective: importances, and trends with their intervals.",
@@ -21,8 +28,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "cfamc effects") -> i
     )
     parser.add_argument("study", type=Path, help="the study's folder")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where importance.png and slices.png go (report)")
-    arguments = parser.parse_args(argv)
-    return exit_code(lambda: _show(arguments.study, arguments.out or arguments.study / REPORT))
+    return parser
 
 
 def _show(study: Path, folder: Path) -> int:

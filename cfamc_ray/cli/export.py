@@ -1,5 +1,6 @@
 """Export a study for others, as a folder or a zip: cfamc export runs/STUDY [--out FILE]."""
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
@@ -11,6 +12,13 @@ from cfamc_ray.lifecycle.export import Encoders, export_study
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "cfamc export") -> int:
     """Read and copy; the exit code is 2 for bad input."""
+    arguments = build_parser(prog).parse_args(argv)
+    out = arguments.out or Path(f"{arguments.study.resolve().name}.zip")
+    return exit_code(lambda: _export(arguments.study, out, arguments.encoders))
+
+
+def build_parser(prog: str) -> argparse.ArgumentParser:
+    """The options of the command."""
     parser = command_parser(
         prog,
         "Write a copy of a study that others can open, extend and cite: config, records, tables, report, encoders of "
@@ -26,9 +34,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "cfamc export") -> in
     parser.add_argument(
         "--encoders", choices=get_args(Encoders), default="front", help="whose encoders to copy (front)"
     )
-    arguments = parser.parse_args(argv)
-    out = arguments.out or Path(f"{arguments.study.resolve().name}.zip")
-    return exit_code(lambda: _export(arguments.study, out, arguments.encoders))
+    return parser
 
 
 def _export(study: Path, out: Path, encoders: Encoders) -> int:

@@ -1,5 +1,6 @@
 """Draw the front of a study, finished or running: cfamc front runs/STUDY [--out FILE]."""
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,12 @@ from cfamc_ray.store.records import read_config, read_trials
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "cfamc front") -> int:
     """Read, compute, draw; the exit code is 2 for bad input."""
+    arguments = build_parser(prog).parse_args(argv)
+    return exit_code(lambda: _draw(arguments.study, arguments.out or arguments.study / REPORT / "front.png"))
+
+
+def build_parser(prog: str) -> argparse.ArgumentParser:
+    """The options of the command."""
     parser = command_parser(
         prog,
         "Draw the front of a study.",
@@ -23,8 +30,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "cfamc front") -> int
     parser.add_argument(
         "--out", type=Path, help="the figure, as .png, .svg or .pdf (report/front.png in the study's folder)"
     )
-    arguments = parser.parse_args(argv)
-    return exit_code(lambda: _draw(arguments.study, arguments.out or arguments.study / REPORT / "front.png"))
+    return parser
 
 
 def _draw(study: Path, path: Path) -> int:

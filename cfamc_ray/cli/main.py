@@ -20,8 +20,10 @@ VERBS = {
     "compare": ("cfamc_ray.cli.compare", "compare the fronts of several studies"),
     "effects": ("cfamc_ray.cli.effects", "show which key moves which objective"),
     "scaling": ("cfamc_ray.cli.scaling", "fit and draw what a scaling study has measured"),
+    "completion": ("cfamc_ray.cli.completion", "print a script by which bash, zsh or fish completes"),
 }
-"""Module and summary of each verb. A module has ``main(argv, prog=...)``, which returns the exit code."""
+"""Module and summary of each verb. A module has ``main(argv, prog=...)``, which returns the exit code, and
+``build_parser(prog)``, which returns the parser of its options."""
 USAGE = "usage: cfamc VERB [OPTIONS]"
 
 
@@ -47,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _help() -> str:
-    lines = [f"  {verb:<9} {summary}" for verb, (_, summary) in VERBS.items()]
+    lines = [f"  {verb:<10} {summary}" for verb, (_, summary) in VERBS.items()]
     return "\n".join([USAGE, "", *lines, "", "cfamc VERB --help lists the options of a verb."])
 
 

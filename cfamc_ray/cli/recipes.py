@@ -1,5 +1,6 @@
 """List the recipes, or print the keys of one: cfamc recipes [NAME] [--variant published]."""
 
+import argparse
 from collections.abc import Sequence
 
 from rich.table import Table
@@ -12,6 +13,13 @@ from cfamc_ray.formatting import MISSING
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "cfamc recipes") -> int:
     """Read and print; the exit code is 2 for bad input."""
+    arguments = build_parser(prog).parse_args(argv)
+    variant: Variant = arguments.variant
+    return exit_code(lambda: _print_recipe(arguments.recipe, variant) if arguments.recipe else print_recipes(variant))
+
+
+def build_parser(prog: str) -> argparse.ArgumentParser:
+    """The options of the command."""
     parser = command_parser(
         prog,
         "List the recipes with their published results and their cost, or print the keys of one.",
@@ -21,11 +29,9 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "cfamc recipes") -> i
             "cf-amc-ssl --variant published": "with every undocumented choice of the published code",
         },
     )
-    parser.add_argument("name", nargs="?", metavar="NAME", help="recipe whose keys are printed")
+    parser.add_argument("recipe", nargs="?", metavar="NAME", help="recipe whose keys are printed")
     parser.add_argument("--variant", choices=VARIANTS, default=VARIANTS[0], help="corrected, or published as released")
-    arguments = parser.parse_args(argv)
-    variant: Variant = arguments.variant
-    return exit_code(lambda: _print_recipe(arguments.name, variant) if arguments.name else print_recipes(variant))
+    return parser
 
 
 def _print_recipe(name: str, variant: Variant) -> int:

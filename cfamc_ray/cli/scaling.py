@@ -1,5 +1,6 @@
 """Fit and draw a scaling study, finished or running: cfamc scaling runs/scaling."""
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,14 +18,19 @@ from cfamc_ray.store.layout import LEARNING, SCALING, SYSTEM
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "cfamc scaling") -> int:
     """Read, fit, draw, print; 0 with fits, 1 without, 2 for bad input."""
+    arguments = build_parser(prog).parse_args(argv)
+    return exit_code(lambda: _write(arguments.run))
+
+
+def build_parser(prog: str) -> argparse.ArgumentParser:
+    """The options of the command."""
     parser = command_parser(
         prog,
         "Fit and draw a scaling study from what has finished.",
         {"runs/scaling": "tables, fits and figures of a run of cfamc scale"},
     )
     parser.add_argument("run", type=Path, help="the run's folder")
-    arguments = parser.parse_args(argv)
-    return exit_code(lambda: _write(arguments.run))
+    return parser
 
 
 def _write(run: Path) -> int:

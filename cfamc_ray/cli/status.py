@@ -1,5 +1,6 @@
 """Show how far a study is, from any terminal, while it runs or after it: cfamc status runs/STUDY [--watch]."""
 
+import argparse
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,12 @@ EVERY = 2.0
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "cfamc status") -> int:
     """Read and print; the exit code is 2 for bad input."""
+    arguments = build_parser(prog).parse_args(argv)
+    return exit_code(lambda: _show(arguments.study, watch=arguments.watch))
+
+
+def build_parser(prog: str) -> argparse.ArgumentParser:
+    """The options of the command."""
     parser = command_parser(
         prog,
         "Show how far a study is: its running trials, its front and how that has grown.",
@@ -32,8 +39,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "cfamc status") -> in
     )
     parser.add_argument("study", type=Path, help="the study's folder")
     parser.add_argument("--watch", action="store_true", help="show it again every two seconds, while it is worked on")
-    arguments = parser.parse_args(argv)
-    return exit_code(lambda: _show(arguments.study, watch=arguments.watch))
+    return parser
 
 
 def _show(study: Path, *, watch: bool) -> int:

@@ -43,8 +43,13 @@ def find_space(name: str) -> Path:
     for path in candidates:
         if path.is_file():
             return path
-    known = sorted({path.name for folder in SPACE_FOLDERS for path in folder.glob("*.yaml")})
-    raise InputError(f"{name}: no such file, and no space of this name. Spaces at hand: {', '.join(known) or 'none'}")
+    known = ", ".join(space_names()) or "none"
+    raise InputError(f"{name}: no such file, and no space of this name. Spaces at hand: {known}")
+
+
+def space_names() -> list[str]:
+    """Bare names of all spaces that `find_space` finds, such as ``pareto.yaml``."""
+    return sorted({path.name for folder in SPACE_FOLDERS for path in folder.glob("*.yaml")})
 
 
 def read_resolved(model: type[Config], path: Path) -> Config:

@@ -3,12 +3,10 @@
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from rich.console import Group
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -21,7 +19,7 @@ from cfamc_ray.host.process import lasting_stream
 from cfamc_ray.metrics import find_metric
 from cfamc_ray.store.records import TrialRecord
 from cfamc_ray.store.trial_tables import settings_of
-from cfamc_ray.terminal import Detail, console_on, epoch_line, is_live
+from cfamc_ray.terminal import Detail, Update, console_on, epoch_line, in_place
 
 
 @contextmanager
@@ -49,7 +47,7 @@ def output_to(log: Path) -> Iterator[TextIO]:
 
 
 class StudyView:
-    """The view of a running study: live on a terminal, otherwise a line per ended trial.
+    """The view of a running study: live on a terminal and in a notebook, otherwise a line per ended trial.
 
     Args:
         config: config of the study.
@@ -60,29 +58,28 @@ class StudyView:
     def __init__(self, config: StudyConfig, stream: TextIO, *, detail: Detail = "normal") -> None:
         self.config, self.detail = config, detail
         self.console = console_on(stream, detail)
-        self._live = Live(console=self.console, auto_refresh=False, transient=True)
+        self._open = ExitStack()
+        self._update: Update | None = None
         self._ended, self._growth = -1, ""
         self._printed: dict[int, int] | None = None
 
     def __enter__(self) -> "StudyView":
-        if is_live(self.console):
-            self._live.start()
+        self._update = self._open.enter_context(in_place(self.console))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._live.stop()
+        self._open.close()
 
     def show(self, progress: Progress, records: Sequence[TrialRecord]) -> None:
-        """Update the view; without a terminal, only when another trial has ended."""
+        """Update the view; where it is not live, only when another trial has ended."""
         if self.detail == "verbose":
             for line in self._news(records):
                 self.console.print(line, soft_wrap=True, markup=False)
-        live, news = is_live(self.console), _ended(progress) != self._ended
-        self._ended = _ended(progress)
-        if live and news:
+        news, self._ended = _ended(progress) != self._ended, _ended(progress)
+        if self._update and news:
             self._growth = sparkline(find_growth(self.config, records).hypervolume)
-        if live:
-            self._live.update(_draw(self.config, progress, records, self._growth), refresh=True)
+        if self._update:
+            self._update(_draw(self.config, progress, records, self._growth))
         elif news:
             self.console.print(_line(progress), soft_wrap=True)
 
@@ -111,7 +108,7 @@ def _story(config: StudyConfig, record: TrialRecord) -> list[str]:
     return [f"trial {record.number}: {line}" for line in lines]
 
 
-def _draw(config: StudyConfig, progress: Progress, records: Sequence[TrialRecord], growth: str) -> Group:
+def _draw(config: StudyConfig, progress: Progress, records: Sequence[TrialRecord], growth: str) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_row("", ProgressBar(total=progress.total, completed=_ended(progress), width=40))
     table.add_row("trials", f"{progress.finished} of {progress.total} done, {_others(progress)}")
@@ -122,7 +119,10 @@ def _draw(config: StudyConfig, progress: Progress, records: Sequence[TrialRecord
         table.add_row(trial, where)
     table.add_row("time", f"{format_seconds(progress.seconds)}, about {format_seconds(progress.seconds_left)} left")
     title = Text(f"{config.name}: {config.question}" if config.question else config.name, style="bold")
-    return Group(title, table)
+    both = Table.grid()
+    both.add_row(title)
+    both.add_row(table)
+    return both
 
 
 def _line(progress: Progress) -> str:

@@ -114,7 +114,12 @@ def test_a_verb_s_exit_code_is_that_of_the_script(tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.parametrize(
-    ("words", "absent"), [(["--help"], {"numpy", "pydantic"}), (["front", "--help"], {"torch", "ray"})]
+    ("words", "absent"),
+    [
+        (["--help"], {"numpy", "pydantic"}),
+        (["front", "--help"], {"torch", "ray"}),
+        (["completion", "bash"], {"torch", "ray"}),
+    ],
 )
 def test_only_the_verb_s_own_module_is_imported(words: list[str], absent: set[str]) -> None:
     program = (
