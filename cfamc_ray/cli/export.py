@@ -19,6 +19,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "cfamc export") -> in
             "runs/quickstart": "as quickstart.zip",
             "runs/quickstart --out shared/quickstart": "as a folder",
             "runs/quickstart --encoders none": "without weights",
+            "runs/quickstart --onnx": "with its encoders and classifiers as ONNX files, too",
         },
     )
     parser.add_argument("study", type=Path, help="the study's folder")
@@ -26,15 +27,20 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "cfamc export") -> in
     parser.add_argument(
         "--encoders", choices=get_args(Encoders), default="front", help="whose encoders to copy (front)"
     )
+    parser.add_argument(
+        "--onnx",
+        action="store_true",
+        help="write the copied encoders, and a classifier for each point of the front, as ONNX files, too (extra onnx)",
+    )
     arguments = parser.parse_args(argv)
     out = arguments.out or Path(f"{arguments.study.resolve().name}.zip")
-    return exit_code(lambda: _export(arguments.study, out, arguments.encoders))
+    return exit_code(lambda: _export(arguments.study, out, arguments.encoders, onnx=arguments.onnx))
 
 
-def _export(study: Path, out: Path, encoders: Encoders) -> int:
+def _export(study: Path, out: Path, encoders: Encoders, *, onnx: bool) -> int:
     warn_of_damage(study)
     with writing(out):
-        files = export_study(study, out, encoders=encoders)
+        files = export_study(study, out, encoders=encoders, onnx=onnx)
     weights = sum(file.name == "encoder.safetensors" for file in files)
     print(f"{len(files)} files, {weights} encoders: {out}")
     return 0
