@@ -22,7 +22,7 @@ SIZES = [(1, 32, 32), (7, 32, 32), (2, 64, 48)]
 
 
 def encoder(**changes: Any) -> SelfSupervisedEncoder:
-    """With random weights, and batch-norm statistics of random images."""
+    """Made with random weights, and batch-norm statistics of random images."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         made = SelfSupervisedEncoder(EncoderConfig.model_validate({**NARROW, **changes}))
@@ -42,13 +42,13 @@ def outputs(path: Path, names: list[str], pixels_NCHW: Tensor) -> list[Tensor]:
 
 def close(actual: Tensor, expected: Tensor) -> None:
     assert expected.std() > 1e-2, "there is something to compare"
-    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"architecture": "resnet50", "stem": "large", "norm": "group"}, {"architecture": "vit"}],
-    ids=["resnet18", "resnet50 large group", "vit"],
+    [{}, {"architecture": "resnet50", "norm": "group"}, {"architecture": "vit"}],
+    ids=["resnet18", "resnet50 group", "vit"],
 )
 def test_features_of_an_encoder_are_those_of_torch(changes: dict[str, Any], tmp_path: Path) -> None:
     made, path = encoder(**changes), tmp_path / "encoder.onnx"
@@ -61,7 +61,7 @@ def test_features_of_an_encoder_are_those_of_torch(changes: dict[str, Any], tmp_
 
 
 def test_logits_of_a_classifier_are_those_of_torch_also_from_float64_and_in_training_mode(tmp_path: Path) -> None:
-    made = LinearClassifier(encoder(), nn.Linear(64, 3), features="backbone").double()
+    made = LinearClassifier(encoder(stem="large"), nn.Linear(64, 3), features="backbone").double()
     made.train()
     export_onnx(made, tmp_path / "classifier.onnx")
     assert made.training
