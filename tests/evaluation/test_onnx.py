@@ -5,30 +5,18 @@ from typing import Any
 
 import pytest
 import torch
+from random_encoders import random_encoder
 from torch import Tensor, nn
 
-from cfamc_ray.config.encoder import EncoderConfig
 from cfamc_ray.evaluation.classifier import LinearClassifier
 from cfamc_ray.evaluation.onnx import export_onnx
-from cfamc_ray.method.encoder import SelfSupervisedEncoder
 
 pytest.importorskip("onnxscript", reason="needs the extra onnx (110 MB)")
 runtime = pytest.importorskip("onnxruntime", reason="needs the extra onnx (110 MB)")
 pytestmark = pytest.mark.slow
 
-NARROW = {"width": 8, "prefeature_width": 16, "hidden_width": 8, "embedding_width": 4}
 SIZES = [(1, 32, 32), (7, 32, 32), (2, 64, 48)]
 """Number of images, height and width; the export itself traces 2 images of 32x32 or 128x128."""
-
-
-def encoder(**changes: Any) -> SelfSupervisedEncoder:
-    """Made with random weights, and batch-norm statistics of random images."""
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
-        made = SelfSupervisedEncoder(EncoderConfig.model_validate({**NARROW, **changes}))
-        for _ in range(30):
-            made(torch.rand(8, 3, 32, 32))
-        return made.eval()
 
 
 def pixels(images: int, height: int, width: int) -> Tensor:
@@ -51,7 +39,7 @@ def close(actual: Tensor, expected: Tensor) -> None:
     ids=["resnet18", "resnet50 group", "vit"],
 )
 def test_features_of_an_encoder_are_those_of_torch(changes: dict[str, Any], tmp_path: Path) -> None:
-    made, path = encoder(**changes), tmp_path / "encoder.onnx"
+    made, path = random_encoder(**changes), tmp_path / "encoder.onnx"
     export_onnx(made, path)
     assert [file.name for file in tmp_path.iterdir()] == ["encoder.onnx"]
     for size in SIZES:
@@ -61,7 +49,7 @@ def test_features_of_an_encoder_are_those_of_torch(changes: dict[str, Any], tmp_
 
 
 def test_logits_of_a_classifier_are_those_of_torch_also_from_float64_and_in_training_mode(tmp_path: Path) -> None:
-    made = LinearClassifier(encoder(stem="large"), nn.Linear(64, 3), features="backbone").double()
+    made = LinearClassifier(random_encoder(stem="large"), nn.Linear(64, 3), features="backbone").double()
     made.train()
     export_onnx(made, tmp_path / "classifier.onnx")
     assert made.training
