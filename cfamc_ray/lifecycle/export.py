@@ -132,7 +132,7 @@ def _card_lines(config: StudyConfig, front: Front, trials: str, onnx: Sequence[s
     yield f"# {config.name}\n"
     yield f"{config.question}\n" if config.question else ""
     yield (
-        f"A study by cfamc_ray: {trials}; {front.sentence}. The encoders ({encoder.architecture}, width "
+        f"A study by cfamc_ray: {trials}; {front.sentence}. The encoders ({encoder.architecture.name}, width "
         f"{encoder.width}) are pretrained without labels on {config.trial.data.pretrain_images:,} images of "
         f"{config.trial.data.name}. Accuracies are those of linear probes on their frozen features, on "
         f"{data.validation_images:,} validation images of {data.name}; robust accuracy is under "

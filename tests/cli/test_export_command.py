@@ -104,6 +104,7 @@ def test_the_card_tells_the_front_and_how_it_is_used(study: Path, tmp_path: Path
     card = (tmp_path / "copy" / "README.md").read_text()
     assert card.startswith("# made\n\nWhy?\n")
     assert "3 finished of" in card
+    assert "The encoders (resnet18, width 4)" in card
     assert "l∞ radius of 4/255" in card
     assert "| trial_00001 | 60.0% " in " ".join(card.split())
     assert "`cfamc tune --space made/study.yaml --out . --resume --trials N` adds trials" in card
