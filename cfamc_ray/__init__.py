@@ -9,6 +9,7 @@ __all__ = [
     "Study",
     "__version__",
     "evaluate",
+    "export_onnx",
     "load_classifier",
     "load_encoder",
     "open_study",
@@ -21,11 +22,13 @@ if TYPE_CHECKING:
     from cfamc_ray.api import Study, evaluate, open_study, run_scaling, run_study, train
     from cfamc_ray.config.errors import InputError
     from cfamc_ray.evaluation.classifier import load_classifier
+    from cfamc_ray.evaluation.onnx import export_onnx
     from cfamc_ray.method.encoder import load_encoder
 else:
     _HOMES = {
         **dict.fromkeys(("Study", "open_study", "run_scaling", "run_study"), "cfamc_ray.api"),
         "InputError": "cfamc_ray.config.errors",
+        "export_onnx": "cfamc_ray.evaluation.onnx",
         "load_classifier": "cfamc_ray.evaluation.classifier",
         "load_encoder": "cfamc_ray.method.encoder",
     }

@@ -14,7 +14,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "cfamc export") -> in
     """Read and copy; the exit code is 2 for bad input."""
     arguments = build_parser(prog).parse_args(argv)
     out = arguments.out or Path(f"{arguments.study.resolve().name}.zip")
-    return exit_code(lambda: _export(arguments.study, out, arguments.encoders))
+    return exit_code(lambda: _export(arguments.study, out, arguments.encoders, onnx=arguments.onnx))
 
 
 def build_parser(prog: str) -> argparse.ArgumentParser:
@@ -27,6 +27,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
             "runs/quickstart": "as quickstart.zip",
             "runs/quickstart --out shared/quickstart": "as a folder",
             "runs/quickstart --encoders none": "without weights",
+            "runs/quickstart --onnx": "with its encoders and classifiers as ONNX files, too",
         },
     )
     parser.add_argument("study", type=Path, help="the study's folder")
@@ -34,13 +35,18 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--encoders", choices=get_args(Encoders), default="front", help="whose encoders to copy (front)"
     )
+    parser.add_argument(
+        "--onnx",
+        action="store_true",
+        help="write the copied encoders, and a classifier for each point of the front, as ONNX files, too (extra onnx)",
+    )
     return parser
 
 
-def _export(study: Path, out: Path, encoders: Encoders) -> int:
+def _export(study: Path, out: Path, encoders: Encoders, *, onnx: bool) -> int:
     warn_of_damage(study)
     with writing(out):
-        files = export_study(study, out, encoders=encoders)
+        files = export_study(study, out, encoders=encoders, onnx=onnx)
     weights = sum(file.name == "encoder.safetensors" for file in files)
     print(f"{len(files)} files, {weights} encoders: {out}")
     return 0

@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +21,7 @@ from cfamc_ray.store.layout import (
     ATTAINMENT,
     CONFIRM,
     CONFIRM_TABLE,
+    ENCODER,
     ENVIRONMENT,
     FRONT,
     IMAGES,
@@ -31,7 +32,7 @@ from cfamc_ray.store.layout import (
     STUDY,
     TRIALS,
 )
-from cfamc_ray.store.records import read_config, read_trials
+from cfamc_ray.store.records import read_config, read_trials, trial_folders
 from cfamc_ray.store.trial_tables import trials_table
 
 Encoders = Literal["front", "all", "none"]
@@ -39,7 +40,7 @@ CARD, SUMS = "README.md", "SHA256SUMS"
 TABLES = (ENVIRONMENT, TRIALS, FRONT, CONFIRM_TABLE, ATTAINMENT, PRIOR_TABLE)
 
 
-def export_study(study: Path, out: Path, *, encoders: Encoders = "front") -> list[Path]:
+def export_study(study: Path, out: Path, *, encoders: Encoders = "front", onnx: bool = False) -> list[Path]:
     """Write a copy of a study for others: config, records, tables, report, encoders, a card and checksums.
 
     It is a study folder like any other, without what a machine needs to run it: paths of images, Optuna's storage,
@@ -49,13 +50,17 @@ def export_study(study: Path, out: Path, *, encoders: Encoders = "front") -> lis
         study: folder of the study.
         out: new folder, or a new file that ends in .zip.
         encoders: trials whose encoders and linear probes are copied, as far as the study has kept them.
+        onnx: whether each copied encoder, and a classifier for each operating point of the front, are also written as
+            ONNX files.
 
     Returns:
         The copied files, relative to the exported folder.
 
     Raises:
-        InputError: if the folder holds no study, or `out` exists.
+        InputError: if the folder holds no study, if `out` exists, or if `onnx` lacks encoders or the extra ``onnx``.
     """
+    if onnx and encoders == "none":
+        raise InputError("--onnx converts copied encoders; use it with --encoders front or all")
     config, records = read_config(study), read_trials(study)
     front = find_front(config, records)
     if out.exists():
@@ -64,6 +69,8 @@ def export_study(study: Path, out: Path, *, encoders: Encoders = "front") -> lis
     with tempfile.TemporaryDirectory() as scratch:
         draft = Path(scratch) / config.name
         _copy(study, draft, {record.number for record in chosen})
+        if onnx:
+            _write_onnx(study, draft, front)
         for inner in (study / CONFIRM, *sorted((study / PRIOR).glob("*"))):
             if (inner / STUDY).is_file():
                 _copy(inner, draft / inner.relative_to(study))
@@ -71,7 +78,8 @@ def export_study(study: Path, out: Path, *, encoders: Encoders = "front") -> lis
             if (study / name).is_file():
                 shutil.copyfile(study / name, draft / name)
         _write_report(draft)
-        write_text(draft / CARD, _card(config, front, counts(config, records)))
+        models = sorted(path.relative_to(draft).as_posix() for path in draft.glob("trial_*/*.onnx"))
+        write_text(draft / CARD, _card(config, front, counts(config, records), models))
         files = sorted(path.relative_to(draft) for path in draft.rglob("*") if path.is_file())
         sums = [f"{hashlib.sha256((draft / file).read_bytes()).hexdigest()}  {file.as_posix()}\n" for file in files]
         write_text(draft / SUMS, "".join(sums))
@@ -93,6 +101,21 @@ def _copy(study: Path, target: Path, weights_of: Collection[int] = ()) -> None:
         write_text(target / IMAGES, json.dumps(digests, indent=1) + "\n")
 
 
+def _write_onnx(study: Path, draft: Path, front: Front) -> None:
+    """Write the copied encoders, and classifiers of the front's operating points, as ONNX files."""
+    from cfamc_ray.evaluation.classifier import load_classifier  # noqa: PLC0415 (reading a study needs no torch)
+    from cfamc_ray.evaluation.onnx import export_onnx  # noqa: PLC0415
+    from cfamc_ray.method.encoder import load_encoder  # noqa: PLC0415
+
+    for trial in trial_folders(draft):
+        if trial.encoder.is_file():
+            kept = study / trial.path.name
+            export_onnx(load_encoder(kept / ENCODER), trial.path / "encoder.onnx")
+            for l2 in (record.l2 for record in front.members if record.number == trial.number):
+                if l2 is not None and trial.heads.is_file():
+                    export_onnx(load_classifier(kept, l2=l2), trial.path / f"classifier_l2_{l2!r}.onnx")
+
+
 def _write_report(draft: Path) -> None:
     """Write the report, whose commands name the exported folder."""
     write_report(draft)
@@ -100,16 +123,16 @@ def _write_report(draft: Path) -> None:
     write_text(page, page.read_text(encoding="utf-8").replace(str(draft), draft.name))
 
 
-def _card(config: StudyConfig, front: Front, trials: str) -> str:
-    return "\n".join(_card_lines(config, front, trials)) + "\n"
+def _card(config: StudyConfig, front: Front, trials: str, onnx: Sequence[str]) -> str:
+    return "\n".join(_card_lines(config, front, trials, onnx)) + "\n"
 
 
-def _card_lines(config: StudyConfig, front: Front, trials: str) -> Iterator[str]:
+def _card_lines(config: StudyConfig, front: Front, trials: str, onnx: Sequence[str]) -> Iterator[str]:
     data, evaluation, encoder = config.trial.judged_on, config.trial.evaluation, config.trial.encoder
     yield f"# {config.name}\n"
     yield f"{config.question}\n" if config.question else ""
     yield (
-        f"A study by cfamc_ray: {trials}; {front.sentence}. The encoders ({encoder.architecture}, width "
+        f"A study by cfamc_ray: {trials}; {front.sentence}. The encoders ({encoder.architecture.name}, width "
         f"{encoder.width}) are pretrained without labels on {config.trial.data.pretrain_images:,} images of "
         f"{config.trial.data.name}. Accuracies are those of linear probes on their frozen features, on "
         f"{data.validation_images:,} validation images of {data.name}; robust accuracy is under "
@@ -129,6 +152,11 @@ def _card_lines(config: StudyConfig, front: Front, trials: str) -> Iterator[str]
             strength = f"l2={front.members[0].l2!r}"
             yield f'classifier = cfamc_ray.load_classifier("{config.name}/{trial}", {strength})  # pixels from 0 to 1'
     yield f'study = cfamc_ray.open_study("{config.name}")\n```\n'
+    if onnx:
+        yield "Each encoder and each classifier of the front is also an ONNX file, which needs onnxruntime alone:\n"
+        yield "```python\nimport onnxruntime\n"
+        yield f'session = onnxruntime.InferenceSession("{config.name}/{onnx[0]}")'
+        yield 'outputs = session.run(None, {"pixels": pixels})  # float32 (N, 3, height, width), from 0 to 1\n```\n'
     yield (
         f"`cfamc report {config.name}` writes the report anew; `cfamc train --trial {config.name}/TRIAL` trains a "
         f"point again; `cfamc tune --space {config.name}/{STUDY} --out . --resume --trials N` adds trials, with the "

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from tiny_trials import tiny_config
 from cfamc_ray import open_study
 from cfamc_ray.cli.export import main
 from cfamc_ray.cli.report import main as report
+from cfamc_ray.config.heads import ProbeConfig
 from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.evaluation.classifier import load_classifier, save_heads
 from cfamc_ray.method.encoder import SelfSupervisedEncoder, load_encoder, save_encoder
 from cfamc_ray.store.records import TrialFolder, read_config, read_trials, write_config
 
@@ -36,6 +39,7 @@ def study(tmp_path: Path) -> Path:
             kept.write_rows(made.rows)
             encoder = SelfSupervisedEncoder(config.trial.encoder)
             save_encoder(kept.encoder, encoder, config.trial.encoder)
+            save_heads(kept.heads, [torch.nn.Linear(8, 2)], ProbeConfig(l2=(0.01,)))
             kept.checkpoint.write_bytes(b"state")
             (kept.path / "events.out.tfevents.1").write_bytes(b"events")
     (folder / "images.json").write_text(f'{{"data": {{"digest": "abc", "path": "{tmp_path}/secret/images.npz"}}}}\n')
@@ -100,6 +104,7 @@ def test_the_card_tells_the_front_and_how_it_is_used(study: Path, tmp_path: Path
     card = (tmp_path / "copy" / "README.md").read_text()
     assert card.startswith("# made\n\nWhy?\n")
     assert "3 finished of" in card
+    assert "The encoders (resnet18, width 4)" in card
     assert "l∞ radius of 4/255" in card
     assert "| trial_00001 | 60.0% " in " ".join(card.split())
     assert "`cfamc tune --space made/study.yaml --out . --resume --trials N` adds trials" in card
@@ -118,3 +123,41 @@ def test_a_folder_without_a_study_is_refused(tmp_path: Path, capsys: pytest.Capt
     assert main([str(tmp_path), "--out", str(tmp_path / "copy")]) == 2
     assert "holds no study" in capsys.readouterr().err
     assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.slow
+def test_onnx_files_of_encoders_and_of_the_points_of_the_front_are_part_of_the_copy(
+    study: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxscript", reason="needs the extra onnx (110 MB)")
+    runtime = pytest.importorskip("onnxruntime", reason="needs the extra onnx (110 MB)")
+    out = tmp_path / "copy"
+    assert main([str(study), "--out", str(out), "--encoders", "all", "--onnx"]) == 0
+    of_front = {f"trial_0000{n}/{name}.onnx" for n in (0, 1) for name in ("encoder", "classifier_l2_0.01")}
+    files = {path.relative_to(out).as_posix() for path in out.rglob("*.onnx*")}
+    assert files == {*of_front, "trial_00002/encoder.onnx"}
+    assert files <= {line.split("  ")[1] for line in (out / "SHA256SUMS").read_text().splitlines()}
+    assert 'onnxruntime.InferenceSession("made/trial_00000/classifier_l2_0.01.onnx")' in (out / "README.md").read_text()
+    package = str(Path(sys.modules["cfamc_ray"].__file__ or "").parent.parent).encode()
+    assert not any(place in (out / file).read_bytes() for file in files for place in (package, bytes(tmp_path)))
+    pixels = torch.rand(3, 3, 16, 16)
+    for trial in ("trial_00000", "trial_00001"):
+        session = runtime.InferenceSession(out / trial / "classifier_l2_0.01.onnx")
+        (logits,) = session.run(["logits"], {"pixels": pixels.numpy()})
+        torch.testing.assert_close(torch.from_numpy(logits), load_classifier(study / trial)(pixels), rtol=0, atol=1e-4)
+
+
+def test_without_the_packages_of_onnx_the_extra_is_named(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    assert main([str(study), "--out", str(tmp_path / "copy"), "--onnx"]) == 2
+    assert "onnxscript not installed: pip install 'cfamc_ray[onnx]'" in capsys.readouterr().err
+    assert not (tmp_path / "copy").exists()
+
+
+def test_onnx_files_without_encoders_are_refused(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(study), "--out", str(tmp_path / "copy"), "--onnx", "--encoders", "none"]) == 2
+    assert "use it with --encoders front or all" in capsys.readouterr().err
