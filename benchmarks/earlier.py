@@ -28,8 +28,8 @@ import torch
 from benchmarks.samplers import NOISES, PROBLEMS, draw, race_of, row_of, run, scale_of
 from benchmarks.search_table import read_table, table_study
 from benchmarks.timing import report
+from cfamc_ray.gaussian_process import Array, predict
 from cfamc_ray.search.earlier import transferred, values_at
-from cfamc_ray.search.gaussian_process import Array, predict
 from cfamc_ray.space.encoding import encode
 from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.earlier import EarlierStudy

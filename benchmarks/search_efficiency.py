@@ -38,7 +38,7 @@ from benchmarks.timing import report
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.cost.work import training_work
 from cfamc_ray.front.dominance import hypervolume, pareto_front
-from cfamc_ray.search.gaussian_process import LENGTHS
+from cfamc_ray.gaussian_process import LENGTHS
 from cfamc_ray.search.search import Search
 from cfamc_ray.space.encoding import encode
 from cfamc_ray.store.records import TrialRecord

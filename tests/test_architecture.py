@@ -12,6 +12,7 @@ PACKAGE = ROOT / "cfamc_ray"
 
 ALLOWED = {
     "host": set(),
+    "gaussian_process": set(),
     "intervals": set(),
     "metrics": set(),
     "config": {"metrics"},
@@ -21,11 +22,11 @@ ALLOWED = {
     "space": {"config"},
     "store": {"config", "formatting", "host", "metrics", "space"},
     "cost": {"config", "data", "method", "store"},
-    "front": {"config", "formatting", "host", "intervals", "metrics", "space", "store"},
+    "front": {"config", "formatting", "gaussian_process", "host", "intervals", "metrics", "space", "store"},
     "terminal": {"config", "formatting", "store"},
     "evaluation": {"config", "cost", "data", "host", "intervals", "method", "store"},
     "scaling": {"config", "cost", "formatting", "metrics", "store"},
-    "search": {"config", "cost", "front", "host", "metrics", "space", "store"},
+    "search": {"config", "cost", "front", "gaussian_process", "host", "metrics", "space", "store"},
     "figures": {"formatting", "front", "host", "metrics", "scaling", "store"},
     "training": {"config", "cost", "data", "evaluation", "host", "method", "metrics", "store"},
     "orchestration": {

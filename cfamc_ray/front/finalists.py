@@ -10,6 +10,7 @@ from cfamc_ray.config.ranges import Choice
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.front.candidates import Candidates, candidates, without_seed
 from cfamc_ray.front.confirmation import TESTED, Confirmation, FreshRun, Key, attainment, confirm, confirmation_table
+from cfamc_ray.front.expectation import as_measured, expected
 from cfamc_ray.host.files import write_text
 from cfamc_ray.store.layout import ATTAINMENT, CONFIRM, CONFIRM_TABLE
 from cfamc_ray.store.records import TrialFolder, TrialRecord, read_trials
@@ -21,9 +22,15 @@ LAST_MEASURED = {"pgd20": "pgd_margin", "autoattack": "autoattack"}
 
 
 def find_finalists(config: StudyConfig, searched: Sequence[TrialRecord]) -> Candidates:
-    """The candidates that the key `confirm` of a study asks for; arguments as for `confirming_study`."""
+    """The candidates that the key `confirm` of a study asks for, with their measured values.
+
+    They are chosen by what a model expects of the trials, so that they are good points rather than lucky ones.
+    Arguments as for `confirming_study`.
+    """
     assert config.confirm is not None
-    return candidates(config, searched, tolerance=config.confirm.tolerance, points=config.confirm.points)
+    limits = config.confirm
+    found = candidates(config, expected(config, searched), tolerance=limits.tolerance, points=limits.points)
+    return Candidates(*([as_measured(searched, point) for point in points] for points in found))
 
 
 def confirming_study(

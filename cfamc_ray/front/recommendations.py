@@ -10,6 +10,8 @@ from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.formatting import format_count
 from cfamc_ray.front.dominance import pareto_front, signs
 from cfamc_ray.front.front import find_front
+from cfamc_ray.front.uncertainty import interval_of
+from cfamc_ray.intervals import Z
 from cfamc_ray.metrics import find_metric
 from cfamc_ray.store.records import TrialRecord
 
@@ -20,6 +22,7 @@ class Advice(NamedTuple):
     role: str
     """What it is best at, in words."""
     record: TrialRecord
+    """As the records that were given have it."""
     objective: str | None = None
     """The objective in which it is the best of all; None for a compromise, or within a budget."""
 
@@ -29,7 +32,7 @@ def advise(config: StudyConfig, records: Sequence[TrialRecord], *, budget: float
 
     Args:
         config: of the study.
-        records: of its trials.
+        records: of its trials, measured or `expected`.
         budget: crop passes that a trial may take; None: without the last one.
     """
     front = find_front(config, records)
@@ -37,7 +40,9 @@ def advise(config: StudyConfig, records: Sequence[TrialRecord], *, budget: float
         return []
     advice = [Advice(_best_at(config, name), _best(config, front.members, name), name) for name in config.objectives]
     if len(config.objectives) > 1 and len(front.members) > 2:
-        advice.append(Advice("the knee: nearest to the best of everything", _knee(config, front.members)))
+        advice.append(
+            Advice("the knee: nearest to the best of everything", _compromise(config, front.members, front.members))
+        )
     if budget is not None:
         affordable = [r for r in front.members + front.dominated if r.value("crop_passes") <= budget]
         role = f"{_best_at(config, headline(config))} within {format_count(budget)} crop passes"
@@ -51,17 +56,22 @@ def _best_at(config: StudyConfig, name: str) -> str:
 
 
 def _best(config: StudyConfig, records: Sequence[TrialRecord], name: str) -> TrialRecord:
+    """The best in an objective; of points within its standard error, which images alone cause, the best compromise."""
     sign = signs([config.objectives[name]])[0]
-    return max(records, key=lambda record: sign * record.value(name))
+    top = max(records, key=lambda record: sign * record.value(name))
+    low, high = interval_of(top, name)
+    error = (high - low) / 2 / Z if math.isfinite(low) else 0.0
+    near = [record for record in records if sign * (top.value(name) - record.value(name)) <= error]
+    return _compromise(config, near, records)
 
 
-def _knee(config: StudyConfig, members: Sequence[TrialRecord]) -> TrialRecord:
-    """The member nearest to the ideal point, with each objective scaled to its range on the front."""
+def _compromise(config: StudyConfig, records: Sequence[TrialRecord], scale: Sequence[TrialRecord]) -> TrialRecord:
+    """The record nearest to the best of them in every objective, each in units of its range over `scale`."""
     signs_K = signs(config.objectives.values())
-    values_NK = np.array([record.values(config.objectives) for record in members]) * signs_K
-    span_K = np.where(np.ptp(values_NK, axis=0) > 0, np.ptp(values_NK, axis=0), 1.0)
+    values_NK, scale_MK = (np.array([r.values(config.objectives) for r in each]) * signs_K for each in (records, scale))
+    span_K = np.where(np.ptp(scale_MK, axis=0) > 0, np.ptp(scale_MK, axis=0), 1.0)
     distance_N = np.linalg.norm((values_NK.max(axis=0) - values_NK) / span_K, axis=1)
-    return members[int(distance_N.argmin())]
+    return records[int(distance_N.argmin())]
 
 
 class Price(NamedTuple):
@@ -80,7 +90,7 @@ def price_list(config: StudyConfig, records: Sequence[TrialRecord]) -> list[Pric
 
     Args:
         config: of the study.
-        records: of its trials.
+        records: of its trials, measured or `expected`.
 
     Returns:
         Prices that begin where the one before ends; none unless the first two objectives are accuracies.

@@ -7,6 +7,7 @@ from pathlib import Path
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.cost.model import CostModel
 from cfamc_ray.front.confirmation import Confirmation
+from cfamc_ray.front.expectation import expected
 from cfamc_ray.front.finalists import confirmed_front, find_finalists, write_confirmation
 from cfamc_ray.front.front import find_front
 from cfamc_ray.host.files import write_text
@@ -104,7 +105,7 @@ def write_result(study: PlannedStudy, reporter: Reporter, *, end_reason: StopRea
     front = find_front(config, records)
     for name, rows in ((TRIALS, records), (FRONT, front.members)):
         write_text(folder / name, trials_csv(config, rows))
-    kept = {record.number for record in front.members}
+    kept = front.trials | find_front(config, expected(config, records)).trials
     if config.keep_encoders == "front":
         for record in records:
             if record.status == "finished" and record.number not in kept:

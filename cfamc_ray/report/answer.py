@@ -43,6 +43,7 @@ def answer(
     records: Sequence[TrialRecord],
     *,
     advice: Sequence[Advice],
+    expected: Sequence[TrialRecord],
     effects: Sequence[Effect],
     growth: Growth,
     curves: Curves | None = None,
@@ -55,7 +56,8 @@ def answer(
     Args:
         config: of the study.
         records: of its trials.
-        advice: of `advise`.
+        advice: of `advise`, with measured values.
+        expected: the same points with expected values.
         effects: of `find_effects`.
         growth: of `find_growth`.
         curves: of `find_curves`.
@@ -72,7 +74,7 @@ def answer(
         f"{front.sentence}.",
         *_changes(changes),
         *_noise(groups),
-        *(_recommendation(config, one) for one in advice if one.objective),
+        *_recommendations(config, advice, expected),
         *_head_and_training(curves),
         *_movers(config, effects),
         *_families(records),
@@ -109,10 +111,22 @@ def _names(records: Sequence[TrialRecord]) -> str:
     return ", ".join(map(name_of, records))
 
 
-def _recommendation(config: StudyConfig, advice: Advice) -> str:
-    record = advice.record
-    values = [format_metric(name, record.value(name)) for name in with_cost(config.objectives)]
-    return f"{advice.role.capitalize()}: {name_of(record)}, with {', '.join(values)}."
+def _recommendations(config: StudyConfig, advice: Sequence[Advice], expected: Sequence[TrialRecord]) -> list[str]:
+    """The best in each objective."""
+    return [
+        f"{one.role.capitalize()}: {name_of(one.record)}, with {described(config, believed, one.record)}."
+        for one, believed in zip(advice, expected, strict=True)
+        if one.objective
+    ]
+
+
+def described(config: StudyConfig, believed: TrialRecord, measured: TrialRecord) -> str:
+    """Objectives and cost of a point in words, with what a model expects where that differs from what was measured."""
+    words = []
+    for name in with_cost(config.objectives):
+        written, expected = format_metric(name, measured.value(name)), format_value(name, believed.value(name))
+        words.append(written + (f" (expected {expected})" if expected not in written else ""))
+    return ", ".join(words)
 
 
 def _noise(groups: Sequence[Sequence[TrialRecord]]) -> list[str]:

@@ -9,17 +9,17 @@ from typing import Any, NamedTuple
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.figures.chart import Chart, Parallel
 from cfamc_ray.figures.charts import curves_chart, growth_chart
-from cfamc_ray.formatting import format_metric
 from cfamc_ray.front.changes import find_changes
 from cfamc_ray.front.curves import find_curves
 from cfamc_ray.front.effects import find_effects
+from cfamc_ray.front.expectation import as_measured, expected
 from cfamc_ray.front.front import find_front, name_of
 from cfamc_ray.front.growth import find_growth, find_spending
 from cfamc_ray.front.progress import counts
 from cfamc_ray.front.recommendations import Advice, Price, advise, price_list
 from cfamc_ray.front.uncertainty import noise_groups
 from cfamc_ray.metrics import find_metric
-from cfamc_ray.report.answer import Confirmed, answer
+from cfamc_ray.report.answer import Confirmed, answer, described
 from cfamc_ray.report.sections import (
     Section,
     confirm_table,
@@ -41,6 +41,18 @@ from cfamc_ray.store.records import TrialRecord, read_config, read_trials
 from cfamc_ray.store.tables import L2, Column, Table, metric_column
 from cfamc_ray.store.trial_tables import settings_columns, with_cost
 
+EXPECTED = (
+    "The best of many noisy values is often a lucky one, so configurations are chosen by expected accuracies: those of "
+    "a model (Gaussian process) of all finished trials, in which the neighbours of a trial in the space have a say. "
+)
+"""How recommended configurations are chosen where a model is fitted."""
+
+NEARLY_BEST = (
+    "Of the points that are within one standard error of the best in an objective, the one with the best compromise of "
+    "all objectives is taken."
+)
+"""What counts as the best."""
+
 
 class Choice(NamedTuple):
     """The best from a price of the first objective on, until that of the next choice."""
@@ -61,6 +73,8 @@ class Report(NamedTuple):
     status: str
     sentences: Sequence[str]
     recommended: Table
+    remark: str
+    """How the configurations were chosen."""
     commands: Sequence[tuple[str, str]]
     """The role of each recommended configuration, and the command that trains it."""
     choices: Sequence[Choice]
@@ -97,7 +111,8 @@ def make_report(folder: Path, *, budget: float | None = None, scaling: ScalingRu
     """
     config, records, environment = read_config(folder), read_trials(folder), dict(read_environment(folder))
     front, growth, effects = find_front(config, records), find_growth(config, records), find_effects(config, records)
-    advice, groups = advise(config, records, budget=budget), noise_groups(front)
+    believed, groups = expected(config, records), noise_groups(front)
+    advice = advise(config, believed, budget=budget)
     confirm = confirm_table(config, folder)
     confirmed = [Confirmed(int(row["seeds"]), row["front_probability"] or 0.0) for row in confirm.rows]
     run = scaling or scaling_run(folder.parent)
@@ -108,7 +123,8 @@ def make_report(folder: Path, *, budget: float | None = None, scaling: ScalingRu
         sentences=answer(
             config,
             records,
-            advice=advice,
+            advice=[one._replace(record=as_measured(records, one.record)) for one in advice],
+            expected=[one.record for one in advice],
             effects=effects,
             growth=growth,
             curves=find_curves(config, records),
@@ -116,9 +132,10 @@ def make_report(folder: Path, *, budget: float | None = None, scaling: ScalingRu
             confirmed=confirmed,
             changes=find_changes(config, records, before) if before else None,
         ),
-        recommended=_recommended(config, advice),
+        recommended=_recommended(config, records, advice),
+        remark=(EXPECTED if believed != records else "") + NEARLY_BEST,
         commands=[(f"{one.role} ({name_of(one.record)})", _command(folder, one.record)) for one in advice],
-        choices=_choices(config, folder, price_list(config, records)),
+        choices=_choices(config, folder, records, price_list(config, believed)),
         sections=[
             front_section(config, folder, front, groups, confirm, lambda record: _command(folder, record)),
             cost_section(config, records),
@@ -140,26 +157,36 @@ def make_report(folder: Path, *, budget: float | None = None, scaling: ScalingRu
     )
 
 
-def _recommended(config: StudyConfig, advice: Sequence[Advice]) -> Table:
-    metrics, records = with_cost(config.objectives), [one.record for one in advice]
-    columns = [Column("what"), Column("trial"), *map(metric_column, metrics), *settings_columns(config, records)]
-    rows = numbered(config, records)
-    named = [{"what": one.role, **row} for one, row in zip(advice, rows, strict=True)]
-    return Table("recommended", "Recommended configurations", columns, named)
+def _recommended(config: StudyConfig, records: Sequence[TrialRecord], advice: Sequence[Advice]) -> Table:
+    metrics, points = with_cost(config.objectives), [one.record for one in advice]
+    measured = [as_measured(records, point) for point in points]
+    differing = [n for n in metrics if any(p.value(n) != m.value(n) for p, m in zip(points, measured, strict=True))]
+    columns = [
+        *map(Column, ("what", "trial")),
+        *map(metric_column, metrics),
+        *(metric_column(name, "expected") for name in differing),
+        *settings_columns(config, points),
+    ]
+    rows = [
+        {"what": one.role, **row, **{f"{name}_expected": one.record.value(name) for name in differing}}
+        for one, row in zip(advice, numbered(config, measured), strict=True)
+    ]
+    return Table("recommended", "Recommended configurations", columns, rows)
 
 
-def _choices(config: StudyConfig, folder: Path, prices: Sequence[Price]) -> list[Choice]:
+def _choices(
+    config: StudyConfig, folder: Path, records: Sequence[TrialRecord], prices: Sequence[Price]
+) -> list[Choice]:
     """The best at each price; none where one point is the best at all of them."""
-    return [_choice(config, folder, price) for price in prices] if len(prices) > 1 else []
+    return [_choice(config, folder, records, price) for price in prices] if len(prices) > 1 else []
 
 
-def _choice(config: StudyConfig, folder: Path, price: Price) -> Choice:
-    record, names = price.record, with_cost(config.objectives)
-    x, y = (record.value(name) for name in names[:2])
+def _choice(config: StudyConfig, folder: Path, records: Sequence[TrialRecord], price: Price) -> Choice:
+    measured, names = as_measured(records, price.record), with_cost(config.objectives)
+    x, y = (measured.value(name) for name in names[:2])
     to = f"to {price.high:.2g}" if math.isfinite(price.high) else "on"
-    values = ", ".join(format_metric(name, record.value(name)) for name in names)
-    words = f"From {price.low:.2g} {to}: {name_of(record)}, with {values}"
-    return Choice(price.low, x, y, words, _command(folder, record))
+    words = f"From {price.low:.2g} {to}: {name_of(measured)}, with {described(config, price.record, measured)}"
+    return Choice(price.low, x, y, words, _command(folder, measured))
 
 
 def _command(folder: Path, record: TrialRecord) -> str:

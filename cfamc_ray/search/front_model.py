@@ -6,7 +6,8 @@ Golovin, arXiv 2006.04655): the hypervolume is the mean over random directions o
 of objectives. Unlike in a general sampler, costs among the objectives are computed, not learnt, and a trial that was
 stopped early is extrapolated by the later gains of other trials.
 
-The time of a proposal is bounded: the processes are fitted to at most `MOST` trials.
+The time of a proposal is bounded: the processes are fitted to at most `MOST` trials, of which half may be of other
+studies.
 
 Trials of earlier studies are observations, too. A feature for each of these studies lets the processes learn by how
 much, and in which keys, it differs from this one.
@@ -32,24 +33,22 @@ from sklearn.gaussian_process import GaussianProcessClassifier
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 from threadpoolctl import threadpool_limits
 
-from cfamc_ray.config.stages import trunk_epochs, trunk_of
+from cfamc_ray.config.stages import trunk_epochs
 from cfamc_ray.config.study import Point
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.cost.model import FlopsOf
 from cfamc_ray.front.dominance import representative, signs
+from cfamc_ray.gaussian_process import LENGTHS, MOST, SAMPLES, draw_curves
 from cfamc_ray.metrics import find_metric
 from cfamc_ray.search.candidates import forks_to_try, own_passes, points_to_try, random_points
 from cfamc_ray.search.earlier import Transferred, values_at
-from cfamc_ray.search.gaussian_process import LENGTHS, SAMPLES, draw_curves
-from cfamc_ray.space.encoding import encode
+from cfamc_ray.space.encoding import features_of
 from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.records import TrialRecord
 
 Array = npt.NDArray[np.float64]
 
 DIRECTIONS = 128
-MOST = 200
-"""Largest number of ended trials to which the Gaussian processes are fitted; half of them may be of other studies."""
 HOPELESS = 0.25
 """Probability of success below which a point is not worth trying."""
 ALIKE = 1e-2
@@ -265,19 +264,8 @@ class FrontModel:
         return np.array([self._features(point) for point in points])
 
     def _features(self, point: Point, *, study: int | None = None) -> list[float]:
-        """The place of a point in the space; how its trunk differs; whether it is one of each earlier study.
-
-        The trunk differs, in each key that forks change, by the difference of the values times the trunk's share of the
-        epochs: 0 where there is no trunk.
-        """
-        fork, features = self.config.search.fork, encode(self.space.ranges, point)
-        if fork is not None:
-            changed = {key: self.space.ranges[key] for key in fork.change}
-            trunk, last = (np.array(encode(changed, stage)) for stage in (trunk_of(point), point))
-            epochs = trunk_epochs(point)
-            share = epochs and epochs / self.config.trial_at(point).pretraining.epochs
-            features += list(share * (trunk - last))
-        return [*features, *(float(number == study) for number in range(len(self._others)))]
+        """Those of `features_of`, and whether the point is one of each earlier study."""
+        return [*features_of(self.config, point), *(float(number == study) for number in range(len(self._others)))]
 
     def _signed(self, record: TrialRecord) -> Array:
         """Values at each operating point after the last epoch, (L, K)."""

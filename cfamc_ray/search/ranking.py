@@ -9,9 +9,9 @@ from scipy.stats import kendalltau
 from threadpoolctl import threadpool_limits
 
 from cfamc_ray.config.stages import trunk_part
+from cfamc_ray.gaussian_process import predict
 from cfamc_ray.metrics import find_metric
 from cfamc_ray.search.earlier import transferred
-from cfamc_ray.search.gaussian_process import predict
 from cfamc_ray.space.encoding import encode
 from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.earlier import RANKING, EarlierStudy

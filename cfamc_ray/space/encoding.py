@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cfamc_ray.config.ranges import Choice, Constant, FloatRange, IntRange, Range
+from cfamc_ray.config.stages import trunk_epochs, trunk_of
+from cfamc_ray.config.study import Point, StudyConfig
 
 if TYPE_CHECKING:  # commands of a single trial run where Optuna is absent
     from optuna.distributions import BaseDistribution
@@ -46,6 +48,22 @@ def encode(space: Mapping[str, Range], point: Mapping[str, Any]) -> list[float]:
             case Choice(values=values):
                 features += [float(point[key] == value) for value in values]
     return features
+
+
+def features_of(config: StudyConfig, point: Point) -> list[float]:
+    """The place of a point in the space of a study, and how its trunk differs, for models.
+
+    The trunk differs, in each key that forks change, by the difference of the values times the trunk's share of the
+    epochs: 0 where there is no trunk.
+    """
+    fork, features = config.search.fork, encode(config.space, point)
+    if fork is None:
+        return features
+    changed = {key: config.space[key] for key in fork.change}
+    trunk, last = encode(changed, trunk_of(point)), encode(changed, point)
+    epochs = trunk_epochs(point)
+    share = epochs / config.trial_at(point).pretraining.epochs if epochs else 0.0
+    return [*features, *(share * (before - after) for before, after in zip(trunk, last, strict=True))]
 
 
 def _place(value: float, low: float, high: float, *, log: bool) -> float:

@@ -11,10 +11,13 @@ L2 = "evaluation.head.l2"
 """Key of the L2 strength, by which the operating points of a trial differ."""
 LONG = 24
 """Letters of a cell that may be broken into lines."""
-Statistic = Literal["mean", "low", "high", "searched", "optimism", "selection", "again_mean", "again_low", "again_high"]
+Statistic = Literal[
+    "mean", "low", "high", "searched", "optimism", "selection", "again_mean", "again_low", "again_high", "expected"
+]
 """What a table says of a metric: mean and 95 % interval over fresh seeds, the value that the search saw, by how much
 that was better than the mean (winner's curse), by how much it was better than the search's own measurement repeated
-with fresh seeds (the part of the optimism that selection explains), and mean and interval of that measurement."""
+with fresh seeds (the part of the optimism that selection explains), mean and interval of that measurement, and what a
+model expects."""
 
 
 class Column(NamedTuple):

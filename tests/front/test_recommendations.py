@@ -70,3 +70,16 @@ def test_what_is_recommended_is_an_operating_point() -> None:
     advice = advise(config, trials, budget=150)
     assert [(one.record.number, one.record.l2) for one in advice] == [(0, 0.01), (1, 0.1), (0, 0.1), (0, 0.1)]
     assert [(record.number, record.l2) for record in cost_ladder(config, trials)] == [(0, 0.1), (1, 0.1)]
+
+
+def test_of_points_within_the_standard_error_of_the_best_the_best_compromise_is_taken() -> None:
+    values = [(0.504, 0.10), (0.500, 0.20), (0.480, 0.30)]
+    few, many = (
+        [
+            record(n, clean_accuracy=clean, robust_accuracy=robust, validation_images=images, attacked_images=images)
+            for n, (clean, robust) in enumerate(values)
+        ]
+        for images in (1_000, 100_000)
+    )
+    # The standard error of 50 % is 1.6 points of 1,000 images, and 0.16 points of 100,000.
+    assert [advise(study(), trials)[0].record.number for trials in (few, many)] == [1, 0]

@@ -13,11 +13,12 @@ from optuna.storages import InMemoryStorage
 from scipy.spatial.distance import cdist
 from sklearn.gaussian_process import GaussianProcessClassifier
 
+from cfamc_ray import gaussian_process
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.front.front import find_front
-from cfamc_ray.search import front_model, gaussian_process
+from cfamc_ray.gaussian_process import Array, Kernel
+from cfamc_ray.search import front_model
 from cfamc_ray.search.front_model import FrontModel
-from cfamc_ray.search.gaussian_process import Array, Kernel
 from cfamc_ray.space.encoding import encode
 from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.begun_and_ended import Status

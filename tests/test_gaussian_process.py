@@ -6,7 +6,7 @@ from scipy.optimize import check_grad
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-from cfamc_ray.search.gaussian_process import (
+from cfamc_ray.gaussian_process import (
     MAIN_LENGTH,
     NOISE,
     Array,

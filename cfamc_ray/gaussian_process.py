@@ -21,6 +21,8 @@ from scipy.spatial.distance import cdist
 Array = npt.NDArray[np.float64]
 
 SAMPLES = 64
+MOST = 200
+"""Number of observations up to which fitting a process takes a fraction of a second."""
 EXPLAINED = 0.95
 """Fraction of the variance of the observed curves that the principal components explain."""
 LENGTHS = (0.5, 20.0)
@@ -152,6 +154,18 @@ def predict(X_NF: Array, y_N: Array, new_MF: Array) -> Array:
     return mean_M
 
 
+def predict_curves(X_NF: Array, Y_NL: Array, new_MF: Array) -> Array:
+    """Noise-free means of curves at new points, (M, L); a curve is modelled as in `draw_curves`.
+
+    Args:
+        X_NF: points, each feature from 0 to 1.
+        Y_NL: observed values at each operating point.
+        new_MF: the new points.
+    """
+    mean_L, components = _components(Y_NL)
+    return mean_L + sum(predict(X_NF, score_N, new_MF)[:, None] * shape_L for score_N, shape_L in components)
+
+
 def draw_curves(X_MF: Array, Y_NL: Array, noise_NL: Array, source: np.random.Generator) -> Array:
     """Joint samples of noise-free curves: of the value at each operating point, (S, M, L).
 
@@ -164,16 +178,25 @@ def draw_curves(X_MF: Array, Y_NL: Array, noise_NL: Array, source: np.random.Gen
         noise_NL: their known variances, added to the kernel's noise.
         source: random generator.
     """
+    mean_L, components = _components(Y_NL)
+    drawn_SML = np.tile(mean_L, (SAMPLES, len(X_MF), 1))
+    for score_N, shape_L in components:
+        drawn_SML += _draw(X_MF, score_N, noise_NL @ shape_L**2, source)[..., None] * shape_L
+    return drawn_SML
+
+
+def _components(Y_NL: Array) -> tuple[Array, list[tuple[Array, Array]]]:
+    """The mean curve (L,), and for each principal component the scores (N,) and its shape (L,).
+
+    Of a single operating point, the value itself is the only component.
+    """
     if Y_NL.shape[1] == 1:
-        return _draw(X_MF, Y_NL[:, 0], noise_NL[:, 0], source)[..., None]
+        return np.zeros(1), [(Y_NL[:, 0], np.ones(1))]
     mean_L = Y_NL.mean(axis=0)
     score_NR, size_R, shape_RL = np.linalg.svd(Y_NL - mean_L, full_matrices=False)
-    drawn_SML = np.tile(mean_L, (SAMPLES, len(X_MF), 1))
     unexplained_R = 1 - np.cumsum(size_R**2) / max((size_R**2).sum(), np.finfo(float).tiny)
-    components = 1 + int((unexplained_R > 1 - EXPLAINED).sum())
-    for score_N, size, shape_L in islice(zip(score_NR.T, size_R, shape_RL, strict=True), components):
-        drawn_SML += _draw(X_MF, score_N * size, noise_NL @ shape_L**2, source)[..., None] * shape_L
-    return drawn_SML
+    number = 1 + int((unexplained_R > 1 - EXPLAINED).sum())
+    return mean_L, list(islice(zip((score_NR * size_R).T, shape_RL, strict=True), number))
 
 
 def _draw(X_MF: Array, y_N: Array, noise_N: Array, source: np.random.Generator) -> Array:
