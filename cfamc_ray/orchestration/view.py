@@ -76,7 +76,7 @@ class StudyView:
         """Update the view; without a terminal, only when another trial has ended."""
         if self.detail == "verbose":
             for line in self._news(records):
-                self.console.print(line, soft_wrap=True, markup=False)
+                self.say(line)
         live, news = is_live(self.console), _ended(progress) != self._ended
         self._ended = _ended(progress)
         if live and news:
@@ -85,6 +85,10 @@ class StudyView:
             self._live.update(_draw(self.config, progress, records, self._growth), refresh=True)
         elif news:
             self.console.print(_line(progress), soft_wrap=True)
+
+    def say(self, line: str) -> None:
+        """Print a line, above what is live."""
+        self.console.print(line, soft_wrap=True, markup=False)
 
     def _news(self, records: Sequence[TrialRecord]) -> Iterator[str]:
         """Lines about the trials since the last call, without trials that ended before the first call."""
