@@ -4,11 +4,11 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import quote
 
 from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
 from ray.air.integrations.mlflow import MLflowLoggerCallback
+from sqlalchemy import URL
 
 from cfamc_ray.orchestration.loggers import Run
 from cfamc_ray.store.layout import MLFLOW
@@ -71,5 +71,8 @@ class MlflowRuns(MLflowLoggerCallback):
 
 
 def store_uri(folder: Path) -> str:
-    """URI of the store in a study's folder; SQLite decodes its path, in which %, ? and # would have a meaning."""
-    return f"sqlite:///file:{quote(str(folder / MLFLOW))}?uri=true"
+    """URI of the store in a study's folder, of any name.
+
+    It names SQLite's driver, too: otherwise MLflow reads the rest as a path, and makes a folder of its quoted name.
+    """
+    return URL.create("sqlite+pysqlite", database=str(folder / MLFLOW)).render_as_string()
