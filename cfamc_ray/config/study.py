@@ -37,6 +37,8 @@ from cfamc_ray.metrics import Direction, find_objective
 Point = Mapping[str, Scalar]
 """Searched keys and their values; of a fork also those of its trunk (`cfamc_ray.config.stages`)."""
 
+LoggerName = Literal["mlflow", "wandb"]
+
 IDENTITY = {"objectives", "search", "variant", "trial", "space", "constraints"}
 
 
@@ -66,6 +68,8 @@ class StudyConfig(Strict):
     `{crops.views: 4, …}` with a value for each searched key."""
     keep_encoders: Literal["front", "all"] = "front"
     """Trials whose encoders are kept in the study folder at the end."""
+    loggers: tuple[LoggerName, ...] = Field(default=(), strict=False)
+    """Other tools that get each trial as a run (docs/commands.md): mlflow, wandb."""
     base: str | None = None
     """Recipe that all trials start from; keys of `trial` override it. As a key of `space` it is searched."""
     variant: Variant = "corrected"

@@ -59,6 +59,7 @@ def confirming_study(
         "search": {"sampler": "random", "seed": config.search.seed},
         "budget": {"trials": len(points) + others},
         "keep_encoders": "all",
+        "loggers": [],
         "start_from": points,
     }
     tree["space"] = tree["space"] | {"seed": Choice(choice=seeds)}

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,20 @@ def check_data(config: Config, trials: Iterable[TrialConfig], *folders: Path) ->
     for folder in folders:
         check_same(folder, digests, config=config)
     return digests
+
+
+def check_loggers(config: StudyConfig) -> None:
+    """Check that the packages of the loggers are installed.
+
+    Raises:
+        InputError: if one is not.
+    """
+    for name in config.loggers:
+        found = find_spec(name)
+        if found is None or found.origin is None:  # a mere folder of this name has no origin
+            raise InputError(
+                f"loggers: {name} is not installed: pip install 'cfamc_ray[{name}]', or leave it out of loggers"
+            )
 
 
 @contextmanager

@@ -113,6 +113,8 @@ def _check_run(config: StudyConfig, source: Source, address: str | None) -> None
         raise InputError("--set space: a run has no space to search; cfamc tune has")
     if config.budget.trials != 1:
         raise InputError("--set budget.trials: a run is one trial; cfamc tune trains several")
+    if config.loggers:
+        raise InputError("--set loggers: a run has none beside TensorBoard; cfamc tune has")
     if config.resources.workers_per_trial == 1:
         if address:
             raise InputError("--address: one worker needs no cluster; add --workers N")

@@ -12,7 +12,7 @@ from cfamc_ray.front.finalists import confirmed_front, find_finalists, write_con
 from cfamc_ray.front.front import find_front
 from cfamc_ray.host.files import write_text
 from cfamc_ray.host.process import before_end
-from cfamc_ray.lifecycle.checks import check_data, check_folder, driving
+from cfamc_ray.lifecycle.checks import check_data, check_folder, check_loggers, driving
 from cfamc_ray.lifecycle.costs import trial_work
 from cfamc_ray.lifecycle.earlier import check_earlier, gather_earlier, write_ranking
 from cfamc_ray.lifecycle.plans import PlannedStudy
@@ -55,6 +55,7 @@ def run_search(
     if check_folder(config, folder, resume=resume, over=over) and not warm_start:
         result = write_result(study, reporter)
     else:
+        check_loggers(config)
         check_earlier(study)
         digests = check_data(config, [SearchSpace(config).first_trial], folder)
         with driving(folder):

@@ -15,7 +15,7 @@ from cfamc_ray.store.records import damaged_records, read_config, read_trials
 
 Space = str | os.PathLike[str] | Mapping[str, Any]
 """A path, the bare name of an included space, or a mapping of keys."""
-SEARCH_KEYS = ("search", "start_from", "confirm", "reference")
+SEARCH_KEYS = ("search", "start_from", "confirm", "reference", "loggers")
 """Keys of a space that do not apply to a single run."""
 
 

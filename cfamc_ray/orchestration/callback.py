@@ -35,6 +35,9 @@ class View(Protocol):
     def show(self, progress: Progress, records: Sequence[TrialRecord]) -> None:
         """Show the progress, and news of the trials."""
 
+    def say(self, line: str) -> None:
+        """Show a line."""
+
 
 class StudyCallback(tune.Callback):
     """Updates the view, and restarts trials whose process was lost."""

@@ -19,6 +19,7 @@ from cfamc_ray.cost.work import training_work
 from cfamc_ray.host.machine import memory_bytes
 from cfamc_ray.orchestration.callback import StudyCallback, View
 from cfamc_ray.orchestration.images import share_sources
+from cfamc_ray.orchestration.loggers import build_loggers
 from cfamc_ray.orchestration.packing import pack
 from cfamc_ray.orchestration.searcher import StudyScheduler, StudySearcher
 from cfamc_ray.orchestration.session import running_ray
@@ -76,7 +77,11 @@ def run_study(
         if reason := search.over:
             return reason
         with running_ray(config.resources, folder, address) as person, view_on(config, person, detail=detail) as view:
-            _tuner(config, folder, search, StudyCallback(search, folder, view)).fit()
+            loggers = build_loggers(config, folder, view.say)
+            _tuner(config, folder, search, [StudyCallback(search, folder, view), *loggers]).fit()
+    for each in loggers:
+        if each.failure:
+            logger.warning(each.failure)
     if search.halted:
         raise InputError(search.halted.text)
     return search.over if all(record.ended for record in search.records.values()) else None
@@ -135,7 +140,7 @@ def _memory_of_worker(config: StudyConfig, address: str | None) -> float:
     return memory_bytes() / (resources.trials_at_once * resources.workers_per_trial)
 
 
-def _tuner(config: StudyConfig, folder: Path, search: Search, callback: StudyCallback) -> tune.Tuner:
+def _tuner(config: StudyConfig, folder: Path, search: Search, callbacks: list[tune.Callback]) -> tune.Tuner:
     resources = config.resources
     sources = share_sources(config)
     if resources.workers_per_trial == 1:
@@ -167,7 +172,7 @@ def _tuner(config: StudyConfig, folder: Path, search: Search, callback: StudyCal
             storage_filesystem=LocalFileSystem(),  # a plain path, in which % and ? have no meaning
             failure_config=tune.FailureConfig(max_failures=0),  # Tune restarts no trial that ends before it has begun
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials write their own checkpoints
-            callbacks=[callback],
+            callbacks=callbacks,
             verbose=0,
         ),
     )

@@ -95,7 +95,7 @@ def _start_ray(address: str | None) -> None:
         ray.init(
             address=address or "local",  # with None, Ray would join any cluster on this machine
             log_to_driver=False,
-            runtime_env={"env_vars": {name: os.environ[name] for name in ("CFAMC_DATA",) if name in os.environ}},
+            runtime_env={"env_vars": _passed_on()},
             **alone,
         )
     except SystemExit:  # Ray's answer to SIGTERM while it starts
@@ -114,6 +114,15 @@ def _start_ray(address: str | None) -> None:
             "and in /dev/shm, and a port to listen at"
         ) from None
     heed_signals()
+
+
+def _passed_on() -> dict[str, str]:
+    """Environment variables that processes on other machines need, too; Ray's callback itself passes the API key."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name == "CFAMC_DATA" or (name.startswith("WANDB_") and name != "WANDB_API_KEY")
+    }
 
 
 def _ray_folder() -> str:

@@ -74,7 +74,7 @@ class StudyView:
         """Update the view; where it is not live, only when another trial has ended."""
         if self.detail == "verbose":
             for line in self._news(records):
-                self.console.print(line, soft_wrap=True, markup=False)
+                self.say(line)
         news, self._ended = _ended(progress) != self._ended, _ended(progress)
         if self._update and news:
             self._growth = sparkline(find_growth(self.config, records).hypervolume)
@@ -82,6 +82,10 @@ class StudyView:
             self._update(_draw(self.config, progress, records, self._growth))
         elif news:
             self.console.print(_line(progress), soft_wrap=True)
+
+    def say(self, line: str) -> None:
+        """Print a line, above what is live."""
+        self.console.print(line, soft_wrap=True, markup=False)
 
     def _news(self, records: Sequence[TrialRecord]) -> Iterator[str]:
         """Lines about the trials since the last call, without trials that ended before the first call."""

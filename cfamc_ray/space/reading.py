@@ -53,7 +53,8 @@ def proxy_study(study: StudyConfig) -> StudyConfig:
         InputError: if an override is wrong, or changes the objectives.
     """
     tree = study.model_dump(mode="json")
-    tree |= {"name": PROXY, "question": f"Where does the front of {study.name} lie, at a lower cost?", "confirm": None}
+    tree |= {"name": PROXY, "question": f"Where does the front of {study.name} lie, at a lower cost?"}
+    tree |= {"confirm": None, "loggers": []}
     tree["search"] |= {"prior": [], "proxy": []}
     try:
         proxy = resolve_study(tree, study.search.proxy, source=PROXY)

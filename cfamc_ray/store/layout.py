@@ -6,6 +6,8 @@ STUDY/images.json                      digests of the images, and where they lay
 STUDY/driver.lock                      held by the command that works on the study
 STUDY/optuna.db                        the sampler's storage
 STUDY/ray.log                          what Ray had to say
+STUDY/loggers.json                     id of the study in other tools (`loggers`)
+STUDY/mlflow.db, wandb/                its trials for MLflow; for Weights & Biases, when offline
 STUDY/trials.csv, front.csv, report/   derived; written anew from the trials
 STUDY/trial_00007/trial.json           number and sampled point
 STUDY/trial_00007/epochs.jsonl         one row of metrics per epoch
@@ -32,6 +34,7 @@ RUN/fits.json                          derived
 
 STUDY, ENVIRONMENT, IMAGES, LOCK = "study.yaml", "environment.json", "images.json", "driver.lock"
 STORAGE, RAY_LOG = "optuna.db", "ray.log"
+LOGGERS, MLFLOW = "loggers.json", "mlflow.db"
 TRIALS, FRONT = "trials.csv", "front.csv"
 REPORT, PAGE = "report", "report.html"
 CONFIRM, CONFIRM_TABLE, ATTAINMENT = "confirm", "confirm.csv", "attainment.csv"

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.host.files import replacing
 from cfamc_ray.host.process import before_end
-from cfamc_ray.store.layout import CELLS, STORAGE, TRIAL
+from cfamc_ray.store.layout import CELLS, MLFLOW, STORAGE, TRIAL
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ SECONDS = 60.0
 """Time between two copies."""
 NEVER_REMOVED = (TRIAL, CELLS)
 """Files that a folder never loses: one that lacks them is another folder than the one that was copied."""
-LEFT_OUT = (f"{STORAGE}*", "*.lock", "*.pkl", "experiment_state-*", "search_gen_state-*", "*.partial")
+LEFT_OUT = (f"{STORAGE}*", f"{MLFLOW}*", "*.lock", "*.pkl", "experiment_state-*", "search_gen_state-*", "*.partial")
 """Half-written files, and files that a command can make again from the trials."""
 
 
