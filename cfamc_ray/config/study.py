@@ -69,7 +69,7 @@ class StudyConfig(Strict):
     keep_encoders: Literal["front", "all"] = "front"
     """Trials whose encoders are kept in the study folder at the end."""
     loggers: tuple[LoggerName, ...] = Field(default=(), strict=False)
-    """Other tools that get each trial as a run (docs/commands.md): mlflow, wandb."""
+    """Other tools in which each trial is a run, beside TensorBoard (docs/commands.md)."""
     base: str | None = None
     """Recipe that all trials start from; keys of `trial` override it. As a key of `space` it is searched."""
     variant: Variant = "corrected"

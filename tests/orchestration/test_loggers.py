@@ -17,6 +17,7 @@ from cfamc_ray.front.finalists import confirming_study
 from cfamc_ray.lifecycle import checks
 from cfamc_ray.lifecycle.plans import plan_run
 from cfamc_ray.lifecycle.sources import recipe_source, run_source
+from cfamc_ray.orchestration import session
 from cfamc_ray.orchestration.loggers import Run, TrialLogger, build_loggers, metrics_of, study_id
 from cfamc_ray.space.reading import proxy_study
 from cfamc_ray.store.records import TrialFolder, TrialRecord
@@ -160,6 +161,14 @@ def test_a_logger_that_is_not_installed_is_refused(found: ModuleSpec | None, mon
     checks.check_loggers(study())
     with pytest.raises(InputError, match=r"mlflow is not installed: pip install 'cfamc_ray\[mlflow\]'"):
         checks.check_loggers(CONFIG)
+
+
+def test_processes_on_other_machines_know_the_settings_but_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CFAMC_DATA", "WANDB_MODE", "WANDB_API_KEY", "MLFLOW_TRACKING_TOKEN"):
+        monkeypatch.setenv(name, "x")
+    passed = session._passed_on()
+    assert passed.keys() >= {"CFAMC_DATA", "WANDB_MODE"}
+    assert not passed.keys() & {"WANDB_API_KEY", "MLFLOW_TRACKING_TOKEN"}
 
 
 def test_only_the_study_itself_is_logged(tmp_path: Path) -> None:

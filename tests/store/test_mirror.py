@@ -46,6 +46,7 @@ def test_half_written_files_and_the_sampler_s_storage_are_left_out(study: Path, 
     for name in (
         "optuna.db",
         "optuna.db-journal",
+        "mlflow.db",
         "driver.lock",
         "tuner.pkl",
         "epochs.jsonl.partial",
