@@ -249,10 +249,14 @@ class TestRecorded:
         assert base64.b64decode(figure).startswith(b"\x89PNG")
         assert study.config.name in page
 
-    def test_its_report_is_a_page(self, study: Study) -> None:
+    def test_its_report_is_a_page_that_recommends_the_same(self, study: Study) -> None:
         page = study.report()
         assert page == study.folder / "report" / "report.html"
         assert study.config.name in page.read_text(encoding="utf-8")
+        recommended = study.recommended()
+        pd.testing.assert_frame_equal(recommended, pd.read_csv(page.parent / "recommended.csv"), rtol=0, atol=1e-15)
+        assert set(recommended["trial"]) <= {int(trial.removeprefix("trial_")) for trial in study.trials["trial_id"]}
+        assert len(study.recommended(budget=40_000)) == len(recommended) + 1
 
 
 @QUICK

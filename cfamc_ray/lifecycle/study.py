@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.front.confirmation import confirmation_table
+from cfamc_ray.front.expectation import expected
 from cfamc_ray.front.front import Front, find_front
 from cfamc_ray.front.progress import counts
+from cfamc_ray.front.recommendations import advise
 from cfamc_ray.lifecycle.checks import check_folder
 from cfamc_ray.lifecycle.costs import cost_model
 from cfamc_ray.lifecycle.plans import PlannedStudy
@@ -52,18 +54,34 @@ class Study(PlannedStudy):
     def _front(self) -> Front:
         return find_front(self.config, read_trials(self.folder))
 
-    def report(self, *, budget: float | None = None) -> Path:
+    def recommended(self, *, budget: float | None = None) -> "pd.DataFrame":
+        """The configurations that the report recommends: what each is best at, its values and its searched keys.
+
+        Columns such as ``robust_accuracy_expected`` hold what a model of all trials expects, by which they are chosen;
+        a study of fewer than 8 finished trials has no model.
+
+        Args:
+            budget: adds the best configuration of at most this number of crop passes.
+        """
+        from cfamc_ray.report.contents import recommended_table  # noqa: PLC0415 (Plotly is slow to import)
+
+        records = read_trials(self.folder)
+        advice = advise(self.config, expected(self.config, records), budget=budget)
+        return _frame(recommended_table(self.config, records, advice).csv())
+
+    def report(self, *, budget: float | None = None, paper: bool = False) -> Path:
         """Write report/report.html with all figures and tables next to it, also for a running study.
 
         Args:
-            budget: largest number of crop passes of a recommended trial.
+            budget: adds the best configuration of at most this number of crop passes.
+            paper: whether to write every figure as PDF too, for one and two columns of a paper.
 
         Returns:
             Path of the page.
         """
         from cfamc_ray.report.page import write_report  # noqa: PLC0415 (matplotlib and Plotly are slow to import)
 
-        return write_report(self.folder, budget=budget)
+        return write_report(self.folder, budget=budget, paper=paper)
 
     def resume(
         self,

@@ -132,7 +132,7 @@ def make_report(folder: Path, *, budget: float | None = None, scaling: ScalingRu
             confirmed=confirmed,
             changes=find_changes(config, records, before) if before else None,
         ),
-        recommended=_recommended(config, records, advice),
+        recommended=recommended_table(config, records, advice),
         remark=(EXPECTED if believed != records else "") + NEARLY_BEST,
         commands=[(f"{one.role} ({name_of(one.record)})", _command(folder, one.record)) for one in advice],
         choices=_choices(config, folder, records, price_list(config, believed)),
@@ -157,7 +157,14 @@ def make_report(folder: Path, *, budget: float | None = None, scaling: ScalingRu
     )
 
 
-def _recommended(config: StudyConfig, records: Sequence[TrialRecord], advice: Sequence[Advice]) -> Table:
+def recommended_table(config: StudyConfig, records: Sequence[TrialRecord], advice: Sequence[Advice]) -> Table:
+    """The recommended configurations: what each is best at, measured and expected values, and the searched keys.
+
+    Args:
+        config: of the study.
+        records: of its trials.
+        advice: of `advise`, by expected values.
+    """
     metrics, points = with_cost(config.objectives), [one.record for one in advice]
     measured = [as_measured(records, point) for point in points]
     differing = [n for n in metrics if any(p.value(n) != m.value(n) for p, m in zip(points, measured, strict=True))]
