@@ -1,0 +1,104 @@
+"""How many trials of random search with one fixed probe equal a single trial with operating points?
+
+    python -m benchmarks.one_curve [--study FOLDER] [--l2 0.01] [--orders 200] [--json FILE]
+
+Trials are those of a finished study, or of sobol_table.jsonl.gz (run benchmarks/sobol_table.py first), which spread
+over the space as random search's do. A study's trials are better than random ones, so they equal a curve sooner. For
+each width and seed, and for each trial, other trials are drawn at random, each at the strength `--l2` alone, until
+their hypervolume reaches that of the one trial's curve. Where all others together do not reach it, their number plus
+one is counted, so the result is a lower bound. Hypervolumes begin at zero, or at the worst clean accuracy of the table
+and zero robust accuracy, which counts only what a choice of trials decides.
+"""
+
+import argparse
+import random
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.recorded import read
+from benchmarks.sobol_table import TABLE
+from benchmarks.timing import report
+from cfamc_ray.front.dominance import hypervolume
+from cfamc_ray.store.records import read_trials
+
+Point = tuple[float, float]
+"""Clean and robust accuracy."""
+Curve = Mapping[float, Point]
+"""A trial's points by L2 strength."""
+MAXIMIZE = ("maximize", "maximize")
+
+
+def curves_of(cells: Sequence[Mapping[str, Any]]) -> dict[tuple[int, int], list[Curve]]:
+    """The curves after the last epoch, by width and seed."""
+    found: dict[tuple[int, int], list[Curve]] = defaultdict(list)
+    for cell in cells:
+        points = cell["rows"][-1]["operating_points"]
+        found[cell["width"], cell["seed"]].append(
+            {point["l2"]: (point["clean_accuracy"], point["robust_accuracy"]) for point in points}
+        )
+    return found
+
+
+def trials_that_equal(curves: Sequence[Curve], l2: float, reference: Point, *, orders: int) -> list[float]:
+    """For each trial the mean number of others at one strength whose hypervolume reaches that of its curve.
+
+    Args:
+        curves: of all trials.
+        l2: the strength of the others.
+        reference: of the hypervolume.
+        orders: number of random orders of the others.
+    """
+    source = random.Random(0)  # noqa: S311 (no secret)
+    found = []
+    for place, curve in enumerate(curves):
+        wanted = hypervolume([*curve.values()], reference, MAXIMIZE)
+        others = [other[l2] for n, other in enumerate(curves) if n != place]
+        counts = []
+        for _ in range(orders):
+            source.shuffle(others)
+            reached = (n for n in range(len(others) + 1) if hypervolume(others[:n], reference, MAXIMIZE) >= wanted)
+            counts.append(next(reached, len(others) + 1))
+        found.append(statistics.mean(counts))
+    return found
+
+
+def summary(curves: Sequence[Curve], l2: float, *, orders: int) -> dict[str, Any]:
+    """Quartiles over the trials, for both references."""
+    worst = min(point[0] for curve in curves for point in curve.values())
+    found: dict[str, Any] = {"trials": len(curves)}
+    for name, reference in (("from zero", (0.0, 0.0)), ("from the worst clean accuracy", (worst, 0.0))):
+        numbers = trials_that_equal(curves, l2, reference, orders=orders)
+        found[name] = {"quartiles": statistics.quantiles(numbers, n=4), "best trial": max(numbers)}
+    return found
+
+
+def main() -> None:
+    """Count for each width and seed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--l2", type=float, default=0.01, help="strength of the fixed probe")
+    parser.add_argument("--orders", type=int, default=200)
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--study", type=Path, metavar="FOLDER", help="a finished study, instead of the table")
+    options = parser.parse_args()
+    if options.study:
+        finished = [record for record in read_trials(options.study) if record.status == "finished"]
+        cells = [{"width": 0, "seed": 0, "rows": record.rows} for record in finished]
+    else:
+        cells = read(TABLE)
+    found = {
+        options.study.name if options.study else f"width {width}, seed {seed}": summary(
+            curves, options.l2, orders=options.orders
+        )
+        for (width, seed), curves in sorted(curves_of(cells).items())
+        if len(curves) > 2
+    }
+    report({"l2": options.l2, **found}, torch.device("cpu"), options.json)
+
+
+if __name__ == "__main__":
+    main()
