@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.front.dominance import representative, signs
@@ -46,7 +47,9 @@ def expected(config: StudyConfig, records: Sequence[TrialRecord]) -> list[TrialR
     for place, name in enumerate(config.objectives):
         if name in names:
             Y_NL = np.array([values[row][:, place] for row in rows])
-            for record, mean_L in zip(complete, predict_curves(X_PF[rows], Y_NL, X_PF), strict=True):
+            with threadpool_limits(1):  # more threads would wait for each other, and for running trials
+                mean_PL = predict_curves(X_PF[rows], Y_NL, X_PF)
+            for record, mean_L in zip(complete, mean_PL, strict=True):
                 model[record.number][name] = mean_L if find_metric(name).images is None else mean_L.clip(0, 1)
     return [_with(record, model[record.number]) if record.number in model else record for record in records]
 
