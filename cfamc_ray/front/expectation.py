@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import threadpool_limits
 
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.front.dominance import representative, signs
@@ -33,6 +32,8 @@ def expected(config: StudyConfig, records: Sequence[TrialRecord]) -> list[TrialR
         config: of the study.
         records: of its trials; as they are if fewer than `FEWEST` have finished with the same operating points.
     """
+    from threadpoolctl import threadpool_limits  # noqa: PLC0415 (a machine that only trains need not have it)
+
     names = [name for name in config.objectives if find_metric(name).role == "result"]
     finished = {r.number: _values(r, [*config.objectives]) for r in records if r.status == "finished"}
     L = max(map(len, finished.values()), default=0)

@@ -138,9 +138,9 @@ def test_the_slider_moves_the_choice_from_the_most_robust_to_the_cleanest(page: 
     page.keyboard.press("End")
     assert shown() == choices[-1].words
     assert ring() == [choices[-1].x, choices[-1].y]
-    assert page.locator("#price output").inner_text() == "10"
-    assert choices[0].y == max(choice.y for choice in choices)
-    assert choices[-1].x == max(choice.x for choice in choices)
+    assert float(page.locator("#price output").inner_text()) > choices[-1].low
+    assert choices[0].y > choices[-1].y
+    assert choices[0].x < choices[-1].x
 
 
 def test_a_click_on_a_point_of_the_front_keeps_its_command_below(page: Any, written: Path) -> None:
