@@ -6,7 +6,7 @@ import pytest
 from made_by_hand import curve, study
 
 from benchmarks.forks import volumes as volumes_by_share
-from benchmarks.operating_points import fixed_copy, gain, volumes
+from benchmarks.operating_points import fixed_copy, fresh_volumes, gain, volumes
 from cfamc_ray.front.confirmation import FreshRun, confirm
 from cfamc_ray.front.front import find_front
 from cfamc_ray.store.records import TrialFolder, TrialRecord, read_config, read_trials, write_config
@@ -60,6 +60,21 @@ def test_hypervolumes_of_a_seed_are_those_of_its_own_values() -> None:
     low, high = found["interval"]
     assert (low + high) / 2 == pytest.approx(1.25)
     assert high - low == pytest.approx(2 * 12.706 * 0.25, rel=1e-3)
+
+
+def test_fresh_trainings_are_compared_at_all_strengths_and_at_one_by_seed(tmp_path: Path) -> None:
+    folder = made(tmp_path / "made", CURVES)
+    inner = folder / "confirm"
+    inner.mkdir()
+    write_config(inner, study(space={"crops.views": {"int": [2, 40]}, "seed": {"choice": [5, 6]}}))
+    for number, (record, seed) in enumerate([(CURVES[0], 5), (CURVES[1], 5), (CURVES[2], 6)]):
+        trial = TrialFolder(inner, number)
+        trial.open({"crops.views": record.point["crops.views"], "seed": seed})
+        trial.write_rows(record.rows)
+    one = fresh_volumes(folder, [0.01], (0.0, 0.0))
+    assert one == pytest.approx({5: 0.5 * 0.1 + 0.4 * 0.05, 6: 0.3 * 0.05})
+    every = fresh_volumes(folder, [0.01, 0.1], (0.0, 0.0))
+    assert every == pytest.approx({5: 0.5 * 0.1 + 0.45 * 0.1 + 0.38 * 0.1, 6: 0.2 * 0.1 + 0.1 * 0.05})
 
 
 def test_volumes_grow_with_what_was_paid(tmp_path: Path) -> None:
