@@ -95,9 +95,9 @@ def untrained_accuracy(study: Path) -> float:
 def confirm(study: Path, *, seeds: int, points: int, attacked: int) -> list[Confirmation]:
     """Train and test the front again; what is there already is kept."""
     keys = {"seeds": seeds, "points": points, "tolerance": 0, "images": 5000, "attacked_images": attacked}
-    opened = cfamc_ray.open_study(study)
-    opened.confirm(overrides=[f"confirm.{key}={value}" for key, value in keys.items()], verbose=True)
-    return confirmed_front(opened.config, study)
+    overrides = [f"confirm.{key}={value}" for key, value in keys.items()]
+    cfamc_ray.open_study(study).confirm(overrides=overrides, verbose=True)
+    return confirmed_front(read_config(study), study)
 
 
 def fresh_volumes(study: Path, strengths: Collection[float], reference: Sequence[float]) -> dict[int, float]:
