@@ -2,8 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from html import escape
-from textwrap import wrap
 from typing import Any
 
 import plotly.graph_objects as go
@@ -17,8 +15,6 @@ from cfamc_ray.formatting import format_quantity
 
 HEIGHTS = (460, 320)
 """Height in pixels of a single panel, and of one among several."""
-LINE = 60
-"""Letters of a line of a command over a point."""
 POINTS: dict[str, dict[str, Any]] = {
     "plain": {"size": 6, "opacity": 0.8},
     "front": {"size": 13, "line": {"width": 1.5, "color": "#888"}},
@@ -154,21 +150,12 @@ def _points(chart: Chart, mark: Points, sides: Sequence[Side]) -> go.Scatter:
         marker=marker,
         error_x=_errors(x_bars),
         error_y=_errors(y_bars),
-        hovertext=_hovered(mark) or None,
+        hovertext=mark.details or mark.labels or None,
         hoverinfo="text" if mark.details or mark.labels else "x+y",
+        hovertemplate="%{hovertext}<br>%{customdata}<extra></extra>" if mark.commands else None,
         customdata=mark.commands or None,
-        meta=mark.details if mark.commands else None,
         showlegend=bool(mark.name),
     )
-
-
-def _hovered(mark: Points) -> Sequence[str]:
-    """What is shown over each point: its details and its command, in lines that are not too long."""
-    texts = mark.details or mark.labels
-    if not mark.commands:
-        return texts
-    lines = [wrap(escape(command), LINE, break_on_hyphens=False, break_long_words=False) for command in mark.commands]
-    return ["<br>".join([text, *command]) for text, command in zip(texts, lines, strict=True)]
 
 
 def _errors(bars: Sequence[tuple[float, float]]) -> dict[str, Any]:

@@ -114,7 +114,7 @@ const linkFront = () => {
   plot.on("plotly_click", ({points: [point]}) => {
     if (!point.customdata) return;
     const command = make("pre", {tabIndex: 0, textContent: point.customdata});
-    const [name, ...lines] = point.data.meta[point.pointIndex].split("<br>");
+    const [name, ...lines] = point.hovertext.split("<br>");
     place.replaceChildren(make("p", {}, make("strong", {textContent: name}), ` ${lines.join(", ")}`), command);
     addCopyButton(command);
     place.hidden = false;
