@@ -8,11 +8,28 @@ const make = (name, properties = {}, ...children) => {
   return element;
 };
 
-// Figures: Plotly measures its place while the page is not whole yet, and draws in one colour; follow the page's.
-const follow = () => document.querySelectorAll(".plotly-graph-div").forEach(plot => {
-  Plotly.Plots.resize(plot);
-  Plotly.relayout(plot, {"font.color": INK()});
-});
+// Figures: Plotly comes compressed with the page, and draws in the page's colour.
+const unpacked = async packed => {
+  const bytes = Uint8Array.from(atob(packed), letter => letter.charCodeAt(0));
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+};
+const draw = async () => {
+  const figures = [...document.querySelectorAll("script[data-plot]")];
+  if (!("DecompressionStream" in window)) {
+    const words = "This browser is too old to draw the figures. They lie beside this page as files.";
+    figures.forEach(figure => document.getElementById(figure.dataset.plot).append(words));
+    return;
+  }
+  const code = await unpacked(document.getElementById("plotly").textContent);
+  document.head.append(make("script", {textContent: code}));
+  const config = {responsive: true, displayModeBar: false};
+  await Promise.all(figures.map(figure => {
+    const {data, layout} = JSON.parse(figure.textContent);
+    return Plotly.newPlot(figure.dataset.plot, data, {...layout, font: {...layout.font, color: INK()}}, config);
+  }));
+};
+const follow = () => document.querySelectorAll(".js-plotly-plot").forEach(plot =>
+  Plotly.relayout(plot, {"font.color": INK()}));
 
 // Commands: a button that copies.
 const copied = async text => {
@@ -153,11 +170,10 @@ const linkPrice = () => {
 };
 
 window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", follow);
-window.addEventListener("load", () => {
-  document.querySelectorAll("table").forEach(prepareTable);
-  document.querySelectorAll("pre.command").forEach(addCopyButton);
+document.querySelectorAll("table").forEach(prepareTable);
+document.querySelectorAll("pre.command").forEach(addCopyButton);
+draw().then(() => {
   linkParallel();
   linkFront();
   linkPrice();
-  follow();
 });
