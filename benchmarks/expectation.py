@@ -20,6 +20,7 @@ import torch
 
 from benchmarks.search_table import SEEDS, read_table, table_study
 from benchmarks.timing import report
+from cfamc_ray.front.confirmation import summarize
 from cfamc_ray.front.dominance import hypervolume
 from cfamc_ray.front.expectation import expected
 from cfamc_ray.front.front import find_front
@@ -75,12 +76,11 @@ def summary(pairs: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, Any
     found: dict[str, Any] = {}
     for name in pairs[0]["measured"]:
         measured, believed = (np.array([pair[choice][name] for pair in pairs]) for choice in ("measured", "expected"))
-        change = believed - measured
-        half = 1.96 * change.std(ddof=1) / np.sqrt(len(change))
+        _, change, interval = summarize([*(believed - measured)])
         found[name] = {
             "measured": float(measured.mean()),
             "expected": float(believed.mean()),
-            "change": [float(change.mean()), float(change.mean() - half), float(change.mean() + half)],
+            "change": [change, *interval],
         }
     return found
 

@@ -33,14 +33,16 @@ Curve = Mapping[float, Point]
 MAXIMIZE = ("maximize", "maximize")
 
 
+def curve_of(row: Mapping[str, Any]) -> Curve:
+    """The curve after an epoch."""
+    return {point["l2"]: (point["clean_accuracy"], point["robust_accuracy"]) for point in row["operating_points"]}
+
+
 def curves_of(cells: Sequence[Mapping[str, Any]]) -> dict[tuple[int, int], list[Curve]]:
-    """The curves after the last epoch, by width and seed."""
+    """The curves of the table's trials after the last epoch, by width and seed."""
     found: dict[tuple[int, int], list[Curve]] = defaultdict(list)
     for cell in cells:
-        points = cell["rows"][-1]["operating_points"]
-        found[cell["width"], cell["seed"]].append(
-            {point["l2"]: (point["clean_accuracy"], point["robust_accuracy"]) for point in points}
-        )
+        found[cell["width"], cell["seed"]].append(curve_of(cell["rows"][-1]))
     return found
 
 
@@ -87,14 +89,12 @@ def main() -> None:
     options = parser.parse_args()
     if options.study:
         finished = [record for record in read_trials(options.study) if record.status == "finished"]
-        cells = [{"width": 0, "seed": 0, "rows": record.rows} for record in finished]
+        groups = {options.study.name: [curve_of(record.rows[-1]) for record in finished]}
     else:
-        cells = read(TABLE)
+        groups = {f"width {width}, seed {seed}": curves for (width, seed), curves in curves_of(read(TABLE)).items()}
     found = {
-        options.study.name if options.study else f"width {width}, seed {seed}": summary(
-            curves, options.l2, orders=options.orders
-        )
-        for (width, seed), curves in sorted(curves_of(cells).items())
+        name: summary(curves, options.l2, orders=options.orders)
+        for name, curves in sorted(groups.items())
         if len(curves) > 2
     }
     report({"l2": options.l2, **found}, torch.device("cpu"), options.json)

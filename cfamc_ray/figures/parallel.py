@@ -1,6 +1,5 @@
 """The figure of all trials as lines across their keys and results."""
 
-import math
 from collections.abc import Sequence
 
 from cfamc_ray.figures.chart import Parallel, Upright
@@ -37,34 +36,17 @@ def parallel_chart(scales: Sequence[Scale], ids: Sequence[str], *, headline: str
 def _upright(label: str, scale: Scale) -> Upright:
     bottom = ABOVE_MISSING if None in scale.values else 0.0
     present = [value for value in scale.values if value is not None]
-    ordered = math.isfinite(scale.ends[0])
-    if ordered and len(set(present)) > MOST_TICKS:
-        marked = [_value_at(scale, share / 4, whole=isinstance(present[0], int)) for share in range(5)]
+    if scale.ordered and len(set(present)) > MOST_TICKS:
+        numbers = [scale.value_at(share / 4) for share in range(5)]
+        marked = [round(number) for number in numbers] if isinstance(present[0], int) else numbers
     else:
-        marked = sorted(set(present)) if ordered else list(scale.options)
-    places = {value: bottom + (1 - bottom) * _share(scale, value) for value in [*present, *marked]}
+        marked = sorted(set(present)) if scale.ordered else list(scale.options)
+    places = {value: bottom + (1 - bottom) * scale.share(value) for value in [*present, *marked]}
     return Upright(
         label,
         [0.0 if value is None else places[value] for value in scale.values],
         [*([(0.0, MISSING)] if bottom else []), *((places[value], _written(scale, value)) for value in marked)],
     )
-
-
-def _share(scale: Scale, value: float) -> float:
-    """Where a value lies on its scale, from 0 to 1."""
-    if not math.isfinite(scale.ends[0]):
-        return (scale.options.index(value) + 0.5) / len(scale.options)
-    low, high = scale.ends
-    if low == high:
-        return 0.5
-    return math.log(value / low) / math.log(high / low) if scale.log else (value - low) / (high - low)
-
-
-def _value_at(scale: Scale, share: float, *, whole: bool) -> float:
-    """The value at a share of a numeric scale."""
-    low, high = scale.ends
-    value = low * (high / low) ** share if scale.log else low + share * (high - low)
-    return round(value) if whole else value
 
 
 def _written(scale: Scale, value: float) -> str:

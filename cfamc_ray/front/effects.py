@@ -15,9 +15,8 @@ from scipy.special import stdtrit
 from cfamc_ray.config.stages import trunk_part
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.types import Scalar
-from cfamc_ray.front.scales import ends_of
 from cfamc_ray.metrics import Direction, find_metric
-from cfamc_ray.space.encoding import distributions, encode
+from cfamc_ray.space.encoding import distributions, encode, ends_of
 from cfamc_ray.store.records import TrialRecord
 from cfamc_ray.store.tables import Column, Table
 

@@ -3,10 +3,11 @@
 The best of many noisy values is optimistic (winner's curse), and a front of them holds lucky trials. A Gaussian process
 fitted to all finished trials expects less of a trial that is better than its neighbours in the space explain.
 
-Shapes: N trials to which the processes are fitted, P trials, L operating points, F features.
+Shapes: N trials to which the processes are fitted, P trials, L operating points, K
+objectives, F features.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -34,25 +35,29 @@ def expected(config: StudyConfig, records: Sequence[TrialRecord]) -> list[TrialR
     """
     from threadpoolctl import threadpool_limits  # noqa: PLC0415 (a machine that only trains need not have it)
 
-    names = [name for name in config.objectives if find_metric(name).role == "result"]
-    finished = {r.number: _values(r, [*config.objectives]) for r in records if r.status == "finished"}
-    L = max(map(len, finished.values()), default=0)
-    complete = [r for r in records if r.number in finished and _is_whole(finished[r.number], L)]
-    if len(complete) < FEWEST or not names:
+    results = [place for place, name in enumerate(config.objectives) if find_metric(name).role == "result"]
+    measured = {r.number: _values(r, config.objectives) for r in records if r.status == "finished"}
+    L = max(map(len, measured.values()), default=0)
+    whole = [r for r in records if r.number in measured and _is_whole(measured[r.number], L)]
+    if len(whole) < FEWEST or not results:
         return list(records)
-    values = [finished[record.number] for record in complete]
-    X_PF = np.array([features_of(config, record.point) for record in complete])
-    signed = [values_LK * signs(config.objectives.values()) for values_LK in values]
-    rows = representative(signed, X_PF.tolist(), MOST)
-    model: dict[int, dict[str, npt.NDArray[np.float64]]] = {record.number: {} for record in complete}
-    for place, name in enumerate(config.objectives):
-        if name in names:
-            Y_NL = np.array([values[row][:, place] for row in rows])
-            with threadpool_limits(1):  # more threads would wait for each other, and for running trials
-                mean_PL = predict_curves(X_PF[rows], Y_NL, X_PF)
-            for record, mean_L in zip(complete, mean_PL, strict=True):
-                model[record.number][name] = mean_L if find_metric(name).images is None else mean_L.clip(0, 1)
-    return [_with(record, model[record.number]) if record.number in model else record for record in records]
+    Y_PLK = np.array([measured[record.number] for record in whole])
+    X_PF = np.array([features_of(config, record.point) for record in whole])
+    rows = representative([*Y_PLK * signs(config.objectives.values())], X_PF.tolist(), MOST)
+    with threadpool_limits(1):  # more threads would wait for each other, and for running trials
+        for place in results:
+            Y_PLK[..., place] = predict_curves(X_PF[rows], Y_PLK[rows, :, place], X_PF)
+    names = [*config.objectives]
+    found = {
+        record.number: _with(record, [{names[k]: _within(names[k], mean_K[k]) for k in results} for mean_K in mean_LK])
+        for record, mean_LK in zip(whole, Y_PLK, strict=True)
+    }
+    return [found.get(record.number, record) for record in records]
+
+
+def _within(name: str, mean: float) -> float:
+    """The mean of a metric; an accuracy lies between 0 and 1."""
+    return float(mean if find_metric(name).images is None else np.clip(mean, 0, 1))
 
 
 def as_measured(records: Sequence[TrialRecord], point: TrialRecord) -> TrialRecord:
@@ -61,7 +66,7 @@ def as_measured(records: Sequence[TrialRecord], point: TrialRecord) -> TrialReco
     return replace(record, place=point.place)
 
 
-def _values(record: TrialRecord, names: Sequence[str]) -> npt.NDArray[np.float64]:
+def _values(record: TrialRecord, names: Collection[str]) -> npt.NDArray[np.float64]:
     """Measured values at each operating point, (L, K)."""
     return np.array([point.values(names) for point in record.each_point(names)])
 
@@ -70,17 +75,13 @@ def _is_whole(values_LK: npt.NDArray[np.float64], L: int) -> bool:
     return len(values_LK) == L and bool(np.isfinite(values_LK).all())
 
 
-def _with(record: TrialRecord, expected_L: Mapping[str, npt.NDArray[np.float64]]) -> TrialRecord:
+def _with(record: TrialRecord, expected_L: Sequence[Mapping[str, float]]) -> TrialRecord:
     """The record with other results after its last epoch; those beside its operating points are of the same one."""
-    last = record.rows[-1]
-    results = [{name: float(mean_L[n]) for name, mean_L in expected_L.items()} for n in range(_points_of(expected_L))]
-    if record.each_point(expected_L)[0].place is None:
-        return replace(record, rows=[*record.rows[:-1], {**last, **results[0]}])
-    points = [{**point, **result} for point, result in zip(record.operating_points, results, strict=True)]
-    own = [all(point.get(name) == last.get(name) for name in expected_L) for point in record.operating_points]
-    balanced = results[own.index(True) if True in own else 0]
-    return replace(record, rows=[*record.rows[:-1], {**last, **balanced, "operating_points": points}])
-
-
-def _points_of(expected_L: Mapping[str, npt.NDArray[np.float64]]) -> int:
-    return len(next(iter(expected_L.values())))
+    *earlier, last = record.rows
+    names = expected_L[0]
+    if record.each_point(names)[0].place is None:
+        return replace(record, rows=[*earlier, {**last, **expected_L[0]}])
+    points = [{**point, **expected} for point, expected in zip(record.operating_points, expected_L, strict=True)]
+    own = [all(point.get(name) == last.get(name) for name in names) for point in record.operating_points]
+    balanced = expected_L[own.index(True) if True in own else 0]
+    return replace(record, rows=[*earlier, {**last, **balanced, "operating_points": points}])

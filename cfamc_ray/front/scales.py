@@ -4,8 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from cfamc_ray.config.ranges import Choice, Constant, FloatRange, IntRange, Range
+from cfamc_ray.config.ranges import Choice, Constant
 from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.space.encoding import ends_of, place_on
 from cfamc_ray.store.records import TrialRecord
 from cfamc_ray.store.trial_tables import with_cost
 
@@ -23,6 +24,23 @@ class Scale(NamedTuple):
     """All values of a key without an order."""
     key: bool = False
     """Whether it is a key; else it is a metric."""
+
+    @property
+    def ordered(self) -> bool:
+        """Whether its values are numbers."""
+        return math.isfinite(self.ends[0])
+
+    def share(self, value: Any) -> float:
+        """Where a value lies between the ends, from 0 to 1; in the middle where all are the same."""
+        if not self.ordered:
+            return (self.options.index(value) + 0.5) / len(self.options)
+        low, high = self.ends
+        return place_on(value, low, high, log=self.log) if low < high else 0.5
+
+    def value_at(self, share: float) -> float:
+        """The number at a share of the way from the low to the high end."""
+        low, high = self.ends
+        return float(low * (high / low) ** share if self.log else low + share * (high - low))
 
 
 def find_scales(config: StudyConfig, trials: Sequence[TrialRecord]) -> list[Scale]:
@@ -49,14 +67,3 @@ def find_scales(config: StudyConfig, trials: Sequence[TrialRecord]) -> list[Scal
 def _of_metric(name: str, trials: Sequence[TrialRecord]) -> Scale:
     values = tuple(record.value(name) for record in trials)
     return Scale(name, values, (min(values, default=0.0), max(values, default=1.0)), log=False)
-
-
-def ends_of(written: Range) -> tuple[tuple[float, float], bool]:
-    """Ends of a numeric key, and whether `encode` takes its logarithm; NaN for another key."""
-    match written:
-        case IntRange(bounds=(low, high), log=log) | FloatRange(bounds=(low, high), log=log):
-            return (float(low), float(high)), log
-        case Choice(values=values) if all(type(value) in (int, float) for value in values):
-            numbers = [float(value) for value in values]  # type: ignore[arg-type]
-            return (min(numbers), max(numbers)), min(numbers) > 0
-    return (math.nan, math.nan), False

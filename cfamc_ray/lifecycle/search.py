@@ -106,8 +106,8 @@ def write_result(study: PlannedStudy, reporter: Reporter, *, end_reason: StopRea
     front = find_front(config, records)
     for name, rows in ((TRIALS, records), (FRONT, front.members)):
         write_text(folder / name, trials_csv(config, rows))
-    kept = front.trials | find_front(config, expected(config, records)).trials
     if config.keep_encoders == "front":
+        kept = front.trials | find_front(config, expected(config, records)).trials
         for record in records:
             if record.status == "finished" and record.number not in kept:
                 TrialFolder(folder, record.number).drop_weights()

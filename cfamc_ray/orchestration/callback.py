@@ -39,6 +39,12 @@ class View(Protocol):
         """Show a line."""
 
 
+def record_of(folder: Path, trial: TuneTrial) -> TrialRecord:
+    """What a study's folder holds of a trial; its point alone where it holds nothing yet."""
+    number = trial.config["number"]
+    return TrialFolder(folder, number).read() or TrialRecord(number, trial.config["point"])
+
+
 class StudyCallback(tune.Callback):
     """Updates the view, and restarts trials whose process was lost."""
 
@@ -74,9 +80,7 @@ class StudyCallback(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: Sequence[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Restart the trial from its last epoch; after too many restarts, record the reason of its failure."""
-        number = trial.config["number"]
-        trial_folder = TrialFolder(self.folder, number)
-        record = trial_folder.read() or TrialRecord(number, trial.config["point"])
+        number, record = trial.config["number"], record_of(self.folder, trial)
         error = _error_of(trial)
         if _met_a_full_disk(error):
             text = f"{self.folder}: the disk is full; make room there, then re-run with --resume"
@@ -86,6 +90,7 @@ class StudyCallback(tune.Callback):
         if not record.ended and self.losses[number] <= self.config.resources.restarts:
             self.search.again(record)
         elif not record.ended:
+            trial_folder = TrialFolder(self.folder, number)
             reason = _reason(error, trial_folder)
             trial_folder.open(record.point)
             trial_folder.close("failed", reason.text, reason.kind, reason.origin)
@@ -116,9 +121,7 @@ class StudyCallback(tune.Callback):
             self.events.write(self.finished, front.hypervolume, draw(chart))
 
     def _reread(self, trial: TuneTrial) -> None:
-        number = trial.config["number"]
-        record = TrialFolder(self.folder, number).read() or TrialRecord(number, trial.config["point"])
-        self._records[number] = record
+        self._records[trial.config["number"]] = record_of(self.folder, trial)
 
     def _show(self) -> None:
         self.shown = time.monotonic()

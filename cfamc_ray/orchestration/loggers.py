@@ -20,9 +20,10 @@ from ray.tune.experiment import Trial as TuneTrial
 from cfamc_ray.config.errors import first_line
 from cfamc_ray.config.study import LoggerName, StudyConfig
 from cfamc_ray.host.files import write_text
+from cfamc_ray.orchestration.callback import record_of
 from cfamc_ray.store.content import content_of, json_object
 from cfamc_ray.store.layout import LOGGERS
-from cfamc_ray.store.records import TrialFolder, TrialRecord, read_trials
+from cfamc_ray.store.records import TrialRecord, read_trials
 
 logger = logging.getLogger(__name__)
 
@@ -147,9 +148,7 @@ class TrialLogger(tune.Callback):
                 self._send(record)
 
     def _update(self, trial: TuneTrial) -> None:
-        number = trial.config["number"]
-        record = TrialFolder(self._folder, number).read() or TrialRecord(number, trial.config["point"])
-        self._guarded(lambda: self._send(record))
+        self._guarded(lambda: self._send(record_of(self._folder, trial)))
 
     def _send(self, record: TrialRecord) -> None:
         number = record.number

@@ -17,6 +17,7 @@ from cfamc_ray.formatting import (
 from cfamc_ray.front.changes import Changes
 from cfamc_ray.front.curves import Curves
 from cfamc_ray.front.effects import Effect
+from cfamc_ray.front.expectation import as_measured
 from cfamc_ray.front.front import find_front, name_of
 from cfamc_ray.front.growth import Growth
 from cfamc_ray.front.recommendations import Advice, headline
@@ -43,7 +44,6 @@ def answer(
     records: Sequence[TrialRecord],
     *,
     advice: Sequence[Advice],
-    expected: Sequence[TrialRecord],
     effects: Sequence[Effect],
     growth: Growth,
     curves: Curves | None = None,
@@ -56,8 +56,7 @@ def answer(
     Args:
         config: of the study.
         records: of its trials.
-        advice: of `advise`, with measured values.
-        expected: the same points with expected values.
+        advice: of `advise`, by expected values.
         effects: of `find_effects`.
         growth: of `find_growth`.
         curves: of `find_curves`.
@@ -74,12 +73,12 @@ def answer(
         f"{front.sentence}.",
         *_changes(changes),
         *_noise(groups),
-        *_recommendations(config, advice, expected),
+        *_recommendations(config, records, advice),
         *_head_and_training(curves),
         *_movers(config, effects),
         *_families(records),
         *_late_growth(growth),
-        *_certainty(config, advice, confirmed),
+        *_certainty(config, records, advice, confirmed),
     ]
 
 
@@ -111,20 +110,20 @@ def _names(records: Sequence[TrialRecord]) -> str:
     return ", ".join(map(name_of, records))
 
 
-def _recommendations(config: StudyConfig, advice: Sequence[Advice], expected: Sequence[TrialRecord]) -> list[str]:
+def _recommendations(config: StudyConfig, records: Sequence[TrialRecord], advice: Sequence[Advice]) -> list[str]:
     """The best in each objective."""
     return [
-        f"{one.role.capitalize()}: {name_of(one.record)}, with {described(config, believed, one.record)}."
-        for one, believed in zip(advice, expected, strict=True)
+        f"{one.role.capitalize()}: {name_of(one.record)}, with {described(config, records, one.record)}."
+        for one in advice
         if one.objective
     ]
 
 
-def described(config: StudyConfig, believed: TrialRecord, measured: TrialRecord) -> str:
-    """Objectives and cost of a point in words, with what a model expects where that differs from what was measured."""
-    words = []
+def described(config: StudyConfig, records: Sequence[TrialRecord], point: TrialRecord) -> str:
+    """Measured objectives and cost of an `expected` point in words, with what is expected where that differs."""
+    measured, words = as_measured(records, point), []
     for name in with_cost(config.objectives):
-        written, expected = format_metric(name, measured.value(name)), format_value(name, believed.value(name))
+        written, expected = format_metric(name, measured.value(name)), format_value(name, point.value(name))
         words.append(written + (f" (expected {expected})" if expected not in written else ""))
     return ", ".join(words)
 
@@ -210,7 +209,9 @@ def _late_growth(growth: Growth) -> list[str]:
     return [f"The last quarter of the {format_count(spent)} crop passes added {share:.1%} of the hypervolume."]
 
 
-def _certainty(config: StudyConfig, advice: Sequence[Advice], confirmed: Sequence[Confirmed]) -> list[str]:
+def _certainty(
+    config: StudyConfig, records: Sequence[TrialRecord], advice: Sequence[Advice], confirmed: Sequence[Confirmed]
+) -> list[str]:
     if confirmed:
         likely = sum(one.front_probability >= LIKELY for one in confirmed)
         seeds = min(one.seeds for one in confirmed)
@@ -219,7 +220,7 @@ def _certainty(config: StudyConfig, advice: Sequence[Advice], confirmed: Sequenc
             f"belong to the front with a probability of at least {100 * LIKELY:.0f} %."
         ]
     metric = headline(config)
-    (best,) = [one.record for one in advice if one.objective == metric]
+    (best,) = [as_measured(records, one.record) for one in advice if one.objective == metric]
     column = find_metric(metric).images
     images = best.rows[-1].get(column) if column else None
     if not images:

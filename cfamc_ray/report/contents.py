@@ -123,8 +123,7 @@ def make_report(folder: Path, *, budget: float | None = None, scaling: ScalingRu
         sentences=answer(
             config,
             records,
-            advice=[one._replace(record=as_measured(records, one.record)) for one in advice],
-            expected=[one.record for one in advice],
+            advice=advice,
             effects=effects,
             growth=growth,
             curves=find_curves(config, records),
@@ -192,7 +191,7 @@ def _choice(config: StudyConfig, folder: Path, records: Sequence[TrialRecord], p
     measured, names = as_measured(records, price.record), with_cost(config.objectives)
     x, y = (measured.value(name) for name in names[:2])
     to = f"to {price.high:.2g}" if math.isfinite(price.high) else "on"
-    words = f"From {price.low:.2g} {to}: {name_of(measured)}, with {described(config, price.record, measured)}"
+    words = f"From {price.low:.2g} {to}: {name_of(measured)}, with {described(config, records, price.record)}"
     return Choice(price.low, x, y, words, _command(folder, measured))
 
 

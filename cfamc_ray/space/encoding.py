@@ -37,17 +37,23 @@ def encode(space: Mapping[str, Range], point: Mapping[str, Any]) -> list[float]:
     """Encode a point as numbers from 0 to 1: on the scale of a range, and one-hot for a choice without order."""
     features: list[float] = []
     for key, written in space.items():
-        match written:
-            case Constant():
-                pass
-            case IntRange(bounds=(low, high), log=log) | FloatRange(bounds=(low, high), log=log):
-                features.append(_place(point[key], low, high, log=log))
-            case Choice(values=values) if len(values) > 1 and all(type(value) in (int, float) for value in values):
-                numbers = [float(value) for value in values]  # type: ignore[arg-type]
-                features.append(_place(point[key], min(numbers), max(numbers), log=min(numbers) > 0))
-            case Choice(values=values):
-                features += [float(point[key] == value) for value in values]
+        (low, high), log = ends_of(written)
+        if low < high:
+            features.append(place_on(point[key], low, high, log=log))
+        elif isinstance(written, Choice):
+            features += [float(point[key] == value) for value in written.values]
     return features
+
+
+def ends_of(written: Range) -> tuple[tuple[float, float], bool]:
+    """Smallest and largest value of a numeric key, and whether its scale is logarithmic; NaN for another key."""
+    match written:
+        case IntRange(bounds=(low, high), log=log) | FloatRange(bounds=(low, high), log=log):
+            return (float(low), float(high)), log
+        case Choice(values=values) if all(type(value) in (int, float) for value in values):
+            numbers = [float(value) for value in values]  # type: ignore[arg-type]
+            return (min(numbers), max(numbers)), min(numbers) > 0
+    return (math.nan, math.nan), False
 
 
 def features_of(config: StudyConfig, point: Point) -> list[float]:
@@ -66,6 +72,7 @@ def features_of(config: StudyConfig, point: Point) -> list[float]:
     return [*features, *(share * (before - after) for before, after in zip(trunk, last, strict=True))]
 
 
-def _place(value: float, low: float, high: float, *, log: bool) -> float:
+def place_on(value: float, low: float, high: float, *, log: bool) -> float:
+    """Where a value lies between the ends of its scale, from 0 to 1."""
     scale = math.log if log else float
     return (scale(value) - scale(low)) / (scale(high) - scale(low))
