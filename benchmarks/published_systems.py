@@ -4,13 +4,16 @@ A quarter-width ResNet-18 pretrains on about 2,000 images of CIFAR-10 by each re
 and the FLOPs of 52,000 whole ones; a linear probe (L2 1e-2) is fitted on 5,000 labelled training images and measured on
 5,000 test images, of which PGD-20 from a random start attacks the first 500, at 4 and 8/255, on the cross-entropy and
 then on the margin, and AutoAttack the first 128 at 8/255, of which it sees those that PGD left (systems only).
-Three seeds. A cell takes about 3 minutes of one core.
+Then probes of five L2 strengths are fitted, measured on the same test images and attacked as in a search (`margins`,
+4/255, the first 1,000): the curve of the system. Each ordering is judged at the one probe and on the curves, by the
+best strength of each system. Three seeds. A cell takes 3 to 6 minutes of one core.
 
     CFAMC_DATA=FOLDER python benchmarks/published_systems.py [--part 1/2]     # train and measure what is missing
     python benchmarks/published_systems.py --table                            # results as Markdown
 
-FOLDER holds cifar10.npz. Finished cells are skipped, so the script can be stopped and started again, and several parts
-can run side by side: each appends its cells to benchmarks/results/published_systems.jsonl.
+FOLDER holds cifar10.npz. Cells with a curve are skipped, so the script can be stopped and started again, and several
+parts can run side by side: each appends its cells to benchmarks/results/published_systems.jsonl, where the last cell of
+a name and seed counts.
 """
 
 import argparse
@@ -25,6 +28,7 @@ from typing import Any
 import torch
 from scipy.stats import t
 
+from cfamc_ray.config.evaluation import EvaluationConfig
 from cfamc_ray.config.heads import HeadConfig
 from cfamc_ray.config.protocol import PGD_20, PROTOCOLS
 from cfamc_ray.config.recipes import Variant, read_recipe
@@ -32,7 +36,9 @@ from cfamc_ray.config.trial import TrialConfig, lay_trials
 from cfamc_ray.cost.work import training_flops
 from cfamc_ray.data.splits import load_splits, load_test
 from cfamc_ray.evaluation.protocols import run_protocol
+from cfamc_ray.evaluation.scores import search_scores
 from cfamc_ray.store.environment import environment
+from cfamc_ray.training.generators import ATTACK, make_generator
 from cfamc_ray.training.trial import Trial, TrialFailed
 
 RESULTS = Path(__file__).parent / "results" / "published_systems.jsonl"
@@ -52,6 +58,7 @@ PROTOCOL = PROTOCOLS["standard"].model_copy(
         "autoattack_images": 128,
     }
 )
+CURVE = EvaluationConfig(epsilon=4 / 255, attacked_images=1000)
 
 
 def small(recipe: str, variant: Variant = "corrected", **sections: dict[str, Any]) -> TrialConfig:
@@ -157,11 +164,11 @@ def run_cell(config: TrialConfig, group: str) -> dict[str, Any]:
             "loss": last.loss,
             "precision": last.precision,
         }
-    started = time.perf_counter()
+    started, test = time.perf_counter(), load_test(config.data, images=PROTOCOL.images)
     measured = run_protocol(
         trial.trainer.encoder,
         splits.probe,
-        load_test(config.data),
+        test,
         classes=splits.classes,
         protocol=PROTOCOL if group == "systems" else PROTOCOL.model_copy(update={"autoattack_images": 0}),
         crops=config.crops,
@@ -170,13 +177,26 @@ def run_cell(config: TrialConfig, group: str) -> dict[str, Any]:
         {"attack": found.attack, "epsilon": found.epsilon, "images": found.images, "right": found.right}
         for found in measured
     ]
+    scores = search_scores(
+        trial.trainer.encoder,
+        splits.probe,
+        test,
+        classes=splits.classes,
+        config=CURVE,
+        generator=make_generator(config.seed, ATTACK, 0),
+    )
+    record["curve"] = [
+        {"l2": point.l2, "clean_accuracy": point.clean_accuracy, "robust_accuracy": point.robust_accuracy}
+        for point in scores.points
+    ]
     record["eval_seconds"] = round(time.perf_counter() - started, 1)
     return record
 
 
 def finished() -> list[dict[str, Any]]:
-    """All cells so far."""
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    """All cells so far, the last of each name and seed."""
+    cells = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    return list({(cell["name"], cell["seed"]): cell for cell in cells}.values())
 
 
 def main() -> None:
@@ -191,7 +211,7 @@ def main() -> None:
     part, parts = map(int, arguments.part.split("/"))
     began = time.monotonic()
     for index, (group, name, seed, config) in enumerate(cells()):
-        known = {(cell["name"], cell["seed"]) for cell in finished()}
+        known = {(cell["name"], cell["seed"]) for cell in finished() if "curve" in cell}
         late = time.monotonic() - began > 60 * arguments.minutes
         if index % parts != part - 1 or (name, seed) in known or late:
             continue
@@ -217,6 +237,10 @@ COLUMNS = {
 }
 """Name in the table; attack and radius."""
 ROBUST = "and on the margin"
+CURVES = {"clean, best L2": "clean_accuracy", "at 4/255, best L2": "robust_accuracy"}
+"""Name in the table; accuracy of an operating point, of which the largest of a cell's curve counts."""
+ON_CURVE = dict(zip(("clean", ROBUST), CURVES, strict=True))
+"""The column of the curves that stands for one of the fixed probe in the orderings."""
 CLAIMS = (
     ("free beats PGD at equal FLOPs: EMP-SSL, crops", ROBUST, "cf-amc-ssl", "emp-ssl-crops-pgd"),
     (
@@ -262,6 +286,8 @@ CLAIMS = (
 
 def accuracy(cell: Mapping[str, Any], column: str) -> float:
     """In percent; NaN where it was not measured."""
+    if column in CURVES:
+        return 100 * max((float(point[CURVES[column]]) for point in cell.get("curve", ())), default=math.nan)
     for found in cell.get("measured", ()):
         if (found["attack"], found["epsilon"]) == COLUMNS[column]:
             return 100 * float(found["right"]) / float(found["images"])
@@ -302,18 +328,23 @@ def table(cells: Cells) -> str:
         "",
         "What was trained and measured: `benchmarks/published_systems.py`, which writes this file (`--table`).",
         f"{told['date'][:10]}, {told['platform']}, 1 of {told['cores']} cores, Python {told['python']}, {versions}.",
-        "Accuracies in %, mean ± standard deviation over the seeds.",
+        f"Accuracies in %, mean ± standard deviation over the seeds. {sum('curve' in cell for cell in cells)} of "
+        f"{len(cells)} cells have a curve.",
         "",
     ]
-    lines += [f"| system | {' | '.join(COLUMNS)} | crop passes | TFLOP | seeds |", "|---" * (len(COLUMNS) + 4) + "|"]
+    columns = (*COLUMNS, *CURVES)
+    lines += [f"| system | {' | '.join(columns)} | crop passes | TFLOP | seeds |", "|---" * (len(columns) + 4) + "|"]
     for name in dict.fromkeys(name for trials in GROUPS.values() for name in trials):
         own = [cell for cell in cells if cell["name"] == name and "measured" in cell]
         if own:
-            scores = (mean_and_spread(list(by_seed(own, name, column).values())) for column in COLUMNS)
+            scores = (mean_and_spread(list(by_seed(own, name, column).values())) for column in columns)
             cost = f"{own[0]['crop_passes']:,} | {own[0]['flops'] / 1e12:.1f}"
             lines.append(f"| {name} | {' | '.join(scores)} | {cost} | {len(own)} |")
-    lines += ["", "| ordering | difference in points, 95 % interval | |", "|---|---|---|"]
-    lines += [f"| {claim} | {verdict(cells, *compared)} |" for claim, *compared in CLAIMS]
+    lines += ["", "| ordering | difference in points, 95 % interval | | with curves | |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {claim} | {verdict(cells, column, *compared)} | {verdict(cells, ON_CURVE[column], *compared)} |"
+        for claim, column, *compared in CLAIMS
+    ]
     return "\n".join(lines)
 
 
