@@ -91,7 +91,7 @@ def test_the_page_s_program_runs_as_it_stands(page: str, tmp_path: Path, monkeyp
 def test_the_page_names_what_there_is() -> None:
     text = (DOCS / "api.md").read_text(encoding="utf-8")
     called = set(re.findall(r"^\| `(\w+)\(", text, re.MULTILINE)) | set(re.findall(r"cfamc_ray\.(\w+)\(", text))
-    of_study = {"resume", "confirm", "report", "recommended"}
+    of_study = {"resume", "confirm", "report", "recommended", "interpolate"}
     assert {name for name in cfamc_ray.__all__ if name[0].islower()} == called - of_study
     assert of_study <= {*dir(cfamc_ray.Study)}
     for call in re.findall(r"^\| `(\w+\(.*?\))`", text, re.MULTILINE):

@@ -17,6 +17,7 @@ VERBS = {
     "report": ("cfamc_ray.cli.report", "write the report of a study, finished or running"),
     "export": ("cfamc_ray.cli.export", "copy a study for others, with its encoders, a card and checksums"),
     "front": ("cfamc_ray.cli.front", "draw the front of a study"),
+    "interpolate": ("cfamc_ray.cli.interpolate", "make encoders between trials that share their first epochs"),
     "compare": ("cfamc_ray.cli.compare", "compare the fronts of several studies"),
     "effects": ("cfamc_ray.cli.effects", "show which key moves which objective"),
     "scaling": ("cfamc_ray.cli.scaling", "fit and draw what a scaling study has measured"),
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _help() -> str:
-    lines = [f"  {verb:<10} {summary}" for verb, (_, summary) in VERBS.items()]
+    lines = [f"  {verb:<11} {summary}" for verb, (_, summary) in VERBS.items()]
     return "\n".join([USAGE, "", *lines, "", "cfamc VERB --help lists the options of a verb."])
 
 

@@ -4,7 +4,8 @@ Shapes: N images, F features.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -35,6 +36,19 @@ class Scores:
     def balanced(self) -> OperatingPoint:
         """The point with the largest sum of clean and robust accuracy; NaN without an evaluation."""
         return balanced(self.points) if self.points else UNKNOWN
+
+    def metrics(self) -> dict[str, Any]:
+        """The metrics of an epoch that they give, by the names of `TrialMetrics`."""
+        point = self.balanced
+        return {
+            "clean_accuracy": point.clean_accuracy,
+            "robust_accuracy": point.robust_accuracy,
+            "probe_accuracy": point.probe_accuracy,
+            "operating_points": [asdict(each) for each in self.points],
+            "validation_images": self.validation_images,
+            "attacked_images": self.attacked_images,
+            "measures": self.measures,
+        }
 
 
 def search_scores(

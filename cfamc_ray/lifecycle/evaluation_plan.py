@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -17,7 +17,8 @@ from cfamc_ray.config.recipes import read_recipe, recipe_names
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.store.images import check_same
-from cfamc_ray.store.layout import trial_name
+from cfamc_ray.store.interpolations import read_interpolation
+from cfamc_ray.store.layout import ENCODER, trial_name
 from cfamc_ray.store.records import TrialFolder, read_config, read_trials
 
 if TYPE_CHECKING:
@@ -135,6 +136,10 @@ def find_run(name: str, *, untrained: bool) -> Run:
     if untrained and not path.exists() and name in recipe_names():
         recipe = read_recipe(name)
         return Run(f"{name}, untrained", Path("runs") / f"{name}-untrained", recipe.trial(), name, None)
+    if between := read_interpolation(path):
+        path = path.resolve()
+        second = find_run(str(path.parent / trial_name(between.second)), untrained=untrained)
+        return second if untrained else replace(second, name=path.name, folder=path, encoder=path / ENCODER)
     trial_folder = _find_trial(path)
     study = read_config(trial_folder.path.parent)
     records = read_trials(trial_folder.path.parent)

@@ -12,10 +12,13 @@ from cfamc_ray.config.errors import InputError
 from cfamc_ray.front.confirmation import confirmation_table
 from cfamc_ray.front.expectation import expected
 from cfamc_ray.front.front import Front, find_front
+from cfamc_ray.front.interpolation import interpolations_table
 from cfamc_ray.front.progress import counts
 from cfamc_ray.front.recommendations import advise
 from cfamc_ray.lifecycle.checks import check_folder
 from cfamc_ray.lifecycle.costs import cost_model
+from cfamc_ray.lifecycle.evaluation_plan import Device
+from cfamc_ray.lifecycle.interpolation import SHARES, interpolate_trials
 from cfamc_ray.lifecycle.plans import PlannedStudy
 from cfamc_ray.lifecycle.reporting import Reporter
 from cfamc_ray.lifecycle.search import confirm_front, run_search, trials_csv
@@ -141,6 +144,25 @@ class Study(PlannedStudy):
         check_folder(study.config, self.folder, resume=True)
         confirmations = confirm_front(study, address=address, reporter=Reporter.for_verbose(verbose))
         return _frame(confirmation_table(confirmations, study.config).csv())
+
+    def interpolate(
+        self, *, shares: Sequence[float] = SHARES, trials: Sequence[int] = (), device: Device = "auto"
+    ) -> "pd.DataFrame":
+        """Make the encoders between trials that share their first epochs, which need no training, and measure them.
+
+        Args:
+            shares: of the weights of a pair's second trial, between 0 and 1.
+            trials: numbers of the only trials to consider; empty for all whose encoders are kept.
+            device: ``auto``, ``cpu`` or ``cuda``.
+
+        Returns:
+            A row per operating point of an interpolation that is on the front of trials and interpolations.
+
+        Raises:
+            InputError: if there are no such trials, a share is not between 0 and 1, or the images are missing.
+        """
+        made = interpolate_trials(self.folder, shares=shares, trials=trials, device=device, detail="quiet")
+        return _frame(interpolations_table(self.config, read_trials(self.folder), made).csv())
 
     def _with(self, overrides: Sequence[str]) -> "Study":
         tree = self.config.model_dump(mode="json")

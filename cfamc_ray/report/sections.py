@@ -24,6 +24,7 @@ from cfamc_ray.front.effects import Effect, effects_table
 from cfamc_ray.front.finalists import LAST_MEASURED
 from cfamc_ray.front.front import Front
 from cfamc_ray.front.growth import Spent
+from cfamc_ray.front.interpolation import interpolations_sentence, interpolations_table
 from cfamc_ray.front.published import published_results
 from cfamc_ray.front.recommendations import cost_ladder, headline
 from cfamc_ray.front.scales import find_scales
@@ -33,6 +34,7 @@ from cfamc_ray.scaling.system import system_conclusions
 from cfamc_ray.store.cells import system_table
 from cfamc_ray.store.csv_files import read_csv
 from cfamc_ray.store.earlier import RANKING
+from cfamc_ray.store.interpolations import read_interpolations
 from cfamc_ray.store.layout import ATTAINMENT, CONFIRM_TABLE, PRIOR_TABLE, SCALING
 from cfamc_ray.store.records import TrialRecord
 from cfamc_ray.store.tables import Column, Table, metric_column, setting_column
@@ -183,6 +185,19 @@ def earlier_section(folder: Path) -> list[Section]:
         "order is hard to predict; over the whole space τ is larger. "
     )
     return [Section("earlier", "What earlier studies knew", remark, tables=[table])] if rows else []
+
+
+def interpolation_section(config: StudyConfig, folder: Path, records: Sequence[TrialRecord]) -> list[Section]:
+    """What encoders between trials add to the front; empty where `cfamc interpolate` has made none."""
+    made = read_interpolations(folder)
+    table = interpolations_table(config, records, made)
+    remark = (
+        "An interpolation is an encoder whose weights lie between those of two trials with common first epochs; it was "
+        "not trained. The tables and figures above are without them. "
+    )
+    sentences = [interpolations_sentence(config, records, made)]
+    tables = [table] if table.rows else []
+    return [Section("interpolations", "Between trials", remark, tables=tables, sentences=sentences)] if made else []
 
 
 def scaling_run(folder: Path) -> ScalingRun | None:

@@ -19,6 +19,7 @@ STUDY/trial_00007/trunk_0f3b…_2.pt      checkpoint after 2 epochs, with which 
 STUDY/trial_00007/encoder.safetensors  of a finished one
 STUDY/trial_00007/heads.safetensors    its linear probes, one per operating point
 STUDY/trial_00007/test.json            what it reached on the test split, where it confirms another trial
+STUDY/interpolation_00003_00007_0.5/   an encoder between two trials, as interpolation.json tells, and its probes
 STUDY/prior/proxy/                     the cheaper study that ran first (`search.proxy`)
 STUDY/prior/1_NAME/                    records of an earlier study, copied (`search.prior`)
 STUDY/prior.csv                        how well they ranked the study's trials; derived
@@ -44,6 +45,9 @@ CHECKPOINT, TRACEBACK = "checkpoint.pt", "traceback.txt"
 TRUNKS = "trunk_*.pt"
 """Pattern of the files of trunks."""
 ENCODER, HEADS = "encoder.safetensors", "heads.safetensors"
+INTERPOLATION = "interpolation.json"
+INTERPOLATIONS = "interpolation_*"
+"""Pattern of the folders of interpolations."""
 SCALING, SYSTEM, LEARNING, FITS = "scaling.yaml", "system", "learning", "fits.json"
 SYSTEM_TABLE, LEARNING_TABLE = "system.csv", "learning.csv"
 CELLS = "cell_*.json"
@@ -58,6 +62,17 @@ def trunk_name(fingerprint: str, epochs: int) -> str:
         epochs: number of these epochs.
     """
     return f"trunk_{fingerprint}_{epochs}.pt"
+
+
+def interpolation_name(first: int, second: int, share: float) -> str:
+    """The name of an interpolation's folder.
+
+    Args:
+        first: number of a trial.
+        second: number of another trial.
+        share: of the second trial's weights.
+    """
+    return f"interpolation_{first:05d}_{second:05d}_{share:g}"
 
 
 def trial_name(number: int) -> str:

@@ -9,7 +9,6 @@ Shapes: V views, B images of a minibatch, b of one worker, C/H/W channels/height
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
@@ -138,18 +137,11 @@ class Trial:
         before = self.rows[-1] if self.rows else None
         terms = (self.trainer.terms_T / stage.updates_per_epoch).tolist()
         clipped = self.trainer.optimizer.clipped_share
-        point = scores.balanced
         delta, border = self.trainer.delta_VbCHW.abs(), max(stage.perturbation.radii(stage.crops.views)) * (1 - 1e-6)
         return TrialMetrics(
             epoch=epoch,
             done=epoch == config.pretraining.epochs,
-            clean_accuracy=point.clean_accuracy,
-            robust_accuracy=point.robust_accuracy,
-            probe_accuracy=point.probe_accuracy,
-            operating_points=[asdict(each) for each in scores.points],
-            validation_images=scores.validation_images,
-            attacked_images=scores.attacked_images,
-            measures=scores.measures,
+            **scores.metrics(),
             loss=loss,
             loss_terms=dict(zip(stage.loss.terms, terms, strict=True)),
             learning_rate=float(self.trainer.scheduler.get_last_lr()[0]),
