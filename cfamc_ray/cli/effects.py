@@ -58,6 +58,8 @@ def _show_effects(studies: Sequence[Path], folder: Path) -> int:
 
 
 def _show_mechanism(studies: Sequence[Path], folder: Path) -> int:
+    if len({study.resolve() for study in studies}) < len(studies):
+        raise InputError("effects --mechanism: a study is given twice; name each folder once")
     for study in studies:
         warn_of_damage(study)
     relations = find_relations([(read_config(study), read_trials(study)) for study in studies])
