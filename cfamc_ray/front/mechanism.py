@@ -33,6 +33,10 @@ TARGETS: dict[str, tuple[str, Callable[[TrialRecord], float]]] = {
     "robust_accuracy": (METRICS["robust_accuracy"].label, lambda record: record.value("robust_accuracy")),
 }
 """Label and value of each target; the gap is clean minus robust accuracy."""
+COLUMNS = [
+    *map(Column, ("study", "measured", "target", "held", "trials", "configurations")),
+    *map(Column, ("correlation", "low", "high", "decision")),
+]
 
 
 class Relation(NamedTuple):
@@ -49,11 +53,14 @@ class Relation(NamedTuple):
     configuration, whose means over its seeds are removed."""
     values: tuple[tuple[float, float], ...]
     """Recorded value and target of each trial that counts."""
+    configurations: int
+    """Number of different configurations of these trials."""
     correlation: float
     """Spearman's correlation of what is left of both values; NaN if there are too few trials or a value does not
     vary."""
     interval: tuple[float, float]
-    """95 % bootstrap interval of the correlation over trials."""
+    """95 % bootstrap interval of the correlation. Seeds of a configuration are no independent trials, so they are
+    drawn together, except where the configuration is held fixed."""
 
     @property
     def decision(self) -> str:
@@ -104,17 +111,17 @@ def find_relations(studies: Sequence[Study], *, resamples: int = 2000, seed: int
             for target in TARGETS:
                 for held in ("nothing", "keys", "configuration"):
                     strata = [_stratum(*member, measured, target, held) for member in members]
-                    if values := tuple((x, y) for stratum in strata for x, y in zip(*stratum[:2], strict=True)):
-                        found = _correlate(strata, resamples=resamples, seed=seed)
-                        relations.append(Relation(name, measured, target, held, values, *found))
+                    strata = [stratum for stratum in strata if len(stratum.x_N)]
+                    if strata:
+                        values = tuple(pair for one in strata for pair in zip(one.x_N, one.y_N, strict=True))
+                        configurations = sum(len(set(one.configuration_N)) for one in strata)
+                        found = _correlate(strata, apart=held == "configuration", resamples=resamples, seed=seed)
+                        relations.append(Relation(name, measured, target, held, values, configurations, *found))
     return relations
 
 
 def mechanism_table(relations: Sequence[Relation]) -> Table:
     """A row for each relation."""
-    columns = [
-        *map(Column, ("study", "measured", "target", "held", "trials", "correlation", "low", "high", "decision"))
-    ]
     rows = [
         {
             "study": one.study,
@@ -122,6 +129,7 @@ def mechanism_table(relations: Sequence[Relation]) -> Table:
             "target": label_of(one.target),
             "held": one.held,
             "trials": len(one.values),
+            "configurations": one.configurations,
             "correlation": _or_none(one.correlation),
             "low": _or_none(one.interval[0]),
             "high": _or_none(one.interval[1]),
@@ -129,7 +137,7 @@ def mechanism_table(relations: Sequence[Relation]) -> Table:
         }
         for one in relations
     ]
-    return Table("mechanism", "Rank correlation with robustness, and its 95 % interval", columns, rows)
+    return Table("mechanism", "Rank correlation with robustness, and its 95 % interval", COLUMNS, rows)
 
 
 def _counts(record: TrialRecord) -> bool:
@@ -140,10 +148,20 @@ def _or_none(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _stratum(
-    config: StudyConfig, records: Sequence[TrialRecord], measured: str, target: str, held: Held
-) -> tuple[Array, Array, Array]:
-    """Recorded values, targets and the columns that are held fixed, of the trials of one study that count."""
+class _Stratum(NamedTuple):
+    """The trials of one study that count."""
+
+    x_N: Array
+    """Recorded values."""
+    y_N: Array
+    """Targets."""
+    held_NF: Array
+    """Columns that are held fixed."""
+    configuration_N: list[int]
+    """Number of the configuration of each trial."""
+
+
+def _stratum(config: StudyConfig, records: Sequence[TrialRecord], measured: str, target: str, held: Held) -> _Stratum:
     of_target = TARGETS[target][1]
     chosen = [r for r in records if math.isfinite(r.value(measured)) and math.isfinite(of_target(r))]
     space = {key: written for key, written in config.space.items() if key != SEED}
@@ -151,35 +169,43 @@ def _stratum(
     if held == "configuration":
         repeated = [n for n, point in enumerate(points) if points.count(point) > 1]
         chosen, points = [chosen[n] for n in repeated], [points[n] for n in repeated]
-        X_NF = np.array([[float(point == each) for each in dict.fromkeys(points)] for point in points])
+    places = {point: place for place, point in enumerate(dict.fromkeys(points))}
+    configuration_N = [places[point] for point in points]
+    if held == "configuration":
+        held_NF = np.eye(len(places))[configuration_N]
     else:
-        encoded = [encode(space, record.point) if held == "keys" else [] for record in chosen]
-        X_NF = np.array([[1.0, *features] for features in encoded])
-    x_N = np.array([record.value(measured) for record in chosen])
-    return x_N, np.array([of_target(record) for record in chosen]), X_NF
+        held_NF = np.array([[1.0, *(encode(space, r.point) if held == "keys" else ())] for r in chosen])
+    x_N, y_N = np.array([r.value(measured) for r in chosen]), np.array([of_target(r) for r in chosen])
+    return _Stratum(x_N, y_N, held_NF, configuration_N)
 
 
 def _correlate(
-    strata: Sequence[tuple[Array, Array, Array]], *, resamples: int, seed: int
+    strata: Sequence[_Stratum], *, apart: bool, resamples: int, seed: int
 ) -> tuple[float, tuple[float, float]]:
     """Spearman's correlation of the residuals within the strata, and its interval.
 
-    Pairs of ranks are resampled, and the interval is mirrored in Fisher's z ("basic" bootstrap), where it is widened
-    by sqrt((n - 3) / (n - 3 - d)) for the d degrees of freedom that removing the columns takes. A correlation of ±1,
-    whose z is infinite, counts as half of Spearman's smallest step less.
+    Units are drawn with replacement: configurations, or single trials if `apart`. The interval is mirrored in Fisher's
+    z ("basic" bootstrap), and widened there by sqrt((n - 3) / (n - 3 - d)) for n units and the d degrees of freedom
+    that removing the columns takes. A correlation of ±1, whose z is infinite, counts as half of Spearman's smallest
+    step less.
     """
-    strata = [stratum for stratum in strata if len(stratum[0])]
-    trials = sum(len(x_N) for x_N, _, _ in strata)
-    degrees = sum(int(np.linalg.matrix_rank(X_NF)) for _, _, X_NF in strata) - 1
-    e_N, f_N = (np.concatenate([_ranks(stratum[k], stratum[2]) for stratum in strata]) for k in (0, 1))
-    if trials - degrees < FEWEST or not e_N.any() or not f_N.any():
+    e_N = np.concatenate([_ranks(one.x_N, one.held_NF) for one in strata])
+    f_N = np.concatenate([_ranks(one.y_N, one.held_NF) for one in strata])
+    names = [
+        (n, own if apart else place) for n, one in enumerate(strata) for own, place in enumerate(one.configuration_N)
+    ]
+    units = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    n, degrees = len(units), sum(int(np.linalg.matrix_rank(one.held_NF)) for one in strata) - 1
+    if n - degrees < FEWEST or not e_N.any() or not f_N.any():
         return math.nan, (math.nan, math.nan)
-    draws_RN = np.random.default_rng(seed).integers(trials, size=(resamples, trials))
-    correlation, largest = _pearson(e_N, f_N), 1 - 6 / (trials**3 - trials)
+    sums_U6 = np.zeros((n, 6))
+    unit_N = [units[name] for name in names]
+    np.add.at(sums_U6, unit_N, np.stack([np.ones_like(e_N), e_N, f_N, e_N**2, f_N**2, e_N * f_N], axis=1))
+    drawn_RU = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+    correlation, largest = _pearson(sums_U6.sum(0)), 1 - 6 / (n**3 - n)
     z = np.arctanh(correlation.clip(-largest, largest))
-    spread_R = np.arctanh(_pearson(e_N[draws_RN], f_N[draws_RN]).clip(-largest, largest)) - z
-    width = math.sqrt((trials - 3) / (trials - 3 - degrees))
-    low, high = np.tanh(z - width * np.quantile(spread_R, (0.975, 0.025)))
+    spread_R = np.arctanh(_pearson(drawn_RU @ sums_U6).clip(-largest, largest)) - z
+    low, high = np.tanh(z - math.sqrt((n - 3) / (n - 3 - degrees)) * np.quantile(spread_R, (0.975, 0.025)))
     return float(correlation), (float(low), float(high))
 
 
@@ -192,9 +218,9 @@ def _ranks(values_N: Array, X_NF: Array) -> Array:
     return ranks_N / len(ranks_N)
 
 
-def _pearson(e_N: Array, f_N: Array) -> Array:
-    """Correlations along the last axis; 0 where a value is constant."""
-    e_N, f_N = (values_N - values_N.mean(-1, keepdims=True) for values_N in (e_N, f_N))
-    scale: Array = np.sqrt((e_N**2).sum(-1) * (f_N**2).sum(-1))
-    correlation: Array = (e_N * f_N).sum(-1) / np.where(scale > 0, scale, 1.0)
-    return correlation
+def _pearson(sums_6: Array) -> Array:
+    """Correlation from the sums of 1, e, f, e², f² and e f, along the last axis; 0 where a value is constant."""
+    number, e, f, ee, ff, ef = np.moveaxis(sums_6, -1, 0)
+    variances = (number * ee - e**2).clip(0) * (number * ff - f**2).clip(0)
+    correlation: Array = (number * ef - e * f) / np.sqrt(np.where(variances > 1e-12, variances, np.inf))
+    return correlation.clip(-1, 1)

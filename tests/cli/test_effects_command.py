@@ -49,14 +49,17 @@ def test_of_the_mechanism_it_prints_a_row_for_each_relation_and_writes_table_and
     assert main([str(study), "--mechanism"]) == 0
     said = capsys.readouterr().out.splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in said[2:6]]
-    assert rows[0][:6] == ["made", "invariance", "robust gap", "nothing", "12", "-1"]
-    assert rows[2][:6] == ["made", "invariance", "robust accuracy", "nothing", "12", "1"]
+    assert rows[0][:7] == ["made", "invariance", "robust gap", "nothing", "12", "12", "-1"]
+    assert rows[2][:7] == ["made", "invariance", "robust accuracy", "nothing", "12", "12", "1"]
     assert rows[2][-1] == "predicts"
     assert rows[3][-1] == "too few trials, or no variation", "the views determine robust accuracy"
     assert said[6].startswith("Not measured by any finished trial: loss, coding rate, alignment, effective rank")
     png, csv = map(Path, said[7:])
     assert png.read_bytes().startswith(b"\x89PNG")
-    assert csv.read_text().splitlines()[0] == "study,measured,target,held,trials,correlation,low,high,decision"
+    assert (
+        csv.read_text().splitlines()[0]
+        == "study,measured,target,held,trials,configurations,correlation,low,high,decision"
+    )
     assert len(csv.read_text().splitlines()) == 1 + 4
 
 

@@ -7,7 +7,7 @@ VALUES = ((1.0, 0.1), (2.0, 0.2))
 
 
 def relation(study: str, measured: str, target: str, held: str = "nothing") -> Relation:
-    return Relation(study, measured, target, held, VALUES, 0.5, (0.25, 0.75))  # type: ignore[arg-type]
+    return Relation(study, measured, target, held, VALUES, 2, 0.5, (0.25, 0.75))  # type: ignore[arg-type]
 
 
 def test_a_panel_for_each_value_and_target_with_a_mark_for_each_study() -> None:

@@ -170,7 +170,7 @@ def test_an_interval_holds_its_correlation_and_is_the_same_again(seed: int) -> N
     ],
 )
 def test_the_decision_is_read_from_the_interval(interval: tuple[float, float], decision: str) -> None:
-    assert Relation("s", "loss", "robust_gap", "nothing", (), 0.0, interval).decision == decision
+    assert Relation("s", "loss", "robust_gap", "nothing", (), 9, 0.0, interval).decision == decision
 
 
 def test_a_column_that_is_missing_was_not_measured() -> None:
@@ -184,6 +184,29 @@ def test_a_column_that_is_missing_was_not_measured() -> None:
     counted = sum("alignment" in record.rows[-1] for record in records)
     assert 0 < len(relation(found, "alignment", "nothing").values) == counted < 40
     assert relations([]) == []
+
+
+def repeated(configurations: int, seeds: int) -> list[TrialRecord]:
+    """Configurations whose values hardly depend on the seed, each with several seeds."""
+    source, records = np.random.default_rng(3), list[TrialRecord]()
+    for views in range(2, 2 + configurations):
+        loss, robust = source.normal(size=2)
+        for each in range(seeds):
+            metrics = row(1, done=True, loss=loss + 1e-6 * (each % 2), robust_accuracy=robust + 1e-6 * each)
+            point = {"crops.views": views, "encoder.norm": "batch", "seed": each}
+            records.append(TrialRecord(len(records), point, [metrics], "finished"))
+    return records
+
+
+def test_seeds_of_a_configuration_are_no_independent_trials() -> None:
+    once, five = (relation(relations(repeated(12, seeds)), "loss", "nothing") for seeds in (1, 5))
+    assert (once.configurations, len(once.values)) == (12, 12)
+    assert (five.configurations, len(five.values)) == (12, 60)
+    assert five.correlation == pytest.approx(once.correlation, abs=0.02)
+    assert five.interval == pytest.approx(once.interval, abs=0.1), "and not half as wide"
+    few = relations(repeated(FEWEST - 1, 5))
+    assert math.isnan(relation(few, "loss", "nothing").correlation)
+    assert math.isfinite(relation(few, "loss", "configuration").correlation)
 
 
 @pytest.mark.parametrize(("number", "known"), [(FEWEST - 1, False), (FEWEST, True)])
