@@ -16,10 +16,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import ndtr
+from scipy.stats import spearmanr
 from torch.nn import functional as F
 
 from cfamc_ray.cli.effects import main
 from cfamc_ray.method.losses import view_invariance
+from cfamc_ray.store.records import read_trials
 
 Array = npt.NDArray[np.float64]
 ROOT = Path(__file__).parent.parent
@@ -283,11 +285,18 @@ def test_the_loss_s_invariance_of_an_image_tells_the_mean_squared_distance_of_it
     assert float(squared) == pytest.approx(float(expected))
 
 
+@pytest.mark.parametrize("name", ["cifar_small", "quickstart", "scaling/learning"])
+def test_the_terms_of_the_loss_are_one_variable_in_the_recorded_studies(name: str) -> None:
+    finished = [r for r in read_trials(ROOT / "benchmarks" / "results" / "studies" / name) if r.status == "finished"]
+    invariance, rate = zip(*(record.values(["invariance", "coding_rate"]) for record in finished), strict=True)
+    assert -0.991 < spearmanr(invariance, rate).statistic < -0.96
+
+
 def test_the_table_of_recorded_studies_is_what_the_command_prints(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = (ROOT / "docs" / "theory.md").read_text(encoding="utf-8")
-    (command,) = re.findall(r"^\.venv/bin/cfamc effects (.*--mechanism)$", page, flags=re.M)
+    (command,) = re.findall(r"analysis\.effects (.*--mechanism)$", page, flags=re.M)
     studies = [str(ROOT / word) for word in command.split() if not word.startswith("--")]
     assert main([*studies, "--mechanism", "--out", str(tmp_path)]) == 0
     printed = {_cells(line) for line in capsys.readouterr().out.splitlines()}
