@@ -116,12 +116,13 @@ class LargestChange:
     ) -> float:
         """See `Measure`; NaN for a Lipschitz constant in a ball of radius 0."""
         config = self.config
-        start_CHW = torch.rand(images.images_NCHW.shape[1:], generator=torch.Generator().manual_seed(0))
+        drawn_CHW = torch.rand(images.images_NCHW.shape[1:], generator=torch.Generator().manual_seed(0))
+        start_CHW = ((2 * drawn_CHW - 1) * epsilon).to(next(encoder.parameters()))
+        features_of = partial(encoder.features, kind=config.features)
 
         def largest(images_bCHW: Tensor) -> Tensor:
             pixels_bCHW = as_pixels(images_bCHW, encoder)
-            start_bCHW = ((2 * start_CHW.to(pixels_bCHW) - 1) * epsilon).expand_as(pixels_bCHW)
-            features_of = partial(encoder.features, kind=config.features)
+            start_bCHW = start_CHW.expand_as(pixels_bCHW)
             return largest_change(
                 features_of, pixels_bCHW, start_bCHW, self.change_of, epsilon=epsilon, steps=config.steps
             )
