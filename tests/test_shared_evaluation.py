@@ -12,6 +12,7 @@ from tiny_trials import tiny_config, tiny_splits
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
+from cfamc_ray.config.measures import MEASURES
 from cfamc_ray.data.images import LabelledImages
 from cfamc_ray.evaluation.attacks import pgd
 from cfamc_ray.evaluation.margins import attack_margins
@@ -31,6 +32,7 @@ CASES: dict[str, dict[str, Any]] = {
     "image by image": {"attacked_images": 13, "batch_images": 1},
     "one strength": {"attacked_images": 13, "attack.steps": 3, "head.l2": 1e-2},
     "head by head": {"attacked_images": 13, "attack.name": "pgd", "attack.steps": 3, "attack.restarts": 3},
+    "all measures": {"attacked_images": 1, "measures": [{"name": name} for name in MEASURES.classes]},
     "head by head, to the last step": {"attacked_images": 13, "attack.name": "pgd", "attack.every_step": False},
 }
 """All but one with the five strengths of the default."""

@@ -31,7 +31,7 @@ class EvaluationConfig(Strict):
     interim_attacked_images: int = Field(default=500, ge=1)
     """The same after earlier epochs; never more than `attacked_images`."""
     measures: tuple[AnyMeasure, ...] = Field(default=(), strict=False)
-    """Further measures of the encoder, computed on all validation images; each may be an objective."""
+    """Further measures of the encoder, computed on validation images; each may be an objective."""
     batch_images: int | None = Field(default=None, ge=1, le=250)
     """Images that the encoder processes at once, here and in `confirm`. It sets the memory used and, up to
     rounding, changes no result. Null: as many as fit into 2 GB of an attack's activations, from 1 to 250."""

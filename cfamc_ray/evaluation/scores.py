@@ -113,7 +113,9 @@ def search_scores(
             validation_images=len(validation_images),
             attacked_images=attacked,
             measures={
-                measure.component_name(): measure.build()(encoder, validation_images, at_once=at_once, workers=workers)
+                measure.component_name(): measure.build()(
+                    encoder, validation_images, epsilon=config.epsilon, at_once=at_once, workers=workers
+                )
                 for measure in config.measures
             },
             heads=heads,

@@ -69,14 +69,16 @@ class SelfSupervisedEncoder(nn.Module):
         return F.normalize(z_ND.to(images_NCHW.dtype), dim=-1)
 
     def features(self, images_NCHW: Tensor, *, kind: str = "prefeature") -> Tensor:
-        """Features that a probe reads, computed without autocast.
+        """Features that a probe or a measure reads, computed without autocast.
 
         Args:
             images_NCHW: pixels in [0, 1].
-            kind: ``prefeature`` or ``backbone``.
+            kind: ``prefeature``, ``backbone``, or ``embedding``, whose rows have unit length.
         """
-        backbone_NF = self.backbone(images_NCHW.contiguous(memory_format=torch.channels_last))
-        return backbone_NF if kind == "backbone" else self.prefeature(backbone_NF)  # type: ignore[no-any-return]
+        features_NF: Tensor = self.backbone(images_NCHW.contiguous(memory_format=torch.channels_last))
+        if kind != "backbone":
+            features_NF = self.prefeature(features_NF)
+        return F.normalize(self.projector(features_NF), dim=-1) if kind == "embedding" else features_NF
 
 
 class InChunks(nn.Module):
