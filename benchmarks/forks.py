@@ -5,8 +5,9 @@
 FOLDER holds cifar10.npz. For each seed, of the search and of the trials, the space forks.yaml is searched by the real
 command without and with forks (of replays, radius, step and views, after 2 and 3 of 4 epochs), until the budget of crop
 passes is spent. Compared are the hypervolumes of the fronts on 5,000 validation images (2,000 attacked), from zero and
-from an untrained encoder on, after each share of the budget; a fork is paid without its trunk. It can be stopped and
-started again.
+from an untrained encoder on, after each share of the budget; a fork is paid without its trunk. At the end also with
+the encoders half-way between trials of the front that share their first epochs (`cfamc interpolate`), which take no
+crop passes. It can be stopped and started again.
 """
 
 import argparse
@@ -20,8 +21,12 @@ import torch
 import cfamc_ray
 from benchmarks.operating_points import untrained_accuracy
 from benchmarks.timing import report
+from cfamc_ray.config.errors import InputError
 from cfamc_ray.front.confirmation import summarize
 from cfamc_ray.front.front import find_front
+from cfamc_ray.front.interpolation import front_of
+from cfamc_ray.lifecycle.interpolation import interpolate_trials
+from cfamc_ray.store.interpolations import Interpolation
 from cfamc_ray.store.layout import STUDY
 from cfamc_ray.store.records import TrialRecord, read_config, read_trials
 
@@ -61,6 +66,14 @@ def volumes(folder: Path, reference: Sequence[float]) -> list[float]:
     return found
 
 
+def between(folder: Path) -> list[Interpolation]:
+    """Encoders between trials of the front; none where no two of them share epochs."""
+    try:
+        return interpolate_trials(folder)
+    except InputError:
+        return []
+
+
 def main() -> None:
     """Search with and without forks, and compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -80,9 +93,14 @@ def main() -> None:
             for one, other in zip(with_forks, without, strict=True)
         ]
         _, mean, interval = summarize([ratio[-1] for ratio in ratios])
+        interpolated = [
+            front_of(read_config(folder), read_trials(folder), between(folder), reference=reference).hypervolume
+            for folder in folders[True]
+        ]
         found[label] = {
             "without": without,
             "with": with_forks,
+            "with, and interpolations": interpolated,
             "ratios": ratios,
             "mean": mean,
             "interval": interval if len(ratios) > 1 else None,

@@ -44,9 +44,15 @@ def with_interpolations(
     return [*records, *added], numbered
 
 
-def front_of(config: StudyConfig, records: Sequence[TrialRecord], interpolations: Sequence[Interpolation]) -> Front:
-    """The front of trials and interpolations together."""
-    return find_front(config, with_interpolations(records, interpolations)[0])
+def front_of(
+    config: StudyConfig,
+    records: Sequence[TrialRecord],
+    interpolations: Sequence[Interpolation],
+    *,
+    reference: Sequence[float] | None = None,
+) -> Front:
+    """The front of trials and interpolations together; `reference` as in `find_front`."""
+    return find_front(config, with_interpolations(records, interpolations)[0], reference=reference)
 
 
 def interpolations_table(
