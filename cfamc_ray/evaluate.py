@@ -131,7 +131,7 @@ def _print_table(run: Run, data: DataConfig, measured: Sequence["Measurement"]) 
         table.add_column(name, justify="right", no_wrap=True)
     for found in measured:
         low, high = (format_quantity("fraction", bound) for bound in found.interval)
-        value = None if found.after or found.norm != "linf" else published.get(found.epsilon)
+        value = None if found.after or found.norm == "l2" else published.get(found.epsilon)
         cells = [format_quantity("fraction", found.accuracy), f"{low} – {high}", str(found.images)]
         beside = ["–" if value is None else f"{value:g} %"] if published else []
         table.add_row(found.title, format_radius(found.epsilon, found.norm) if found.epsilon else "–", *cells, *beside)

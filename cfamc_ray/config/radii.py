@@ -41,18 +41,21 @@ def radius_in_l2(epsilon: float, trial: TrialConfig) -> float:
 
 
 def check_radii(trial: TrialConfig) -> None:
-    """Refuse a radius in the l2 norm that is the default of the l∞ norm, which hardly perturbs a crop.
+    """Refuse radii in the l2 norm that are the defaults of the l∞ norm, which hardly perturb a crop.
 
     Raises:
-        ValueError: if there is one; the message begins with its key.
+        ValueError: if there are any; the message begins with their keys.
     """
     attacked = [("perturbation", stage.perturbation) for _, stage in trial.schedule]
+    problems = []
     for name, section in (*attacked, ("evaluation", trial.evaluation)):
         if not isinstance(section, BallConfig | EvaluationConfig) or section.norm == "linf":
             continue
         default = type(section).model_fields["epsilon"].default
         if section.epsilon == default:
-            raise ValueError(
+            problems.append(
                 f"{name}.epsilon {default * 255:g}/255 is the default of norm linf: with {name}.norm {section.norm} "
                 f"give a radius, such as {radius_in_l2(default, trial):.1g}, which is about as large"
             )
+    if problems:
+        raise ValueError("; ".join(dict.fromkeys(problems)))

@@ -22,8 +22,8 @@ class Measurement:
     """Ids of earlier attacks at this radius: this one attacks only images that are still classified correctly."""
     epsilon: float
     """Radius of the ball; 0 without an attack."""
-    norm: Norm
-    """Norm of the ball."""
+    norm: Norm | None
+    """Norm of the ball; None without an attack."""
     images: int
     right: int
     """Number of images that are classified correctly under this attack and all earlier ones."""
@@ -31,7 +31,7 @@ class Measurement:
     @classmethod
     def clean(cls, images: int, right: int) -> "Measurement":
         """Create a measurement without an attack."""
-        return cls(CLEAN, CLEAN, (), 0.0, "linf", images, right)
+        return cls(CLEAN, CLEAN, (), 0.0, None, images, right)
 
     @property
     def accuracy(self) -> float:

@@ -5,14 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby, pairwise
 
 from cfamc_ray.figures.chart import Area, Axis, Bars, Chart, Line, Panel, Points
-from cfamc_ray.formatting import (
-    format_change,
-    format_interval,
-    format_metric,
-    format_setting,
-    format_value,
-    is_radius,
-)
+from cfamc_ray.formatting import format_change, format_interval, format_metric, format_setting, format_value, is_radius
 from cfamc_ray.front.comparison import Comparison
 from cfamc_ray.front.effects import Effect
 from cfamc_ray.front.front import Front, name_of

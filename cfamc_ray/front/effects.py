@@ -16,7 +16,7 @@ from cfamc_ray.config.radii import norms_of
 from cfamc_ray.config.stages import trunk_part
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.types import Scalar
-from cfamc_ray.formatting import IN_LINF, Norms
+from cfamc_ray.formatting import Norms
 from cfamc_ray.metrics import Direction, find_metric
 from cfamc_ray.space.encoding import distributions, encode, ends_of
 from cfamc_ray.store.records import TrialRecord
@@ -50,7 +50,7 @@ class Effect(NamedTuple):
     """Low and high end of a numeric key; NaN for another."""
     trend: tuple[float, float]
     """The metric at these ends, with the other keys at their means."""
-    norms: Norms = IN_LINF
+    norms: Norms
     """Norms of radii."""
 
     @property

@@ -7,7 +7,7 @@ import numpy as np
 
 from cfamc_ray.config.radii import norms_of
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.formatting import IN_LINF, Norms, format_setting
+from cfamc_ray.formatting import Norms, format_setting
 from cfamc_ray.front.dominance import hypervolume, pareto_front, signs
 from cfamc_ray.store.records import TrialRecord
 from cfamc_ray.store.tables import L2
@@ -28,7 +28,7 @@ class Front:
     """Number of finished trials, with those that miss an objective."""
     reference: list[float]
     """The worst value of each objective that counts for the hypervolume."""
-    norms: Norms = IN_LINF
+    norms: Norms
     """Norms of radii among the searched keys."""
 
     @property

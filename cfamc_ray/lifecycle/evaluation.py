@@ -102,6 +102,6 @@ def measure(
     )
 
 
-def _at(label: str, epsilon: float, norm: Norm) -> str:
+def _at(label: str, epsilon: float, norm: Norm | None) -> str:
     """An attack and its radius in words."""
     return f"{label} at {format_radius(epsilon, norm)}" if epsilon else label
