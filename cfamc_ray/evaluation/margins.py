@@ -120,7 +120,7 @@ def _one_start(
                 return _Broken(adversarial, right)
             left_n = left_n[left_n]
         size = epsilon * LAST_STEP ** (step / max(steps - 1, 1))
-        after = ascend(delta, gradient, x, step_size=size, epsilon=epsilon)
+        after = ascend(delta, gradient, x, step_size=size, epsilon=epsilon, norm=norm)
         delta = torch.where(left_n.view(-1, *[1] * (x.dim() - 1)), after, delta)  # broken images do not change
     with torch.no_grad():
         right[rows_n] = right_NL & _right(logits_of(x + delta), y)
