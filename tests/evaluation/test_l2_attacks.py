@@ -20,7 +20,7 @@ ATTACKS = [PgdConfig(steps=20), PgdConfig(steps=20, loss="cross_entropy", every_
 
 
 def lengths(delta: Tensor) -> Tensor:
-    return delta.flatten(-3).norm(dim=-1)
+    return torch.linalg.vector_norm(delta.flatten(-3), dim=-1)
 
 
 def draw(*shape: int, seed: int) -> Tensor:

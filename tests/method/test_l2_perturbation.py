@@ -19,7 +19,7 @@ ROUNDING = 1e-5
 
 
 def lengths(delta: Tensor) -> Tensor:
-    return delta.flatten(-3).norm(dim=-1)
+    return torch.linalg.vector_norm(delta.flatten(-3), dim=-1)
 
 
 def tensors(low: float, high: float, kind: np.dtype[Any]) -> st.SearchStrategy[Tensor]:

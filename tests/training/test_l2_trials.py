@@ -22,7 +22,7 @@ PGD: dict[str, Any] = {"perturbation.attack": "pgd", "perturbation.steps": 2, "p
 
 
 def lengths(delta_VbCHW: Tensor) -> Tensor:
-    return delta_VbCHW.flatten(2).norm(dim=-1)
+    return torch.linalg.vector_norm(delta_VbCHW.flatten(2), dim=-1)
 
 
 @pytest.mark.parametrize("attack", [{}, PGD], ids=["free", "pgd"])
