@@ -8,11 +8,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyautoattack import AutoAttack
+from test_protocols import CLASSES, CROPS, ENCODER, TEST, TRAIN
 from torch import Tensor, nn
 
 from cfamc_ray.config.attacks import AttackConfig, AutoAttackConfig, MarginsConfig, PgdConfig
+from cfamc_ray.config.reading import resolve_protocol
+from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.evaluation.attacks import random_start
 from cfamc_ray.evaluation.autoattack import autoattack
+from cfamc_ray.evaluation.protocols import run_protocol
+from cfamc_ray.method.encoder import SelfSupervisedEncoder
 
 N, SHAPE, RADIUS = 8, (3, 6, 6), 0.2
 """Number of images, their shape, and the distance of each from the plane between the classes."""
@@ -20,7 +25,8 @@ ATTACKS = [PgdConfig(steps=20), PgdConfig(steps=20, loss="cross_entropy", every_
 
 
 def lengths(delta: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(delta.flatten(-3), dim=-1)
+    found: Tensor = torch.linalg.vector_norm(delta.flatten(-3), dim=-1)
+    return found
 
 
 def draw(*shape: int, seed: int) -> Tensor:
@@ -128,3 +134,26 @@ def test_starts_are_uniform_in_the_ball() -> None:
     assert delta.mean(0).abs().max() < 0.005
     quadrants = (delta > 0).double().mean(0)
     assert quadrants.tolist() == pytest.approx([0.5, 0.5], abs=0.02)
+
+
+@pytest.mark.parametrize("head", ["standard", "adversarial"])
+def test_every_attack_of_a_protocol_is_in_its_norm(monkeypatch: pytest.MonkeyPatch, head: str) -> None:
+    """Those of the measurements, of the choice of the L2 strength, and of the head's adversarial phase."""
+    seen: set[tuple[str, Any, float]] = set()
+
+    def ball(self: AttackConfig, epsilon: float, norm: Any) -> dict[str, Any]:
+        seen.add((self.component_name(), norm, epsilon))
+        return {"epsilon": epsilon, "norm": norm}
+
+    monkeypatch.setattr(AttackConfig, "ball", ball)
+    judged = TrialConfig.model_validate({"evaluation": {"norm": "l2", "epsilon": 0.25}})
+    few = ["head.l2=[0.01, 0.1]", "head.epochs=1", "attack.steps=1", "attack.restarts=1", "autoattack_images=0"]
+    protocol = resolve_protocol("standard", head=head, overrides=few, trial=judged)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder = SelfSupervisedEncoder(ENCODER)
+    found = list(run_protocol(encoder, TRAIN, TEST, classes=CLASSES, protocol=protocol, crops=CROPS))
+    adversarial = {("pgd", "l2", 0.5)} if head == "adversarial" else set()
+    assert seen == {("margins", "l2", 0.25), *(("pgd", "l2", radius) for radius in (0.25, 0.5, 1.0)), *adversarial}
+    assert [each.norm for each in found] == [None, *["l2"] * 6]
+    assert found[1].record()["norm"] == "l2"

@@ -19,7 +19,8 @@ ROUNDING = 1e-5
 
 
 def lengths(delta: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(delta.flatten(-3), dim=-1)
+    found: Tensor = torch.linalg.vector_norm(delta.flatten(-3), dim=-1)
+    return found
 
 
 def tensors(low: float, high: float, kind: np.dtype[Any]) -> st.SearchStrategy[Tensor]:

@@ -22,7 +22,8 @@ PGD: dict[str, Any] = {"perturbation.attack": "pgd", "perturbation.steps": 2, "p
 
 
 def lengths(delta_VbCHW: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(delta_VbCHW.flatten(2), dim=-1)
+    found: Tensor = torch.linalg.vector_norm(delta_VbCHW.flatten(2), dim=-1)
+    return found
 
 
 @pytest.mark.parametrize("attack", [{}, PGD], ids=["free", "pgd"])
