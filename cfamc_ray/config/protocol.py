@@ -14,12 +14,13 @@ from cfamc_ray.config.types import Norm, NormKey, Radius, Strict
 
 AUTOATTACK = AutoAttackConfig()
 PGD_20 = PgdConfig(steps=20, step_size=2 / 255, loss="cross_entropy", every_step=False)
+"""The PGD attack on finalists, in the l∞ norm."""
 SELECTION = MarginsConfig()
 """Attack, at the first of a protocol's radii, under which L2 strengths are compared; that of a search by default."""
 
 
 def pgd_20(norm: Norm) -> PgdConfig:
-    """The PGD attack on finalists: steps of 2/255 in the l∞ norm, of a quarter of the radius in the l2 norm."""
+    """The PGD attack on finalists: `PGD_20` in the l∞ norm, with steps of a quarter of the radius in the l2 norm."""
     return PGD_20 if norm == "linf" else PGD_20.model_copy(update={"step_size": None})
 
 

@@ -9,7 +9,6 @@ from cfamc_ray.config.radii import norms_of
 from cfamc_ray.config.stages import TRUNK, TRUNK_EPOCHS, trunk_part
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.yaml12 import parse_yaml
-from cfamc_ray.formatting import IN_LINF
 from cfamc_ray.metrics import costs
 from cfamc_ray.store.content import content_of
 from cfamc_ray.store.csv_files import csv_rows
@@ -50,8 +49,8 @@ def settings_columns(config: StudyConfig, records: Iterable[TrialRecord]) -> lis
     records = list(records)
     at_points = any(record.l2 is not None for record in records)
     of_trunks = [key for record in records for key in trunk_part(record.point)]
-    keys, norms = dict.fromkeys([*([L2] if at_points else []), *config.space, *of_trunks]), norms_of(config)
-    return [setting_column(key, norms if key in norms else IN_LINF) for key in keys]
+    keys, norms = [*([L2] if at_points else []), *config.space, *of_trunks], norms_of(config)
+    return [setting_column(key, norms) for key in dict.fromkeys(keys)]
 
 
 def settings_of(config: StudyConfig, record: TrialRecord) -> dict[str, Any]:
