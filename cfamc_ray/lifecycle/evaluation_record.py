@@ -82,7 +82,7 @@ class Evaluation:
 
     @property
     def results(self) -> "pd.DataFrame":
-        """A row per attack and radius: id and label, norm, radius, images, accuracy as a fraction, its 95 % interval."""
+        """A row per attack and radius: id, label, norm, radius, images, accuracy as a fraction, its 95 % interval."""
         import pandas as pd  # noqa: PLC0415 (slow to import)
 
         columns = ["attack", "label", "norm", "epsilon", "images", "accuracy", "low", "high"]
