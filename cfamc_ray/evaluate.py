@@ -16,7 +16,7 @@ from cfamc_ray.cli.command import command_parser, exit_code, strengths_table, wh
 from cfamc_ray.config.data import DataConfig
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.heads import HEADS
-from cfamc_ray.config.protocol import PROTOCOLS, SELECTION
+from cfamc_ray.config.protocol import PROTOCOLS, SELECTION, ProtocolConfig
 from cfamc_ray.formatting import format_quantity, format_radius, format_seconds
 from cfamc_ray.lifecycle.evaluation import evaluate_run
 from cfamc_ray.lifecycle.evaluation_plan import Plan, Run, planned_evaluations
@@ -115,7 +115,7 @@ def _evaluate_by(plan: Plan, out: Path | None, detail: Detail) -> int:
         raise
     _print_table(found.run, found.data, found.measured)
     if found.strength:
-        _print_strength(found.strength, plan.protocol.epsilons)
+        _print_strength(found.strength, plan.protocol)
     print(f"\n{format_seconds(found.seconds)} on {found.record['device']}; record {found.path}")
     if found.problem:
         print(f"{found.run.name}: the result is not to be trusted. {found.problem}", file=sys.stderr)
@@ -131,18 +131,18 @@ def _print_table(run: Run, data: DataConfig, measured: Sequence["Measurement"]) 
         table.add_column(name, justify="right", no_wrap=True)
     for found in measured:
         low, high = (format_quantity("fraction", bound) for bound in found.interval)
-        value = None if found.after else published.get(found.epsilon)
+        value = None if found.after or found.norm == "l2" else published.get(found.epsilon)
         cells = [format_quantity("fraction", found.accuracy), f"{low} – {high}", str(found.images)]
         beside = ["–" if value is None else f"{value:g} %"] if published else []
-        table.add_row(found.title, format_radius(found.epsilon) if found.epsilon else "–", *cells, *beside)
+        table.add_row(found.title, format_radius(found.epsilon, found.norm) if found.epsilon else "–", *cells, *beside)
     print("\n" + whole_table(table))
 
 
-def _print_strength(strength: Strength, epsilons: Sequence[float]) -> None:
+def _print_strength(strength: Strength, protocol: ProtocolConfig) -> None:
     print(f"\nL2 strength of the head: {strength.l2:g}, {ORIGINS[strength.origin]}")
     if strength.points:
         points = ((point.l2, point.clean_accuracy, point.robust_accuracy) for point in strength.points)
-        print(strengths_table(SELECTION, epsilons[0], points))
+        print(strengths_table(SELECTION, protocol.epsilons[0], protocol.norm, points))
 
 
 class _Callable(ModuleType):

@@ -6,11 +6,15 @@ from collections.abc import Mapping, Sequence
 from cfamc_ray.config.components import field_of
 from cfamc_ray.config.stages import TRUNK
 from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.config.types import Norm
 from cfamc_ray.metrics import Unit, find_metric
 
 LETTERS = ("", "k", "M", "G", "T", "P", "E")
 MISSING = "–"
 BLOCKS = "▁▂▃▄▅▆▇█"
+Norms = Mapping[str, Norm | None]
+"""Norms of radii by their keys, as `norms_of` gives them; l∞ for a key that is left out."""
+IN_LINF: Norms = {}
 
 
 def format_value(metric: str, value: float | None) -> str:
@@ -55,9 +59,19 @@ def format_seconds(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
-def format_radius(epsilon: float) -> str:
-    """The radius of an l∞ ball in grey levels, such as 8/255."""
-    return f"{epsilon * 255:.3g}/255"
+def format_radius(epsilon: float, norm: Norm | None = "linf") -> str:
+    """The radius of a ball: in the l∞ norm in grey levels, such as 8/255, in the l2 norm as l₂ 0.5.
+
+    Args:
+        epsilon: radius.
+        norm: norm of the ball; None where it is not known, which leaves the number.
+    """
+    match norm:
+        case "linf":
+            return f"{epsilon * 255:.3g}/255"
+        case "l2":
+            return f"l₂ {epsilon:.3g}"
+    return f"{epsilon:.3g}"
 
 
 def format_change(metric: str, change: float) -> str:
@@ -82,10 +96,15 @@ def format_metric(metric: str, value: float | None) -> str:
     return f"{find_metric(metric).label} {format_value(metric, value)}"
 
 
-def format_point(point: Mapping[str, object]) -> str:
-    """Settings with their short names, as in views 4, epsilon 8/255."""
+def format_point(point: Mapping[str, object], norms: Norms = IN_LINF) -> str:
+    """Settings with their short names, as in views 4, epsilon 8/255.
+
+    Args:
+        point: keys and values.
+        norms: norms of the radii among them.
+    """
     names = short_names(list(point))
-    return ", ".join(f"{name} {format_setting(key, point[key])}" for name, key in zip(names, point, strict=True))
+    return ", ".join(f"{name} {format_setting(key, point[key], norms)}" for name, key in zip(names, point, strict=True))
 
 
 def short_names(names: Sequence[str]) -> list[str]:
@@ -95,15 +114,15 @@ def short_names(names: Sequence[str]) -> list[str]:
     return [name.replace("_", " ") for name in short]
 
 
-def format_setting(key: str, value: object) -> str:
-    """The value of a key; of one that is an amount of brightness, such as a radius, in grey levels."""
+def format_setting(key: str, value: object, norms: Norms = IN_LINF) -> str:
+    """The value of a key; of a radius in its norm (`format_radius`)."""
     if isinstance(value, float):
-        return format_radius(value) if is_brightness(key) else f"{value:.4g}"
+        return format_radius(value, norms.get(key, "linf")) if is_radius(key) else f"{value:.4g}"
     return str(value)
 
 
-def is_brightness(key: str) -> bool:
-    """Whether the values of a trial's key are `Pixels`: brightness from 0 to 1."""
+def is_radius(key: str) -> bool:
+    """Whether the values of a trial's key are a `Radius`, or a step in `Pixels`."""
     field = field_of(TrialConfig, key.removeprefix(TRUNK))
     extra = field.json_schema_extra if field else None
     return isinstance(extra, dict) and extra.get("unit") == "pixels"

@@ -161,7 +161,7 @@ def epoch_line(trial: TrialConfig, row: Mapping[str, Any], *, detail: Detail) ->
         row: of the epoch; metrics that were not measured are left out.
         detail: verbose: with the state of the optimizer and the perturbation, and memory.
     """
-    attack = f"{trial.evaluation.attack.label} at {format_radius(trial.evaluation.epsilon)}"
+    attack = f"{trial.evaluation.attack.label} at {format_radius(trial.evaluation.epsilon, trial.evaluation.norm)}"
     accuracies = {"clean": row["clean_accuracy"], attack: row["robust_accuracy"]}
     words = [f"loss {format_value('loss', row['loss'])}"]
     words += [f"{name} {format_quantity('fraction', value)}" for name, value in accuracies.items() if value is not None]

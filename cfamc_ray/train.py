@@ -116,7 +116,7 @@ def _print_accuracies(study: StudyConfig, record: TrialRecord) -> None:
     """Print a line for each operating point."""
     evaluation, both = study.trial.evaluation, ("clean_accuracy", "robust_accuracy")
     points = ((each.l2, each.value(both[0]), each.value(both[1])) for each in record.each_point(both))
-    table = strengths_table(evaluation.attack, evaluation.epsilon, points)
+    table = strengths_table(evaluation.attack, evaluation.epsilon, evaluation.norm, points)
     print(f"On validation images, by the L2 strength of the linear probe:\n{table}")
 
 

@@ -3,7 +3,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from cfamc_ray.formatting import format_radius, format_seconds, format_value, sparkline
+from cfamc_ray.config.types import Norm
+from cfamc_ray.formatting import format_point, format_radius, format_seconds, format_setting, format_value, sparkline
 
 
 @pytest.mark.parametrize(
@@ -62,6 +63,17 @@ def test_values_read_as_a_person_says_them(metric: str, value: float | None, sho
 )
 def test_radii_read_in_grey_levels(epsilon: float, shown: str) -> None:
     assert format_radius(epsilon) == shown
+
+
+@pytest.mark.parametrize(("norm", "shown"), [("linf", "128/255"), ("l2", "l₂ 0.502"), (None, "0.502")])
+def test_a_radius_tells_its_norm_where_it_is_known(norm: Norm | None, shown: str) -> None:
+    norms: dict[str, Norm | None] = {"perturbation.epsilon": norm}
+    assert format_radius(128 / 255, norm) == shown
+    assert format_setting("perturbation.epsilon", 128 / 255, norms) == shown
+    assert format_setting("optimizer.lr", 0.5, norms) == "0.5"
+    point = {"crops.views": 4, "perturbation.epsilon": 128 / 255}
+    assert format_point(point, norms) == f"views 4, epsilon {shown}"
+    assert format_point(point) == "views 4, epsilon 128/255"
 
 
 @pytest.mark.parametrize(

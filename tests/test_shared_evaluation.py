@@ -31,6 +31,8 @@ CASES: dict[str, dict[str, Any]] = {
     "all broken in the first start": {"attacked_images": 13, "epsilon": 0.9},
     "image by image": {"attacked_images": 13, "batch_images": 1},
     "one strength": {"attacked_images": 13, "attack.steps": 3, "head.l2": 1e-2},
+    "in l2": {"attacked_images": 13, "attack.steps": 3, "norm": "l2", "epsilon": 0.2},
+    "head by head, in l2": {"attacked_images": 13, "attack.name": "pgd", "norm": "l2", "epsilon": 0.2},
     "head by head": {"attacked_images": 13, "attack.name": "pgd", "attack.steps": 3, "attack.restarts": 3},
     "all measures": {"attacked_images": 1, "measures": [{"name": name} for name in MEASURES.classes]},
     "head by head, to the last step": {"attacked_images": 13, "attack.name": "pgd", "attack.every_step": False},

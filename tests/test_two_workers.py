@@ -18,6 +18,7 @@ pytestmark = pytest.mark.slow
 
 SGD = {"optimizer.trust_coefficient": None, "optimizer.lr": 1e-3}
 PGD = {"perturbation.attack": "pgd", "perturbation.steps": 2, "pretraining.replays": 1}
+L2 = {"perturbation.norm": "l2", "perturbation.epsilon": 1.0, "evaluation.norm": "l2", "evaluation.epsilon": 0.5}
 CASES: dict[str, dict[str, Any]] = {
     "free, SGD": {"pretraining.replays": 3, **SGD},
     "free, LARS": {"pretraining.replays": 3},
@@ -25,6 +26,8 @@ CASES: dict[str, dict[str, Any]] = {
     "free, views one by one": {"pretraining.views_at_once": 1, **SGD},
     "free, views recomputed": {"pretraining.views_at_once": 1, "pretraining.activation_checkpointing": True, **SGD},
     "free, compiled": {"pretraining.compile": True, **SGD},
+    "free, l2": {"pretraining.replays": 3, **L2},
+    "free, l2, compiled": {"pretraining.compile": True, **L2, **SGD},
     "pgd": PGD,
     "pgd, compiled": {"pretraining.compile": True, **PGD, **SGD},
     "pgd, kept gradients": {**PGD, **SGD, "perturbation.keep_attack_gradients": True},

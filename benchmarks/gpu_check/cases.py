@@ -168,6 +168,7 @@ UNLIKE_RECIPES = {
     "group norm": ["encoder.norm=group"],
     "float32": ["pretraining.precision=float32"],
     "plain SGD": ["optimizer.trust_coefficient=null"],
+    "balls in l2": ["perturbation.norm=l2", "perturbation.epsilon=1"],
 }
 """The paper's recipe but for these keys."""
 
@@ -202,6 +203,7 @@ EVALUATIONS: dict[str, Evaluation] = {
     **{f"head {head}": partial(_protocol, head, []) for head in HEADS},
     "backbone's features": partial(_protocol, "standard", ["head.features=backbone"]),
     "crops in the evaluation": partial(_protocol, "published-crops", ["crops=2"]),
+    "evaluation in l2": partial(_protocol, "adversarial", ["norm=l2", "epsilons=[0.5]"]),
     "each crop attacked": partial(_protocol, "published-emp", ["crops=2", "attack_each_crop=true"]),
 }
 """AutoAttack is not among them: it is another library's, and waits in every step."""

@@ -14,6 +14,7 @@ from rich.table import Table
 from cfamc_ray.config.attacks import AttackConfig
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.config.types import Norm
 from cfamc_ray.cost.model import CostModel
 from cfamc_ray.formatting import MISSING, format_count, format_quantity, format_radius, format_seconds
 from cfamc_ray.host.files import is_disk_full
@@ -189,16 +190,19 @@ def program(name: str) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def strengths_table(attack: AttackConfig, epsilon: float, points: Iterable[tuple[float | None, float, float]]) -> str:
+def strengths_table(
+    attack: AttackConfig, epsilon: float, norm: Norm, points: Iterable[tuple[float | None, float, float]]
+) -> str:
     """The accuracies of a head by its L2 strength, as text.
 
     Args:
         attack: attack that defines robust accuracy.
-        epsilon: radius of its l∞ ball, in pixels.
+        epsilon: radius of its ball.
+        norm: norm of the ball.
         points: L2 strength, clean and robust accuracy; None for a strength that is unknown.
     """
     table = Table("L2", box=None, pad_edge=False)
-    for name in ("clean", f"{attack.label} at {format_radius(epsilon)}"):
+    for name in ("clean", f"{attack.label} at {format_radius(epsilon, norm)}"):
         table.add_column(name, justify="right", no_wrap=True)
     for l2, *accuracies in points:
         table.add_row(MISSING if l2 is None else f"{l2:g}", *(format_quantity("fraction", each) for each in accuracies))

@@ -1,12 +1,12 @@
 """The attacks that measure robust accuracy, and their keys."""
 
 from abc import abstractmethod
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 from pydantic import Field
 
 from cfamc_ray.config.components import Component, Registry
-from cfamc_ray.config.types import Pixels, Real
+from cfamc_ray.config.types import Norm, Pixels, Real
 
 
 class AttackPasses(NamedTuple):
@@ -18,7 +18,7 @@ class AttackPasses(NamedTuple):
 
 
 class AttackConfig(Component):
-    """An attack in an l∞ ball, whose radius is set where the attack is used.
+    """An attack in a ball, whose norm and radius are set where the attack is used.
 
     `build()` gives a `cfamc_ray.evaluation.attacks.Attack`.
     """
@@ -29,6 +29,8 @@ class AttackConfig(Component):
     """Whether it takes only images (N, C, H, W), not the crops of each image (N, V, C, H, W)."""
     whole_sample: ClassVar[bool] = False
     """Whether it takes all images in one call and makes its own batches, instead of 250 images per call."""
+    norms: ClassVar[tuple[Norm, ...]] = ("linf",)
+    """Norms of the balls in which it can attack. Only an attack with several of them is called with `norm`."""
 
     @property
     def shares_heads(self) -> bool:
@@ -49,6 +51,24 @@ class AttackConfig(Component):
         """The same attack on the logit margin; None if there is none, or if this attack is already on the margin."""
         return None
 
+    def check_norm(self, norm: Norm) -> None:
+        """Refuse a norm in which the attack cannot attack.
+
+        Raises:
+            ValueError: for such a norm.
+        """
+        if norm not in self.norms:
+            raise ValueError(f"norm must be {' or '.join(self.norms)} with attack.name {self.component_name()}")
+
+    def ball(self, epsilon: float, norm: Norm) -> dict[str, Any]:
+        """The arguments by which the attack is told its ball.
+
+        Args:
+            epsilon: radius of the ball around each image.
+            norm: norm of the ball.
+        """
+        return {"epsilon": epsilon, "norm": norm} if len(self.norms) > 1 else {"epsilon": epsilon}
+
     @abstractmethod
     def passes(self) -> AttackPasses:
         """Forward and backward passes per image if the image withstands the whole attack."""
@@ -62,6 +82,7 @@ class PgdConfig(AttackConfig):
     """Projected gradient descent (arXiv 1706.06083)."""
 
     implementation: ClassVar[str] = "cfamc_ray.evaluation.attacks:Pgd"
+    norms: ClassVar[tuple[Norm, ...]] = get_args(Norm)
 
     name: Literal["pgd"] = "pgd"
     steps: int = Field(default=10, ge=1)
@@ -69,7 +90,7 @@ class PgdConfig(AttackConfig):
     step_ratio: Real = Field(default=0.25, gt=0)
     """Step size divided by the radius of the ball; ignored if step_size is given."""
     step_size: Pixels | None = None
-    """Step size in pixels, the same at every radius; null: step_ratio times the radius."""
+    """Step size in pixels, the same at every radius, in the l∞ norm alone; null: step_ratio times the radius."""
     restarts: int = Field(default=1, ge=1)
     """Number of starts; an image counts as robust if none of them breaks it."""
     start: Literal["uniform", "zero"] = "uniform"
@@ -96,15 +117,23 @@ class PgdConfig(AttackConfig):
         """The same attack with the margin loss; None if this attack has it already."""
         return None if self.loss == "margin" else self.model_copy(update={"loss": "margin"})
 
+    def check_norm(self, norm: Norm) -> None:
+        """See the base class; a step in pixels has no meaning in the l2 norm."""
+        super().check_norm(norm)
+        if norm != "linf" and self.step_size is not None:
+            raise ValueError(
+                f"attack.step_size must be null with norm {norm}: a step is attack.step_ratio times the radius"
+            )
+
     def passes(self) -> AttackPasses:
         """One forward and one backward pass per step, and one forward pass that classifies the end of each start."""
         return AttackPasses(forward=self.restarts * (self.steps + 1), backward=self.restarts * self.steps)
 
     def step_at(self, epsilon: float) -> float:
-        """Step size in pixels.
+        """Step size, in the norm of the ball.
 
         Args:
-            epsilon: radius of the ball in pixels.
+            epsilon: radius of the ball.
         """
         return self.step_ratio * epsilon if self.step_size is None else self.step_size
 
@@ -114,6 +143,7 @@ class MarginsConfig(AttackConfig):
     """Three starts of gradient ascent on logit margins, for all operating points of an encoder at once."""
 
     implementation: ClassVar[str] = "cfamc_ray.evaluation.margins:Margins"
+    norms: ClassVar[tuple[Norm, ...]] = get_args(Norm)
 
     name: Literal["margins"] = "margins"
     steps: int = Field(default=10, ge=1)
@@ -140,6 +170,7 @@ class AutoAttackConfig(AttackConfig):
     """AutoAttack's standard version (arXiv 2003.01690): APGD on two losses, targeted FAB and Square, in sequence."""
 
     implementation: ClassVar[str] = "cfamc_ray.evaluation.autoattack:StandardAutoAttack"
+    norms: ClassVar[tuple[Norm, ...]] = get_args(Norm)
     needs_float32: ClassVar[bool] = True
     images_only: ClassVar[bool] = True
     whole_sample: ClassVar[bool] = True  # its last check compares accuracies on all images

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from cfamc_ray.config.evaluation import EvaluationConfig
 from cfamc_ray.config.heads import HeadConfig
-from cfamc_ray.config.protocol import PGD_20, ProtocolConfig
+from cfamc_ray.config.protocol import ProtocolConfig, pgd_20
 from cfamc_ray.config.types import Real, Strict
 
 
@@ -25,8 +25,8 @@ class ConfirmConfig(Strict):
     attacks: tuple[Literal["pgd20", "autoattack"], ...] = Field(
         default=("pgd20", "autoattack"), strict=False, min_length=1
     )
-    """Attacks at `evaluation.epsilon`: PGD of 20 steps, then AutoAttack's standard version on the images that
-    PGD left. The last one gives the robust accuracy."""
+    """Attacks at `evaluation.epsilon` in `evaluation.norm`: PGD of 20 steps, then AutoAttack's standard version on the
+    images that PGD left. The last one gives the robust accuracy."""
     images: int = Field(default=10_000, ge=1)
     """Number of test images for clean accuracy, a stratified sample seeded by `data.split_seed`; all test images where
     there are fewer."""
@@ -37,7 +37,7 @@ class ConfirmConfig(Strict):
         """The protocol that evaluates an encoder of the front at one operating point.
 
         Args:
-            evaluation: `evaluation` keys of the encoder's trial; its probe, radius and batch size are used.
+            evaluation: `evaluation` keys of the encoder's trial; its probe, norm, radius and batch size are used.
             l2: L2 strength of the operating point; None for a trial without operating points, whose head is the one
                 that confirmed it before there were any.
         """
@@ -52,7 +52,8 @@ class ConfirmConfig(Strict):
             images=self.images,
             attacked_images=self.attacked_images,
             epsilons=(epsilon,),
-            attack=PGD_20,
+            norm=evaluation.norm,
+            attack=pgd_20(evaluation.norm),
             autoattack_images=self.attacked_images if automatic else 0,
             autoattack_epsilons=(epsilon,) if automatic else (),
             batch_images=evaluation.batch_images,

@@ -2,14 +2,14 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cfamc_ray.config.attacks import ATTACKS, AttackConfig, MarginsConfig
 from cfamc_ray.config.components import ComponentField
 from cfamc_ray.config.data import DataSet
 from cfamc_ray.config.heads import ProbeConfig
 from cfamc_ray.config.measures import AnyMeasure
-from cfamc_ray.config.types import Pixels, Strict
+from cfamc_ray.config.types import NormKey, Radius, Strict
 
 
 class EvaluationConfig(Strict):
@@ -21,8 +21,11 @@ class EvaluationConfig(Strict):
     """Another data set on which the probe is fitted and evaluated, with the encoder frozen; null: the one of `data`."""
     head: ProbeConfig = ProbeConfig()
     """Linear probe on the frozen encoder; its L2 strengths are the operating points of a trial."""
-    epsilon: Pixels = 4 / 255
-    """Radius of the attack's l∞ ball."""
+    norm: NormKey = "linf"
+    """Norm of the attack's ball, here and in `confirm` and `cfamc evaluate`: `linf` limits the change of each value of
+    each pixel, `l2` the length of an image's change. That of training is `perturbation.norm`."""
+    epsilon: Radius = 4 / 255
+    """Radius of the attack's ball: at most 1 with `linf`; with `l2` it has to be given (docs/numbers.md)."""
     attack: Annotated[AttackConfig, ComponentField(ATTACKS, MarginsConfig)] = MarginsConfig()
     """Attack that defines robust accuracy; the default attacks all operating points at once."""
     attacked_images: int = Field(default=2_000, ge=1)
@@ -35,6 +38,11 @@ class EvaluationConfig(Strict):
     batch_images: int | None = Field(default=None, ge=1, le=250)
     """Images that the encoder processes at once, here and in `confirm`. It sets the memory used and, up to
     rounding, changes no result. Null: as many as fit into 2 GB of an attack's activations, from 1 to 250."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "EvaluationConfig":
+        self.attack.check_norm(self.norm)
+        return self
 
     def attacked(self, *, last: bool) -> int:
         """Number of images to attack after the last epoch, or after an earlier one."""

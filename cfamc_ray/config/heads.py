@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from cfamc_ray.config.attacks import ATTACKS, AttackConfig, PgdConfig
 from cfamc_ray.config.components import ComponentField
-from cfamc_ray.config.types import Pixels, Real, Strict
+from cfamc_ray.config.types import NormKey, Radius, Real, Strict
 
 Phase = Literal["clean", "adversarial"]
 Strengths = Annotated[
@@ -59,8 +59,10 @@ class HeadConfig(ProbeConfig):
     """Epochs after which a cosine schedule would reach a learning rate of 0; null: a constant rate."""
     batch_images: int = Field(default=256, ge=1)
     """Number of images of a minibatch."""
-    epsilon: Pixels = 8 / 255
-    """Radius of the l∞ ball in adversarial phases."""
+    norm: NormKey = "linf"
+    """Norm of the ball in adversarial phases."""
+    epsilon: Radius = 8 / 255
+    """Radius of the ball in adversarial phases."""
     attack: Annotated[AttackConfig, ComponentField(ATTACKS, PgdConfig)] = PgdConfig(
         steps=5, step_size=2 / 255, loss="cross_entropy", every_step=False
     )
@@ -75,6 +77,8 @@ class HeadConfig(ProbeConfig):
     def _fits_something(self) -> "HeadConfig":
         if self.fit != "converged" and not self.phases:
             raise ValueError(f"phases is empty, so a head with fit {self.fit} would not be trained: write [clean]")
+        if "adversarial" in self.phases:
+            self.attack.check_norm(self.norm)
         return self
 
 

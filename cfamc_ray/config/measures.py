@@ -61,7 +61,7 @@ class OfFeatures(MeasureConfig):
 
 
 class AdversarialConfig(OfFeatures):
-    """A measure of the largest change under an ascent in the l∞ ball of `evaluation.epsilon`."""
+    """A measure of the largest change under an ascent in the ball of `evaluation.epsilon` and `evaluation.norm`."""
 
     steps: int = Field(default=5, ge=1)
     """Number of ascent steps."""
@@ -69,11 +69,11 @@ class AdversarialConfig(OfFeatures):
 
 @MEASURES.register
 class LocalLipschitzConfig(AdversarialConfig):
-    """Local Lipschitz constant of features f, from l∞ to l2, relative to their size.
+    """Local Lipschitz constant of features f, from `evaluation.norm` to l2, relative to their size.
 
     The mean over images x of the largest |f(x + d) - f(x)| / (ε |f(x)|) that an ascent inside the ball of radius ε
     finds: a lower bound. Lengths are l2 norms; pixels run from 0 to 1. The ascent starts from one random d, the same
-    for all images; each step moves every pixel by 2.5 ε / `steps` along the gradient's sign.
+    for all images; each step of steepest ascent has the size 2.5 ε / `steps` in the norm of the ball.
     """
 
     implementation: ClassVar[str] = "cfamc_ray.evaluation.measures:LargestChange.local_lipschitz"

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from cfamc_ray.config.components import Component, Registry
-from cfamc_ray.config.types import Pixels, Real
+from cfamc_ray.config.types import Norm, NormKey, Radius, Real
 
 if TYPE_CHECKING:
     from cfamc_ray.config.trial import TrialConfig
@@ -36,8 +36,13 @@ class PerturbationConfig(Component):
         return False
 
     def radii(self, views: int) -> list[float]:
-        """Radius of the l∞ ball for each view, in pixels; 0 for a view that is not perturbed."""
+        """Radius of the ball for each view, in `radii_norm`; 0 for a view that is not perturbed."""
         return [0.0] * views
+
+    @property
+    def radii_norm(self) -> Norm:
+        """Norm of the balls."""
+        return "linf"
 
     def check(self, trial: "TrialConfig") -> None:
         """Refuse keys of the trial that are incompatible with this attack.
@@ -51,10 +56,12 @@ PERTURBATIONS = Registry[PerturbationConfig]("attack")
 
 
 class BallConfig(PerturbationConfig):
-    """One perturbation per crop, inside the l∞ ball of radius epsilon and inside the pixel box."""
+    """One perturbation per crop, inside the ball of radius epsilon and inside the pixel box."""
 
-    epsilon: Pixels = 8 / 255
-    """Radius of the l∞ ball."""
+    norm: NormKey = "linf"
+    """Norm of the ball: `linf` limits the change of each value of each pixel, `l2` the length of a crop's change."""
+    epsilon: Radius = 8 / 255
+    """Radius of the ball: at most 1 with `linf`; with `l2` it has to be given (docs/numbers.md)."""
     step_ratio: Real = Field(default=0.01 * 255 / 8, gt=0)
     """Step size divided by epsilon; the published step of 0.01 at 8/255 is 0.31875."""
     clean_views: int = Field(default=0, ge=0)
@@ -64,7 +71,7 @@ class BallConfig(PerturbationConfig):
 
     @property
     def step_size(self) -> float:
-        """Change of a pixel in one ascent step."""
+        """Size of one ascent step in the norm: the change of each value, or the length of the change of a crop."""
         return self.step_ratio * self.epsilon
 
     @property
@@ -75,6 +82,11 @@ class BallConfig(PerturbationConfig):
     def radii(self, views: int) -> list[float]:
         """See the base class."""
         return [0.0] * self.clean_views + [self.epsilon] * (views - self.clean_views)
+
+    @property
+    def radii_norm(self) -> Norm:
+        """See the base class."""
+        return self.norm
 
     def check(self, trial: "TrialConfig") -> None:
         """See the base class."""

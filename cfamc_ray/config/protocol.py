@@ -10,13 +10,18 @@ from pydantic import Field, model_validator
 from cfamc_ray.config.attacks import ATTACKS, AttackConfig, AutoAttackConfig, MarginsConfig, PgdConfig
 from cfamc_ray.config.components import ComponentField
 from cfamc_ray.config.heads import HEADS, HeadConfig
-from cfamc_ray.config.types import Pixels, Strict
+from cfamc_ray.config.types import Norm, NormKey, Radius, Strict
 
 AUTOATTACK = AutoAttackConfig()
 PGD_20 = PgdConfig(steps=20, step_size=2 / 255, loss="cross_entropy", every_step=False)
-"""The PGD attack on finalists."""
+"""The PGD attack on finalists, in the l∞ norm."""
 SELECTION = MarginsConfig()
 """Attack, at the first of a protocol's radii, under which L2 strengths are compared; that of a search by default."""
+
+
+def pgd_20(norm: Norm) -> PgdConfig:
+    """The PGD attack on finalists: `PGD_20` in the l∞ norm, with steps of a quarter of the radius in the l2 norm."""
+    return PGD_20 if norm == "linf" else PGD_20.model_copy(update={"step_size": None})
 
 
 class AttackStage(NamedTuple):
@@ -44,8 +49,10 @@ class ProtocolConfig(Strict):
     that exceeds the one before means all of its images."""
     attacked_images: int = Field(default=10_000, ge=1)
     """Number of `images` that `attack` attacks."""
-    epsilons: tuple[Pixels, ...] = Field(default=(4 / 255, 8 / 255, 16 / 255), strict=False)
-    """Radii of the l∞ balls of the attacks."""
+    norm: NormKey = "linf"
+    """Norm of the balls of the attacks; if it is not given, `standard` has that of the run's `evaluation.norm`."""
+    epsilons: tuple[Radius, ...] = Field(default=(4 / 255, 8 / 255, 16 / 255), strict=False)
+    """Radii of the balls of the attacks."""
     attack: Annotated[AttackConfig, ComponentField(ATTACKS, PgdConfig)] = PGD_20.model_copy(update={"restarts": 5})
     """First attack at each radius."""
     margin_check: bool = True
@@ -53,7 +60,7 @@ class ProtocolConfig(Strict):
     autoattack_images: int = Field(default=1_000, ge=0)
     """Number of `attacked_images` for AutoAttack's standard version, which attacks only those that are still classified
     correctly after earlier attacks; 0: none."""
-    autoattack_epsilons: tuple[Pixels, ...] = Field(default=(4 / 255, 8 / 255), strict=False)
+    autoattack_epsilons: tuple[Radius, ...] = Field(default=(4 / 255, 8 / 255), strict=False)
     """Radii at which AutoAttack runs."""
     batch_images: int | None = Field(default=None, ge=1, le=250)
     """Images that the encoder processes at once. It sets the memory used and, up to rounding, changes no result. Null:
@@ -83,9 +90,34 @@ class ProtocolConfig(Strict):
             )
         missing = sorted(set(self.autoattack_epsilons) - set(self.epsilons))
         if self.autoattack_images and missing:
-            shown = ", ".join(f"{epsilon * 255:g}/255" for epsilon in missing)
+            shown = ", ".join(f"{e:g}" if self.norm == "l2" else f"{e * 255:g}/255" for e in missing)
             raise ValueError(f"autoattack_epsilons: {shown} is not among epsilons: AutoAttack continues after PGD")
+        self.attack.check_norm(self.norm)
         return self
+
+    def in_l2(self, epsilon: float) -> "ProtocolConfig":
+        """The protocol `standard`, with any of `HEADS`, in the l2 norm.
+
+        Its radii are 1, 2 and 4 times epsilon, as they are of 4/255 in l∞; AutoAttack has the first two, and
+        adversarial phases of the head the second. A step is a quarter of the radius.
+
+        Args:
+            epsilon: smallest radius.
+        """
+        of_head = {
+            "norm": "l2",
+            "epsilon": 2 * epsilon,
+            "attack": self.head.attack.model_copy(update={"step_size": None}),
+        }
+        return self.model_copy(
+            update={
+                "norm": "l2",
+                "head": self.head.model_copy(update=of_head),
+                "epsilons": (epsilon, 2 * epsilon, 4 * epsilon),
+                "attack": pgd_20("l2").model_copy(update={"restarts": 5}),
+                "autoattack_epsilons": (epsilon, 2 * epsilon),
+            }
+        )
 
     @property
     def attacks(self) -> list[AttackConfig]:

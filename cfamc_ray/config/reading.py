@@ -1,6 +1,7 @@
 """Read configs from YAML and command-line overrides; errors name the file, the key and what would be right."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial, reduce
 from itertools import permutations
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ from cfamc_ray.config.components import branch, component_field, import_plugins,
 from cfamc_ray.config.errors import InputError, message_of, nearest
 from cfamc_ray.config.heads import HEADS
 from cfamc_ray.config.protocol import PROTOCOLS, ProtocolConfig
+from cfamc_ray.config.radii import radius_in_l2
 from cfamc_ray.config.scaling import ScalingConfig
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig, lay_trials
@@ -111,16 +113,25 @@ def resolve(
     return config
 
 
-def resolve_protocol(name: str, *, head: str | None = None, overrides: Sequence[str] = ()) -> ProtocolConfig:
+def resolve_protocol(
+    name: str, *, head: str | None = None, overrides: Sequence[str] = (), trial: TrialConfig | None = None
+) -> ProtocolConfig:
     """A protocol of `PROTOCOLS`, optionally with another head of `HEADS` and with some keys changed.
+
+    `standard` has the norm of the trial's evaluation. In l2 it begins at the trial's radius or, where an override alone
+    asks for l2, at that which is as large as 4/255 in l∞ (`radius_in_l2`).
 
     Raises:
         InputError: if an override is wrong.
     """
-    tree = PROTOCOLS[name].model_dump()
-    tree = tree if head is None else {**tree, "head": HEADS[head].model_dump()}
-    for override in overrides:
-        tree = lay(ProtocolConfig, tree, branch(*_key_and_value(override)))
+    trial = trial or TrialConfig()
+    changes = [_key_and_value(override) for override in overrides]
+    protocol, judged = PROTOCOLS[name], trial.evaluation
+    if head is not None:
+        protocol = protocol.model_copy(update={"head": HEADS[head]})
+    if name == "standard" and dict(changes).get("norm", judged.norm) == "l2":
+        protocol = protocol.in_l2(judged.epsilon if judged.norm == "l2" else radius_in_l2(4 / 255, trial))
+    tree = reduce(partial(lay, ProtocolConfig), (branch(*change) for change in changes), protocol.model_dump())
     try:
         return ProtocolConfig.model_validate(tree)
     except ValidationError as error:

@@ -2,9 +2,9 @@
 
 import re
 from fractions import Fraction
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
 Scalar = bool | int | float | str | None
 FRACTION = re.compile(r"\s*[\d.]+\s*/\s*[\d.]+\s*")
@@ -35,6 +35,21 @@ def plain(value: object) -> Any:
 Real = Annotated[float, BeforeValidator(parse_fraction), Field(allow_inf_nan=False)]
 Pixels = Annotated[Real, Field(ge=0, le=1, json_schema_extra={"unit": "pixels"})]
 """A difference of pixel values, which range from 0 to 1: the usual 8 of 255 grey levels is written 8/255."""
+Norm = Literal["linf", "l2"]
+"""Norm of a ball: l∞ limits the change of each value of each pixel, l2 the length of the change of an image."""
+NormKey = Annotated[Norm, Field(exclude_if=lambda norm: norm == "linf")]
+"""A key that holds a norm. It is not written where it is l∞: what was recorded before there was a choice stays equal to
+what is recorded now."""
+
+
+def _check_radius(epsilon: float, info: ValidationInfo) -> float:
+    if info.data.get("norm") == "linf" and epsilon > 1:
+        raise ValueError("must be less than or equal to 1 with norm linf, as in 8/255")
+    return epsilon
+
+
+Radius = Annotated[Real, Field(ge=0, json_schema_extra={"unit": "pixels"}), AfterValidator(_check_radius)]
+"""Radius of a ball whose norm is the key `norm` before it: at most 1 in l∞, where it is written 8/255; any in l2."""
 
 
 class Strict(BaseModel):

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cfamc_ray.config.attacks import PgdConfig
+from cfamc_ray.config.types import Norm
 from cfamc_ray.method.parallel import ALONE, DistributedContext
-from cfamc_ray.method.perturbation import ascend, project
+from cfamc_ray.method.perturbation import CROP, ascend, project, steepest
 
 Logits = Callable[[Tensor], Tensor]
 """Maps pixels (N, C, H, W) in [0, 1] to logits (N, K)."""
@@ -35,6 +36,7 @@ class Attack(Protocol):
         generator: torch.Generator,
         at_once: int,
         workers: DistributedContext = ALONE,
+        norm: Norm = "linf",
     ) -> Tensor:
         """Compute adversarial images.
 
@@ -43,11 +45,12 @@ class Attack(Protocol):
             images: pixels in [0, 1], in the type and on the device of the classifier's weights; of shape (N, C, H, W),
                 or (N, V, C, H, W) if each of V crops is attacked.
             labels: true classes (N), on the same device.
-            epsilon: radius of the l∞ ball around the images, in pixels.
+            epsilon: radius of the ball around each image.
             generator: generator of random numbers, on the CPU.
             at_once: number of images that the classifier may process at once.
             workers: workers that may share the images; all call this with the same arguments and a generator in the
                 same state, and all return the same images.
+            norm: norm of the ball, one of the config's `norms`; an attack that has only l∞ needs no such argument.
 
         Returns:
             Images of the same shape, within the ball and in [0, 1].
@@ -73,6 +76,7 @@ class SharedAttack(Protocol):
         generator: torch.Generator,
         at_once: int,
         workers: DistributedContext = ALONE,
+        norm: Norm = "linf",
     ) -> Tensor:
         """Find which heads still classify each image correctly.
 
@@ -86,6 +90,7 @@ class SharedAttack(Protocol):
             generator: as in `Attack`.
             at_once: as in `Attack`.
             workers: as in `Attack`.
+            norm: as in `Attack`.
 
         Returns:
             right_NL, on the device of the images.
@@ -123,8 +128,9 @@ def pgd(
     at_once: int | None = None,
     shrink: bool | None = None,
     workers: DistributedContext = ALONE,
+    norm: Norm = "linf",
 ) -> Tensor:
-    """Adversarial images that maximise a loss in the l∞ ball (PGD, arXiv 1706.06083).
+    """Adversarial images that maximise a loss in a ball (PGD, arXiv 1706.06083).
 
     An image that is broken is not changed any further; so the result does not depend on other images of a batch as
     long as the classifier treats each image independently.
@@ -135,7 +141,7 @@ def pgd(
         labels: true classes.
         epsilon: radius of the ball.
         steps: number of ascent steps of each start, at least 1.
-        step_size: size of each step, in pixels.
+        step_size: size of each step, in the norm of the ball.
         restarts: number of starts; those after the first attack only images that are not yet broken.
         start: start of the ascent: uniform in the ball, or zero.
         generator: generator of the uniform starts, on the CPU.
@@ -150,6 +156,7 @@ def pgd(
             number of images in each step, and cuDNN would plan again for it.
         workers: workers that share the images of each start; all call this with the same arguments and a generator in
             the same state, and get the same result.
+        norm: norm of the ball; in l2 each image, or each crop of it, has a ball of its own.
 
     Returns:
         Images of the same shape; for each one the first that is misclassified, or else the end of the last start.
@@ -160,7 +167,7 @@ def pgd(
     for _ in range(restarts):
         delta = torch.zeros_like(images)
         if start == "uniform":
-            delta = random_start(images, epsilon=epsilon, generator=generator)
+            delta = random_start(images, epsilon=epsilon, norm=norm, generator=generator)
         if len(open_indices) == 0:
             break
         parts = [
@@ -171,6 +178,7 @@ def pgd(
                 delta[indices],
                 loss_of=LOSSES[loss],
                 epsilon=epsilon,
+                norm=norm,
                 steps=steps,
                 step_size=step_size,
                 every_step=every_step,
@@ -184,10 +192,15 @@ def pgd(
     return adversarial
 
 
-def random_start(images: Tensor, *, epsilon: float, generator: torch.Generator | None) -> Tensor:
-    """A perturbation drawn uniformly from the l∞ ball around each image, within [0, 1]."""
-    noise = torch.rand(images.shape, generator=generator, dtype=images.dtype).to(images.device)
-    return project((2 * noise - 1) * epsilon, images, epsilon=epsilon)
+def random_start(images: Tensor, *, epsilon: float, generator: torch.Generator | None, norm: Norm = "linf") -> Tensor:
+    """A perturbation drawn uniformly from the ball around each image, and moved into [0, 1]."""
+    if norm == "linf":
+        noise = 2 * torch.rand(images.shape, generator=generator, dtype=images.dtype) - 1
+    else:  # all directions are equally likely, and a radius as likely as its sphere is large
+        direction = steepest(torch.randn(images.shape, generator=generator, dtype=images.dtype), norm)
+        share = torch.rand(*images.shape[:-3], 1, 1, 1, generator=generator, dtype=images.dtype)
+        noise = direction * share ** (1 / images.shape[CROP[0] :].numel())
+    return project(noise.to(images.device) * epsilon, images, epsilon=epsilon, norm=norm)
 
 
 def _one_start(
@@ -198,6 +211,7 @@ def _one_start(
     *,
     loss_of: Callable[[Tensor, Tensor], Tensor],
     epsilon: float,
+    norm: Norm,
     steps: int,
     step_size: float,
     every_step: bool,
@@ -221,7 +235,7 @@ def _one_start(
                 )
                 if len(indices) == 0:
                     return adversarial, resisting
-        ascended = ascend(delta, gradient, x, step_size=step_size, epsilon=epsilon)
+        ascended = ascend(delta, gradient, x, step_size=step_size, epsilon=epsilon, norm=norm)
         delta = torch.where(resists.view(-1, *[1] * (x.dim() - 1)), ascended, delta)  # broken images do not change
     adversarial[indices] = x + delta
     with torch.no_grad():
@@ -245,6 +259,7 @@ class Pgd:
         generator: torch.Generator,
         at_once: int,
         workers: DistributedContext = ALONE,
+        norm: Norm = "linf",
     ) -> Tensor:
         """See `pgd`."""
         return pgd(
@@ -252,6 +267,7 @@ class Pgd:
             images,
             labels,
             epsilon=epsilon,
+            norm=norm,
             steps=self.config.steps,
             step_size=self.config.step_at(epsilon),
             restarts=self.config.restarts,

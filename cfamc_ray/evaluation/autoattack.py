@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cfamc_ray.config.attacks import AutoAttackConfig
+from cfamc_ray.config.types import Norm
 from cfamc_ray.cost.work import BATCH
 from cfamc_ray.evaluation.attacks import AttackInvalid, Logits
 from cfamc_ray.method.encoder import InChunks
@@ -28,6 +29,9 @@ _MEANING = {
 }
 """Meaning of a warning for the classifier, by the check of AutoAttack that issues it."""
 
+_NORMS = {"linf": "Linf", "l2": "L2"}
+"""AutoAttack's names of the norms."""
+
 
 def autoattack(
     logits_of: Logits,
@@ -38,8 +42,9 @@ def autoattack(
     seed: int,
     batch_images: int = 250,
     version: Literal["standard", "plus", "rand"] = "standard",
+    norm: Norm = "linf",
 ) -> Tensor:
-    """Adversarial images from AutoAttack in the l∞ ball; each attack gets images that are still classified correctly.
+    """Adversarial images from AutoAttack in a ball; each attack gets images that are still classified correctly.
 
     The standard version is APGD on the cross-entropy, APGD on the targeted DLR loss, targeted FAB and Square with 5000
     queries. It targets the 9 likeliest wrong classes, or all of them if there are fewer than 10 classes. With 3
@@ -57,6 +62,7 @@ def autoattack(
         seed: seed of all random numbers.
         batch_images: number of images that are attacked at once.
         version: version of AutoAttack; `rand` is for randomised classifiers, `plus` is slower.
+        norm: norm of the ball.
 
     Returns:
         For each image the first misclassified version, or the image itself if there is none or it was already wrong.
@@ -75,7 +81,9 @@ def autoattack(
     # Only of this device: asking another GPU for its state would open a context on it.
     devices = [images_NCHW.device] if images_NCHW.device.type == "cuda" else []
     with torch.no_grad(), torch.random.fork_rng(devices=devices), _warnings_raised(len(images_NCHW)):
-        attack = AutoAttack(logits_of, device=images_NCHW.device, eps=epsilon, seed=seed, version=version)
+        attack = AutoAttack(
+            logits_of, device=images_NCHW.device, eps=epsilon, norm=_NORMS[norm], seed=seed, version=version
+        )
         _suit_classes(attack, logits_of(images_NCHW[:1]).shape[-1])
         # It views tensors in a way that channels_last does not allow.
         adversarial_NCHW, _ = attack.run_standard_evaluation(
@@ -100,12 +108,13 @@ class StandardAutoAttack:
         generator: torch.Generator,
         at_once: int,
         workers: DistributedContext = ALONE,
+        norm: Norm = "linf",
     ) -> Tensor:
         """See `autoattack`; workers do not share the attack, since its checks compare accuracies on all images."""
         # Random numbers depend on the batches, so batches are fixed, and the network processes them in chunks.
         network = InChunks(logits_of, at_once, activation_checkpointing=True) if at_once < BATCH else logits_of
         seed = generator.initial_seed()
-        return autoattack(network, images, labels, epsilon=epsilon, seed=seed, batch_images=BATCH)
+        return autoattack(network, images, labels, epsilon=epsilon, norm=norm, seed=seed, batch_images=BATCH)
 
 
 def _suit_classes(attack: Any, classes: int) -> None:

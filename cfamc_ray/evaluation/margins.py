@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cfamc_ray.config.attacks import MarginsConfig
+from cfamc_ray.config.types import Norm
 from cfamc_ray.evaluation.attacks import random_start
 from cfamc_ray.method.parallel import ALONE, DistributedContext
 from cfamc_ray.method.perturbation import ascend
@@ -48,6 +49,7 @@ def attack_margins(
     at_once: int,
     shrink: bool | None = None,
     workers: DistributedContext = ALONE,
+    norm: Norm = "linf",
 ) -> _Broken:
     """Attack all heads that classify an image correctly, until none does.
 
@@ -56,24 +58,25 @@ def attack_margins(
         images: pixels in [0, 1], (N, C, H, W), or (N, V, C, H, W) if each of V crops is attacked.
         labels: true classes (N).
         right_NL: which heads classify each image correctly; images without any are not attacked.
-        epsilon: radius of the l∞ ball, in pixels.
+        epsilon: radius of the ball.
         steps: number of ascent steps of each start.
         generator: generator of the starts, on the CPU.
         at_once: number of images of one pass, which determines the memory; the result does not depend on it.
         shrink: whether broken images leave the batch at once; the result is the same. None: only on CPUs, since the
             host would wait for a GPU in each step.
         workers: workers that share the images; all call this with the same arguments and get the same result.
+        norm: norm of the ball; in l2 each image, or each crop of it, has a ball of its own.
     """
     shrink = images.device.type == "cpu" if shrink is None else shrink
     adversarial, right_NL = images.clone(), right_NL.clone()
     for start in STARTS:
-        delta = random_start(images, epsilon=epsilon, generator=generator)
+        delta = random_start(images, epsilon=epsilon, norm=norm, generator=generator)
         indices_n = right_NL.any(1).nonzero().squeeze(1)
         if len(indices_n) == 0:
             break
         parts = [
             _one_start(
-                logits_of, images[part], labels[part], delta[part], right_NL[part], start, epsilon, steps, shrink
+                logits_of, images[part], labels[part], delta[part], right_NL[part], start, epsilon, norm, steps, shrink
             )
             for part in workers.part(indices_n).split(at_once)
         ]
@@ -91,6 +94,7 @@ def _one_start(
     right_NL: Tensor,
     start: Start,
     epsilon: float,
+    norm: Norm,
     steps: int,
     shrink: bool,
 ) -> _Broken:
@@ -116,7 +120,7 @@ def _one_start(
                 return _Broken(adversarial, right)
             left_n = left_n[left_n]
         size = epsilon * LAST_STEP ** (step / max(steps - 1, 1))
-        after = ascend(delta, gradient, x, step_size=size, epsilon=epsilon)
+        after = ascend(delta, gradient, x, step_size=size, epsilon=epsilon, norm=norm)
         delta = torch.where(left_n.view(-1, *[1] * (x.dim() - 1)), after, delta)  # broken images do not change
     with torch.no_grad():
         right[rows_n] = right_NL & _right(logits_of(x + delta), y)
@@ -180,6 +184,7 @@ class Margins:
         generator: torch.Generator,
         at_once: int,
         workers: DistributedContext = ALONE,
+        norm: Norm = "linf",
     ) -> Tensor:
         """See `Attack`."""
         return attack_margins(
@@ -188,6 +193,7 @@ class Margins:
             labels,
             torch.ones(len(images), 1, dtype=torch.bool, device=images.device),
             epsilon=epsilon,
+            norm=norm,
             steps=self.config.steps,
             generator=generator,
             at_once=at_once,
@@ -206,6 +212,7 @@ class Margins:
         generator: torch.Generator,
         at_once: int,
         workers: DistributedContext = ALONE,
+        norm: Norm = "linf",
     ) -> Tensor:
         """See `SharedAttack`."""
 
@@ -219,6 +226,7 @@ class Margins:
             labels,
             right_NL,
             epsilon=epsilon,
+            norm=norm,
             steps=self.config.steps,
             generator=generator,
             at_once=at_once,

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from cfamc_ray.config.types import Norm
 from cfamc_ray.intervals import wilson_interval
 
 CLEAN = "none"
@@ -20,7 +21,9 @@ class Measurement:
     after: tuple[str, ...]
     """Ids of earlier attacks at this radius: this one attacks only images that are still classified correctly."""
     epsilon: float
-    """Radius of the l∞ ball; 0 without an attack."""
+    """Radius of the ball; 0 without an attack."""
+    norm: Norm | None
+    """Norm of the ball; None without an attack."""
     images: int
     right: int
     """Number of images that are classified correctly under this attack and all earlier ones."""
@@ -28,7 +31,7 @@ class Measurement:
     @classmethod
     def clean(cls, images: int, right: int) -> "Measurement":
         """Create a measurement without an attack."""
-        return cls(CLEAN, CLEAN, (), 0.0, images, right)
+        return cls(CLEAN, CLEAN, (), 0.0, None, images, right)
 
     @property
     def accuracy(self) -> float:

@@ -20,7 +20,9 @@ from cfamc_ray.config.measures import (
     LocalLipschitzConfig,
 )
 from cfamc_ray.config.method import CropsConfig
+from cfamc_ray.config.types import Norm
 from cfamc_ray.data.images import LabelledImages
+from cfamc_ray.evaluation.attacks import random_start
 from cfamc_ray.evaluation.batches import encode
 from cfamc_ray.evaluation.classifier import LinearClassifier, as_pixels, draw_views, in_batches
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
@@ -40,6 +42,7 @@ class Measure(Protocol):
         images: LabelledImages,
         *,
         epsilon: float,
+        norm: Norm,
         at_once: int,
         workers: DistributedContext,
     ) -> float:
@@ -48,7 +51,8 @@ class Measure(Protocol):
         Args:
             encoder: frozen encoder, in evaluation mode.
             images: validation images, in a stratified order.
-            epsilon: radius of the evaluation's l∞ ball, in pixels.
+            epsilon: radius of the evaluation's ball.
+            norm: norm of that ball.
             at_once: number of images that the encoder should process at once.
             workers: workers that share the images; all call this and must return the same number.
         """
@@ -66,6 +70,7 @@ class EffectiveRank:
         images: LabelledImages,
         *,
         epsilon: float,
+        norm: Norm,
         at_once: int,
         workers: DistributedContext,
     ) -> float:
@@ -82,7 +87,7 @@ def effective_rank(features_NF: torch.Tensor) -> float:
 
 
 class LargestChange:
-    """Mean over images of the largest change of their features that an ascent in the l∞ ball finds.
+    """Mean over images of the largest change of their features that an ascent in the ball finds.
 
     Args:
         config: features, number of images, and steps.
@@ -111,20 +116,21 @@ class LargestChange:
         images: LabelledImages,
         *,
         epsilon: float,
+        norm: Norm,
         at_once: int,
         workers: DistributedContext,
     ) -> float:
         """See `Measure`; NaN for a Lipschitz constant in a ball of radius 0."""
         config = self.config
-        drawn_CHW = torch.rand(images.images_NCHW.shape[1:], generator=torch.Generator().manual_seed(0))
-        start_CHW = ((2 * drawn_CHW - 1) * epsilon).to(next(encoder.parameters()))
+        grey_CHW = torch.full(images.images_NCHW.shape[1:], 0.5).to(next(encoder.parameters()))
+        start_CHW = random_start(grey_CHW, epsilon=epsilon, norm=norm, generator=torch.Generator().manual_seed(0))
         features_of = partial(encoder.features, kind=config.features)
 
         def largest(images_bCHW: Tensor) -> Tensor:
             pixels_bCHW = as_pixels(images_bCHW, encoder)
             start_bCHW = start_CHW.expand_as(pixels_bCHW)
             return largest_change(
-                features_of, pixels_bCHW, start_bCHW, self.change_of, epsilon=epsilon, steps=config.steps
+                features_of, pixels_bCHW, start_bCHW, self.change_of, epsilon=epsilon, norm=norm, steps=config.steps
             )
 
         chosen_NCHW = images.images_NCHW[: config.images]
@@ -144,6 +150,7 @@ class CropDistance:
         images: LabelledImages,
         *,
         epsilon: float,
+        norm: Norm,
         at_once: int,
         workers: DistributedContext,
     ) -> float:
@@ -192,23 +199,25 @@ def largest_change(
     *,
     epsilon: float,
     steps: int,
+    norm: Norm = "linf",
 ) -> Tensor:
-    """The largest change of the features of each image at the points of an ascent in the l∞ ball.
+    """The largest change of the features of each image at the points of an ascent in the ball.
 
     Args:
         features_of: maps pixels to features_NF, each image independently of the others.
         images_NCHW: pixels in [0, 1].
         start_NCHW: first perturbation; the change has no gradient at zero.
         change_of: change of each image (N) from the changed and the original features_NF.
-        epsilon: radius of the ball, in pixels.
-        steps: number of steps along the sign of the change's gradient.
+        epsilon: radius of the ball.
+        steps: number of steps of steepest ascent.
+        norm: norm of the ball.
 
     Returns:
         change_N, at least that of the start.
     """
     features_NF = features_of(images_NCHW)
     largest_N = torch.zeros(len(images_NCHW), dtype=images_NCHW.dtype, device=images_NCHW.device)
-    delta_NCHW = project(start_NCHW, images_NCHW, epsilon=epsilon)
+    delta_NCHW = project(start_NCHW, images_NCHW, epsilon=epsilon, norm=norm)
     for _ in range(steps):
         perturbed_NCHW = (images_NCHW + delta_NCHW).requires_grad_()
         with torch.enable_grad():
@@ -216,6 +225,6 @@ def largest_change(
             (gradient_NCHW,) = torch.autograd.grad(change_N.sum(), perturbed_NCHW)
         largest_N = torch.maximum(largest_N, change_N.detach())
         delta_NCHW = ascend(
-            delta_NCHW, gradient_NCHW, images_NCHW, step_size=STEP_RATIO * epsilon / steps, epsilon=epsilon
+            delta_NCHW, gradient_NCHW, images_NCHW, step_size=STEP_RATIO * epsilon / steps, epsilon=epsilon, norm=norm
         )
     return torch.maximum(largest_N, change_of(features_of(images_NCHW + delta_NCHW), features_NF))

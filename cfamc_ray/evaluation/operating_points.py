@@ -7,13 +7,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from cfamc_ray.config.attacks import AttackConfig
 from cfamc_ray.config.heads import ProbeConfig
+from cfamc_ray.config.types import Norm
 from cfamc_ray.cost.work import BATCH
 from cfamc_ray.data.images import LabelledImages
 from cfamc_ray.evaluation.attacks import SharedAttack
@@ -71,6 +72,7 @@ def still_right_of(
     generator: torch.Generator,
     at_once: int = BATCH,
     workers: DistributedContext = ALONE,
+    norm: Norm = "linf",
 ) -> Tensor:
     """Find which of the first N images each head classifies correctly under an attack.
 
@@ -82,16 +84,17 @@ def still_right_of(
         images: images and their labels, at least N.
         right_NL: which images each head classifies correctly without the attack, booleans on the CPU.
         attack: the attack.
-        epsilon: radius of the l∞ ball, in pixels.
+        epsilon: radius of the ball.
         generator: generator of the attack's random numbers, on the CPU.
         at_once: number of images that the encoder processes at once.
         workers: workers that share the images; all get the complete result.
+        norm: norm of the ball.
 
     Returns:
         right_NL, booleans on the CPU.
     """
     built = attack.build()
-    settings: dict[str, Any] = {"epsilon": epsilon, "generator": generator, "at_once": at_once, "workers": workers}
+    settings = {**attack.ball(epsilon, norm), "generator": generator, "at_once": at_once, "workers": workers}
     if attack.shares_heads:
         shared = cast(SharedAttack, built)
         left_NL = torch.zeros_like(right_NL)
@@ -134,6 +137,7 @@ def fit_points(
     generator: torch.Generator,
     at_once: int = BATCH,
     workers: DistributedContext = ALONE,
+    norm: Norm = "linf",
 ) -> tuple[list[nn.Linear], tuple[OperatingPoint, ...]]:
     """Fit a linear probe with each strength of a config, and measure its accuracies on held-out images.
 
@@ -146,11 +150,12 @@ def fit_points(
         classes: number of classes.
         config: strengths and settings of the fit.
         attack: attack that defines robust accuracy.
-        epsilon: radius of its l∞ ball, in pixels.
+        epsilon: radius of its ball.
         attacked_images: number of held-out images that are attacked, the first ones.
         generator: generator of the attack's random numbers, on the CPU.
         at_once: number of images that the encoder processes at once.
         workers: workers that share the attacked images; all get the same result.
+        norm: norm of its ball.
 
     Returns:
         A head and an operating point for each strength, in the order of the config.
@@ -170,6 +175,7 @@ def fit_points(
         right_NL[:attacked_images],
         attack,
         epsilon=epsilon,
+        norm=norm,
         generator=generator,
         at_once=at_once,
         workers=workers,

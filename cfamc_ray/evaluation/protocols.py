@@ -174,7 +174,8 @@ def fit_classifier(
     else:
         head = default_head(features_NF, classes, seed=protocol.seed)
     classifier.head = head
-    attack = partial(config.attack.build(), classifier, epsilon=config.epsilon, generator=generator, at_once=at_once)
+    ball = config.attack.ball(config.epsilon, config.norm)
+    attack = partial(config.attack.build(), classifier, **ball, generator=generator, at_once=at_once)
     train_probe(
         head,
         config,
@@ -205,7 +206,7 @@ def held_out_points(
         training: labelled images.
         features_NF: their features.
         classes: number of classes.
-        protocol: protocol of which the head's strengths, the first radius and the seed are used.
+        protocol: protocol of which the head's strengths, the norm, the first radius and the seed are used.
         at_once: number of images that the encoder processes at once.
 
     Returns:
@@ -223,6 +224,7 @@ def held_out_points(
         config=protocol.head,
         attack=SELECTION,
         epsilon=protocol.epsilons[0],
+        norm=protocol.norm,
         attacked_images=ATTACKED_HELD_OUT,
         generator=torch.Generator().manual_seed(protocol.seed),
         at_once=at_once,
@@ -244,14 +246,15 @@ def _attacked(
     target = EachCrop(classifier) if protocol.attack_each_crop else classifier
     before: tuple[str, ...] = ()
     for config, count in protocol.stages(epsilon):
+        ball = config.ball(epsilon, protocol.norm)
         right_N = still_right(
             target,
             images,
             right_N[:count],
-            partial(config.build(), target, epsilon=epsilon, generator=generator, at_once=at_once),
+            partial(config.build(), target, **ball, generator=generator, at_once=at_once),
             at_once=at_once,
             group=count if config.whole_sample else BATCH,
             on_progress=partial(on_progress, config.label, epsilon),
         )
-        yield Measurement(config.id, config.label, before, epsilon, len(right_N), int(right_N.sum()))
+        yield Measurement(config.id, config.label, before, epsilon, protocol.norm, len(right_N), int(right_N.sum()))
         before = (*before, config.id)

@@ -72,7 +72,7 @@ def search_scores(
         validation_images: held-out images in a stratified order, as `load_splits` gives them; the first
             `attacked_images` of them are attacked.
         classes: number of classes.
-        config: probe, attack and its radius.
+        config: probe, attack and its ball.
         generator: generator of the attack's random numbers, on the CPU.
         last: whether this is the evaluation after the last epoch, which attacks more images.
         workers: workers that share the images; all call this with the same arguments, and get the same scores.
@@ -103,6 +103,7 @@ def search_scores(
             config=config.head,
             attack=config.attack,
             epsilon=config.epsilon,
+            norm=config.norm,
             attacked_images=attacked,
             generator=generator,
             at_once=at_once,
@@ -114,7 +115,12 @@ def search_scores(
             attacked_images=attacked,
             measures={
                 measure.component_name(): measure.build()(
-                    encoder, validation_images, epsilon=config.epsilon, at_once=at_once, workers=workers
+                    encoder,
+                    validation_images,
+                    epsilon=config.epsilon,
+                    norm=config.norm,
+                    at_once=at_once,
+                    workers=workers,
                 )
                 for measure in config.measures
             },

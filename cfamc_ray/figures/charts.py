@@ -5,14 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby, pairwise
 
 from cfamc_ray.figures.chart import Area, Axis, Bars, Chart, Line, Panel, Points
-from cfamc_ray.formatting import (
-    format_change,
-    format_interval,
-    format_metric,
-    format_setting,
-    format_value,
-    is_brightness,
-)
+from cfamc_ray.formatting import format_change, format_interval, format_metric, format_setting, format_value, is_radius
 from cfamc_ray.front.comparison import Comparison
 from cfamc_ray.front.effects import Effect
 from cfamc_ray.front.front import Front, name_of
@@ -65,7 +58,7 @@ def front_chart(
             [trial.value(y_name) for trial in trials],
             style,  # type: ignore[arg-type]
             colour=[trial.value(COST) for trial in trials],
-            details=[describe(trial, front.objectives) for trial in trials],
+            details=[describe(trial, front) for trial in trials],
             commands=[command_of(trial) for trial in trials] if command_of else (),
         )
 
@@ -191,10 +184,10 @@ def comparison_chart(studies: Sequence[Comparison]) -> Chart:
     return Chart("compare", "Fronts of several studies", [panel])
 
 
-def describe(trial: TrialRecord, objectives: Iterable[str]) -> str:
+def describe(trial: TrialRecord, front: Front) -> str:
     """Metrics with their intervals and point of a trial, in lines that <br> separates."""
-    values = [_with_interval(trial, name) for name in with_cost(objectives)]
-    point = [f"{key} {format_setting(key, value)}" for key, value in trial.point.items()]
+    values = [_with_interval(trial, name) for name in with_cost(front.objectives)]
+    point = [f"{key} {format_setting(key, value, front.norms)}" for key, value in trial.point.items()]
     return "<br>".join([name_of(trial), *values, *point])
 
 
@@ -249,7 +242,8 @@ def slices_chart(effects: Sequence[Effect], objectives: Mapping[str, str]) -> Ch
 
 
 def _slice(effect: Effect, objectives: Mapping[str, str]) -> Panel:
-    scale, unit = (255, " × 255") if is_brightness(effect.key) else (1, "")  # in grey levels
+    norm = effect.norms.get(effect.key, "linf") if is_radius(effect.key) else None
+    scale, unit = {"linf": (255, " × 255"), "l2": (1, " (l₂)"), None: (1, "")}[norm]  # l∞ in grey levels
     x = [scale * float(setting) for setting in effect.settings]  # type: ignore[arg-type]
     marks: list[Points | Line] = [Points("", x, effect.results)]
     title = ""

@@ -50,4 +50,4 @@ def _upright(label: str, scale: Scale) -> Upright:
 
 
 def _written(scale: Scale, value: float) -> str:
-    return format_setting(scale.name, value) if scale.key else format_value(scale.name, value)
+    return format_setting(scale.name, value, scale.norms) if scale.key else format_value(scale.name, value)

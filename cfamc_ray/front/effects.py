@@ -12,9 +12,11 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import create_trial
 from scipy.special import stdtrit
 
+from cfamc_ray.config.radii import norms_of
 from cfamc_ray.config.stages import trunk_part
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.types import Scalar
+from cfamc_ray.formatting import Norms
 from cfamc_ray.metrics import Direction, find_metric
 from cfamc_ray.space.encoding import distributions, encode, ends_of
 from cfamc_ray.store.records import TrialRecord
@@ -48,6 +50,8 @@ class Effect(NamedTuple):
     """Low and high end of a numeric key; NaN for another."""
     trend: tuple[float, float]
     """The metric at these ends, with the other keys at their means."""
+    norms: Norms
+    """Norms of radii."""
 
     @property
     def significant(self) -> bool:
@@ -90,6 +94,7 @@ def find_effects(
                     log=log,
                     ends=ends,
                     trend=(float(y_N.mean()) - slope * place, float(y_N.mean()) + slope * (1 - place)),
+                    norms=norms_of(config),
                 )
             )
     return effects

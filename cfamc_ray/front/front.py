@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cfamc_ray.config.radii import norms_of
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.formatting import format_setting
+from cfamc_ray.formatting import Norms, format_setting
 from cfamc_ray.front.dominance import hypervolume, pareto_front, signs
 from cfamc_ray.store.records import TrialRecord
 from cfamc_ray.store.tables import L2
@@ -27,6 +28,8 @@ class Front:
     """Number of finished trials, with those that miss an objective."""
     reference: list[float]
     """The worst value of each objective that counts for the hypervolume."""
+    norms: Norms
+    """Norms of radii among the searched keys."""
 
     @property
     def trials(self) -> set[int]:
@@ -95,6 +98,7 @@ def find_front(
         hypervolume=hypervolume(values, reference, directions),
         finished=len({record.number for record in records if record.status == "finished"}),
         reference=reference,
+        norms=norms_of(config),
     )
 
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from cfamc_ray.config.radii import norms_of
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.formatting import format_count, format_point
 from cfamc_ray.front.front import find_front
@@ -96,5 +97,5 @@ def _where(config: StudyConfig, record: TrialRecord) -> str:
     epochs, speed = config.trial_at(record.point).pretraining.epochs, record.value("crop_passes_per_second")
     words = [f"epoch {len(record.rows) + 1} of {epochs}"]
     words += [f"{format_count(speed)} crop passes/s"] if math.isfinite(speed) else []
-    words += [format_point(settings_of(config, record))] if record.point else []
+    words += [format_point(settings_of(config, record), norms_of(config))] if record.point else []
     return "; ".join(words)

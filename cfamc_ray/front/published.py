@@ -18,7 +18,7 @@ class PublishedResult(NamedTuple):
 
 
 def published_results(config: StudyConfig) -> list[PublishedResult]:
-    """The systems whose accuracies are published for the study's data set and radius of the attack.
+    """The systems whose accuracies are published for the study's data set and the ball of the attack.
 
     Args:
         config: of the study; its data set is recognised by its name or the name of its file.
@@ -26,7 +26,7 @@ def published_results(config: StudyConfig) -> list[PublishedResult]:
     trial = config.trial
     name = trial.data.name if trial.data.location is None else PurePath(trial.data.location).stem
     radius = next((r for r in (4, 8) if math.isclose(trial.evaluation.epsilon, r / 255)), None)
-    if name not in ("cifar10", "cifar100") or radius is None:
+    if name not in ("cifar10", "cifar100") or radius is None or trial.evaluation.norm != "linf":
         return []
     systems = []
     for recipe in recipe_names():

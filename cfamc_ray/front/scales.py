@@ -4,8 +4,10 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from cfamc_ray.config.radii import norms_of
 from cfamc_ray.config.ranges import Choice, Constant
 from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.formatting import IN_LINF, Norms
 from cfamc_ray.space.encoding import ends_of, place_on
 from cfamc_ray.store.records import TrialRecord
 from cfamc_ray.store.trial_tables import with_cost
@@ -24,6 +26,8 @@ class Scale(NamedTuple):
     """All values of a key without an order."""
     key: bool = False
     """Whether it is a key; else it is a metric."""
+    norms: Norms = IN_LINF
+    """Norms of radii."""
 
     @property
     def ordered(self) -> bool:
@@ -57,6 +61,7 @@ def find_scales(config: StudyConfig, trials: Sequence[TrialRecord]) -> list[Scal
             *ends_of(written),
             options=written.values if isinstance(written, Choice) else (),
             key=True,
+            norms=norms_of(config),
         )
         for key, written in config.space.items()
         if not isinstance(written, Constant)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from cfamc_ray.config.data import DataConfig
 from cfamc_ray.config.protocol import ProtocolConfig
+from cfamc_ray.config.types import Norm
 from cfamc_ray.config.yaml12 import dump_yaml
 from cfamc_ray.formatting import format_quantity, format_radius
 from cfamc_ray.lifecycle.evaluation_plan import Run
@@ -53,7 +54,7 @@ def evaluate_run(
             for measurement in measure(run, data, protocol, device, view, points.extend):
                 measured.append(measurement)
                 shown = format_quantity("fraction", measurement.accuracy)
-                view.say(f"  {_at(measurement.title, measurement.epsilon)}: {shown}")
+                view.say(f"  {_at(measurement.title, measurement.epsilon, protocol.norm)}: {shown}")
     except (AttackInvalid, FloatingPointError) as error:
         problem = str(error)
     seconds = time.perf_counter() - started
@@ -94,11 +95,13 @@ def measure(
         protocol=protocol,
         crops=run.trial.crops,
         device=device,
-        on_progress=lambda label, epsilon, done, total: view.move_to(done, what=_at(label, epsilon), total=total),
+        on_progress=lambda label, epsilon, done, total: view.move_to(
+            done, what=_at(label, epsilon, protocol.norm), total=total
+        ),
         on_curve=on_curve,
     )
 
 
-def _at(label: str, epsilon: float) -> str:
+def _at(label: str, epsilon: float, norm: Norm | None) -> str:
     """An attack and its radius in words."""
-    return f"{label} at {format_radius(epsilon)}" if epsilon else label
+    return f"{label} at {format_radius(epsilon, norm)}" if epsilon else label

@@ -100,7 +100,7 @@ def planned_evaluations(
     places = [text for text in overrides if text.startswith(PLACE)]
     others = [text for text in overrides if text not in places]
     planned = find_run(run, untrained=untrained)  # first, because it imports the plugins of the run's study
-    resolved = [resolve_protocol(name, head=head, overrides=others) for name in protocols]
+    resolved = [resolve_protocol(name, head=head, overrides=others, trial=planned.trial) for name in protocols]
     if not (transfer or any(text.split("=")[0].strip() in ("head", "head.l2") for text in others)):
         resolved = [_at_strength_of(planned, protocol) for protocol in resolved]
     data = transfer_data(transfer, planned.trial.data.side or 32) if transfer else own_data(planned, places)

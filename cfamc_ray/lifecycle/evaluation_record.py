@@ -82,11 +82,11 @@ class Evaluation:
 
     @property
     def results(self) -> "pd.DataFrame":
-        """A row per attack and radius: its id and label, images, accuracy as a fraction, and its 95 % interval."""
+        """A row per attack and radius: id, label, norm, radius, images, accuracy as a fraction, its 95 % interval."""
         import pandas as pd  # noqa: PLC0415 (slow to import)
 
-        columns = ["attack", "label", "epsilon", "images", "accuracy", "low", "high"]
-        rows = [(f.attack, f.label, f.epsilon, f.images, f.accuracy, *f.interval) for f in self.measured]
+        columns = ["attack", "label", "norm", "epsilon", "images", "accuracy", "low", "high"]
+        rows = [(f.attack, f.label, f.norm, f.epsilon, f.images, f.accuracy, *f.interval) for f in self.measured]
         return pd.DataFrame(rows, columns=columns)
 
     @property

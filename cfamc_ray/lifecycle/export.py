@@ -129,6 +129,8 @@ def _card(config: StudyConfig, front: Front, trials: str, onnx: Sequence[str]) -
 
 def _card_lines(config: StudyConfig, front: Front, trials: str, onnx: Sequence[str]) -> Iterator[str]:
     data, evaluation, encoder = config.trial.judged_on, config.trial.evaluation, config.trial.encoder
+    linf = evaluation.norm == "linf"
+    radius = f"l∞ radius of {255 * evaluation.epsilon:g}/255" if linf else f"l₂ radius of {evaluation.epsilon:g}"
     yield f"# {config.name}\n"
     yield f"{config.question}\n" if config.question else ""
     yield (
@@ -136,7 +138,7 @@ def _card_lines(config: StudyConfig, front: Front, trials: str, onnx: Sequence[s
         f"{encoder.width}) are pretrained without labels on {config.trial.data.pretrain_images:,} images of "
         f"{config.trial.data.name}. Accuracies are those of linear probes on their frozen features, on "
         f"{data.validation_images:,} validation images of {data.name}; robust accuracy is under "
-        f"{evaluation.attack.label} with an l∞ radius of {255 * evaluation.epsilon:g}/255, on "
+        f"{evaluation.attack.label} with an {radius}, on "
         f"{evaluation.attacked_images:,} of them at most. "
         "They were used to choose these points, so they are optimistic; `confirm.csv`, where it is there, has test "
         "images, fresh seeds and stronger attacks.\n"

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from cfamc_ray.config.perturbation import FreeAttackConfig, NoAttackConfig, PgdAttackConfig
 from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.config.types import Norm
 from cfamc_ray.method.learner import Encoder, Learner, LossFunction, Runner, eagerly
 from cfamc_ray.method.perturbation import Radius, ascend, project
 from cfamc_ray.method.phases import phase
@@ -24,7 +25,7 @@ class FreeReplays:
 
     Attributes:
         replays: weight updates on the same crops (m).
-        step_size: step size of the ascent, in pixels.
+        step_size: step size of the ascent, in the norm of the ball.
         project_first: whether a carried perturbation is clipped to its new crops before the first replay.
     """
 
@@ -53,6 +54,7 @@ class FreeReplays:
             loss_function=learner.loss_of,
             replays=self.replays,
             epsilon=learner.epsilon,
+            norm=learner.norm,
             step_size=self.step_size,
             project_first=self.project_first,
             run=learner.run,
@@ -76,6 +78,7 @@ class PgdUpdate:
             loss_function=learner.loss_of,
             steps=self.config.steps,
             epsilon=learner.epsilon,
+            norm=learner.norm,
             step_size=self.config.step_size,
             attack_encoder=partial(self._attack_pass, learner),
             attack_crops_VBCHW=crops_VBCHW[1:] if self.config.attack_positive == "self" else None,
@@ -112,6 +115,7 @@ def free_replays(
     step_size: float,
     project_first: bool = True,
     run: Runner = eagerly,
+    norm: Norm = "linf",
 ) -> tuple[Tensor, Tensor]:
     """Train on the same crops several times; each backward pass also moves the perturbation (CF-AMC-SSL, algorithm 1).
 
@@ -123,23 +127,25 @@ def free_replays(
         delta_VBCHW: perturbation after the last minibatch, or zeros; not changed.
         loss_function: loss of the embeddings.
         replays: number of updates on these crops (m), at least 1.
-        epsilon: radius of the l∞ ball, a number or a tensor that broadcasts.
-        step_size: step size of the ascent, in pixels.
+        epsilon: radius of the ball, a number or a tensor that broadcasts.
+        step_size: step size of the ascent, in the norm.
         project_first: whether delta is clipped to these crops before the first replay (published: no).
         run: runner of each replay.
+        norm: norm of the ball, of each crop.
 
     Returns:
         The moved perturbation, and losses_R.
     """
+    moved = partial(ascend, step_size=step_size, epsilon=epsilon, norm=norm)
 
     def replay(crops_VBCHW: Tensor, delta_VBCHW: Tensor) -> tuple[Tensor, Tensor]:
         optimizer.zero_grad()
         loss, gradient_VBCHW = _backward(encoder, loss_function, crops_VBCHW, delta_VBCHW)
         _step(optimizer)
-        return ascend(delta_VBCHW, gradient_VBCHW, crops_VBCHW, step_size=step_size, epsilon=epsilon), loss
+        return moved(delta_VBCHW, gradient_VBCHW, crops_VBCHW), loss
 
     if project_first:
-        delta_VBCHW = project(delta_VBCHW, crops_VBCHW, epsilon=epsilon)
+        delta_VBCHW = project(delta_VBCHW, crops_VBCHW, epsilon=epsilon, norm=norm)
     losses = []
     for _ in range(replays):
         delta_VBCHW, loss = run(replay, crops_VBCHW, delta_VBCHW)
@@ -165,6 +171,7 @@ def pgd_update(
     attack_loss_function: LossFunction | None = None,
     keep_attack_gradients: bool = False,
     run: Runner = eagerly,
+    norm: Norm = "linf",
 ) -> tuple[Tensor, Tensor]:
     """Ascend for several steps, then train once on the perturbed crops: the published PGD baselines.
 
@@ -176,8 +183,8 @@ def pgd_update(
         delta_VBCHW: start of the attack; not changed.
         loss_function: loss of the embeddings.
         steps: number of attack passes (k).
-        epsilon: radius of the l∞ ball, a number or a tensor that broadcasts.
-        step_size: step size of the ascent, in pixels.
+        epsilon: radius of the ball, a number or a tensor that broadcasts.
+        step_size: step size of the ascent, in the norm.
         attack_encoder: encoder of the attack passes, if it differs (in another mode, or the module inside a
             data-parallel wrapper).
         attack_crops_VBCHW: crops that the attack passes perturb, if they differ; equal in all views whose radius is
@@ -185,16 +192,18 @@ def pgd_update(
         attack_loss_function: loss that the attack passes ascend, if it differs.
         keep_attack_gradients: whether the attack passes' weight gradients add to the update's, as published.
         run: runner of the attack and the update.
+        norm: norm of the ball, of each crop.
 
     Returns:
         The moved perturbation, and losses_1.
     """
     attack_encoder, attack_loss_function = attack_encoder or encoder, attack_loss_function or loss_function
     attack_crops_VBCHW = crops_VBCHW if attack_crops_VBCHW is None else attack_crops_VBCHW
+    moved = partial(ascend, step_size=step_size, epsilon=epsilon, norm=norm)
 
     def update(crops_VBCHW: Tensor, delta_VBCHW: Tensor, attack_crops_VBCHW: Tensor) -> tuple[Tensor, Tensor]:
         optimizer.zero_grad()
-        delta_VBCHW = project(delta_VBCHW, attack_crops_VBCHW, epsilon=epsilon)
+        delta_VBCHW = project(delta_VBCHW, attack_crops_VBCHW, epsilon=epsilon, norm=norm)
         for _ in range(steps):
             if keep_attack_gradients:
                 _, gradient_VBCHW = _backward(attack_encoder, attack_loss_function, attack_crops_VBCHW, delta_VBCHW)
@@ -203,7 +212,7 @@ def pgd_update(
                 loss = _loss_of(attack_encoder, attack_loss_function, perturbed_VBCHW)
                 with phase("backward"):
                     (gradient_VBCHW,) = torch.autograd.grad(loss, perturbed_VBCHW)
-            delta_VBCHW = ascend(delta_VBCHW, gradient_VBCHW, attack_crops_VBCHW, step_size=step_size, epsilon=epsilon)
+            delta_VBCHW = moved(delta_VBCHW, gradient_VBCHW, attack_crops_VBCHW)
         loss, _ = _backward(encoder, loss_function, crops_VBCHW, delta_VBCHW)
         _step(optimizer)
         return delta_VBCHW, loss

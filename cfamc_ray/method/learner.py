@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from cfamc_ray.config.types import Norm
+
 Encoder = Callable[[Tensor], Tensor]
 """Maps pixels (V*B, C, H, W) to rows of unit length (V*B, D)."""
 LossFunction = Callable[[Tensor], Tensor]
@@ -43,7 +45,8 @@ class Learner:
         scheduler: schedule, to be advanced at each weight update; None for a constant rate.
         loss_of: maps z_VBD of this worker to the loss over the minibatch of all workers.
         attack_loss_of: the same for passes that serve only the attack, whose terms are not reported.
-        epsilon: radius of the l∞ ball for each view, (V, 1, 1, 1, 1).
+        epsilon: radius of the ball for each view, (V, 1, 1, 1, 1).
+        norm: norm of the balls.
         compiled: whether the network is compiled.
         run: runner of each weight update.
     """
@@ -56,6 +59,7 @@ class Learner:
     loss_of: LossFunction
     attack_loss_of: LossFunction
     epsilon: Tensor
+    norm: Norm
     compiled: bool
     run: Runner
 

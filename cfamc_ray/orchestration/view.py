@@ -11,6 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from cfamc_ray.config.radii import norms_of
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.formatting import format_metric, format_point, format_seconds, format_value, sparkline
 from cfamc_ray.front.growth import find_growth
@@ -105,7 +106,7 @@ def _lines_of(record: TrialRecord) -> int:
 def _story(config: StudyConfig, record: TrialRecord) -> list[str]:
     """Lines about a trial, to which later lines are only appended: its point, its epochs, its end."""
     trial = config.trial_at(record.point)
-    point = format_point(settings_of(config, record))
+    point = format_point(settings_of(config, record), norms_of(config))
     lines = [point or "the only point", *(epoch_line(trial, row, detail="normal") for row in record.rows)]
     if record.ended:
         lines.append(record.status + (f": {record.reason}" if record.reason else ""))

@@ -170,7 +170,7 @@ def _movers(config: StudyConfig, effects: Sequence[Effect]) -> list[str]:
         significant = sorted((e for e in mine if e.significant), key=lambda e: -abs(e.slope))
         words = [
             f"{e.key} ({format_change(metric, e.slope)} from "
-            f"{' to '.join(format_setting(e.key, end) for end in e.ends)}, "
+            f"{' to '.join(format_setting(e.key, end, e.norms) for end in e.ends)}, "
             f"95 % interval {format_interval(metric, e.interval)})"
             for e in significant
         ]

@@ -6,6 +6,7 @@ from pathlib import Path
 from string import ascii_lowercase
 from typing import Any, NamedTuple
 
+from cfamc_ray.config.radii import norms_of
 from cfamc_ray.config.reading import read_resolved
 from cfamc_ray.config.scaling import ScalingConfig
 from cfamc_ray.config.study import StudyConfig
@@ -128,7 +129,10 @@ def _with_groups(members: Table, groups: Sequence[Sequence[TrialRecord]]) -> Tab
 def confirm_table(config: StudyConfig, folder: Path) -> Table:
     """confirm.csv; without rows where there is none."""
     rows = read_csv(folder / CONFIRM_TABLE, ["seeds"], or_empty=["front_probability"])
-    typed = [*confirmation_columns(config.objectives, LAST_MEASURED), *map(setting_column, config.space)]
+    typed = [
+        *confirmation_columns(config.objectives, LAST_MEASURED),
+        *(setting_column(key, norms_of(config)) for key in config.space),
+    ]
     columns = {column.name: column for column in typed}
     names = list(rows[0]) if rows else []
     return Table("confirm", "With fresh seeds, on test images", [columns.get(n, Column(n)) for n in names], rows)

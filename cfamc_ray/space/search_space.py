@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from cfamc_ray.config.active_keys import component_sections, has_key
 from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.radii import check_radii
 from cfamc_ray.config.ranges import Choice, Constant, FloatRange, IntRange, Range, dump_range
 from cfamc_ray.config.recipes import read_recipe
 from cfamc_ray.config.stages import trunk_of, trunk_part, without_trunk
@@ -42,8 +43,8 @@ class SearchSpace:
 
         Raises:
             ValueError: if no point meets the constraints, a constraint cannot be computed, a grid has fewer points than
-                `budget.trials`, a point of `start_from` is outside the space, workers cannot share minibatches, or no
-                trial measures an objective; the message begins with the key.
+                `budget.trials`, a point of `start_from` is outside the space, workers cannot share minibatches, no
+                trial measures an objective, or a radius is one of another norm; the message begins with the key.
         """
         # Check more than one point, to find a constraint that cannot be computed for all points.
         searched = not all(isinstance(written, Constant) for written in self.ranges.values())
@@ -51,6 +52,8 @@ class SearchSpace:
         trials = list(islice(self._trials(), number))
         self._check_number(len(trials))
         self._check_measured(trials)
+        for trial in trials:
+            check_radii(trial)
         _ = self.first_points  # refuses points that do not fit
         self._check_workers(trials)
 

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from cfamc_ray.formatting import MISSING, format_quantity, format_setting, short_names
+from cfamc_ray.config.types import Norm
+from cfamc_ray.formatting import IN_LINF, MISSING, Norms, format_quantity, format_setting, short_names
 from cfamc_ray.metrics import Unit, find_metric
 from cfamc_ray.store.csv_files import csv_text
 
@@ -31,6 +32,8 @@ class Column(NamedTuple):
     """Unit of its numbers; None: whole numbers with all digits, others with three."""
     setting: bool = False
     """Whether the name is the dotted key of a trial, and the cells are its values."""
+    norm: Norm | None = "linf"
+    """Norm of radii; None if it differs from row to row."""
 
     def show(self, value: object) -> str:
         """A cell as a person reads it; a dash where it is missing."""
@@ -41,7 +44,7 @@ class Column(NamedTuple):
         if isinstance(value, str):
             return value
         if self.setting:
-            return format_setting(self.name, value)
+            return format_setting(self.name, value, {self.name: self.norm})
         if self.unit is None and isinstance(value, int):
             return str(value)
         return format_quantity(self.unit or "number", float(value))  # type: ignore[arg-type]
@@ -55,9 +58,9 @@ def metric_column(metric: str, statistic: Statistic | None = None) -> Column:
     return Column(f"{metric}_{statistic}", f"{known.label} {statistic}", known.unit)
 
 
-def setting_column(key: str) -> Column:
-    """The column of a key of a trial, searched or the L2 strength of operating points."""
-    return Column(key, "L2" if key == L2 else "", setting=True)
+def setting_column(key: str, norms: Norms = IN_LINF) -> Column:
+    """The column of a key of a trial, searched or the L2 strength of operating points; with the norms of radii."""
+    return Column(key, "L2" if key == L2 else "", setting=True, norm=norms.get(key, "linf"))
 
 
 class Table(NamedTuple):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.radii import norms_of
 from cfamc_ray.config.stages import TRUNK, TRUNK_EPOCHS, trunk_part
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.yaml12 import parse_yaml
@@ -48,7 +49,8 @@ def settings_columns(config: StudyConfig, records: Iterable[TrialRecord]) -> lis
     records = list(records)
     at_points = any(record.l2 is not None for record in records)
     of_trunks = [key for record in records for key in trunk_part(record.point)]
-    return [setting_column(key) for key in dict.fromkeys([*([L2] if at_points else []), *config.space, *of_trunks])]
+    keys, norms = [*([L2] if at_points else []), *config.space, *of_trunks], norms_of(config)
+    return [setting_column(key, norms) for key in dict.fromkeys(keys)]
 
 
 def settings_of(config: StudyConfig, record: TrialRecord) -> dict[str, Any]:

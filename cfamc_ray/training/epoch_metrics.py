@@ -35,7 +35,7 @@ class TrialMetrics:
     delta_mean: float
     """Mean absolute value of the perturbation after the epoch, in pixels."""
     delta_border_share: float
-    """Fraction of the perturbation's entries at the border of the ball."""
+    """Fraction of the perturbation's entries at the border of the ball; of its crops in the l2 norm."""
     crop_passes: int
     flops: int
     train_seconds: float

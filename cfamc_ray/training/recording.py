@@ -215,7 +215,8 @@ class RecordedTrial:
         if self.events is not None:
             config = self.trial.trainer.config
             radius = max(config.perturbation.radii(config.crops.views))
-            self.events.write(row, self.trial.last_crops(SHOWN), epsilon=radius)
+            largest = radius if config.perturbation.radii_norm == "linf" else None
+            self.events.write(row, self.trial.last_crops(SHOWN), epsilon=largest)
         return row
 
 

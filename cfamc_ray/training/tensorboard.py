@@ -56,14 +56,14 @@ class TrialEvents:
             self._add(self._described, self._begun)
 
     def write(
-        self, row: Mapping[str, Any], crops: tuple[Tensor, Tensor] | None = None, *, epsilon: float = 1.0
+        self, row: Mapping[str, Any], crops: tuple[Tensor, Tensor] | None = None, *, epsilon: float | None = 1.0
     ) -> None:
         """Add an epoch; missing metrics are left out.
 
         Args:
             row: the epoch's metrics.
             crops: crops_VbCHW and delta_VbCHW to show; None for none.
-            epsilon: radius of the perturbations, which are scaled so that it spans black to white.
+            epsilon: largest change of a pixel, which is shown as black or white; None: the largest one there is.
         """
         for name, metric in self.scalars.items():
             value = row.get(metric)
@@ -90,7 +90,7 @@ class TrialEvents:
             self.writer.file_writer.add_summary(summary)
 
 
-def crop_grids(crops_VbCHW: Tensor, delta_VbCHW: Tensor, *, epsilon: float) -> dict[str, Tensor]:
+def crop_grids(crops_VbCHW: Tensor, delta_VbCHW: Tensor, *, epsilon: float | None) -> dict[str, Tensor]:
     """Images of the crops, the perturbed crops, and the perturbation, with a row for each image."""
 
     def grid(images_VbCHW: Tensor) -> Tensor:
@@ -99,11 +99,12 @@ def crop_grids(crops_VbCHW: Tensor, delta_VbCHW: Tensor, *, epsilon: float) -> d
         rows_CHW = framed_VbCHW.permute(2, 1, 3, 0, 4).reshape(C, b * H, V * W)
         return functional.pad(rows_CHW, (0, 1, 0, 1))
 
-    magnified = 0.5 + delta_VbCHW / (2 * epsilon) if epsilon > 0 else torch.full_like(delta_VbCHW, 0.5)
+    largest = delta_VbCHW.abs().max().item() if epsilon is None else epsilon
+    magnified = 0.5 + delta_VbCHW / (2 * largest) if largest > 0 else torch.full_like(delta_VbCHW, 0.5)
     return {
         "crops/plain": grid(crops_VbCHW),
         "crops/perturbed": grid(crops_VbCHW + delta_VbCHW),
-        "crops/perturbation, ε from black to white": grid(magnified),
+        f"crops/perturbation, {'largest' if epsilon is None else 'ε'} from black to white": grid(magnified),
     }
 
 

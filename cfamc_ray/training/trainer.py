@@ -24,6 +24,7 @@ from cfamc_ray.method.losses import Loss
 from cfamc_ray.method.norms import use_fused_norm
 from cfamc_ray.method.optimizer import Lars, build_optimizer, build_scheduler
 from cfamc_ray.method.parallel import DistributedContext, data_parallel, gather_embeddings
+from cfamc_ray.method.perturbation import into_ball
 from cfamc_ray.training.generators import WEIGHTS, make_seed
 from cfamc_ray.training.precision import resolve_precision
 from cfamc_ray.training.speedups import is_of_compiler, speedups
@@ -129,14 +130,15 @@ class Trainer:
     def enter(self, state: Mapping[str, Any]) -> None:
         """Begin this stage with the `state` at the end of the one before it.
 
-        Weights and momenta are taken over, and so are perturbations, cut off at the radius of this stage; views that
+        Weights and momenta are taken over, and so are perturbations, moved into the balls of this stage; views that
         are new begin with a perturbation of zero.
         """
         self.encoder.load_state_dict(state["encoder"])
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state["optimizer"]["state"]})
         before_VbCHW = state["delta"][: len(self.delta_VbCHW)]
         radius_V1111 = self.epsilon_V1111[: len(before_VbCHW)]
-        self.delta_VbCHW[: len(before_VbCHW)] = before_VbCHW.clamp(-radius_V1111, radius_V1111)
+        norm = self.config.perturbation.radii_norm
+        self.delta_VbCHW[: len(before_VbCHW)] = into_ball(before_VbCHW, epsilon=radius_V1111, norm=norm)
         self._run = None
 
     def _learner(self, scheduler: LRScheduler | None, run: Runner) -> Learner:
@@ -149,6 +151,7 @@ class Trainer:
             loss_of=self.loss_of,
             attack_loss_of=partial(self.loss_of, reported=False),
             epsilon=self.epsilon_V1111,
+            norm=self.config.perturbation.radii_norm,
             compiled=self.speedups.compile,
             run=run,
         )

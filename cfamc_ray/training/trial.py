@@ -25,6 +25,7 @@ from cfamc_ray.evaluation.classifier import save_heads
 from cfamc_ray.evaluation.scores import Scores, search_scores
 from cfamc_ray.method.encoder import save_encoder
 from cfamc_ray.method.parallel import DistributedContext
+from cfamc_ray.method.perturbation import size_of
 from cfamc_ray.training.checkpoint import read_checkpoint, save_checkpoint, unreadable
 from cfamc_ray.training.epoch_metrics import TrialMetrics
 from cfamc_ray.training.generators import ATTACK, make_generator
@@ -137,7 +138,8 @@ class Trial:
         before = self.rows[-1] if self.rows else None
         terms = (self.trainer.terms_T / stage.updates_per_epoch).tolist()
         clipped = self.trainer.optimizer.clipped_share
-        delta, border = self.trainer.delta_VbCHW.abs(), max(stage.perturbation.radii(stage.crops.views)) * (1 - 1e-6)
+        delta, perturbation = self.trainer.delta_VbCHW, stage.perturbation
+        size, border = size_of(delta, perturbation.radii_norm), max(perturbation.radii(stage.crops.views)) * (1 - 1e-6)
         return TrialMetrics(
             epoch=epoch,
             done=epoch == config.pretraining.epochs,
@@ -146,8 +148,8 @@ class Trial:
             loss_terms=dict(zip(stage.loss.terms, terms, strict=True)),
             learning_rate=float(self.trainer.scheduler.get_last_lr()[0]),
             clipped_share=None if clipped is None else clipped.item(),
-            delta_mean=delta.mean().item(),
-            delta_border_share=((delta > 0) & (delta >= border)).double().mean().item(),
+            delta_mean=delta.abs().mean().item(),
+            delta_border_share=((size > 0) & (size >= border)).double().mean().item(),
             crop_passes=config.crop_passes_until(epoch),
             flops=training_flops(config, epoch),
             train_seconds=(before.train_seconds if before else 0.0) + train_seconds,

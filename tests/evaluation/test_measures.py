@@ -70,7 +70,7 @@ def test_a_study_may_optimise_what_its_trials_measure() -> None:
 
 
 @given(st.integers(0, 1000))
-def test_the_largest_change_of_a_linear_feature_is_the_l1_norm_of_its_weights(seed: int) -> None:
+def test_the_largest_change_of_a_linear_feature_is_the_dual_norm_of_its_weights(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     weight_P = torch.randn(48, generator=generator, dtype=torch.float64)
     images_NCHW = 0.1 + 0.8 * torch.rand(5, 3, 4, 4, generator=generator, dtype=torch.float64)
@@ -82,6 +82,12 @@ def test_the_largest_change_of_a_linear_feature_is_the_l1_norm_of_its_weights(se
     change_N = largest_change(features_of, images_NCHW, start_NCHW, relative_change, epsilon=EPSILON, steps=3)
     expected_N = EPSILON * weight_P.abs().sum() / features_of(images_NCHW).abs().squeeze(1)
     assert change_N.tolist() == pytest.approx(expected_N.tolist())
+    in_l2_N = largest_change(
+        features_of, images_NCHW, start_NCHW, relative_change, epsilon=EPSILON, norm="l2", steps=20
+    )
+    largest_N = EPSILON * weight_P.norm() / features_of(images_NCHW).abs().squeeze(1)
+    assert bool((in_l2_N <= largest_N * (1 + 1e-9)).all())
+    assert bool((in_l2_N >= 0.9 * largest_N).all())
 
 
 def test_an_ascent_stays_within_the_ball_and_the_pixels_and_begins_at_its_start() -> None:
@@ -139,7 +145,7 @@ def test_a_change_of_features_does_not_depend_on_the_batch_and_reads_its_number_
     def measured(*, count: int, at_once: int) -> float:
         measure = config.model_copy(update={"features": features, "images": count}).build()
         with frozen(encoder):
-            value: float = measure(encoder, images, epsilon=EPSILON, at_once=at_once, workers=ALONE)
+            value: float = measure(encoder, images, epsilon=EPSILON, norm="linf", at_once=at_once, workers=ALONE)
         return value
 
     value = measured(count=8, at_once=12)
@@ -151,10 +157,12 @@ def test_a_change_of_features_does_not_depend_on_the_batch_and_reads_its_number_
 def test_a_larger_ball_moves_the_features_further(encoder: SelfSupervisedEncoder, images: LabelledImages) -> None:
     with frozen(encoder):
         distance = [
-            AdversarialDistanceConfig().build()(encoder, images, epsilon=epsilon, at_once=12, workers=ALONE)
+            AdversarialDistanceConfig().build()(
+                encoder, images, epsilon=epsilon, norm="linf", at_once=12, workers=ALONE
+            )
             for epsilon in (0.0, EPSILON, 4 * EPSILON)
         ]
-        undefined = LocalLipschitzConfig().build()(encoder, images, epsilon=0.0, at_once=12, workers=ALONE)
+        undefined = LocalLipschitzConfig().build()(encoder, images, epsilon=0.0, norm="linf", at_once=12, workers=ALONE)
     assert distance[0] == pytest.approx(0, abs=1e-6)
     assert distance[0] < distance[1] < distance[2] <= 2
     assert math.isnan(undefined), "0 / 0"
