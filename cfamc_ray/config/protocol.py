@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 
 from cfamc_ray.config.attacks import ATTACKS, AttackConfig, AutoAttackConfig, MarginsConfig, PgdConfig
 from cfamc_ray.config.components import ComponentField
+from cfamc_ray.config.corruptions import CORRUPTIONS, SEVERITIES, Corruption, Severity
+from cfamc_ray.config.finetune import FinetuneConfig
 from cfamc_ray.config.heads import HEADS, HeadConfig
 from cfamc_ray.config.types import Pixels, Strict
 
@@ -28,12 +30,19 @@ class AttackStage(NamedTuple):
 
 
 class ProtocolConfig(Strict):
-    """How a frozen encoder is evaluated on the test split."""
+    """How an encoder is evaluated on the test split: frozen, unless `finetune` is given."""
 
     name: str
     head: HeadConfig = HeadConfig()
     """Linear head on the frozen encoder. Of several L2 strengths of a converged fit, the one with the largest sum of
     clean and robust accuracy on a fifth of the training images, held out of the fit, is fitted again on all of them."""
+    labels_per_class: int | None = Field(default=None, ge=1)
+    """Number of training images of each class on which the head is fitted, and the network fine-tuned; null: all."""
+    draws: int = Field(default=5, ge=1)
+    """Number of times that `labels_per_class` images are drawn; everything is measured with each draw."""
+    finetune: FinetuneConfig | None = None
+    """How the encoder is trained further together with its head before both are measured; null: it stays frozen. The
+    stored encoder never changes."""
     crops: int = Field(default=0, ge=0)
     """Number of crops, at fixed positions and sizes, whose mean feature the head reads; 0: the whole image."""
     attack_each_crop: bool = False
@@ -55,11 +64,15 @@ class ProtocolConfig(Strict):
     correctly after earlier attacks; 0: none."""
     autoattack_epsilons: tuple[Pixels, ...] = Field(default=(4 / 255, 8 / 255), strict=False)
     """Radii at which AutoAttack runs."""
+    corruptions: tuple[Corruption, ...] = Field(default=(), strict=False)
+    """Common corruptions of the `images` under which accuracy is measured, without an attack."""
+    severities: tuple[Severity, ...] = Field(default=SEVERITIES, strict=False, min_length=1)
+    """Severities of each corruption, from 1 to 5."""
     batch_images: int | None = Field(default=None, ge=1, le=250)
     """Images that the encoder processes at once. It sets the memory used and, up to rounding, changes no result. Null:
     as many as fit into 2 GB of an attack's activations, from 1 to 250."""
     seed: int = Field(default=0, ge=0)
-    """Seed of heads, attacks and crops."""
+    """Seed of heads, attacks, crops, corruptions, and the order and draws of training images."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "ProtocolConfig":
@@ -81,6 +94,11 @@ class ProtocolConfig(Strict):
                 "epsilons is empty, but several strengths of head.l2 are compared at the first radius: set head.l2 to "
                 "one strength"
             )
+        if self.labels_per_class and self.head.selects_l2:
+            raise ValueError(
+                "labels_per_class leaves too few images to choose among several strengths of head.l2: set head.l2 to "
+                "one strength, such as 0.1"
+            )
         missing = sorted(set(self.autoattack_epsilons) - set(self.epsilons))
         if self.autoattack_images and missing:
             shown = ", ".join(f"{epsilon * 255:g}/255" for epsilon in missing)
@@ -89,9 +107,11 @@ class ProtocolConfig(Strict):
 
     @property
     def attacks(self) -> list[AttackConfig]:
-        """All attacks that the protocol runs, including the one of its head's adversarial phases."""
-        of_head = [self.head.attack] if "adversarial" in self.head.phases else []
-        return [*of_head, *(stage.attack for epsilon in self.epsilons for stage in self.stages(epsilon))]
+        """All attacks that the protocol runs, including those of adversarial training."""
+        training = [self.head.attack] if "adversarial" in self.head.phases else []
+        if self.finetune and self.finetune.training == "adversarial":
+            training.append(self.finetune.attack)
+        return [*training, *(stage.attack for epsilon in self.epsilons for stage in self.stages(epsilon))]
 
     def stages(self, epsilon: float) -> tuple[AttackStage, ...]:
         """The attacks at a radius in order; each attacks only images that are still classified correctly.
@@ -125,5 +145,22 @@ PROTOCOLS = {
     "standard": ProtocolConfig(name="standard"),
     "published-emp": _published("published-emp", steps=2),
     "published-simclr": _published("published-simclr", steps=20),
+    "few-labels": ProtocolConfig(
+        name="few-labels",
+        head=HeadConfig(l2=(1e-1,)),
+        labels_per_class=5,
+        attacked_images=1_000,
+        epsilons=(4 / 255, 8 / 255),
+        autoattack_images=0,
+    ),
+    "corruptions": ProtocolConfig(
+        name="corruptions",
+        corruptions=CORRUPTIONS,
+        attacked_images=1_000,
+        epsilons=(4 / 255, 8 / 255),
+        autoattack_images=0,
+    ),
 }
 """Protocols by name. The published ones are weaker than stated: 2 steps of 0.01 reach 5.1/255 of a ball of 8/255."""
+COMPARED = ("standard", "published-emp", "published-simclr")
+"""Protocols of ``--protocol all``: those that measure the same thing, the accuracy of a head on all labels."""

@@ -204,7 +204,7 @@ def test_another_head_comes_by_its_name_and_can_be_changed(head: str) -> None:
         ("head.epoch=3", ("unknown key head.epoch", "did you mean epochs?")),
         ("attack.stepz=3", ("unknown key attack.stepz", "did you mean steps?")),
         ("head.attack.restart=3", ("unknown key head.attack.restart", "did you mean restarts?")),
-        ("zzz=3", ("unknown key zzz", "known here: name, head, crops")),
+        ("zzz=3", ("unknown key zzz", "known here: name, head, labels_per_class")),
         ("attack.steps=0", ("attack.steps", "greater than or equal to 1", "it is 0")),
         ("attack=3", ("attack", "it is 3")),
         ("attack.steps.more=3", ("attack.steps", "valid integer")),

@@ -1,0 +1,38 @@
+"""Fine-tuning of an encoder with its head, on labels."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from cfamc_ray.config.attacks import ATTACKS, AttackConfig, PgdConfig
+from cfamc_ray.config.components import ComponentField
+from cfamc_ray.config.types import Pixels, Real, Strict
+
+
+class FinetuneConfig(Strict):
+    """Training of a copy of the encoder together with its head, on the labels of un-augmented training images.
+
+    SGD with Nesterov momentum 0.9 minimises the cross-entropy, starting from the encoder and the head that was fitted
+    on its frozen features. The learning rate falls to 0 by a cosine schedule.
+    """
+
+    layers: Literal["last_block", "all"] = "all"
+    """What is trained: the whole network, or the last block of the backbone and what comes after it; the statistics of
+    batch norms in other layers do not change."""
+    training: Literal["standard", "adversarial"] = "standard"
+    """Whether the training images are clean or attacked by `attack` (arXiv 1706.06083)."""
+    epochs: int = Field(default=20, ge=1)
+    """Number of passes over the training images."""
+    lr: Real = Field(default=0.01, gt=0)
+    """Learning rate of the first minibatch."""
+    weight_decay: Real = Field(default=5e-4, ge=0)
+    """Weight decay (L2) of the weights; biases and norms have none."""
+    batch_images: int = Field(default=128, ge=2)
+    """Number of images of a minibatch. All minibatches of an epoch are as large as this or, where it does not divide
+    the number of images, larger; so none is too small for batch norm."""
+    epsilon: Pixels = 8 / 255
+    """Radius of the l∞ ball in adversarial training."""
+    attack: Annotated[AttackConfig, ComponentField(ATTACKS, PgdConfig)] = PgdConfig(
+        steps=5, step_size=2 / 255, loss="cross_entropy", every_step=False
+    )
+    """Attack of adversarial training, on the network in evaluation mode."""

@@ -1,0 +1,91 @@
+"""Fine-tuning of an encoder with its head on labels, on clean or on attacked images.
+
+Shapes: N images, of which B make a minibatch, C/H/W channels/height/width.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cfamc_ray.config.finetune import FinetuneConfig
+from cfamc_ray.cost.work import BATCH
+from cfamc_ray.data.images import LabelledImages
+from cfamc_ray.evaluation.classifier import BoundAttack, LinearClassifier, as_pixels
+from cfamc_ray.method.optimizer import build_optimizer, build_scheduler
+
+
+def fine_tune(
+    classifier: LinearClassifier,
+    training: LabelledImages,
+    config: FinetuneConfig,
+    *,
+    generator: torch.Generator,
+    at_once: int = BATCH,
+    on_progress: Callable[[int, int], None] = lambda *_: None,
+) -> list[float]:
+    """Train an encoder and its head in place.
+
+    Args:
+        classifier: encoder and head, which are in evaluation mode and need no gradients before and after.
+        training: labelled images.
+        config: what is trained, and how.
+        generator: generator of the order of the images and the starts of attacks, on the CPU.
+        at_once: number of images that an attack processes at once.
+        on_progress: called before the first epoch and after each, with the numbers of finished and of all epochs.
+
+    Returns:
+        The mean training loss of each epoch, on the images as they are trained on.
+
+    Raises:
+        FloatingPointError: if the loss is not finite.
+    """
+    modules = nn.ModuleList(_trained_modules(classifier, config))
+    batches = max(1, len(training) // config.batch_images)
+    modules.requires_grad_(True)
+    optimizer = build_optimizer(
+        modules.parameters(), lr=config.lr, weight_decay=config.weight_decay, trust_coefficient=None
+    )
+    schedule = build_scheduler(optimizer, horizon=config.epochs * batches)
+    attack = partial(config.attack.build(), classifier, epsilon=config.epsilon, generator=generator, at_once=at_once)
+    losses = []
+    on_progress(0, config.epochs)
+    for epoch in range(config.epochs):
+        sums = []  # on the device, so that the host need not wait for each minibatch
+        for indices_B in torch.randperm(len(training), generator=generator).tensor_split(batches):
+            pixels_BCHW = as_pixels(training.images_NCHW[indices_B], classifier)
+            labels_B = training.labels_N[indices_B].to(pixels_BCHW.device)
+            if config.training == "adversarial":
+                pixels_BCHW = _attacked(modules, attack, pixels_BCHW, labels_B)
+            modules.train()
+            with torch.enable_grad():
+                loss = F.cross_entropy(classifier(pixels_BCHW), labels_B)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            modules.eval()
+            sums.append(loss.detach() * len(indices_B))
+        losses.append(float(torch.stack(sums).sum()) / len(training))
+        if not math.isfinite(losses[-1]):
+            raise FloatingPointError(f"the loss of fine-tuning is not finite in epoch {epoch + 1}: lower finetune.lr")
+        on_progress(epoch + 1, config.epochs)
+    modules.requires_grad_(False)
+    return losses
+
+
+def _trained_modules(classifier: LinearClassifier, config: FinetuneConfig) -> list[nn.Module]:
+    encoder = classifier.encoder
+    backbone = encoder.backbone if config.layers == "all" else encoder.backbone.last_block
+    return [backbone, *([encoder.prefeature] if classifier.features == "prefeature" else []), classifier.head]
+
+
+def _attacked(modules: nn.Module, attack: BoundAttack, pixels_BCHW: Tensor, labels_B: Tensor) -> Tensor:
+    """Attack a minibatch; meanwhile no weights need gradients, so that the attack computes none."""
+    modules.requires_grad_(False)
+    attacked_BCHW = attack(pixels_BCHW, labels_B)
+    modules.requires_grad_(True)
+    return attacked_BCHW
