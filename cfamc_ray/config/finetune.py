@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cfamc_ray.config.attacks import ATTACKS, AttackConfig, PgdConfig
 from cfamc_ray.config.components import ComponentField
@@ -16,9 +16,9 @@ class FinetuneConfig(Strict):
     on its frozen features. The learning rate falls to 0 by a cosine schedule.
     """
 
-    layers: Literal["last_block", "all"] = "all"
-    """What is trained: the whole network, or the last block of the backbone and what comes after it; the statistics of
-    batch norms in other layers do not change."""
+    layers: Literal["none", "last_block", "all"] = "none"
+    """What is trained: nothing, so that the encoder stays frozen; the last block of the backbone and what comes after
+    it, while batch norms in other layers keep their statistics; or the whole network."""
     training: Literal["standard", "adversarial"] = "standard"
     """Whether the training images are clean or attacked by `attack` (arXiv 1706.06083)."""
     epochs: int = Field(default=20, ge=1)
@@ -36,3 +36,12 @@ class FinetuneConfig(Strict):
         steps=5, step_size=2 / 255, loss="cross_entropy", every_step=False
     )
     """Attack of adversarial training, on the network in evaluation mode."""
+
+    @model_validator(mode="after")
+    def _trains_something(self) -> "FinetuneConfig":
+        idle = [key for key, field in type(self).model_fields.items() if getattr(self, key) != field.default]
+        if self.layers == "none" and idle:
+            raise ValueError(
+                f"{idle[0]} is set, but layers is none, so nothing is trained: set layers to all or last_block"
+            )
+        return self

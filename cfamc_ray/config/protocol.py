@@ -30,7 +30,7 @@ class AttackStage(NamedTuple):
 
 
 class ProtocolConfig(Strict):
-    """How an encoder is evaluated on the test split: frozen, unless `finetune` is given."""
+    """How an encoder is evaluated on the test split: frozen, unless it is fine-tuned."""
 
     name: str
     head: HeadConfig = HeadConfig()
@@ -40,9 +40,8 @@ class ProtocolConfig(Strict):
     """Number of training images of each class on which the head is fitted, and the network fine-tuned; null: all."""
     draws: int = Field(default=5, ge=1)
     """Number of times that `labels_per_class` images are drawn; everything is measured with each draw."""
-    finetune: FinetuneConfig | None = None
-    """How the encoder is trained further together with its head before both are measured; null: it stays frozen. The
-    stored encoder never changes."""
+    finetune: FinetuneConfig = FinetuneConfig()
+    """How a copy of the encoder is trained further, together with its head, before both are measured."""
     crops: int = Field(default=0, ge=0)
     """Number of crops, at fixed positions and sizes, whose mean feature the head reads; 0: the whole image."""
     attack_each_crop: bool = False
@@ -66,7 +65,7 @@ class ProtocolConfig(Strict):
     """Radii at which AutoAttack runs."""
     corruptions: tuple[Corruption, ...] = Field(default=(), strict=False)
     """Common corruptions of the `images` under which accuracy is measured, without an attack."""
-    severities: tuple[Severity, ...] = Field(default=SEVERITIES, strict=False, min_length=1)
+    severities: tuple[Severity, ...] = Field(default=SEVERITIES, strict=False)
     """Severities of each corruption, from 1 to 5."""
     batch_images: int | None = Field(default=None, ge=1, le=250)
     """Images that the encoder processes at once. It sets the memory used and, up to rounding, changes no result. Null:
@@ -97,8 +96,10 @@ class ProtocolConfig(Strict):
         if self.labels_per_class and self.head.selects_l2:
             raise ValueError(
                 "labels_per_class leaves too few images to choose among several strengths of head.l2: set head.l2 to "
-                "one strength, such as 0.1"
+                "one strength, such as 0.1, or use the protocol few-labels"
             )
+        if self.corruptions and not self.severities:
+            raise ValueError("severities is empty, but corruptions has kinds: write [1, 2, 3, 4, 5]")
         missing = sorted(set(self.autoattack_epsilons) - set(self.epsilons))
         if self.autoattack_images and missing:
             shown = ", ".join(f"{epsilon * 255:g}/255" for epsilon in missing)
@@ -109,7 +110,7 @@ class ProtocolConfig(Strict):
     def attacks(self) -> list[AttackConfig]:
         """All attacks that the protocol runs, including those of adversarial training."""
         training = [self.head.attack] if "adversarial" in self.head.phases else []
-        if self.finetune and self.finetune.training == "adversarial":
+        if self.finetune.training == "adversarial":
             training.append(self.finetune.attack)
         return [*training, *(stage.attack for epsilon in self.epsilons for stage in self.stages(epsilon))]
 

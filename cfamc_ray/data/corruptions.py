@@ -132,8 +132,9 @@ def _snow(x_BCHW: Array, settings: Settings, generators: Generators) -> Array:
 def _frost(x_BCHW: Array, settings: Settings, generators: Generators) -> Array:
     kept, added = settings
     ridges_B1HW = (1 - np.abs(2 * _fractal(generators, x_BCHW.shape[2:], FROST_DECAY) - 1)) ** 2
-    tint_C11 = np.array(FROST_TINT, np.float32)[:, None, None]
-    return kept * x_BCHW + added * ridges_B1HW * (tint_C11 if x_BCHW.shape[1] == 3 else _luma(tint_C11[None])[0])
+    tint_1C11 = np.array(FROST_TINT, np.float32)[None, :, None, None]
+    frost: Array = ridges_B1HW * (tint_1C11 if x_BCHW.shape[1] == 3 else _luma(tint_1C11))
+    return kept * x_BCHW + added * frost
 
 
 def _fog(x_BCHW: Array, settings: Settings, generators: Generators) -> Array:

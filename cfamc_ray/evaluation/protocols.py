@@ -80,7 +80,8 @@ def run_protocol(
         encoder, crops.size if views else W, features=protocol.head.features, crops=protocol.crops or 1
     )
     for draw, drawn in enumerate(_draws(training, classes, protocol)):
-        network = copy.deepcopy(encoder) if protocol.finetune else encoder
+        tuned = protocol.finetune.layers != "none"
+        network = copy.deepcopy(encoder) if tuned else encoder
         with frozen(network):
             classifier = fit_classifier(
                 network,
@@ -92,7 +93,7 @@ def run_protocol(
                 at_once=at_once,
                 on_curve=on_curve,
             )
-            if protocol.finetune:
+            if tuned:
                 tuning = partial(on_progress, "fine-tuning, epochs", 0.0)
                 on_losses(
                     fine_tune(
