@@ -12,8 +12,9 @@ from cfamc_ray.config.types import Pixels, Real, Strict
 class FinetuneConfig(Strict):
     """Training of a copy of the encoder together with its head, on the labels of un-augmented training images.
 
-    SGD with Nesterov momentum 0.9 minimises the cross-entropy, starting from the encoder and the head that was fitted
-    on its frozen features. The learning rate falls to 0 by a cosine schedule.
+    First the statistics of batch norms are replaced by those of the training images, and the head is fitted on frozen
+    features (arXiv 2202.10054). From there SGD with Nesterov momentum 0.9 minimises the cross-entropy, while a cosine
+    schedule lowers the learning rate to 0.
     """
 
     layers: Literal["none", "last_block", "all"] = "none"

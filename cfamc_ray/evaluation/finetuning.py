@@ -10,12 +10,39 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from cfamc_ray.config.finetune import FinetuneConfig
 from cfamc_ray.cost.work import BATCH
 from cfamc_ray.data.images import LabelledImages
 from cfamc_ray.evaluation.classifier import BoundAttack, LinearClassifier, as_pixels
 from cfamc_ray.method.optimizer import build_optimizer, build_scheduler
+
+
+@torch.no_grad()
+def adapt_norms(classifier: LinearClassifier, training: LabelledImages, config: FinetuneConfig) -> None:
+    """Replace the statistics of the batch norms that are trained by means over minibatches of the training images.
+
+    In fine-tuning a batch norm uses the statistics of its minibatch. A head that is fitted on features with the
+    encoder's own statistics, which are of crops or, of initial weights, of nothing, would not suit these.
+
+    Args:
+        classifier: classifier whose encoder, in evaluation mode, is changed.
+        training: labelled images.
+        config: what is trained, and the size of a minibatch.
+    """
+    modules = _trained_modules(classifier, config)
+    norms = [module for module in modules.modules() if isinstance(module, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all minibatches, each with equal weight
+    modules.train()
+    for images_BCHW in training.images_NCHW.tensor_split(_minibatches(training, config)):
+        classifier.features_of(as_pixels(images_BCHW, classifier))
+    modules.eval()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 def fine_tune(
@@ -43,8 +70,7 @@ def fine_tune(
     Raises:
         FloatingPointError: if the loss is not finite.
     """
-    modules = nn.ModuleList(_trained_modules(classifier, config))
-    batches = max(1, len(training) // config.batch_images)
+    modules, batches = _trained_modules(classifier, config), _minibatches(training, config)
     modules.requires_grad_(True)
     optimizer = build_optimizer(
         modules.parameters(), lr=config.lr, weight_decay=config.weight_decay, trust_coefficient=None
@@ -77,10 +103,16 @@ def fine_tune(
     return losses
 
 
-def _trained_modules(classifier: LinearClassifier, config: FinetuneConfig) -> list[nn.Module]:
+def _minibatches(training: LabelledImages, config: FinetuneConfig) -> int:
+    """Number of minibatches of an epoch, of which none is smaller than asked unless there are fewer images."""
+    return max(1, len(training) // config.batch_images)
+
+
+def _trained_modules(classifier: LinearClassifier, config: FinetuneConfig) -> nn.ModuleList:
     encoder = classifier.encoder
     backbone = encoder.backbone if config.layers == "all" else encoder.backbone.last_block
-    return [backbone, *([encoder.prefeature] if classifier.features == "prefeature" else []), classifier.head]
+    after = [encoder.prefeature] if classifier.features == "prefeature" else []
+    return nn.ModuleList([backbone, *after, classifier.head])
 
 
 def _attacked(modules: nn.Module, attack: BoundAttack, pixels_BCHW: Tensor, labels_B: Tensor) -> Tensor:

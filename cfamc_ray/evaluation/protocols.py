@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cfamc_ray.config.data import DataConfig
 from cfamc_ray.config.errors import InputError
@@ -23,7 +23,7 @@ from cfamc_ray.data.splits import load_splits, load_test
 from cfamc_ray.data.stratification import balanced_draw
 from cfamc_ray.evaluation.batches import check_weights, frozen, images_at_once, predicted_right, still_right
 from cfamc_ray.evaluation.classifier import EachCrop, LinearClassifier, draw_views
-from cfamc_ray.evaluation.finetuning import fine_tune
+from cfamc_ray.evaluation.finetuning import adapt_norms, fine_tune
 from cfamc_ray.evaluation.fitting import OnCurve, fit_classifier
 from cfamc_ray.evaluation.measurement import Measurement
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
@@ -83,6 +83,9 @@ def run_protocol(
         tuned = protocol.finetune.layers != "none"
         network = copy.deepcopy(encoder) if tuned else encoder
         with frozen(network):
+            if tuned:
+                headless = LinearClassifier(network, nn.Identity(), features=protocol.head.features, views=views)
+                adapt_norms(headless, drawn, protocol.finetune)
             classifier = fit_classifier(
                 network,
                 drawn,
