@@ -358,7 +358,7 @@ class TestTransferAndShift:
     def test_a_learning_rate_that_is_far_too_high_is_a_problem_with_its_remedy(self, run: Path) -> None:
         said = said_by(main, str(run), *self.SMALL, "--set", "finetune.layers=all", "--set", "finetune.lr=1e30")
         assert said.code == 1
-        assert "the loss of fine-tuning is not finite in epoch 1: lower finetune.lr" in said.err
+        assert "the loss of fine-tuning is not finite in epoch 2: lower finetune.lr" in said.err
 
     def test_python_gets_means_and_the_table_of_corruptions(self, run: Path) -> None:
         overrides = [word for word in self.SMALL if word != "--set"]

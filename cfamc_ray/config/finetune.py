@@ -10,7 +10,7 @@ from cfamc_ray.config.types import Pixels, Real, Strict
 
 
 class FinetuneConfig(Strict):
-    """Training of a copy of the encoder together with its head, on the labels of un-augmented training images.
+    """Training of the encoder together with its head, on the labels of un-augmented training images.
 
     First the statistics of batch norms are replaced by those of the training images, and the head is fitted on frozen
     features (arXiv 2202.10054). From there SGD with Nesterov momentum 0.9 minimises the cross-entropy, while a cosine

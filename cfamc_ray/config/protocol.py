@@ -41,7 +41,7 @@ class ProtocolConfig(Strict):
     draws: int = Field(default=5, ge=1)
     """Number of times that `labels_per_class` images are drawn; everything is measured with each draw."""
     finetune: FinetuneConfig = FinetuneConfig()
-    """How a copy of the encoder is trained further, together with its head, before both are measured."""
+    """How the encoder is trained further, together with its head, before both are measured; its file never changes."""
     crops: int = Field(default=0, ge=0)
     """Number of crops, at fixed positions and sizes, whose mean feature the head reads; 0: the whole image."""
     attack_each_crop: bool = False

@@ -4,7 +4,8 @@ Shapes: N images, of which B make a minibatch, C/H/W channels/height/width.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -17,6 +18,17 @@ from cfamc_ray.cost.work import BATCH
 from cfamc_ray.data.images import LabelledImages
 from cfamc_ray.evaluation.classifier import BoundAttack, LinearClassifier, as_pixels
 from cfamc_ray.method.optimizer import build_optimizer, build_scheduler
+from cfamc_ray.method.transfer import to_device
+
+
+@contextmanager
+def restored(encoder: nn.Module) -> Iterator[None]:
+    """Give an encoder its weights and statistics back, whatever happens to them meanwhile."""
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    try:
+        yield
+    finally:
+        encoder.load_state_dict(before)
 
 
 @torch.no_grad()
@@ -83,7 +95,7 @@ def fine_tune(
         sums = []  # on the device, so that the host need not wait for each minibatch
         for indices_B in torch.randperm(len(training), generator=generator).tensor_split(batches):
             pixels_BCHW = as_pixels(training.images_NCHW[indices_B], classifier)
-            labels_B = training.labels_N[indices_B].to(pixels_BCHW.device)
+            labels_B = to_device(training.labels_N[indices_B], pixels_BCHW.device)
             if config.training == "adversarial":
                 pixels_BCHW = _attacked(modules, attack, pixels_BCHW, labels_B)
             modules.train()

@@ -3,7 +3,6 @@
 Shapes: N images, C/H/W channels/height/width.
 """
 
-import copy
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -23,7 +22,7 @@ from cfamc_ray.data.splits import load_splits, load_test
 from cfamc_ray.data.stratification import balanced_draw
 from cfamc_ray.evaluation.batches import check_weights, frozen, images_at_once, predicted_right, still_right
 from cfamc_ray.evaluation.classifier import EachCrop, LinearClassifier, draw_views
-from cfamc_ray.evaluation.finetuning import adapt_norms, fine_tune
+from cfamc_ray.evaluation.finetuning import adapt_norms, fine_tune, restored
 from cfamc_ray.evaluation.fitting import OnCurve, fit_classifier
 from cfamc_ray.evaluation.measurement import Measurement
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
@@ -49,12 +48,12 @@ def run_protocol(
     """Fit a head on the encoder and evaluate both: first clean, then corruptions, then attack by attack at each radius.
 
     If the head has several L2 strengths, one is chosen first (`held_out_points`); the results are those of a protocol
-    with this strength alone. With `finetune`, a copy of the encoder is then trained with the head. With
-    `labels_per_class`, all this is repeated for each draw. Everything is computed in the type of the weights, without
+    with this strength alone. With `finetune`, the encoder is then trained with the head. With `labels_per_class`, all
+    this is repeated for each draw. Everything is computed in the type of the weights, without
     autocast.
 
     Args:
-        encoder: encoder to evaluate; its weights do not change, and its mode is restored.
+        encoder: encoder to evaluate, whose mode and weights are restored.
         training: labelled images on which the head is fitted.
         test: test images in a stratified order, as `load_test` gives them; the protocol's counts take the first ones.
         classes: number of classes.
@@ -79,15 +78,14 @@ def run_protocol(
     at_once = protocol.batch_images or images_at_once(
         encoder, crops.size if views else W, features=protocol.head.features, crops=protocol.crops or 1
     )
+    tuned = protocol.finetune.layers != "none"
     for draw, drawn in enumerate(_draws(training, classes, protocol)):
-        tuned = protocol.finetune.layers != "none"
-        network = copy.deepcopy(encoder) if tuned else encoder
-        with frozen(network):
+        with frozen(encoder), restored(encoder):
             if tuned:
-                headless = LinearClassifier(network, nn.Identity(), features=protocol.head.features, views=views)
+                headless = LinearClassifier(encoder, nn.Identity(), features=protocol.head.features, views=views)
                 adapt_norms(headless, drawn, protocol.finetune)
             classifier = fit_classifier(
-                network,
+                encoder,
                 drawn,
                 classes=classes,
                 protocol=protocol,

@@ -135,7 +135,7 @@ def from_scratch() -> dict[str, list[Measurement]]:
         keys = {"finetune": {**finetune, "training": how}, "epsilons": [radius], "margin_check": False}
         protocol = tiny(**keys, attack={"steps": 10, "step_size": radius / 4})
         found[how] = list(run_protocol(encoder, training, test, classes=10, protocol=protocol, crops=CROPS))
-    assert changed(before, encoder) == set(), "a copy was trained"
+    assert changed(before, encoder) == set(), "its weights are restored"
     return found
 
 
