@@ -161,13 +161,14 @@ def evaluate(
     plugins: Sequence[str] = (),
     verbose: bool = False,
 ) -> Evaluation:
-    """Fit a head on a frozen encoder and attack both on the test split; ``cfamc evaluate``.
+    """Fit a head on a frozen encoder, or fine-tune both, and attack them on the test split; ``cfamc evaluate``.
 
     Args:
         run: folder of a run or of a trial, or what `train` returned; with `untrained` also a recipe.
-        protocol: ``standard``, ``published-emp`` or ``published-simclr``.
+        protocol: ``standard``, ``published-emp``, ``published-simclr``, ``few-labels`` or ``corruptions``.
         head: another head than the protocol's, such as ``adversarial``.
-        overrides: ``key=value`` of the protocol, such as ``images=500``; or ``data.path=PATH``, where the images are.
+        overrides: ``key=value`` of the protocol, such as ``images=500``, ``labels_per_class=20`` or
+            ``finetune.layers=all``; or ``data.path=PATH``, where the images are.
         transfer: other images to probe and test on: cifar10, cifar100, digits, npz:PATH or imagefolder:PATH.
         untrained: evaluate the initial weights, the floor of a table.
         device: ``auto``, ``cpu`` or ``cuda``.

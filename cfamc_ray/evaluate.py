@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 from rich.table import Table
 
@@ -16,15 +15,13 @@ from cfamc_ray.cli.command import command_parser, exit_code, strengths_table, wh
 from cfamc_ray.config.data import DataConfig
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.heads import HEADS
-from cfamc_ray.config.protocol import PROTOCOLS, SELECTION, ProtocolConfig
+from cfamc_ray.config.protocol import COMPARED, PROTOCOLS, SELECTION, ProtocolConfig
+from cfamc_ray.evaluation.measurement import MeanAccuracy
 from cfamc_ray.formatting import format_quantity, format_radius, format_seconds
 from cfamc_ray.lifecycle.evaluation import evaluate_run
 from cfamc_ray.lifecycle.evaluation_plan import Plan, Run, planned_evaluations
-from cfamc_ray.lifecycle.evaluation_record import L2Origin, Strength, published_row
+from cfamc_ray.lifecycle.evaluation_record import Evaluation, L2Origin, Strength, published_row
 from cfamc_ray.terminal import Detail, add_detail_options
-
-if TYPE_CHECKING:
-    from cfamc_ray.evaluation.measurement import Measurement
 
 ORIGINS: dict[L2Origin, str] = {
     "held_out": "chosen on held-out training images:",
@@ -44,10 +41,13 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     """The options of the command."""
     parser = command_parser(
         prog,
-        "Fit a head on a frozen encoder and attack both, on the test split, by a protocol.",
+        "Fit a head on a frozen encoder, or fine-tune both, and attack them on the test split, by a protocol.",
         {
             "runs/quickstart/trial_00003": "a trial of a study, by the standard protocol",
-            "runs/cf-amc-ssl --protocol all": "a run by every protocol, the published ones too",
+            "runs/cf-amc-ssl --protocol all": "a run by the standard and the published protocols",
+            "runs/cf-amc-ssl --protocol corruptions": "under the fifteen common corruptions",
+            "runs/cf-amc-ssl --protocol few-labels --set labels_per_class=1": "with one labelled image of each class",
+            "runs/cf-amc-ssl --transfer cifar100 --set finetune.layers=all": "on other images, after fine-tuning",
             "cf-amc-ssl --untrained": "a recipe's initial weights, as a baseline",
             "runs/cf-amc-ssl --set autoattack_images=0 --set images=1000": "without AutoAttack, on fewer images",
         },
@@ -56,7 +56,10 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
         "run", metavar="RUN", help="folder of a run or of a trial; with --untrained also the name of a recipe"
     )
     parser.add_argument(
-        "--protocol", choices=[*PROTOCOLS, "all"], default="standard", help="protocol that says what is measured"
+        "--protocol",
+        choices=[*PROTOCOLS, "all"],
+        default="standard",
+        help="what is measured; all: the standard and the published ones",
     )
     parser.add_argument("--head", choices=HEADS, help="use another head than the protocol's")
     parser.add_argument("--untrained", action="store_true", help="evaluate the initial weights, as a baseline")
@@ -90,7 +93,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    names = PROTOCOLS if arguments.protocol == "all" else (arguments.protocol,)
+    names = COMPARED if arguments.protocol == "all" else (arguments.protocol,)
     if arguments.out and len(names) > 1:
         raise InputError("--out: names one file, but --protocol all writes several records; leave one of them out")
     plans = planned_evaluations(
@@ -113,7 +116,8 @@ def _evaluate_by(plan: Plan, out: Path | None, detail: Detail) -> int:
     except InputError:
         print(json.dumps(found.record))  # what was computed is not lost
         raise
-    _print_table(found.run, found.data, found.measured)
+    _print_table(found.run, found.data, [mean for mean in found.means if not mean.of.corruption])
+    _print_corruptions(found)
     if found.strength:
         _print_strength(found.strength, plan.protocol)
     print(f"\n{format_seconds(found.seconds)} on {found.record['device']}; record {found.path}")
@@ -122,19 +126,34 @@ def _evaluate_by(plan: Plan, out: Path | None, detail: Detail) -> int:
     return 1 if found.problem else 0
 
 
-def _print_table(run: Run, data: DataConfig, measured: Sequence["Measurement"]) -> None:
+def _print_table(run: Run, data: DataConfig, means: Sequence[MeanAccuracy]) -> None:
     row = published_row(run, data)
     published = {} if row is None else {0.0: row.clean, 4 / 255: row.robust_4, 8 / 255: row.robust_8}
+    drawn = any(mean.spread is not None for mean in means)
     table = Table(box=None, pad_edge=False)
     table.add_column("attack", no_wrap=True)
-    for name in ("ε", "accuracy", "95 % interval", "images", *(["published"] if published else [])):
+    names = ["ε", "accuracy", *["± of draws"] * drawn, "95 % interval", "images", *["published"] * bool(published)]
+    for name in names:
         table.add_column(name, justify="right", no_wrap=True)
-    for found in measured:
-        low, high = (format_quantity("fraction", bound) for bound in found.interval)
+    for mean in means:
+        found = mean.of
+        low, high = (format_quantity("fraction", bound) for bound in mean.interval)
+        spread = [format_quantity("fraction", mean.spread)] * drawn
+        cells = [format_quantity("fraction", mean.mean), *spread, f"{low} – {high}", str(found.images)]
         value = None if found.after or found.norm == "l2" else published.get(found.epsilon)
-        cells = [format_quantity("fraction", found.accuracy), f"{low} – {high}", str(found.images)]
         beside = ["–" if value is None else f"{value:g} %"] if published else []
         table.add_row(found.title, format_radius(found.epsilon, found.norm) if found.epsilon else "–", *cells, *beside)
+    print("\n" + whole_table(table))
+
+
+def _print_corruptions(found: Evaluation) -> None:
+    if found.corruptions.empty:
+        return
+    table = Table("accuracy under corruption", box=None, pad_edge=False)
+    for column in found.corruptions.columns:
+        table.add_column(str(column), justify="right", no_wrap=True)
+    for kind, *accuracies in found.corruptions.itertuples():
+        table.add_row(kind.replace("_", " "), *(format_quantity("fraction", each) for each in accuracies))
     print("\n" + whole_table(table))
 
 

@@ -6,11 +6,11 @@ Z = 1.959963984540054
 """97.5 % quantile of the standard normal distribution."""
 
 
-def wilson_interval(right: int, images: int) -> tuple[float, float]:
+def wilson_interval(right: float, images: int) -> tuple[float, float]:
     """95 % Wilson interval of the accuracy on all images, of which some were sampled.
 
     Args:
-        right: number of sampled images that are classified correctly, from 0 to `images`.
+        right: number of sampled images that are classified correctly, from 0 to `images`; it may be a mean.
         images: number of sampled images, at least 1.
 
     Returns:

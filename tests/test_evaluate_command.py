@@ -17,9 +17,10 @@ import torch
 from test_train_command import KEYS, NO_GPU, Said, Terminal, files, said_by, tiny_study, train_into
 
 from cfamc_ray.api import evaluate
+from cfamc_ray.config.corruptions import CORRUPTIONS
 from cfamc_ray.config.data import DataConfig, parse_data
 from cfamc_ray.config.heads import HEADS
-from cfamc_ray.config.protocol import PROTOCOLS, ProtocolConfig
+from cfamc_ray.config.protocol import COMPARED, PROTOCOLS, ProtocolConfig
 from cfamc_ray.config.recipes import PublishedRow, read_recipe
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
@@ -293,6 +294,87 @@ class TestStrength:
         assert given._repr_html_().count("<table") == 1
 
 
+class TestTransferAndShift:
+    """Few labels, corruptions and fine-tuning."""
+
+    SMALL = (*QUICK, *NO_AUTOATTACK, "--set", "epsilons=[4/255]", "--set", "head.l2=0.1")
+
+    def test_few_labels_are_drawn_several_times_and_averaged(self, run: Path) -> None:
+        words = ["--protocol", "few-labels", *self.SMALL, "--set", "labels_per_class=2", "--set", "draws=3"]
+        said = said_by(main, str(run), *words)
+        assert (said.code, said.err) == (0, "")
+        progress, table, *_ = said.out.split("\n\n")
+        (record,) = records_of(run).values()
+        results, means = record["results"], record["means"]
+        assert [found["draw"] for found in results] == [0] * 3 + [1] * 3 + [2] * 3
+        assert len(progress.splitlines()) == 1 + len(results)
+        assert progress.splitlines()[4].startswith("  draw 2, none: ")
+        assert [mean["draws"] for mean in means] == [3, 3, 3]
+        assert means[0]["accuracy"] == pytest.approx(sum(found["right"] for found in results[::3]) / 3 / 60)
+        assert "± of draws" in table.splitlines()[0]
+        assert table.splitlines()[1].split()[2:4] == [f"{means[0]['accuracy']:.1%}", f"{means[0]['spread']:.1%}"]
+
+    def test_more_labels_than_there_are_are_refused_before_anything_is_measured(self, run: Path) -> None:
+        said = said_by(main, str(run), "--protocol", "few-labels", *self.SMALL, "--set", "labels_per_class=30")
+        assert said.code == 2
+        assert re.search(
+            r"labels_per_class 30: of the 60 training images .* set labels_per_class to at most \d\n", said.err
+        )
+        assert not (run / "trial_00000" / "evaluations").exists()
+
+    def test_corruptions_are_a_table_of_kinds_and_severities(self, run: Path) -> None:
+        said = said_by(main, str(run), "--protocol", "corruptions", *self.SMALL)
+        assert (said.code, said.err) == (0, "")
+        progress, attacks, table, *_ = said.out.split("\n\n")
+        (record,) = records_of(run).values()
+        corrupted = [found for found in record["results"] if found["corruption"]]
+        assert (len(corrupted), record["means"]) == (75, None)
+        assert len(progress.splitlines()) == len(attacks.splitlines()) == 4, "clean and two attacks"
+        heading, *lines, last = table.splitlines()
+        assert heading.split() == [*["accuracy", "under", "corruption", "1", "2", "3", "4", "5", "mean"]]
+        assert [line.split("  ")[0] for line in lines] == [kind.replace("_", " ") for kind in CORRUPTIONS]
+        for place, line in enumerate(lines):
+            accuracies = [found["accuracy"] for found in corrupted[5 * place : 5 * place + 5]]
+            shown = [f"{accuracy:.1%}" for accuracy in (*accuracies, sum(accuracies) / 5)]
+            assert line.split()[-6:] == shown
+        assert record["corruption_accuracy"] == pytest.approx(sum(found["accuracy"] for found in corrupted) / 75)
+        assert last.split()[0] == "mean"
+        assert last.split()[-1] == f"{record['corruption_accuracy']:.1%}"
+
+    def test_fine_tuning_changes_the_result_and_not_a_bit_of_the_stored_encoder(self, run: Path) -> None:
+        stored = run / "trial_00000" / "encoder.safetensors"
+        before, frozen = stored.read_bytes(), evaluated(run, *self.SMALL)
+        words = [*self.SMALL, "--set", "finetune.layers=all", "--set", "finetune.epochs=6", "--set", "finetune.lr=0.05"]
+        said = said_by(main, str(run), *words)
+        assert (said.code, said.err) == (0, "")
+        assert stored.read_bytes() == before
+        record = json.loads(Path(said.out.rpartition("record ")[2].strip()).read_text())
+        (losses,) = record["finetuning_losses"]
+        assert len(losses) == 6
+        assert losses[-1] < losses[0]
+        assert frozen["finetuning_losses"] == []
+        assert record["results"] != frozen["results"]
+
+    def test_a_learning_rate_that_is_far_too_high_is_a_problem_with_its_remedy(self, run: Path) -> None:
+        said = said_by(main, str(run), *self.SMALL, "--set", "finetune.layers=all", "--set", "finetune.lr=1e30")
+        assert said.code == 1
+        assert "the loss of fine-tuning is not finite in epoch 2: lower finetune.lr" in said.err
+
+    def test_python_gets_means_and_the_table_of_corruptions(self, run: Path) -> None:
+        overrides = [word for word in self.SMALL if word != "--set"]
+        keys = ["corruptions=[fog, snow]", "severities=[2, 4]", "labels_per_class=1", "draws=2"]
+        found = evaluate(run, overrides=[*overrides, *keys])
+        assert found.results.draws.tolist() == [2] * 7
+        assert found.results.corruption.dropna().tolist() == ["fog", "fog", "snow", "snow"]
+        assert found.corruptions.index.tolist() == ["fog", "snow", "mean"]
+        assert found.corruptions.columns.tolist() == [2, 4, "mean"]
+        corrupted = found.results[found.results.corruption.notna()]
+        assert found.corruptions.loc["mean", "mean"] == pytest.approx(corrupted.accuracy.mean())
+        assert found.corruptions.loc["snow", 4] == corrupted.accuracy.iloc[3]
+        assert found._repr_html_().count("<table") == 2
+        assert evaluate(run, overrides=overrides).corruptions.empty
+
+
 class TestProtocols:
     @pytest.mark.parametrize(("name", "label"), [("published-emp", "PGD-2"), ("published-simclr", "PGD-20")])
     def test_a_published_one_attacks_by_pgd_alone(self, run: Path, name: str, label: str) -> None:
@@ -307,9 +389,9 @@ class TestProtocols:
         said = said_by(main, str(run), "--protocol", "all", *QUICK, *NO_AUTOATTACK)
         assert (said.code, said.err) == (0, "")
         records = records_of(run)
-        assert sorted(name.rpartition("-")[0] for name in records) == sorted(PROTOCOLS)
-        assert sorted(record["protocol"]["name"] for record in records.values()) == sorted(PROTOCOLS)
-        assert said.out.count("95 % interval") == len(PROTOCOLS)
+        assert sorted(name.rpartition("-")[0] for name in records) == sorted(COMPARED)
+        assert sorted(record["protocol"]["name"] for record in records.values()) == sorted(COMPARED)
+        assert said.out.count("95 % interval") == len(COMPARED)
 
     @pytest.mark.parametrize(
         ("words", "changed"),

@@ -204,6 +204,11 @@ EVALUATIONS: dict[str, Evaluation] = {
     "backbone's features": partial(_protocol, "standard", ["head.features=backbone"]),
     "crops in the evaluation": partial(_protocol, "published-crops", ["crops=2"]),
     "evaluation in l2": partial(_protocol, "adversarial", ["norm=l2", "epsilons=[0.5]"]),
+    "fine-tuning": partial(
+        _protocol,
+        "standard",
+        ["finetune.layers=all", "finetune.training=adversarial", "finetune.epochs=1", "finetune.batch_images=2"],
+    ),
     "each crop attacked": partial(_protocol, "published-emp", ["crops=2", "attack_each_crop=true"]),
 }
 """AutoAttack is not among them: it is another library's, and waits in every step."""

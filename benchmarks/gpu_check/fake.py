@@ -19,7 +19,7 @@ import cfamc_ray.training.trainer
 from benchmarks.gpu_check.backward import PythonEngine
 from benchmarks.gpu_check.recorder import Recorder
 from cfamc_ray.config.trial import TrialConfig
-from cfamc_ray.evaluation import protocols
+from cfamc_ray.evaluation import fitting
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
 
 DEVICE = torch.device("cuda", 0)
@@ -79,7 +79,7 @@ def fake_cuda(*, free_bytes: int = MEMORY_BYTES) -> Iterator[Recorder]:
         (Tensor, "pin_memory", lambda tensor, *_: recorder.pin(tensor.clone())),
         (nn.Module, "_apply", _apply),
         (cfamc_ray.training.trainer, "initial_encoder", encoder),
-        (protocols, "stratified_order", lambda labels_N, seed: torch.arange(len(labels_N))),  # labels have no values
+        (fitting, "stratified_order", lambda labels_N, seed: torch.arange(len(labels_N))),  # labels have no values
     ]
     with ExitStack() as stack:
         for where, name, instead in patches:

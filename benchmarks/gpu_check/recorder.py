@@ -53,6 +53,7 @@ LOOPS = {
     "evaluation/margins.py": Loop("attack's steps", "steps"),
     # The attack on a minibatch may wait between its starts.
     "evaluation/probe.py": Loop("head's minibatches", "batch_images", callees=False),
+    "evaluation/finetuning.py": Loop("minibatches of fine-tuning", "tensor_split", callees=False),
 }
 """By file of the package."""
 

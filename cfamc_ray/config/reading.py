@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from cfamc_ray.config.components import branch, component_field, import_plugins, keys_of, lay, section_of
 from cfamc_ray.config.errors import InputError, message_of, nearest
 from cfamc_ray.config.heads import HEADS
-from cfamc_ray.config.protocol import PROTOCOLS, ProtocolConfig
+from cfamc_ray.config.protocol import PROTOCOLS, PUBLISHED, ProtocolConfig
 from cfamc_ray.config.radii import radius_in_l2
 from cfamc_ray.config.scaling import ScalingConfig
 from cfamc_ray.config.study import StudyConfig
@@ -118,8 +118,8 @@ def resolve_protocol(
 ) -> ProtocolConfig:
     """A protocol of `PROTOCOLS`, optionally with another head of `HEADS` and with some keys changed.
 
-    `standard` has the norm of the trial's evaluation. In l2 it begins at the trial's radius or, where an override alone
-    asks for l2, at that which is as large as 4/255 in l∞ (`radius_in_l2`).
+    Those that are not published have the norm of the trial's evaluation. In l2 the trial's radius stands for 4/255 or,
+    where an override alone asks for l2, one that is about as large (`radius_in_l2`).
 
     Raises:
         InputError: if an override is wrong.
@@ -129,7 +129,7 @@ def resolve_protocol(
     protocol, judged = PROTOCOLS[name], trial.evaluation
     if head is not None:
         protocol = protocol.model_copy(update={"head": HEADS[head]})
-    if name == "standard" and dict(changes).get("norm", judged.norm) == "l2":
+    if name not in PUBLISHED and dict(changes).get("norm", judged.norm) == "l2":
         protocol = protocol.in_l2(judged.epsilon if judged.norm == "l2" else radius_in_l2(4 / 255, trial))
     tree = reduce(partial(lay, ProtocolConfig), (branch(*change) for change in changes), protocol.model_dump())
     try:

@@ -27,6 +27,24 @@ def stratified_order(labels_N: torch.Tensor, seed: int) -> torch.Tensor:
     return torch.from_numpy(shuffled[np.argsort(share, kind="stable")])
 
 
+def balanced_draw(labels_N: torch.Tensor, per_class: int, seed: int, draw: int = 0) -> torch.Tensor:
+    """Draw equally many images of each class at random; a larger draw holds the images of a smaller one.
+
+    Args:
+        labels_N: classes, any integers, on the CPU.
+        per_class: number of images of each class, which must have as many.
+        seed: equal seeds give equal draws, on every platform.
+        draw: number of the draw, from 0; draws are independent of each other.
+
+    Returns:
+        int64 indices, `per_class` of each class, in random order.
+    """
+    shuffled = np.random.default_rng((seed, draw)).permutation(len(labels_N))
+    labels = labels_N.numpy()[shuffled]
+    places = np.concatenate([np.flatnonzero(labels == each)[:per_class] for each in np.unique(labels)])
+    return torch.from_numpy(shuffled[np.sort(places)])
+
+
 def interleaved(*orders: torch.Tensor) -> torch.Tensor:
     """Merge several orders into one, keeping each, so that every prefix holds each of them in proportion.
 

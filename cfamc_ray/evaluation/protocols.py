@@ -1,44 +1,36 @@
-"""Run a protocol on a finished encoder and the test split: fit a head, and measure clean and robust accuracy.
+"""Run a protocol on a finished encoder and the test split: fit a head or fine-tune both, and measure accuracies.
 
-Shapes: N images, of which n are held out of the fit, C/H/W channels/height/width, F features.
+Shapes: N images, C/H/W channels/height/width.
 """
 
-import math
+import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from cfamc_ray.config.data import DataConfig
+from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.method import CropsConfig
-from cfamc_ray.config.protocol import SELECTION, ProtocolConfig
+from cfamc_ray.config.protocol import ProtocolConfig
 from cfamc_ray.cost.work import BATCH
+from cfamc_ray.data.corruptions import corrupt
 from cfamc_ray.data.images import LabelledImages
 from cfamc_ray.data.splits import load_splits, load_test
-from cfamc_ray.data.stratification import stratified_order
-from cfamc_ray.evaluation.batches import (
-    check_weights,
-    encode,
-    frozen,
-    images_at_once,
-    predicted_right,
-    still_right,
-)
-from cfamc_ray.evaluation.classifier import EachCrop, LinearClassifier, Views, attacked_features, draw_views
+from cfamc_ray.data.stratification import balanced_draw
+from cfamc_ray.evaluation.batches import check_weights, frozen, images_at_once, predicted_right, still_right
+from cfamc_ray.evaluation.classifier import EachCrop, LinearClassifier, draw_views
+from cfamc_ray.evaluation.finetuning import adapt_norms, fine_tune, restored
+from cfamc_ray.evaluation.fitting import OnCurve, fit_classifier
 from cfamc_ray.evaluation.measurement import Measurement
-from cfamc_ray.evaluation.operating_points import OperatingPoint, balanced, fit_points
-from cfamc_ray.evaluation.probe import default_head, fit_converged, train_probe
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
 
 OnProgress = Callable[[str, float, int, int], None]
 """Called with the label of an attack, its radius, and the numbers of finished and of all images."""
-OnCurve = Callable[[Sequence[OperatingPoint]], None]
-"""Called with the operating points on held-out training images, of which the balanced one is chosen."""
-FOLDS = 5
-"""One of so many parts of the training images is held out to choose the L2 strength."""
-ATTACKED_HELD_OUT = 1_000
-"""Largest number of held-out images that are attacked."""
+OnLosses = Callable[[Sequence[float]], None]
+"""Called with the mean training loss of each epoch of fine-tuning."""
 
 
 def run_protocol(
@@ -51,24 +43,28 @@ def run_protocol(
     crops: CropsConfig,
     on_progress: OnProgress = lambda *_: None,
     on_curve: OnCurve = lambda _: None,
+    on_losses: OnLosses = lambda _: None,
 ) -> Iterator[Measurement]:
-    """Fit a head on the frozen encoder and evaluate it: first clean, then at each radius, attack by attack.
+    """Fit a head on the encoder and evaluate both: first clean, then corruptions, then attack by attack at each radius.
 
     If the head has several L2 strengths, one is chosen first (`held_out_points`); the results are those of a protocol
-    with this strength alone. Everything is computed in the type of the weights, without autocast.
+    with this strength alone. With `finetune`, the encoder is then trained with the head. With `labels_per_class`, all
+    this is repeated for each draw. Everything is computed in the type of the weights, without autocast.
 
     Args:
-        encoder: encoder to evaluate, whose mode is restored.
+        encoder: encoder to evaluate, whose mode and weights are restored.
         training: labelled images on which the head is fitted.
         test: test images in a stratified order, as `load_test` gives them; the protocol's counts take the first ones.
         classes: number of classes.
-        protocol: head, attacks and sample sizes.
+        protocol: head, fine-tuning, corruptions, attacks and sample sizes.
         crops: size, scale and ratio of the crops, if the protocol reads crops.
-        on_progress: called before and after each batch of an attack.
+        on_progress: called before and after each batch of an attack, each epoch of fine-tuning and each corruption.
         on_curve: called once if the L2 strength is chosen, before the first measurement.
+        on_losses: called after fine-tuning, once for each draw.
 
     Raises:
-        FloatingPointError: if the encoder's features are not finite.
+        InputError: if a class has fewer training images than `labels_per_class`, or images are too small to corrupt.
+        FloatingPointError: if the encoder's features or the loss of fine-tuning are not finite.
         AttackInvalid: if an attack's result cannot be trusted.
         ValueError: if an attack cannot compute in the type of the weights.
     """
@@ -81,21 +77,53 @@ def run_protocol(
     at_once = protocol.batch_images or images_at_once(
         encoder, crops.size if views else W, features=protocol.head.features, crops=protocol.crops or 1
     )
-    with frozen(encoder):
-        classifier = fit_classifier(
-            encoder,
-            training,
-            classes=classes,
-            protocol=protocol,
-            views=views,
-            generator=generator,
-            at_once=at_once,
-            on_curve=on_curve,
+    tuned = protocol.finetune.layers != "none"
+    for draw, drawn in enumerate(_draws(training, classes, protocol)):
+        with frozen(encoder), restored(encoder):
+            if tuned:
+                headless = LinearClassifier(encoder, nn.Identity(), features=protocol.head.features, views=views)
+                adapt_norms(headless, drawn, protocol.finetune)
+            classifier = fit_classifier(
+                encoder,
+                drawn,
+                classes=classes,
+                protocol=protocol,
+                views=views,
+                generator=generator,
+                at_once=at_once,
+                on_curve=on_curve,
+            )
+            if tuned:
+                tuning = partial(on_progress, "fine-tuning, epochs", 0.0)
+                on_losses(
+                    fine_tune(
+                        classifier,
+                        drawn,
+                        protocol.finetune,
+                        norm=protocol.norm,
+                        generator=generator,
+                        at_once=at_once,
+                        on_progress=tuning,
+                    )
+                )
+            for found in _measured(classifier, images, protocol, generator, at_once, on_progress):
+                yield replace(found, draw=draw)
+
+
+def _draws(training: LabelledImages, classes: int, protocol: ProtocolConfig) -> Iterator[LabelledImages]:
+    """The training images of each draw of few labels; all of them, once, without `labels_per_class`."""
+    few = protocol.labels_per_class
+    if few is None:
+        yield training
+        return
+    smallest, label = torch.bincount(training.labels_N, minlength=classes).min(0)
+    if few > smallest:
+        raise InputError(
+            f"labels_per_class {few}: of the {len(training)} training images on which heads are fitted, only "
+            f"{smallest} belong to class {label}: set labels_per_class to at most {smallest}"
         )
-        right_N = predicted_right(classifier, images, at_once=at_once)
-        yield Measurement.clean(len(images), int(right_N.sum()))
-        for epsilon in protocol.epsilons:
-            yield from _attacked(classifier, images, right_N, epsilon, protocol, generator, at_once, on_progress)
+    for draw in range(protocol.draws):
+        yield training.take(balanced_draw(training.labels_N, few, protocol.seed, draw))
 
 
 def measure_on(
@@ -107,20 +135,22 @@ def measure_on(
     device: torch.device,
     on_progress: OnProgress = lambda *_: None,
     on_curve: OnCurve = lambda _: None,
+    on_losses: OnLosses = lambda _: None,
 ) -> Iterator[Measurement]:
     """Run a protocol with a data set's probe images and its test split, in float32.
 
     Args:
         data: the data set.
         encoder: encoder to evaluate.
-        protocol: head, attacks and sample sizes.
+        protocol: head, fine-tuning, corruptions, attacks and sample sizes.
         crops: size, scale and ratio of the crops, if the protocol reads crops.
         device: device of the computation.
         on_progress: as in `run_protocol`.
         on_curve: as in `run_protocol`.
+        on_losses: as in `run_protocol`.
 
     Raises:
-        InputError: if the data cannot be read.
+        InputError: if the data cannot be read, and as `run_protocol`.
         FloatingPointError, AttackInvalid: as `run_protocol`.
     """
     splits = load_splits(data)
@@ -133,103 +163,30 @@ def measure_on(
         crops=crops,
         on_progress=on_progress,
         on_curve=on_curve,
+        on_losses=on_losses,
     )
 
 
-def fit_classifier(
-    encoder: SelfSupervisedEncoder,
-    training: LabelledImages,
-    *,
-    classes: int,
-    protocol: ProtocolConfig,
-    views: Views | None,
-    generator: torch.Generator,
-    at_once: int = BATCH,
-    on_curve: OnCurve = lambda _: None,
-) -> LinearClassifier:
-    """Fit the protocol's head on the frozen encoder.
-
-    Of several L2 strengths the balanced one is chosen on held-out training images, and fitted on all of them.
-
-    Args:
-        encoder: frozen encoder.
-        training: labelled images.
-        classes: number of classes.
-        protocol: protocol of which the head and the seed are used.
-        views: crops that the head reads; None for the whole image.
-        generator: generator of the order of the images and the starts of attacks, on the CPU.
-        at_once: number of images that the encoder processes at once.
-        on_curve: called once if the L2 strength is chosen.
-    """
-    config = protocol.head
-    classifier = LinearClassifier(encoder, nn.Identity(), features=config.features, views=views)
-    features_NF = encode(classifier, training.images_NCHW, at_once=at_once)
-    labels_N = training.labels_N.to(features_NF.device)
-    if config.selects_l2:
-        points = held_out_points(classifier, training, features_NF, classes=classes, protocol=protocol, at_once=at_once)
-        on_curve(points)
-        config = config.model_copy(update={"l2": (balanced(points).l2,)})
-    if config.fit == "converged":
-        (head,) = fit_converged(features_NF, labels_N, classes=classes, config=config)
-    else:
-        head = default_head(features_NF, classes, seed=protocol.seed)
-    classifier.head = head
-    ball = config.attack.ball(config.epsilon, config.norm)
-    attack = partial(config.attack.build(), classifier, **ball, generator=generator, at_once=at_once)
-    train_probe(
-        head,
-        config,
-        features_NF,
-        labels_N,
-        generator=generator,
-        attacked_features=attacked_features(classifier, training, attack, at_once=at_once),
-    )
-    return classifier
-
-
-def held_out_points(
+def _measured(
     classifier: LinearClassifier,
-    training: LabelledImages,
-    features_NF: Tensor,
-    *,
-    classes: int,
+    images: LabelledImages,
     protocol: ProtocolConfig,
-    at_once: int = BATCH,
-) -> tuple[OperatingPoint, ...]:
-    """Measure the L2 strengths of a protocol's head on a stratified fifth of the training images, held out of the fit.
-
-    At most 1,000 of them are attacked, as whole images. The random numbers are drawn apart from those of the protocol,
-    so what follows is the same whether its strength was chosen or given.
-
-    Args:
-        classifier: frozen encoder; its head changes.
-        training: labelled images.
-        features_NF: their features.
-        classes: number of classes.
-        protocol: protocol of which the head's strengths, the norm, the first radius and the seed are used.
-        at_once: number of images that the encoder processes at once.
-
-    Returns:
-        A point for each strength.
-    """
-    order_N, held_out = stratified_order(training.labels_N, protocol.seed), math.ceil(len(training) / FOLDS)
-    held_out_n, fitted_n = order_N[:held_out], order_N[held_out:]
-    _, points = fit_points(
-        classifier,
-        features_NF[fitted_n.to(features_NF.device)],
-        training.labels_N[fitted_n],
-        features_NF[held_out_n.to(features_NF.device)],
-        training.take(held_out_n),
-        classes=classes,
-        config=protocol.head,
-        attack=SELECTION,
-        epsilon=protocol.epsilons[0],
-        norm=protocol.norm,
-        attacked_images=ATTACKED_HELD_OUT,
-        generator=torch.Generator().manual_seed(protocol.seed),
-        at_once=at_once,
-    )
-    return points
+    generator: torch.Generator,
+    at_once: int,
+    on_progress: OnProgress,
+) -> Iterator[Measurement]:
+    """Measure a classifier: clean, corrupted and attacked."""
+    right_N = predicted_right(classifier, images, at_once=at_once)
+    yield Measurement.clean(len(images), int(right_N.sum()))
+    corruptions = list(itertools.product(protocol.corruptions, protocol.severities))
+    for done, (kind, severity) in enumerate(corruptions):
+        on_progress("corruptions", 0.0, done, len(corruptions))
+        corrupted_NCHW = corrupt(images.images_NCHW, kind, severity, seed=protocol.seed)
+        corrupted = LabelledImages(corrupted_NCHW, images.labels_N)
+        corrupted_right_N = predicted_right(classifier, corrupted, at_once=at_once)
+        yield Measurement.corrupted(kind, severity, len(images), int(corrupted_right_N.sum()))
+    for epsilon in protocol.epsilons:
+        yield from _attacked(classifier, images, right_N, epsilon, protocol, generator, at_once, on_progress)
 
 
 def _attacked(

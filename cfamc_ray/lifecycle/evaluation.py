@@ -10,6 +10,7 @@ from cfamc_ray.config.data import DataConfig
 from cfamc_ray.config.protocol import ProtocolConfig
 from cfamc_ray.config.types import Norm
 from cfamc_ray.config.yaml12 import dump_yaml
+from cfamc_ray.evaluation.measurement import Measurement, corruption_accuracy, means_of
 from cfamc_ray.formatting import format_quantity, format_radius
 from cfamc_ray.lifecycle.evaluation_plan import Run
 from cfamc_ray.lifecycle.evaluation_record import Evaluation, Strength, identity_of, published, record_path
@@ -19,19 +20,18 @@ from cfamc_ray.terminal import Detail, ProgressView, say
 if TYPE_CHECKING:
     import torch
 
-    from cfamc_ray.evaluation.measurement import Measurement
     from cfamc_ray.evaluation.operating_points import OperatingPoint
 
 
 def evaluate_run(
     run: Run, data: DataConfig, protocol: ProtocolConfig, device: "torch.device", *, out: Path | None, detail: Detail
 ) -> Evaluation:
-    """Fit a head on the frozen encoder, and measure clean and robust accuracy; nothing is written.
+    """Fit a head on the encoder, and measure both as the protocol says; nothing is written.
 
     Args:
         run: run whose encoder is evaluated.
         data: data set of the probe and the test.
-        protocol: head, attacks and sample sizes.
+        protocol: head, fine-tuning, corruptions, attacks and sample sizes.
         device: device of the computation.
         out: path of the record; by default evaluations/… in the trial's folder.
         detail: amount of progress output.
@@ -48,17 +48,20 @@ def evaluate_run(
     started = time.perf_counter()
     measured: list[Measurement] = []
     points: list[OperatingPoint] = []
+    losses: list[Sequence[float]] = []
     problem = ""
     try:
         with ProgressView("probe", 0, sys.stdout, detail=detail) as view:
-            for measurement in measure(run, data, protocol, device, view, points.extend):
+            for measurement in measure(run, data, protocol, device, view, points.extend, losses.append):
                 measured.append(measurement)
-                shown = format_quantity("fraction", measurement.accuracy)
-                view.say(f"  {_at(measurement.title, measurement.epsilon, protocol.norm)}: {shown}")
+                if measurement.corruption is None or detail == "verbose":
+                    draw = f"draw {measurement.draw + 1}, " if protocol.labels_per_class else ""
+                    shown = format_quantity("fraction", measurement.accuracy)
+                    view.say(f"  {draw}{_at(measurement.title, measurement.epsilon, protocol.norm)}: {shown}")
     except (AttackInvalid, FloatingPointError) as error:
         problem = str(error)
     seconds = time.perf_counter() - started
-    strength = Strength.of(run, protocol, points)
+    strength, means = Strength.of(run, protocol, points), means_of(measured)
     record = {
         **settings,
         "device": device_name(device),
@@ -67,7 +70,10 @@ def evaluate_run(
         "published": published(run, data),
         "test_sample": describe_test(data, images=protocol.images),
         "strength": strength and strength.record(),
+        "finetuning_losses": losses,
         "results": [measurement.record() for measurement in measured],
+        "means": [mean.record() for mean in means] if protocol.labels_per_class else None,
+        "corruption_accuracy": corruption_accuracy(means),
         "problem": problem,
     }
     return Evaluation(run, data, measured, strength, problem, record, path, seconds)
@@ -80,7 +86,8 @@ def measure(
     device: "torch.device",
     view: ProgressView,
     on_curve: "Callable[[Sequence[OperatingPoint]], None]",
-) -> Iterator["Measurement"]:
+    on_losses: "Callable[[Sequence[float]], None]",
+) -> Iterator[Measurement]:
     """Measure the encoder, and show the progress."""
     from cfamc_ray.evaluation.protocols import measure_on  # noqa: PLC0415 (torch is slow to import)
     from cfamc_ray.method.encoder import load_encoder  # noqa: PLC0415
@@ -99,6 +106,7 @@ def measure(
             done, what=_at(label, epsilon, protocol.norm), total=total
         ),
         on_curve=on_curve,
+        on_losses=on_losses,
     )
 
 

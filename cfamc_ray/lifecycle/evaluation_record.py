@@ -13,13 +13,13 @@ from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.protocol import ProtocolConfig
 from cfamc_ray.config.recipes import PublishedRow, read_recipe
 from cfamc_ray.config.trial import without_paths
+from cfamc_ray.evaluation.measurement import MeanAccuracy, Measurement, means_of
 from cfamc_ray.host.files import write_text
 from cfamc_ray.lifecycle.evaluation_plan import Run
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from cfamc_ray.evaluation.measurement import Measurement
     from cfamc_ray.evaluation.operating_points import OperatingPoint
 
 L2Origin = Literal["held_out", "run", "protocol"]
@@ -67,8 +67,8 @@ class Evaluation:
     """The evaluated run."""
     data: DataConfig
     """Images on which the head was fitted and attacked."""
-    measured: Sequence["Measurement"]
-    """Measurements: first without an attack, then for each radius, attack by attack."""
+    measured: Sequence[Measurement]
+    """Measurements of each draw of few labels: clean, then each corruption, then each radius, attack by attack."""
     strength: Strength | None
     """L2 strength of the head; None for a head that is not fitted to convergence."""
     problem: str
@@ -81,13 +81,43 @@ class Evaluation:
     """Unrounded duration of the evaluation in seconds."""
 
     @property
+    def means(self) -> list[MeanAccuracy]:
+        """Accuracies in the order of `measured`, each the mean over the draws of few labels."""
+        return means_of(self.measured)
+
+    @property
     def results(self) -> "pd.DataFrame":
-        """A row per attack and radius: id, label, norm, radius, images, accuracy as a fraction, its 95 % interval."""
+        """A row per attack and radius and per corruption and severity.
+
+        The columns are what was measured, the number of images, the accuracy as a fraction and its 95 % interval; with
+        few labels the accuracy is the mean over `draws`, and `spread` their standard deviation.
+        """
         import pandas as pd  # noqa: PLC0415 (slow to import)
 
-        columns = ["attack", "label", "norm", "epsilon", "images", "accuracy", "low", "high"]
-        rows = [(f.attack, f.label, f.norm, f.epsilon, f.images, f.accuracy, *f.interval) for f in self.measured]
-        return pd.DataFrame(rows, columns=columns)
+        names = ["attack", "label", "norm", "epsilon", "corruption", "severity", "images"]
+        rows = [
+            {name: getattr(each.of, name) for name in names}
+            | {"accuracy": each.mean, "low": each.interval[0], "high": each.interval[1]}
+            | {"spread": each.spread, "draws": len(each.accuracies)}
+            for each in self.means
+        ]
+        return pd.DataFrame(rows, columns=[*names, "accuracy", "low", "high", "spread", "draws"])
+
+    @property
+    def corruptions(self) -> "pd.DataFrame":
+        """Accuracies as fractions: a row per corruption and one of their mean, a column per severity and their mean.
+
+        Empty if nothing was corrupted. The mean of all, in the last row and column, is the mean corruption accuracy.
+        """
+        import pandas as pd  # noqa: PLC0415 (slow to import)
+
+        found = {(each.of.corruption, each.of.severity): each.mean for each in self.means if each.of.corruption}
+        if not found:
+            return pd.DataFrame()
+        table = pd.Series(found).unstack(sort=False)
+        table["mean"] = table.mean(axis=1)
+        table.loc["mean"] = table.mean()
+        return table
 
     @property
     def curve(self) -> "pd.DataFrame":
@@ -107,7 +137,8 @@ class Evaluation:
         problem = f"<p>Not to be trusted: {html.escape(self.problem)}</p>" if self.problem else ""
         name = f"{self.run.name}: {self.record['protocol']['name']} on {self.data.location or self.data.name}"
         tables = "".join(table.to_html(index=False) for table in (self.curve, self.results) if len(table))
-        return f"<h3>{html.escape(name)}</h3>{problem}{tables}"
+        corrupted = self.corruptions.to_html() if len(self.corruptions) else ""
+        return f"<h3>{html.escape(name)}</h3>{problem}{tables}{corrupted}"
 
     def write(self) -> None:
         """Write the record.

@@ -129,7 +129,9 @@ def _estimate_norms(
     encoder: "SelfSupervisedEncoder", trial: TrialConfig, splits: "Splits", device: "torch.device"
 ) -> None:
     """Estimate batch norm's statistics on the first minibatches of the first epoch, without perturbations."""
-    from cfamc_ray.method.interpolation import estimate_norms  # noqa: PLC0415 (torch is slow to import)
+    import torch  # noqa: PLC0415 (slow to import)
+
+    from cfamc_ray.method.norms import estimating_norms  # noqa: PLC0415
     from cfamc_ray.method.parallel import DistributedContext  # noqa: PLC0415
     from cfamc_ray.training.minibatches import Minibatches  # noqa: PLC0415
 
@@ -138,5 +140,7 @@ def _estimate_norms(
     minibatches = Minibatches(stage, splits.pretrain, DistributedContext(device=device), dtype=dtype)
     order_n, at_once = minibatches.order(0), stage.pretraining.views_at_once or stage.crops.views
     steps = range(min(MINIBATCHES, stage.minibatches_per_epoch))
-    crops = (minibatches.crops(order_n, 0, step) for step in steps)
-    estimate_norms(encoder, (some.flatten(0, 1) for crops_VBCHW in crops for some in crops_VBCHW.split(at_once)))
+    with torch.no_grad(), estimating_norms(encoder):
+        for step in steps:
+            for crops_vBCHW in minibatches.crops(order_n, 0, step).split(at_once):
+                encoder(crops_vBCHW.flatten(0, 1))

@@ -34,3 +34,10 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def after_stem(self, x_NCHW: Tensor) -> Tensor:
         """Map the stem's output to features_NF."""
+
+    @property
+    def last_block(self) -> nn.Module:
+        """What fine-tuning of the last block trains: the last module with weights, or of a sequence its last one."""
+        last = list(self.children())[-1]
+        blocks = list(last) if isinstance(last, nn.Sequential) else [last]
+        return [block for block in blocks if any(True for _ in block.parameters())][-1]

@@ -6,13 +6,15 @@ Shapes: N images, C/H/W channels/height/width.
 import os
 import shutil
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from cfamc_ray.config.errors import InputError
 
@@ -58,6 +60,27 @@ def _fits(norm: BatchNorm, *inputs: Tensor | None) -> bool:
         for x_NCHW in inputs
         if x_NCHW is not None
     )
+
+
+@contextmanager
+def estimating_norms(network: nn.Module) -> Iterator[None]:
+    """Replace the running statistics of batch norms by their means over the passes within, all of which count alike.
+
+    Args:
+        network: modules whose batch norms are meant; within, they are in training mode, and afterwards as before.
+    """
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    momenta, modes = [norm.momentum for norm in norms], [norm.training for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    try:
+        yield
+    finally:
+        for norm, momentum, mode in zip(norms, momenta, modes, strict=True):
+            norm.momentum = momentum
+            norm.train(mode)
 
 
 def use_fused_norm(network: nn.Module, on: bool) -> None:

@@ -100,6 +100,11 @@ class VisionTransformer(Backbone):
         x_NTD = x_NCHW.flatten(2).transpose(1, 2) + position_embeddings(x_NCHW)
         return self.blocks(x_NTD).mean(1)  # type: ignore[no-any-return]
 
+    @property
+    def last_block(self) -> nn.Module:
+        """The last block and the norm after it."""
+        return self.blocks[-2:]
+
 
 def position_embeddings(x_NCHW: Tensor) -> Tensor:
     """Embeddings p_TD: sines and cosines of row and column at K = C/4 frequencies (as in MoCo v3, arXiv 2104.02057)."""

@@ -126,7 +126,9 @@ def test_other_trials_pass(values: dict[str, Any]) -> None:
     assert found.work(1).flops > 0
 
 
-@pytest.mark.parametrize("name", ["evaluation of a search", "head published-emp", "crops in the evaluation"])
+@pytest.mark.parametrize(
+    "name", ["evaluation of a search", "head published-emp", "crops in the evaluation", "fine-tuning"]
+)
 def test_evaluations_pass(name: str) -> None:
     assert run(Case(SMALL, EVALUATIONS[name])).failures == []
 

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from cfamc_ray.config.attacks import PgdConfig
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.heads import HEADS, HeadConfig
-from cfamc_ray.config.protocol import PROTOCOLS, ProtocolConfig
+from cfamc_ray.config.protocol import COMPARED, PROTOCOLS, ProtocolConfig
 from cfamc_ray.config.reading import resolve_protocol
 
 
@@ -181,6 +181,44 @@ def test_an_override_changes_its_key_alone(override: str, changed: dict[str, Any
     assert resolve_protocol("published-emp", overrides=[override]) == expected
 
 
+def test_severities_are_needed_where_something_is_corrupted() -> None:
+    with pytest.raises(InputError, match=r"severities is empty, but corruptions has kinds: write \[1, 2, 3, 4, 5\]"):
+        resolve_protocol("corruptions", overrides=["severities=[]"])
+    assert resolve_protocol("standard", overrides=["severities=[]"]).severities == ()
+
+
+def test_the_protocol_of_corruptions_measures_all_of_them_with_the_head_of_the_standard_one() -> None:
+    protocol, standard = PROTOCOLS["corruptions"], PROTOCOLS["standard"]
+    assert (len(protocol.corruptions), protocol.severities) == (15, (1, 2, 3, 4, 5))
+    assert (protocol.head, protocol.epsilons[0], protocol.images) == (
+        standard.head,
+        standard.epsilons[0],
+        standard.images,
+    )
+    assert standard.corruptions == ()
+
+
+def test_the_protocol_of_few_labels_needs_no_further_key() -> None:
+    protocol = resolve_protocol("few-labels", overrides=["labels_per_class=1"])
+    assert (protocol.labels_per_class, protocol.draws, protocol.head.l2) == (1, 5, (0.1,))
+
+
+def test_the_attack_of_adversarial_fine_tuning_is_among_the_attacks_of_a_protocol() -> None:
+    keys = ["finetune.layers=all", "finetune.attack.steps=3"]
+    protocol = resolve_protocol("standard", overrides=[*keys, "finetune.training=adversarial"])
+    assert (
+        protocol.attacks[0]
+        == protocol.finetune.attack
+        == PROTOCOLS["standard"].finetune.attack.model_copy(update={"steps": 3})
+    )
+    assert protocol.finetune.attack not in resolve_protocol("standard", overrides=keys).attacks
+
+
+def test_all_protocols_together_are_those_that_were_compared() -> None:
+    assert COMPARED == ("standard", "published-emp", "published-simclr")
+    assert set(COMPARED) < set(PROTOCOLS)
+
+
 def test_overrides_are_checked_together_and_the_last_of_a_key_counts() -> None:
     protocol = resolve_protocol(
         "standard", overrides=["epsilons=[1/255]", "autoattack_epsilons=[1/255]", "seed=1", "seed=2"]
@@ -204,7 +242,7 @@ def test_another_head_comes_by_its_name_and_can_be_changed(head: str) -> None:
         ("head.epoch=3", ("unknown key head.epoch", "did you mean epochs?")),
         ("attack.stepz=3", ("unknown key attack.stepz", "did you mean steps?")),
         ("head.attack.restart=3", ("unknown key head.attack.restart", "did you mean restarts?")),
-        ("zzz=3", ("unknown key zzz", "known here: name, head, crops")),
+        ("zzz=3", ("unknown key zzz", "known here: name, head, labels_per_class")),
         ("attack.steps=0", ("attack.steps", "greater than or equal to 1", "it is 0")),
         ("attack=3", ("attack", "it is 3")),
         ("attack.steps.more=3", ("attack.steps", "valid integer")),
@@ -212,6 +250,14 @@ def test_another_head_comes_by_its_name_and_can_be_changed(head: str) -> None:
         ("epsilons=[4/255]", ("autoattack_epsilons: 8/255 is not among epsilons",)),
         ("head.fit=sgd", ("head", "phases is empty", "write [clean]")),
         ("attack_each_crop=true", ("attack_each_crop needs crops",)),
+        ("labels_per_class=5", ("several strengths of head.l2", "one strength, such as 0.1", "protocol few-labels")),
+        ("labels_per_class=0", ("labels_per_class", "greater than or equal to 1", "it is 0")),
+        ("corruptions=[rain]", ("corruptions.0", "'gaussian_noise'", "'fog'", "it is 'rain'")),
+        ("severities=[6]", ("severities.0", "less than or equal to 5", "it is 6")),
+        ("finetune.layers=some", ("finetune.layers", "'none', 'last_block' or 'all'", "it is 'some'")),
+        ("finetune.layer=all", ("unknown key finetune.layer", "did you mean layers?")),
+        ("finetune.epochs=3", ("finetune: epochs is set, but layers is none", "set layers to all or last_block")),
+        ("finetune.attack.steps=3", ("finetune: attack is set, but layers is none",)),
     ],
 )
 def test_a_bad_override_is_refused_in_one_line_with_protocol_key_and_remedy(

@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cfamc_ray.data.stratification import interleaved, stratified_order
+from cfamc_ray.data.stratification import balanced_draw, interleaved, stratified_order
 
 labels_and_seeds = given(
     labels=st.lists(st.integers(0, 6), max_size=200).map(lambda labels: torch.tensor(labels, dtype=torch.int64)),
@@ -60,3 +60,22 @@ def test_every_prefix_of_two_orders_holds_each_in_proportion(first: int, second:
     excess = (merged < first).cumsum(0) - torch.arange(1, len(merged) + 1) * (first / max(first + second, 1))
     assert len(merged) == first + second
     assert not len(merged) or excess.abs().max() <= 1
+
+
+@given(per_class=st.integers(1, 6), classes=st.integers(1, 8), seed=st.integers(0, 2**63), draw=st.integers(0, 9))
+def test_a_balanced_draw_holds_equally_many_of_each_class_and_those_of_a_smaller_one(
+    per_class: int, classes: int, seed: int, draw: int
+) -> None:
+    labels = torch.arange(classes).repeat_interleave(torch.arange(classes) + 7)
+    drawn = balanced_draw(labels, per_class, seed, draw)
+    assert torch.bincount(labels[drawn]).tolist() == [per_class] * classes
+    assert len(set(drawn.tolist())) == len(drawn)
+    assert set(drawn.tolist()) < set(balanced_draw(labels, per_class + 1, seed, draw).tolist())
+    assert torch.equal(drawn, balanced_draw(labels, per_class, seed, draw))
+
+
+def test_draws_and_seeds_give_other_images() -> None:
+    labels = torch.arange(400) % 4
+    draws = [balanced_draw(labels, 5, seed, draw).tolist() for seed, draw in ((0, 0), (0, 1), (1, 0))]
+    assert len({tuple(sorted(each)) for each in draws}) == 3
+    assert draws[0] != sorted(draws[0], key=lambda place: int(labels[place])), "classes are mixed"

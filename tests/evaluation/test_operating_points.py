@@ -12,13 +12,14 @@ from cfamc_ray.config.evaluation import EvaluationConfig
 from cfamc_ray.config.heads import HEADS, ProbeConfig
 from cfamc_ray.config.protocol import PROTOCOLS, ProtocolConfig
 from cfamc_ray.data.images import LabelledImages
-from cfamc_ray.evaluation import autoattack, protocols
+from cfamc_ray.evaluation import autoattack, fitting
 from cfamc_ray.evaluation.batches import encode
 from cfamc_ray.evaluation.classifier import LinearClassifier
+from cfamc_ray.evaluation.fitting import fit_classifier
 from cfamc_ray.evaluation.measurement import Measurement
 from cfamc_ray.evaluation.operating_points import OperatingPoint, balanced, fit_points, right_of, still_right_of
 from cfamc_ray.evaluation.probe import fit_converged, fit_path
-from cfamc_ray.evaluation.protocols import fit_classifier, run_protocol
+from cfamc_ray.evaluation.protocols import run_protocol
 from cfamc_ray.evaluation.scores import search_scores
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
 
@@ -156,7 +157,7 @@ def test_the_balanced_strength_is_fitted_on_all_training_images(
     encoder: SelfSupervisedEncoder, monkeypatch: pytest.MonkeyPatch, best: float
 ) -> None:
     points = tuple(point(l2, 0.5, 0.5 if l2 == best else 0.25) for l2 in STRENGTHS)
-    monkeypatch.setattr(protocols, "held_out_points", lambda *_, **__: points)
+    monkeypatch.setattr(fitting, "held_out_points", lambda *_, **__: points)
     classifier = fit_classifier(
         encoder, MANY, classes=CLASSES, protocol=choosing(), views=None, generator=torch.Generator()
     )
@@ -178,7 +179,7 @@ def test_strengths_are_compared_on_a_stratified_fifth_that_no_probe_was_fitted_o
         calls.append({"probe_NF": probe_NF, "labels": labels, "held_out_NF": held_out_NF, "held_out": held_out, **more})
         return fit_points(_, probe_NF, labels, held_out_NF, held_out, **more)
 
-    monkeypatch.setattr(protocols, "fit_points", noted)
+    monkeypatch.setattr(fitting, "fit_points", noted)
     by_class = MANY.take(MANY.labels_N.argsort(stable=True))
     _, (curve,) = run(encoder, choosing(), by_class)
     run(encoder, choosing(), by_class)
@@ -209,7 +210,7 @@ def test_few_training_images_are_enough_for_a_choice(encoder: SelfSupervisedEnco
 def test_published_heads_choose_no_strength(
     encoder: SelfSupervisedEncoder, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(protocols, "held_out_points", lambda *_, **__: pytest.fail("a strength was chosen"))
+    monkeypatch.setattr(fitting, "held_out_points", lambda *_, **__: pytest.fail("a strength was chosen"))
     assert not PROTOCOLS["published-emp"].head.selects_l2
     protocol = tiny(head={**HEADS[name].model_dump(), "epochs": 1})
     (first, *_), curves = run(encoder, protocol)

@@ -29,9 +29,10 @@ from cfamc_ray.evaluation import attacks, autoattack, margins, protocols
 from cfamc_ray.evaluation.attacks import AttackInvalid, pgd
 from cfamc_ray.evaluation.batches import encode, predicted_right, still_right
 from cfamc_ray.evaluation.classifier import EachCrop, LinearClassifier, as_pixels, draw_views
+from cfamc_ray.evaluation.fitting import fit_classifier
 from cfamc_ray.evaluation.measurement import Measurement
 from cfamc_ray.evaluation.probe import default_head, fit_path
-from cfamc_ray.evaluation.protocols import fit_classifier, measure_on, run_protocol
+from cfamc_ray.evaluation.protocols import measure_on, run_protocol
 from cfamc_ray.evaluation.scores import Scores, search_scores
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
 
