@@ -12,6 +12,7 @@ from torch import Tensor
 from cfamc_ray.config.attacks import AttackConfig
 from cfamc_ray.cost.work import BATCH, batch_images
 from cfamc_ray.data.images import LabelledImages
+from cfamc_ray.data.mapped import Images
 from cfamc_ray.evaluation.classifier import BoundAttack, EachCrop, LinearClassifier, as_pixels, in_batches
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
 from cfamc_ray.method.parallel import ALONE, DistributedContext
@@ -51,7 +52,7 @@ def frozen(encoder: SelfSupervisedEncoder) -> Iterator[None]:
 
 
 def encode(
-    classifier: LinearClassifier, images_NCHW: Tensor, *, at_once: int = BATCH, workers: DistributedContext = ALONE
+    classifier: LinearClassifier, images_NCHW: Images, *, at_once: int = BATCH, workers: DistributedContext = ALONE
 ) -> Tensor:
     """Compute features of uint8 images.
 
