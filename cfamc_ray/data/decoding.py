@@ -14,9 +14,9 @@ from cfamc_ray.config.errors import InputError
 
 READING_RULES = 3
 """Version of the rules below; raise it when a file would give other pixels, so that older caches are not used."""
-DRAFT_SCALE = 2
+DRAFT_SCALE = 3
 """JPEG files are decoded at a half, a quarter or an eighth of their size if that is still this many times the size that
-they are resized to: several times faster for large photographs, and equal within the noise of JPEG."""
+they are resized to: faster for large photographs, and pixels change by about half a grey level."""
 BACKGROUND = (255, 255, 255)
 """Background colour behind transparent pixels (RGB)."""
 BITS_PER_SAMPLE, PHOTOMETRIC_INTERPRETATION, WHITE_IS_ZERO = 258, 262, 0

@@ -250,7 +250,7 @@ def _attacked(
             right_N[:count],
             partial(config.build(), target, epsilon=epsilon, generator=generator, at_once=at_once),
             at_once=at_once,
-            group=count if config.whole_sample else BATCH,
+            whole_sample=config.whole_sample,
             on_progress=partial(on_progress, config.label, epsilon),
         )
         yield Measurement(config.id, config.label, before, epsilon, len(right_N), int(right_N.sum()))

@@ -1,8 +1,12 @@
 import errno
+import fcntl
 import json
 import os
 import resource
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,13 +15,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from cfamc_ray.config.data import parse_data
+from cfamc_ray.config.encoder import EncoderConfig
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.data import imagefolder
 from cfamc_ray.data.imagefolder import read_imagefolder
 from cfamc_ray.data.images import UNLABELLED
-from cfamc_ray.data.splits import load_splits
+from cfamc_ray.data.mapped import MappedImages
+from cfamc_ray.data.splits import load_splits, load_test
+from cfamc_ray.evaluation.batches import encode
+from cfamc_ray.evaluation.classifier import LinearClassifier
+from cfamc_ray.method.encoder import SelfSupervisedEncoder
 
 COLOURS = {"blue": (0, 0, 200), "green": (0, 200, 0), "red": (200, 0, 0)}
 
@@ -263,3 +273,74 @@ def test_where_space_cannot_be_allocated_it_is_written(
 
     monkeypatch.setattr(os, "posix_fallocate", unsupported, raising=False)
     assert read_imagefolder(folder, 8, cache=cache).test.images_NCHW[:][:, :, 4, 4].tolist()[-1] == [200, 0, 1]
+
+
+SLOWLY = """
+import sys, time
+from pathlib import Path
+from cfamc_ray.data import imagefolder
+read_square = imagefolder.read_square
+def slowly(*arguments, **settings):
+    print("one", flush=True)
+    time.sleep(float(sys.argv[3]))
+    return read_square(*arguments, **settings)
+imagefolder.read_square = slowly
+print(len(imagefolder.read_imagefolder(Path(sys.argv[1]), 8, cache=Path(sys.argv[2])).train), "images")
+"""
+
+
+def slow_process(folder: Path, cache: Path, seconds: float) -> "subprocess.Popen[str]":
+    """A process that resizes the images, and takes so many seconds for each; it has begun."""
+    command = [sys.executable, "-c", SLOWLY, str(folder), str(cache), str(seconds)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "one\n"
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_what_a_killed_process_leaves_is_never_used_and_removed(folder: Path, cache: Path, number: int) -> None:
+    with slow_process(folder, cache, seconds=600 if number == signal.SIGKILL else 0.5) as process:
+        left = [path.name for path in cache.iterdir()]
+        process.send_signal(number)
+    assert process.returncode != 0
+    assert len(left) == 1
+    assert left[0].startswith(".partial-")
+    assert len(read_imagefolder(folder, 8, cache=cache).train) == 12
+    assert [path.name.startswith(".") for path in cache.iterdir()] == [False]
+
+
+def test_a_process_waits_for_the_one_that_resizes(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with slow_process(folder, cache, seconds=0.2) as process:
+        monkeypatch.setattr(Image, "open", None)
+        assert len(read_imagefolder(folder, 8, cache=cache).train) == 12
+        assert process.stdout is not None
+        assert process.stdout.read().splitlines() == ["one"] * 17 + ["12 images"]
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_without_locks_a_process_does_not_wait(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    with slow_process(folder, cache, seconds=0.2) as process:
+        assert len(read_imagefolder(folder, 8, cache=cache).train) == 12
+        assert process.poll() is None
+        assert process.stdout is not None
+        assert process.stdout.read().endswith("12 images\n"), "and what the other writes is not removed"
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_probe_and_validation_images_are_read_batch_by_batch(folder: Path, cache: Path) -> None:
+    config = parse_data(
+        name="imagefolder", path=str(folder), image_size=8, pretrain_images=6, probe_images=6, validation_images=3
+    )
+    with pytest.warns(UserWarning, match="of a single colour"):
+        splits = load_splits(config, folder=cache)
+    parts = (splits.probe, splits.validation, load_test(config, images=2, folder=cache))
+    assert all(isinstance(part.images_NCHW, MappedImages) for part in parts)
+    network = LinearClassifier(SelfSupervisedEncoder(EncoderConfig(width=4)).eval(), nn.Identity())
+    together_NF = encode(network, splits.probe.images_NCHW)
+    torch.testing.assert_close(encode(network, splits.probe.images_NCHW, at_once=2), together_NF)
+    torch.testing.assert_close(encode(network, splits.probe.images_NCHW[:]), together_NF)

@@ -25,7 +25,7 @@ from cfamc_ray.cost.counting import pixel_gradient
 from cfamc_ray.cost.work import BATCH
 from cfamc_ray.data.images import LabelledImages
 from cfamc_ray.data.splits import load_splits, load_test
-from cfamc_ray.evaluation import attacks, autoattack, margins, protocols
+from cfamc_ray.evaluation import attacks, autoattack, batches, margins
 from cfamc_ray.evaluation.attacks import AttackInvalid, pgd
 from cfamc_ray.evaluation.batches import encode, predicted_right, still_right
 from cfamc_ray.evaluation.classifier import EachCrop, LinearClassifier, as_pixels, draw_views
@@ -320,7 +320,7 @@ def test_results_do_not_depend_on_how_many_images_are_attacked_at_once(
 ) -> None:
     protocol = tiny(attack={"steps": 2, "step_size": 0.01, "start": "zero", "every_step": False})
     at_once = measured(encoder.double(), protocol)
-    monkeypatch.setattr(protocols, "BATCH", 4)
+    monkeypatch.setattr(batches, "images_of_a_call", lambda *_: 4)
     assert measured(encoder, protocol) == at_once
 
 
