@@ -64,7 +64,7 @@ def mapped(tmp_path: Path) -> MappedImages:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measures memory as Linux counts it")
 def test_six_times_as_many_images_take_no_more_memory(mapped: MappedImages, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", EVALUATE, tmp_path / "images.npy"]
+    command = [sys.executable, "-c", EVALUATE, str(tmp_path / "images.npy")]
     given_back = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}  # what is freed does not stay in the process
     ran = subprocess.run(command, env=given_back, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
