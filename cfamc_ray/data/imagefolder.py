@@ -128,7 +128,7 @@ def _write(cached: Path, key: str, shapes: Shapes, splits: Mapping[str, Sequence
     """Write the files under a temporary name, so that no process opens incomplete ones, and open them."""
     images = sum(N for N, *_ in shapes.values())
     if images >= LONG_WORK:
-        logger.info("resizing %s images once, on %s cores, into %s", f"{images:,}", cores(), cached.parent)
+        logger.warning("%s images are resized, once, on %s cores, into %s", f"{images:,}", cores(), cached.parent)
     with TemporaryDirectory(dir=cached.parent, prefix=PARTIAL) as temporary:
         complete = Path(temporary) / cached.name
         complete.mkdir()

@@ -344,3 +344,14 @@ def test_probe_and_validation_images_are_read_batch_by_batch(folder: Path, cache
     together_NF = encode(network, splits.probe.images_NCHW)
     torch.testing.assert_close(encode(network, splits.probe.images_NCHW, at_once=2), together_NF)
     torch.testing.assert_close(encode(network, splits.probe.images_NCHW[:]), together_NF)
+
+
+def test_long_work_is_told_once(
+    folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(imagefolder, "LONG_WORK", 18)
+    for _ in range(2):
+        read_imagefolder(folder, 8, cache=cache)
+    (said,) = caplog.messages
+    assert said.startswith("18 images are resized, once, on ")
+    assert said.endswith(f" cores, into {cache}")
