@@ -59,8 +59,8 @@ LARGE_FILES, LARGE_SIDE = 8, 2000
 READ_BATCH = 64
 BATCH = {"cpu": 4, "cuda": 64}
 VIEWS = 2
-EVALUATED = {"cpu": (300, 600), "cuda": (1000, 4000)}
-"""Few and many images; few are already more than the encoder processes at once."""
+EVALUATED = {"cpu": (600, 1200), "cuda": (1000, 4000)}
+"""Few and many images; few are already several calls of the attack."""
 WIDTH = {"cpu": 4, "cuda": 64}
 """Of the encoder that is evaluated."""
 
@@ -159,11 +159,10 @@ class Part:
 
     def evaluation(self) -> dict[str, Any]:
         """Peaks of few and of many images."""
-        few, many = (min(count, self.images // 3) for count in EVALUATED[self.device.type])
+        few, many = (min(count, 3 * self.images // 5) for count in EVALUATED[self.device.type])
         config = self.config(
             **{
                 "data.pretrain_images": BATCH[self.device.type],
-                "data.probe_images": many,
                 "data.validation_images": many,
                 "encoder.width": WIDTH[self.device.type],
             }
