@@ -70,7 +70,7 @@ def ours(config: TrialConfig, splits: Splits, device: torch.device) -> Making:
 def pil(config: TrialConfig, splits: Splits, device: torch.device) -> Making:
     """The published way."""
     loader = crop_loader(
-        splits.pretrain.images_NCHW,
+        splits.pretrain.images_NCHW[:],
         views=config.crops.views,
         batch_images=config.pretraining.batch_images,
         size=config.crops.size,
@@ -99,7 +99,7 @@ def tensor_transform(config: CropsConfig) -> v2.Compose:
 def tensors(config: TrialConfig, splits: Splits, device: torch.device) -> Making:
     """The other baseline."""
     transform, V = tensor_transform(config.crops), config.crops.views
-    batches = splits.pretrain.images_NCHW.to(device).split(config.pretraining.batch_images)
+    batches = splits.pretrain.images_NCHW[:].to(device).split(config.pretraining.batch_images)
 
     def views(images_BCHW: Tensor) -> Tensor:
         return torch.stack([torch.stack([transform(image_CHW) for image_CHW in images_BCHW]) for _ in range(V)])

@@ -96,7 +96,7 @@ class Reference:
             keep_freed_memory()
         self.device = device
         self.minibatches = config.minibatches_per_epoch
-        images_NCHW = random_splits(config).pretrain.images_NCHW
+        images_NCHW = random_splits(config).pretrain.images_NCHW[:]
         if device.type == "cuda":  # one pass of the loader for all repeats: a GPU would mostly wait for its start
             images_NCHW = images_NCHW.repeat(config.pretraining.epochs, 1, 1, 1)
         encoder = ReferenceEncoder().to(device).train()

@@ -16,7 +16,7 @@ ALLOWED = {
     "intervals": set(),
     "metrics": set(),
     "config": {"metrics"},
-    "data": {"config"},
+    "data": {"config", "host"},
     "formatting": {"config", "metrics"},
     "method": {"config", "host"},
     "space": {"config"},

@@ -177,7 +177,7 @@ def test_the_host_never_waits_in_the_loop_over_minibatches(splits: Splits, attac
 @pytest.mark.parametrize("every_step", [False, True])
 def test_the_host_never_waits_between_the_steps_of_an_attack(splits: Splits, loss: Any, every_step: bool) -> None:
     encoder = trial(splits, DEVICE, {"pretraining.precision": "float32"}).trainer.encoder.eval()
-    pixels_NCHW, labels_N = (each.to(DEVICE) for each in (splits.probe.images_NCHW / 255, splits.probe.labels_N))
+    pixels_NCHW, labels_N = (each.to(DEVICE) for each in (splits.probe.images_NCHW[:] / 255, splits.probe.labels_N))
     steps = 4
     passes: list[int] = []
 
@@ -339,7 +339,7 @@ def pass_through(splits: Splits, changes: dict[str, Any]) -> list[Tensor]:
     """Embeddings of some images by a trial's network, and the gradients for the images and the first weights."""
     network = trial(splits, DEVICE, {"encoder.width": 16, **changes}).trainer.network.train()
     dtype = next(network.parameters()).dtype
-    pixels_NCHW = (splits.probe.images_NCHW.to(DEVICE, dtype) / 255).requires_grad_()
+    pixels_NCHW = (splits.probe.images_NCHW[:].to(DEVICE, dtype) / 255).requires_grad_()
     z_ND = network(pixels_NCHW)
     direction_ND = torch.randn(z_ND.shape, generator=torch.Generator().manual_seed(0)).to(z_ND)
     (z_ND * direction_ND).sum().backward()

@@ -75,7 +75,7 @@ def found(workers: DistributedContext = ALONE) -> dict[str, Any]:
         parameters = [parameter for head in scores.heads for parameter in head.parameters()]
         results[case] = astuple(replace(scores, heads=())), generator.get_state(), parameters
     weight_FK = torch.randn(192, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    pixels, labels = images(13, 3).images_NCHW.double() / 255, torch.arange(13) % 3
+    pixels, labels = images(13, 3).images_NCHW[:].double() / 255, torch.arange(13) % 3
     heads = [nn.Linear(192, 3, dtype=torch.float64).requires_grad_(False) for _ in range(3)]
     for seed, head in enumerate(heads):
         head.weight.copy_(weight_FK.T + torch.randn(3, 192, generator=torch.Generator().manual_seed(seed)) / 4)

@@ -300,7 +300,7 @@ class TestRun:
         points = read_trials(trained[0])[0].rows[-1]["operating_points"]
         for point in points:
             classifier = load_classifier(folder, l2=point["l2"])
-            right_N = classifier(images.images_NCHW / 255).argmax(-1) == images.labels_N
+            right_N = classifier(images.images_NCHW[:] / 255).argmax(-1) == images.labels_N
             assert right_N.double().mean() == point["clean_accuracy"]
             assert not any(parameter.requires_grad for parameter in classifier.head.parameters())
             assert not classifier.training

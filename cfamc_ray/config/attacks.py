@@ -28,7 +28,7 @@ class AttackConfig(Component):
     images_only: ClassVar[bool] = False
     """Whether it takes only images (N, C, H, W), not the crops of each image (N, V, C, H, W)."""
     whole_sample: ClassVar[bool] = False
-    """Whether it takes all images in one call and makes its own batches, instead of 250 images per call."""
+    """Whether it takes all images in one call and makes its own batches, instead of at most 250 images per call."""
     norms: ClassVar[tuple[Norm, ...]] = ("linf",)
     """Norms of the balls in which it can attack. Only an attack with several of them is called with `norm`."""
 

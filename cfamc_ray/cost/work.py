@@ -73,8 +73,11 @@ def training_work(config: TrialConfig) -> TrainingWork:
 
 
 BATCH = 250
-"""Images in one call of an attack, whose random starts are drawn together; also the most that the encoder processes at
-once."""
+"""Most images in one call of an attack, whose random starts are drawn together; also the most that the encoder
+processes at once."""
+INPUT_BYTES = 125 * 10**6
+"""Largest size of the inputs in one call of an attack, which holds about six times that; it limits the images of a call
+from 205 pixels a side on."""
 BATCH_BYTES = 2 * 10**9
 """Largest size of the activations that an attack on one batch stores for its backward passes; it limits the batch for
 large images or encoders."""
@@ -92,6 +95,16 @@ def batch_images(config: EncoderConfig, side: int, *, features: str, crops: int 
     """
     each = crops * pixel_gradient(config, side, features).kept * number_bytes
     return min(max(BATCH_BYTES // each, 1), BATCH)
+
+
+def attack_images(numbers: int, *, number_bytes: int = 4) -> int:
+    """Number of images in one call of an attack: as many as `INPUT_BYTES` hold, 1 to `BATCH`.
+
+    Args:
+        numbers: count of numbers of an input: the pixels of an image, or of its crops.
+        number_bytes: bytes of a number.
+    """
+    return min(max(INPUT_BYTES // (numbers * number_bytes), 1), BATCH)
 
 
 class EvaluationWork(NamedTuple):
@@ -115,12 +128,12 @@ def evaluation_work(config: TrialConfig) -> EvaluationWork:
     attacked, passes = min(evaluation.attacked_images, data.validation_images), evaluation.attack.passes()
     # An attack on all heads at once classifies what it finds itself.
     attacks, again = (1, 0) if evaluation.attack.shares_heads else (len(evaluation.head.l2), 1)
-    at_once = evaluation.batch_images or batch_images(
-        config.encoder, side, features=features, number_bytes=_number_bytes(config)
-    )
+    size = _number_bytes(config)
+    at_once = evaluation.batch_images or batch_images(config.encoder, side, features=features, number_bytes=size)
     of_attack = (passes.forward + again) * one.forward_flops + passes.backward * (one.flops - one.forward_flops)
     of_probe = data.probe_images * one.features
-    pixels = 6 * min(BATCH, attacked) * 3 * side**2  # images, starts and the attack's results so far
+    in_a_call = min(attack_images(3 * side**2, number_bytes=size), attacked)
+    pixels = 6 * in_a_call * 3 * side**2  # images, starts and the attack's results so far
     return EvaluationWork(
         flops=(data.probe_images + data.validation_images) * one.forward_flops + attacks * attacked * of_attack,
         batch_images=at_once,

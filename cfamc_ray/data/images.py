@@ -7,8 +7,12 @@ from dataclasses import dataclass
 
 import torch
 
+from cfamc_ray.data.mapped import Images, select
+
 UNLABELLED = -1
 """Label of an image without a class, which is used only for pretraining."""
+COPIED_AT_ONCE = 1_000
+"""Number of images that are copied to a device at once, which bounds the host's memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,11 +20,11 @@ class LabelledImages:
     """Images with their classes.
 
     Attributes:
-        images_NCHW: uint8, in memory or memory-mapped.
+        images_NCHW: uint8, in memory or in a file.
         labels_N: int64, from 0 to the number of classes minus one; `UNLABELLED` for training images without a class.
     """
 
-    images_NCHW: torch.Tensor
+    images_NCHW: Images
     labels_N: torch.Tensor
 
     def __len__(self) -> int:
@@ -32,8 +36,8 @@ class LabelledImages:
         return (self.labels_N != UNLABELLED).nonzero().flatten()
 
     def take(self, indices_n: torch.Tensor) -> "LabelledImages":
-        """A copy of the images at some indices, in their order."""
-        return LabelledImages(self.images_NCHW[indices_n], self.labels_N[indices_n])
+        """The images at some indices, in their order: a copy, or, of images in a file, a selection that is not read."""
+        return LabelledImages(select(self.images_NCHW, indices_n), self.labels_N[indices_n])
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +62,7 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class ImageSubset:
-    """Some images of a larger set, gathered batch by batch, so that a memory-mapped set stays on disk.
+    """Some images of a larger set, gathered batch by batch, so that images in a file stay there.
 
     Attributes:
         images_NCHW: uint8, the larger set.
@@ -66,7 +70,7 @@ class ImageSubset:
         labels_N: labels of the larger set, for losses that need them; None if there are none.
     """
 
-    images_NCHW: torch.Tensor
+    images_NCHW: Images
     indices_n: torch.Tensor
     labels_N: torch.Tensor | None = None
 
@@ -89,11 +93,13 @@ class ImageSubset:
         if device.type == there.type and device.index in (None, there.index):
             return self
         labels_n = None if self.labels_N is None else self.labels_N[self.indices_n].to(device)
-        images_nCHW = self.images_NCHW[self.indices_n].to(device)
+        images_nCHW = torch.empty(len(self), *self.images_NCHW.shape[1:], dtype=torch.uint8, device=device)
+        for positions_B in torch.arange(len(self)).split(COPIED_AT_ONCE):
+            images_nCHW[positions_B[0] : positions_B[-1] + 1] = self.batch(positions_B).to(device)
         return ImageSubset(images_nCHW, torch.arange(len(self), device=device), labels_n)
 
 
-def uniformity(images_NCHW: torch.Tensor) -> str | None:
+def uniformity(images_NCHW: Images) -> str | None:
     """Describe images that have nothing to learn from: all are equal, or each is of a single colour.
 
     Args:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from cfamc_ray.config.attacks import AttackConfig
-from cfamc_ray.cost.work import BATCH, batch_images
+from cfamc_ray.cost.work import BATCH, attack_images, batch_images
 from cfamc_ray.data.images import LabelledImages
+from cfamc_ray.data.mapped import Images
 from cfamc_ray.evaluation.classifier import BoundAttack, EachCrop, LinearClassifier, as_pixels, in_batches
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
 from cfamc_ray.method.parallel import ALONE, DistributedContext
@@ -21,6 +22,12 @@ def images_at_once(encoder: SelfSupervisedEncoder, side: int, *, features: str, 
     """Default number of images that an encoder processes at once in an evaluation; arguments as in `batch_images`."""
     number_bytes = next(encoder.parameters()).element_size()
     return batch_images(encoder.config, side, features=features, crops=crops, number_bytes=number_bytes)
+
+
+def images_of_a_call(target: LinearClassifier | EachCrop, images: LabelledImages) -> int:
+    """Number of images in one call of an attack on a classifier of images, or of their crops."""
+    input_1 = target.inputs(as_pixels(images.images_NCHW[:1], target))
+    return attack_images(input_1.numel(), number_bytes=input_1.element_size())
 
 
 def check_weights(encoder: SelfSupervisedEncoder, attacks: Iterable[AttackConfig]) -> None:
@@ -51,7 +58,7 @@ def frozen(encoder: SelfSupervisedEncoder) -> Iterator[None]:
 
 
 def encode(
-    classifier: LinearClassifier, images_NCHW: Tensor, *, at_once: int = BATCH, workers: DistributedContext = ALONE
+    classifier: LinearClassifier, images_NCHW: Images, *, at_once: int = BATCH, workers: DistributedContext = ALONE
 ) -> Tensor:
     """Compute features of uint8 images.
 
@@ -110,7 +117,7 @@ def still_right(
     attack: BoundAttack,
     *,
     at_once: int = BATCH,
-    group: int = BATCH,
+    whole_sample: bool = False,
     workers: DistributedContext = ALONE,
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Tensor:
@@ -122,7 +129,7 @@ def still_right(
         right_N: which images are classified correctly so far, booleans on the CPU.
         attack: maps inputs of the target and labels of a batch to adversarial inputs.
         at_once: number of adversarial images that the target classifies at once.
-        group: number of images in one call of the attack.
+        whole_sample: whether the attack gets all images in one call.
         workers: workers that share the classification; the attack shares its own work.
         on_progress: called before the first group and after each, with the numbers of finished and of all images.
 
@@ -130,6 +137,7 @@ def still_right(
         right_N, booleans on the CPU.
     """
     left_N = torch.zeros_like(right_N)
+    group = len(right_N) if whole_sample else images_of_a_call(target, images)
     done, total = 0, int(right_N.sum())
     on_progress(done, total)
     for positions_b in right_N.nonzero().squeeze(1).split(group):

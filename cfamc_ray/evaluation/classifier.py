@@ -19,6 +19,7 @@ from cfamc_ray.config.heads import ProbeConfig
 from cfamc_ray.config.method import CropsConfig
 from cfamc_ray.cost.work import BATCH
 from cfamc_ray.data.images import LabelledImages
+from cfamc_ray.data.mapped import Images
 from cfamc_ray.host.files import replacing
 from cfamc_ray.method.crops import cut_boxes, draw_crop_parameters
 from cfamc_ray.method.encoder import SelfSupervisedEncoder, load_encoder
@@ -186,17 +187,18 @@ def as_pixels(images_NCHW: Tensor, encoder: nn.Module) -> Tensor:
 
 @torch.no_grad()
 def in_batches(
-    function: Callable[[Tensor], Tensor], inputs_N: Tensor, *, at_once: int, workers: DistributedContext = ALONE
+    function: Callable[[Tensor], Tensor], inputs_N: Images, *, at_once: int, workers: DistributedContext = ALONE
 ) -> Tensor:
     """Apply a function, which treats inputs independently, to many inputs in batches, without gradients.
 
     Args:
         function: function of a batch.
-        inputs_N: all inputs.
+        inputs_N: all inputs; those in a file are read batch by batch.
         at_once: largest size of a batch.
         workers: workers that share the inputs; all get the complete result.
     """
-    outputs_n = torch.cat([function(batch) for batch in workers.part(inputs_N).split(at_once)])
+    positions_n = workers.part(torch.arange(len(inputs_N), device=inputs_N.device))
+    outputs_n = torch.cat([function(inputs_N[positions_b]) for positions_b in positions_n.split(at_once)])
     return workers.gather(outputs_n, len(inputs_N))
 
 

@@ -45,8 +45,8 @@ def adapt_norms(classifier: LinearClassifier, training: LabelledImages, config: 
         config: what is trained, and the size of a minibatch.
     """
     with estimating_norms(_trained_modules(classifier, config)):
-        for images_BCHW in training.images_NCHW.tensor_split(_minibatches(training, config)):
-            classifier.features_of(as_pixels(images_BCHW, classifier))
+        for indices_B in torch.arange(len(training)).tensor_split(_minibatches(training, config)):
+            classifier.features_of(as_pixels(training.images_NCHW[indices_B], classifier))
 
 
 def fine_tune(

@@ -18,7 +18,7 @@ from cfamc_ray.config.types import Norm
 from cfamc_ray.cost.work import BATCH
 from cfamc_ray.data.images import LabelledImages
 from cfamc_ray.evaluation.attacks import SharedAttack
-from cfamc_ray.evaluation.batches import still_right
+from cfamc_ray.evaluation.batches import images_of_a_call, still_right
 from cfamc_ray.evaluation.classifier import LinearClassifier, as_pixels
 from cfamc_ray.evaluation.probe import fit_converged
 from cfamc_ray.method.parallel import ALONE, DistributedContext
@@ -98,7 +98,7 @@ def still_right_of(
     if attack.shares_heads:
         shared = cast(SharedAttack, built)
         left_NL = torch.zeros_like(right_NL)
-        for positions_b in torch.arange(len(right_NL)).split(BATCH):
+        for positions_b in torch.arange(len(right_NL)).split(images_of_a_call(classifier, images)):
             pixels_bCHW = as_pixels(images.images_NCHW[positions_b], classifier)
             labels_b = images.labels_N[positions_b].to(pixels_bCHW.device)
             right_bL = right_NL[positions_b].to(pixels_bCHW.device)
@@ -115,7 +115,7 @@ def still_right_of(
                 right_N,
                 partial(built, classifier, **settings),
                 at_once=at_once,
-                group=len(right_N) if attack.whole_sample else BATCH,
+                whole_sample=attack.whole_sample,
                 workers=workers,
             )
         )

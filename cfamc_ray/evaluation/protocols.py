@@ -15,7 +15,6 @@ from cfamc_ray.config.data import DataConfig
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.method import CropsConfig
 from cfamc_ray.config.protocol import ProtocolConfig
-from cfamc_ray.cost.work import BATCH
 from cfamc_ray.data.corruptions import corrupt
 from cfamc_ray.data.images import LabelledImages
 from cfamc_ray.data.splits import load_splits, load_test
@@ -181,7 +180,7 @@ def _measured(
     corruptions = list(itertools.product(protocol.corruptions, protocol.severities))
     for done, (kind, severity) in enumerate(corruptions):
         on_progress("corruptions", 0.0, done, len(corruptions))
-        corrupted_NCHW = corrupt(images.images_NCHW, kind, severity, seed=protocol.seed)
+        corrupted_NCHW = corrupt(images.images_NCHW[:], kind, severity, seed=protocol.seed)
         corrupted = LabelledImages(corrupted_NCHW, images.labels_N)
         corrupted_right_N = predicted_right(classifier, corrupted, at_once=at_once)
         yield Measurement.corrupted(kind, severity, len(images), int(corrupted_right_N.sum()))
@@ -210,7 +209,7 @@ def _attacked(
             right_N[:count],
             partial(config.build(), target, **ball, generator=generator, at_once=at_once),
             at_once=at_once,
-            group=count if config.whole_sample else BATCH,
+            whole_sample=config.whole_sample,
             on_progress=partial(on_progress, config.label, epsilon),
         )
         yield Measurement(config.id, config.label, before, epsilon, protocol.norm, len(right_N), int(right_N.sum()))

@@ -40,4 +40,4 @@ def take_sources(shared: SharedSources) -> None:
 
 def _arrays(source: Source) -> tuple[Any, ...]:
     splits = (source.train, source.test)
-    return source.class_names, *(part.numpy() for split in splits for part in (split.images_NCHW, split.labels_N))
+    return source.class_names, *(part.numpy() for split in splits for part in (split.images_NCHW[:], split.labels_N))

@@ -128,7 +128,8 @@ class TestProtocols:
     @pytest.mark.parametrize("name", ["few-labels", "corruptions"])
     def test_those_of_transfer_and_shift_follow_the_trial_too(self, name: str) -> None:
         protocol = resolve_protocol(name, trial=trial(**L2))
-        assert (protocol.norm, protocol.epsilons, protocol.attack.restarts) == ("l2", (0.5, 1.0), 5)
+        in_l2 = PgdConfig(steps=20, restarts=5, loss="cross_entropy", every_step=False)
+        assert (protocol.norm, protocol.epsilons, protocol.attack) == ("l2", (0.5, 1.0), in_l2)
 
     def test_adversarial_fine_tuning_needs_a_radius_and_a_step_of_its_own_in_l2(self) -> None:
         tuned = ["finetune.layers=all", "finetune.training=adversarial"]

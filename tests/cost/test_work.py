@@ -16,6 +16,7 @@ from cfamc_ray.cost.memory import peak_memory_bytes, reset_peak_memory
 from cfamc_ray.cost.work import (
     BATCH,
     BATCH_BYTES,
+    attack_images,
     batch_images,
     evaluation_work,
     image_side,
@@ -242,6 +243,21 @@ def test_a_batch_of_an_evaluation_holds_2_gb_of_activations_at_most(
     kept = images * crops * number_bytes * pixel_gradient(encoder, side).kept
     assert images == 1 or kept <= BATCH_BYTES
     assert images == BATCH or kept + kept / images > BATCH_BYTES
+
+
+@pytest.mark.parametrize(
+    ("numbers", "number_bytes", "images"),
+    [
+        (3 * 32**2, 4, 250),
+        (40 * 3 * 32**2, 4, 250),
+        (3 * 204**2, 4, 250),
+        (3 * 224**2, 4, 207),
+        (3 * 224**2, 8, 103),
+        (10**9, 4, 1),
+    ],
+)
+def test_a_call_of_an_attack_holds_125_mb_of_inputs_at_most(numbers: int, number_bytes: int, images: int) -> None:
+    assert attack_images(numbers, number_bytes=number_bytes) == images
 
 
 SEARCHED: dict[str, Any] = {

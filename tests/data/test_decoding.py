@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
 
+from benchmarks.photographs import as_image, noise_field
 from cfamc_ray.config.errors import InputError
+from cfamc_ray.data import decoding
 from cfamc_ray.data.decoding import read_square, to_rgb
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
@@ -193,3 +196,50 @@ def test_a_damaged_file_is_an_image_or_bad_input(
         except InputError:
             return
     assert shape == (3, 8, 8)
+
+
+@pytest.fixture(scope="module")
+def field() -> np.ndarray:
+    return noise_field(2048, seed=0)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1400, 1600), (1401, 1401), (1801, 1345)])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_large_jpeg_file_is_decoded_reduced_and_nearly_the_same(
+    field: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, height: int, width: int, orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    as_image(field[:height, :width]).save(tmp_path / "a.jpg", quality=90, exif=exif)
+    reduced_CHW = read_square(tmp_path / "a.jpg", 224).astype(int)
+    monkeypatch.setattr(JpegImageFile, "draft", lambda *_: None)
+    whole_CHW = read_square(tmp_path / "a.jpg", 224).astype(int)
+    difference = np.abs(reduced_CHW - whole_CHW)
+    assert 0 < difference.mean() < 0.7
+    assert difference.max() <= 6
+    assert abs((reduced_CHW - whole_CHW).mean()) < 0.1, "no brighter"
+
+
+@pytest.mark.parametrize(
+    ("side", "image_size", "decoded"), [(500, 224, 500), (1343, 224, 1343), (1344, 224, 672), (512, 32, 128)]
+)
+def test_what_is_decoded_is_at_least_three_times_as_large_as_what_is_read(
+    field: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: int, image_size: int, decoded: int
+) -> None:
+    as_image(field[:side, :side]).save(tmp_path / "a.jpg")
+    sizes = []
+
+    def noted(image: Image.Image) -> Image.Image:
+        sizes.append(image.size)
+        return to_rgb(image)
+
+    monkeypatch.setattr(decoding, "to_rgb", noted)
+    assert read_square(tmp_path / "a.jpg", image_size).shape == (3, image_size, image_size)
+    assert sizes == [(decoded, decoded)]
+
+
+def test_an_image_that_is_not_reduced_is_resized_as_pillow_fits_it(field: np.ndarray, tmp_path: Path) -> None:
+    as_image(field[:375, :500]).save(tmp_path / "a.jpg", quality=90)
+    with Image.open(tmp_path / "a.jpg") as image:
+        expected_HWC = np.asarray(ImageOps.fit(image.convert("RGB"), (224, 224), Image.Resampling.BILINEAR))
+    assert (read_square(tmp_path / "a.jpg", 224).transpose(1, 2, 0) == expected_HWC).all()

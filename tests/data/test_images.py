@@ -12,7 +12,7 @@ def images_NCHW() -> torch.Tensor:  # noqa: N802 (a fixture is the tensor it ret
 def test_take_keeps_images_and_labels_together(images_NCHW: torch.Tensor) -> None:
     taken = LabelledImages(images_NCHW, torch.tensor([10, 11, 12, 13, 14])).take(torch.tensor([4, 0]))
     assert len(taken) == 2
-    assert taken.images_NCHW[:, 0, 0, 0].tolist() == [4, 0]
+    assert taken.images_NCHW[:][:, 0, 0, 0].tolist() == [4, 0]
     assert taken.labels_N.tolist() == [14, 10]
 
 

@@ -43,7 +43,7 @@ class TestDigits:
         source, digits = read_source(parse_data(name="digits", image_size=8)), load_digits()
         pixels_NHW = (digits.images * (255 / 16)).round()
         order = stratified_order(torch.from_numpy(digits.target), seed=0)
-        images = torch.cat([split.images_NCHW[:, 0] for split in (source.test, source.train)])
+        images = torch.cat([split.images_NCHW[:][:, 0] for split in (source.test, source.train)])
         labels = torch.cat([split.labels_N for split in (source.test, source.train)])
         assert torch.equal(images.double(), torch.from_numpy(pixels_NHW)[order])
         assert torch.equal(labels, torch.from_numpy(digits.target)[order])
@@ -51,7 +51,7 @@ class TestDigits:
 
     def test_pixels_span_the_whole_range_in_three_equal_channels(self) -> None:
         source = read_source(parse_data(name="digits", image_size=8))
-        images_NCHW = source.train.images_NCHW
+        images_NCHW = source.train.images_NCHW[:]
         assert images_NCHW.shape == (1437, 3, 8, 8)
         assert (images_NCHW.dtype, source.train.labels_N.dtype) == (torch.uint8, torch.int64)
         assert source.class_names == tuple("0123456789")
@@ -63,7 +63,7 @@ class TestDigits:
         small, large = (read_source(parse_data(name="digits", image_size=size)).test for size in (8, 24))
         assert large.images_NCHW.shape == (360, 3, 24, 24)
         assert torch.equal(small.labels_N, large.labels_N)
-        difference = small.images_NCHW.double().mean((1, 2, 3)) - large.images_NCHW.double().mean((1, 2, 3))
+        difference = small.images_NCHW[:].double().mean((1, 2, 3)) - large.images_NCHW[:].double().mean((1, 2, 3))
         assert difference.abs().max() < 5
 
     def test_the_test_split_holds_a_fifth_of_each_class(self) -> None:
@@ -77,7 +77,7 @@ class TestNpz:
     def test_channels_move_to_the_front(self, tmp_path: Path, arrays: Arrays) -> None:
         np.savez(tmp_path / "own.npz", **arrays)
         source = read_source(npz(tmp_path / "own.npz"))
-        assert torch.equal(source.train.images_NCHW[5, 2], torch.from_numpy(arrays["x_train"][5, :, :, 2]))
+        assert torch.equal(source.train.images_NCHW[:][5, 2], torch.from_numpy(arrays["x_train"][5, :, :, 2]))
         assert source.test.labels_N.tolist() == [0, 1, 2, 0]
         assert (len(source.train), len(source.test), source.classes) == (6, 4, 3)
         assert source.train.labelled_n.tolist() == [0, 1, 2, 3, 4, 5]
@@ -87,7 +87,7 @@ class TestNpz:
         for name in ("x_train", "x_test"):
             arrays[name] = arrays[name][..., 0] if axes == 3 else arrays[name][..., :1]
         np.savez_compressed(tmp_path / "gray.npz", **arrays)
-        images_NCHW = read_source(npz(tmp_path / "gray.npz")).test.images_NCHW
+        images_NCHW = read_source(npz(tmp_path / "gray.npz")).test.images_NCHW[:]
         assert images_NCHW.shape == (4, 3, 4, 4)
         assert (images_NCHW == torch.from_numpy(arrays["x_test"].reshape(4, 1, 4, 4))).all()
 
@@ -305,8 +305,8 @@ class TestCifar:
         (archive / "batches.meta").write_bytes(pickle.dumps({"label_names": ["plane", "car", "bird"]}))
 
         source = read_source(parse_data(name="cifar10"), folder=tmp_path)
-        assert source.train.images_NCHW[:, :, 31, 31].tolist() == [[200, 0, 0], [201, 1, 1]]
-        assert source.test.images_NCHW[0, :, 0, 0].tolist() == [202, 2, 2]
+        assert source.train.images_NCHW[:][:, :, 31, 31].tolist() == [[200, 0, 0], [201, 1, 1]]
+        assert source.test.images_NCHW[:][0, :, 0, 0].tolist() == [202, 2, 2]
         assert (source.train.labels_N.tolist(), source.test.labels_N.tolist()) == ([0, 1], [2])
         assert source.class_names == ("plane", "car", "bird")
 
@@ -326,7 +326,7 @@ class TestCifar:
         source = read_source(parse_data(name="cifar10"), folder=folder)
         assert source.classes == 10
         assert source.train.images_NCHW.shape[1:] == (3, 32, 32)
-        means = source.train.images_NCHW.double().mean((0, 2, 3)) / 255
+        means = source.train.images_NCHW[:].double().mean((0, 2, 3)) / 255
         torch.testing.assert_close(means, torch.tensor([0.4914, 0.4822, 0.4465]).double(), atol=0.01, rtol=0)
 
 

@@ -39,8 +39,8 @@ def pretrain_rows(splits: Splits) -> set[bytes]:
 def test_counts_are_as_asked_and_no_image_is_in_two_splits() -> None:
     config = digits(probe_overlap=False)
     splits = load_splits(config)
-    parts = [pretrain_rows(splits), *(rows(part.images_NCHW) for part in (splits.probe, splits.validation))]
-    parts.append(rows(load_test(config).images_NCHW))
+    parts = [pretrain_rows(splits), *(rows(part.images_NCHW[:]) for part in (splits.probe, splits.validation))]
+    parts.append(rows(load_test(config).images_NCHW[:]))
     assert [len(part) for part in parts] == [300, 200, 100, 360]
     assert len(set.union(*parts)) == 960
     assert splits.classes == 10
@@ -48,7 +48,7 @@ def test_counts_are_as_asked_and_no_image_is_in_two_splits() -> None:
 
 def test_an_overlapping_probe_starts_with_the_pretraining_images() -> None:
     splits = load_splits(digits())
-    assert rows(splits.probe.images_NCHW) < pretrain_rows(splits)
+    assert rows(splits.probe.images_NCHW[:]) < pretrain_rows(splits)
 
 
 @pytest.mark.parametrize("overlap", [True, False])
@@ -56,9 +56,9 @@ def test_smaller_splits_are_parts_of_larger_ones(overlap: bool) -> None:
     small = load_splits(digits(probe_overlap=overlap))
     more_probe = load_splits(digits(probe_overlap=overlap, probe_images=500))
     more_pretrain = load_splits(digits(probe_overlap=overlap, pretrain_images=500))
-    assert rows(small.probe.images_NCHW) < rows(more_probe.probe.images_NCHW)
+    assert rows(small.probe.images_NCHW[:]) < rows(more_probe.probe.images_NCHW[:])
     assert pretrain_rows(small) < pretrain_rows(more_pretrain)
-    assert torch.equal(small.validation.images_NCHW, more_pretrain.validation.images_NCHW)
+    assert torch.equal(small.validation.images_NCHW[:], more_pretrain.validation.images_NCHW[:])
 
 
 def test_each_split_holds_each_class_in_proportion() -> None:
@@ -114,11 +114,11 @@ def test_samples_of_test_images_are_nested_and_the_same_whatever_else_a_trial_us
     config = in_order_of_classes.model_copy(update={"split_seed": seed})
     whole = load_test(config)
     assert len(whole) == len(load_test(config, images=1000)) == 80
-    assert rows(whole.images_NCHW) == rows(read_source(config).test.images_NCHW)
+    assert rows(whole.images_NCHW[:]) == rows(read_source(config).test.images_NCHW[:])
     for count in (1, 17, 80):
         for pretrain_images in (40, 50):
             sample = load_test(config.model_copy(update={"pretrain_images": pretrain_images}), images=count)
-            assert torch.equal(sample.images_NCHW, whole.images_NCHW[:count])
+            assert torch.equal(sample.images_NCHW[:], whole.images_NCHW[:][:count])
             assert torch.equal(sample.labels_N, whole.labels_N[:count])
 
 
@@ -137,15 +137,17 @@ def test_a_record_tells_one_sample_of_test_images_from_another(in_order_of_class
 
 def test_labels_belong_to_their_images() -> None:
     source, splits = read_source(digits()), load_splits(digits())
-    label_of = dict(zip(identities(source.train.images_NCHW), source.train.labels_N.tolist(), strict=True))
-    assert [label_of[identity] for identity in identities(splits.probe.images_NCHW)] == splits.probe.labels_N.tolist()
+    label_of = dict(zip(identities(source.train.images_NCHW[:]), source.train.labels_N.tolist(), strict=True))
+    assert [
+        label_of[identity] for identity in identities(splits.probe.images_NCHW[:])
+    ] == splits.probe.labels_N.tolist()
 
 
 def test_the_split_seed_decides_which_images_but_not_the_test_split() -> None:
     first, second = digits(split_seed=0), digits(split_seed=1)
-    assert not torch.equal(load_splits(first).validation.images_NCHW, load_splits(second).validation.images_NCHW)
-    assert rows(load_test(first).images_NCHW) == rows(load_test(second).images_NCHW)
-    assert rows(load_test(first, images=50).images_NCHW) != rows(load_test(second, images=50).images_NCHW)
+    assert not torch.equal(load_splits(first).validation.images_NCHW[:], load_splits(second).validation.images_NCHW[:])
+    assert rows(load_test(first).images_NCHW[:]) == rows(load_test(second).images_NCHW[:])
+    assert rows(load_test(first, images=50).images_NCHW[:]) != rows(load_test(second, images=50).images_NCHW[:])
 
 
 def test_all_training_images_may_be_used() -> None:
@@ -161,10 +163,10 @@ def test_splits_are_pinned(overlap: bool, probe: tuple[str, str]) -> None:
     """Finished studies name their images by counts and seed alone."""
     splits = load_splits(digits(probe_overlap=overlap))
     pretrain = splits.pretrain.batch(torch.arange(300))
-    parts = (pretrain, splits.validation.images_NCHW, splits.validation.labels_N)
+    parts = (pretrain, splits.validation.images_NCHW[:], splits.validation.labels_N)
     found = [hashlib.sha256(part.numpy().tobytes()).hexdigest()[:16] for part in parts]
     assert found == ["cdda5e4c87b84f7c", "7ece6253f053e91d", "59cc4ce04c21ea07"]
-    for part, expected in zip((splits.probe.images_NCHW, splits.probe.labels_N), probe, strict=True):
+    for part, expected in zip((splits.probe.images_NCHW[:], splits.probe.labels_N), probe, strict=True):
         assert hashlib.sha256(part.numpy().tobytes()).hexdigest()[:16] == expected
 
 
@@ -319,7 +321,7 @@ def test_a_transfer_takes_all_labelled_images_from_the_other_data_set(tmp_path: 
     assert pretrain_rows(both) == pretrain_rows(alone)
     assert not pretrain_rows(both) & pretrain_rows(target)
     for part, expected in ((both.probe, target.probe), (both.validation, target.validation)):
-        assert torch.equal(part.images_NCHW, expected.images_NCHW)
+        assert torch.equal(part.images_NCHW[:], expected.images_NCHW[:])
         assert torch.equal(part.labels_N, expected.labels_N)
     assert (len(both.pretrain), len(both.probe), len(both.validation), both.classes) == (20, 15, 10, 5)
 
@@ -329,8 +331,8 @@ def test_judged_on_its_own_data_set_a_trial_has_its_own_splits(tmp_path: Path) -
     alone = load_splits(own)
     for same in (load_splits(own, judged_on=None), load_splits(own, judged_on=own.model_copy())):
         assert pretrain_rows(same) == pretrain_rows(alone)
-        assert torch.equal(same.probe.images_NCHW, alone.probe.images_NCHW)
-        assert torch.equal(same.validation.images_NCHW, alone.validation.images_NCHW)
+        assert torch.equal(same.probe.images_NCHW[:], alone.probe.images_NCHW[:])
+        assert torch.equal(same.validation.images_NCHW[:], alone.validation.images_NCHW[:])
 
 
 def test_a_transfer_finds_both_data_sets_in_the_given_folder(tmp_path: Path) -> None:

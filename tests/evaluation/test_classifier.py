@@ -185,7 +185,7 @@ class PixelEncoder(SelfSupervisedEncoder):
 def test_an_adversarial_probe_resists_far_more_than_the_standard_probe_that_it_starts_from() -> None:
     train, held_out = digits()
     pixel_encoder = PixelEncoder(ENCODER).eval().requires_grad_(False)
-    features_NF = as_pixels(train.images_NCHW, pixel_encoder).flatten(1)
+    features_NF = as_pixels(train.images_NCHW[:], pixel_encoder).flatten(1)
     standard = fit_path(features_NF, train.labels_N, classes=K, strengths=[1e-2], tolerance=1e-4, iterations=200)[0]
     head = copy.deepcopy(standard)
     adversarial = LinearClassifier(pixel_encoder, head)
@@ -200,7 +200,7 @@ def test_an_adversarial_probe_resists_far_more_than_the_standard_probe_that_it_s
     )
 
     def robust_accuracy(model: LinearClassifier) -> float:
-        pixels_NCHW, labels_N = as_pixels(held_out.images_NCHW, model), held_out.labels_N
+        pixels_NCHW, labels_N = as_pixels(held_out.images_NCHW[:], model), held_out.labels_N
         attacked_NCHW = pgd(model, pixels_NCHW, labels_N, generator=torch.Generator().manual_seed(0), **ball)
         return int((model(attacked_NCHW).argmax(-1) == labels_N).sum()) / len(labels_N)
 

@@ -152,7 +152,7 @@ def test_adversarial_training_is_more_robust_and_less_accurate(from_scratch: dic
 
 
 def test_with_adapted_norms_a_minibatch_has_the_features_on_which_the_head_is_fitted() -> None:
-    pixels, gaps = TRAIN.images_NCHW.float() / 255, {}
+    pixels, gaps = TRAIN.images_NCHW[:].float() / 255, {}
     for adapted in (False, True):
         classifier = classifier_of(new_encoder())
         if adapted:

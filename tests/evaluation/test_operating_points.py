@@ -84,7 +84,7 @@ def test_an_image_that_no_head_gets_right_never_reaches_the_attack(
     assert 0 < hopeless_N.sum() < len(hopeless_N)
     attack = PgdConfig(steps=2, every_step=every_step)
     still_right_of(classifier, heads, VALIDATION, right_NL, attack, epsilon=0.01, generator=torch.Generator())
-    pixels_NCHW = VALIDATION.images_NCHW / 255
+    pixels_NCHW = VALIDATION.images_NCHW[:] / 255
     for x in torch.cat(seen):
         distance_N = (pixels_NCHW - x).abs().flatten(1).amax(1)
         assert distance_N.min() <= 0.01 + 1e-6

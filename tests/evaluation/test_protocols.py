@@ -25,7 +25,7 @@ from cfamc_ray.cost.counting import pixel_gradient
 from cfamc_ray.cost.work import BATCH
 from cfamc_ray.data.images import LabelledImages
 from cfamc_ray.data.splits import load_splits, load_test
-from cfamc_ray.evaluation import attacks, autoattack, margins, protocols
+from cfamc_ray.evaluation import attacks, autoattack, batches, margins
 from cfamc_ray.evaluation.attacks import AttackInvalid, pgd
 from cfamc_ray.evaluation.batches import encode, predicted_right, still_right
 from cfamc_ray.evaluation.classifier import EachCrop, LinearClassifier, as_pixels, draw_views
@@ -144,7 +144,7 @@ def test_scores_depend_on_the_generator_and_the_encoder_alone(encoder: SelfSuper
 
 
 def test_encoding_in_batches_equals_encoding_at_once(encoder: SelfSupervisedEncoder) -> None:
-    many = images(BATCH + 7, seed=3).images_NCHW
+    many = images(BATCH + 7, seed=3).images_NCHW[:]
     features_NF = encode(LinearClassifier(encoder.eval(), nn.Identity()), many)
     with torch.no_grad():
         torch.testing.assert_close(features_NF, encoder.features(many.float() / 255))
@@ -226,7 +226,7 @@ def test_the_clean_count_is_that_of_a_head_fitted_by_hand(
     clean = next(start(encoder, tiny(images=count, head={"features": kind})))
     encoder.eval()
     with torch.no_grad():
-        train_NF, test_NF = (encoder.features(part.images_NCHW / 255, kind=kind) for part in (TRAIN, TEST))
+        train_NF, test_NF = (encoder.features(part.images_NCHW[:] / 255, kind=kind) for part in (TRAIN, TEST))
     head = fit_path(train_NF, TRAIN.labels_N, classes=CLASSES, strengths=[L2], tolerance=1e-4, iterations=200)[0]
     right_N = (head(test_NF).argmax(-1) == TEST.labels_N)[:count]
     assert clean == Measurement.clean(len(right_N), int(right_N.sum()))
@@ -321,7 +321,7 @@ def test_results_do_not_depend_on_how_many_images_are_attacked_at_once(
 ) -> None:
     protocol = tiny(attack={"steps": 2, "step_size": 0.01, "start": "zero", "every_step": False})
     at_once = measured(encoder.double(), protocol)
-    monkeypatch.setattr(protocols, "BATCH", 4)
+    monkeypatch.setattr(batches, "images_of_a_call", lambda *_: 4)
     assert measured(encoder, protocol) == at_once
 
 
@@ -496,7 +496,7 @@ def test_every_count_of_test_images_is_a_fair_sample_part_of_the_larger_one_and_
         assert [found.images for found in measured] == [measured[0].images, *map(len, seen[-1])]
     assert seen[0] == seen[1]
     by_pgd, by_margin, by_autoattack = map(set, seen[0])
-    everything = set(numbers(load_test(in_order_of_classes, images=protocol.images).images_NCHW / 255))
+    everything = set(numbers(load_test(in_order_of_classes, images=protocol.images).images_NCHW[:] / 255))
     assert by_autoattack <= by_margin == by_pgd <= everything
     assert len(everything) == counts["images"]
     assert len(by_pgd) == min(counts["images"], counts["attacked_images"])
@@ -528,7 +528,8 @@ def test_the_attacked_validation_images_are_a_fair_sample_too(
         labels = torch.cat(pgd_calls.of("labels"))
         assert torch.bincount(labels).tolist() == [attacked_images // 3] * 3
         assert (
-            numbers(torch.cat(pgd_calls.of("images"))) == numbers(splits.validation.images_NCHW / 255)[:attacked_images]
+            numbers(torch.cat(pgd_calls.of("images")))
+            == numbers(splits.validation.images_NCHW[:] / 255)[:attacked_images]
         )
 
 
@@ -719,7 +720,7 @@ def test_with_crops_one_head_reads_the_mean_features_of_the_same_crops_in_traini
             torch.stack([encoder.features(crops_NCHW) for crops_NCHW in several.crops_of(pixels_NCHW).unbind(1)]).mean(
                 0
             )
-            for pixels_NCHW in (TRAIN.images_NCHW.double() / 255, TEST.images_NCHW.double() / 255)
+            for pixels_NCHW in (TRAIN.images_NCHW[:].double() / 255, TEST.images_NCHW[:].double() / 255)
         )
     head = fit_path(train_NF, TRAIN.labels_N, classes=CLASSES, strengths=[L2], tolerance=1e-4, iterations=200)[0]
     assert clean.right == int((head(test_NF).argmax(-1) == TEST.labels_N).sum())
@@ -795,7 +796,7 @@ def test_the_published_emp_head_is_trained_clean_then_adversarially_then_clean(
     many = images(260, seed=4)
     encoder.double()
     trained = classifier_of(encoder, PROTOCOLS["published-emp"], many)
-    pixels_NCHW = many.images_NCHW.double() / 255
+    pixels_NCHW = many.images_NCHW[:].double() / 255
     features_NF = encoder.features(pixels_NCHW)
     by_hand = LinearClassifier(encoder, default_head(features_NF, CLASSES, seed=0))
     optimizer = torch.optim.Adam(by_hand.head.parameters(), lr=3e-4)

@@ -45,7 +45,7 @@ def test_a_worker_reads_what_the_driver_has_read() -> None:
     assert after is not before
     assert after.classes == 10
     for one, other in ((before.train, after.train), (before.test, after.test)):
-        assert torch.equal(one.images_NCHW, other.images_NCHW)
+        assert torch.equal(one.images_NCHW[:], other.images_NCHW[:])
         assert torch.equal(one.labels_N, other.labels_N)
 
 

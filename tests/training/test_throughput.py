@@ -85,7 +85,7 @@ def test_works_take_turns_and_warm_up_first() -> None:
 
 def test_random_images_are_as_large_as_the_crops_and_no_two_sets_alike() -> None:
     (cell, *_) = CONFIG.cells
-    one, other = (random_splits(cell.trial).pretrain.images_NCHW for _ in range(2))
+    one, other = (random_splits(cell.trial).pretrain.images_NCHW[:] for _ in range(2))
     assert (one.shape, one.dtype) == ((24, 3, 8, 8), torch.uint8)
     assert not torch.equal(one, other)
 

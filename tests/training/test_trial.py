@@ -297,7 +297,7 @@ def test_a_saved_encoder_is_the_trials(tmp_path: Path) -> None:
     trial.run_epoch()
     trial.save_encoder(tmp_path / "encoder.safetensors")
     restored = load_encoder(tmp_path / "encoder.safetensors")
-    pixels_NCHW = tiny_splits().validation.images_NCHW / 255
+    pixels_NCHW = tiny_splits().validation.images_NCHW[:] / 255
     expected = trial.trainer.encoder.eval().features(pixels_NCHW)
     torch.testing.assert_close(restored.features(pixels_NCHW), expected)
 
