@@ -162,7 +162,7 @@ def predict_curves(X_NF: Array, Y_NL: Array, new_MF: Array) -> Array:
         Y_NL: observed values at each operating point.
         new_MF: the new points.
     """
-    mean_L, components = _components(Y_NL)
+    mean_L, components = principal_components(Y_NL)
     return mean_L + sum(predict(X_NF, score_N, new_MF)[:, None] * shape_L for score_N, shape_L in components)
 
 
@@ -178,14 +178,14 @@ def draw_curves(X_MF: Array, Y_NL: Array, noise_NL: Array, source: np.random.Gen
         noise_NL: their known variances, added to the kernel's noise.
         source: random generator.
     """
-    mean_L, components = _components(Y_NL)
+    mean_L, components = principal_components(Y_NL)
     drawn_SML = np.tile(mean_L, (SAMPLES, len(X_MF), 1))
     for score_N, shape_L in components:
         drawn_SML += _draw(X_MF, score_N, noise_NL @ shape_L**2, source)[..., None] * shape_L
     return drawn_SML
 
 
-def _components(Y_NL: Array) -> tuple[Array, list[tuple[Array, Array]]]:
+def principal_components(Y_NL: Array) -> tuple[Array, list[tuple[Array, Array]]]:
     """The mean curve (L,), and for each principal component the scores (N,) and its shape (L,).
 
     Of a single operating point, the value itself is the only component.
