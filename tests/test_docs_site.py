@@ -116,6 +116,7 @@ FOCUSED = """() => {
 """Where the focused link leads; empty if it cannot be seen."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 400])
 def test_in_a_browser(browser: Any, address: str, width: int, scheme: str) -> None:

@@ -33,7 +33,7 @@ def python(project: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_study_of_one_component_of_each_kind_runs_through_ray(project: Path) -> None:
     done = python(project, "-m", "cfamc_ray.tune", "--space", "mine.yaml")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -114,7 +114,7 @@ def test_it_runs_from_the_first_cell_to_the_last(tmp_path: Path) -> None:
     assert float(accuracy) > 50, "ten classes"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_stop_button_interrupts_a_study_that_can_be_resumed(tmp_path: Path) -> None:
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(INTERRUPTED)])
     client = client_of(notebook, tmp_path, timeout=300, interrupt_on_timeout=True, allow_errors=True)

@@ -110,6 +110,7 @@ def test_one_that_cannot_be_imported_is_refused_in_one_line(project: Path, plugi
     assert message in done.stderr
 
 
+@pytest.mark.long
 def test_it_can_be_given_to_the_api_and_to_the_commands(project: Path) -> None:
     (project / "mine.yaml").write_text(SPACE.replace("plugins: [my_loss]\n", ""), encoding="utf-8")
     done = tune(project, "--dry-run")
@@ -139,7 +140,7 @@ def test_it_can_be_given_to_the_api_and_to_the_commands(project: Path) -> None:
     ], done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_study_is_searched_opened_resumed_and_evaluated(project: Path) -> None:
     done = tune(project)
     assert done.returncode == 0, done.stderr + (project / "runs" / "mine" / "ray.log").read_text()

@@ -69,6 +69,7 @@ class TestMlflow:
                 steps = [value.step for value in client.get_metric_history(each.info.run_id, name)]
                 assert sorted(steps) == list(range(1, int(row["epochs"]) + 1))
 
+    @pytest.mark.long
     def test_each_trial_is_a_run_also_after_more_trials(self, space: Path, study: Path) -> None:
         for trials, *resume in ((2,), (3, "--resume")):
             code, output = run(space, "--set", "loggers=[mlflow]", "--trials", str(trials), *resume)
@@ -88,6 +89,7 @@ class TestMlflow:
         assert code == 0, output
         self.assert_logged(study, 3)
 
+    @pytest.mark.long
     def test_a_store_that_cannot_be_reached_does_not_end_the_study(
         self, space: Path, study: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

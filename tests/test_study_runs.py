@@ -85,6 +85,7 @@ def assert_trained_as_if_alone(study: Path, record: TrialRecord) -> None:
         assert torch.equal(weight, saved[name]), name
 
 
+@pytest.mark.long
 def test_a_study_runs_to_its_front_and_can_be_extended(space: Path) -> None:
     code, output = run(space)
     study = space.parent / "runs" / "tiny"

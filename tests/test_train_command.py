@@ -519,7 +519,7 @@ class TestInterrupted:
         ]
         assert rows[0] == rows[1]
 
-    @pytest.mark.slow
+    @pytest.mark.long
     def test_a_process_that_a_scheduler_ends_goes_on_by_the_command_that_it_printed(self, tmp_path: Path) -> None:
         words = [*("--recipe", "cf-amc-ssl", "--out", str(tmp_path)), *SETTINGS, "--set", "pretraining.epochs=20"]
         words += ["--set", "evaluation.every_epochs=20"]

@@ -94,8 +94,9 @@ class ImageSubset:
             return self
         labels_n = None if self.labels_N is None else self.labels_N[self.indices_n].to(device)
         images_nCHW = torch.empty(len(self), *self.images_NCHW.shape[1:], dtype=torch.uint8, device=device)
-        for positions_B in torch.arange(len(self)).split(COPIED_AT_ONCE):
-            images_nCHW[positions_B[0] : positions_B[-1] + 1] = self.batch(positions_B).to(device)
+        for begin in range(0, len(self), COPIED_AT_ONCE):
+            part = torch.arange(begin, min(begin + COPIED_AT_ONCE, len(self)))
+            images_nCHW[begin : begin + len(part)] = self.batch(part).to(device)
         return ImageSubset(images_nCHW, torch.arange(len(self), device=device), labels_n)
 
 

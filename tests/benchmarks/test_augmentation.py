@@ -43,7 +43,7 @@ def test_the_baselines_make_crops_that_look_like_ours(baseline: type) -> None:
     torch.testing.assert_close(looks(baseline(config, splits, CPU)), expected, rtol=0.04, atol=0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_one_repeat_gives_rates_ratios_and_parts_that_agree(tmp_path: Path) -> None:
     command = "-m benchmarks.augmentation --device cpu --repeats 1 --minibatches 1 --json"
     environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}  # the other tests want the cores too

@@ -13,7 +13,7 @@ def test_the_table_is_an_earlier_study_of_272_trials_with_both_accuracies() -> N
     assert all(0 < record.value("clean_accuracy") < 1 for record in study.records)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_recorded_trials_of_another_width_are_predicted_from_it() -> None:
     rows = {(row["objective"], row["known"]): row for row in errors_on_recorded()}
     assert {name for name, _ in rows} <= set(accuracies())

@@ -217,8 +217,8 @@ def test_views_that_a_list_selects_are_found(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_truth_values_as_an_index_in_a_step_of_an_attack_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    old, new = "inside = delta.clamp(-epsilon, epsilon)", "inside = delta[delta == delta].view_as(delta)"
-    (place,) = plant(monkeypatch, perturbation, "project", (old, new))
+    old, new = "return delta.clamp(-epsilon, epsilon)", "return delta[delta == delta].view_as(delta)"
+    (place,) = plant(monkeypatch, perturbation, "into_ball", (old, new))
     failures = run(Case(SMALL, EVALUATIONS["head published-emp"])).failures
     assert any(
         failure.startswith(f"{place}: the host waits for the size") and "inside the loop over attack's steps" in failure

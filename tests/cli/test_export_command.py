@@ -125,7 +125,7 @@ def test_a_folder_without_a_study_is_refused(tmp_path: Path, capsys: pytest.Capt
     assert not (tmp_path / "copy").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_onnx_files_of_encoders_and_of_the_points_of_the_front_are_part_of_the_copy(
     study: Path, tmp_path: Path
 ) -> None:

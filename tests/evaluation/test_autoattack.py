@@ -172,6 +172,7 @@ def test_a_debugger_keeps_its_trace() -> None:
         sys.settrace(previous)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("at_once", [1, 5])
 def test_a_network_that_sees_few_images_at_once_is_attacked_alike(at_once: int) -> None:
     seen = []

@@ -61,7 +61,7 @@ def mapped(tmp_path: Path) -> MappedImages:
     return images
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measures memory as Linux counts it")
 def test_six_times_as_many_images_take_no_more_memory(mapped: MappedImages, tmp_path: Path) -> None:
     command = [sys.executable, "-c", EVALUATE, str(tmp_path / "images.npy")]

@@ -57,7 +57,7 @@ def worker(rank: int, folder: Path) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_cell_of_two_workers(tmp_path: Path) -> None:
     spawn(worker, (tmp_path,), nprocs=2)
     (cell,) = (cell for cell in CONFIG.cells if cell.workers == 2)
