@@ -11,12 +11,14 @@ from typing import Literal
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.front.front import Front, find_front
+from cfamc_ray.front.interpolation import front_of, with_interpolations
 from cfamc_ray.front.progress import counts
 from cfamc_ray.host.files import write_text
 from cfamc_ray.report.page import write_report
 from cfamc_ray.store.content import content_of
 from cfamc_ray.store.copies import copy_records
 from cfamc_ray.store.images import noted_images, paths_of, with_paths
+from cfamc_ray.store.interpolations import read_interpolations
 from cfamc_ray.store.layout import (
     ATTAINMENT,
     CONFIRM,
@@ -24,7 +26,9 @@ from cfamc_ray.store.layout import (
     ENCODER,
     ENVIRONMENT,
     FRONT,
+    HEADS,
     IMAGES,
+    INTERPOLATION,
     PAGE,
     PRIOR,
     PRIOR_TABLE,
@@ -32,7 +36,7 @@ from cfamc_ray.store.layout import (
     STUDY,
     TRIALS,
 )
-from cfamc_ray.store.records import read_config, read_trials, trial_folders
+from cfamc_ray.store.records import TrialRecord, read_config, read_trials, trial_folders
 from cfamc_ray.store.trial_tables import trials_table
 
 Encoders = Literal["front", "all", "none"]
@@ -69,6 +73,7 @@ def export_study(study: Path, out: Path, *, encoders: Encoders = "front", onnx: 
     with tempfile.TemporaryDirectory() as scratch:
         draft = Path(scratch) / config.name
         _copy(study, draft, {record.number for record in chosen})
+        _copy_interpolations(study, draft, config, records, encoders)
         if onnx:
             _write_onnx(study, draft, front)
         for inner in (study / CONFIRM, *sorted((study / PRIOR).glob("*"))):
@@ -99,6 +104,20 @@ def _copy(study: Path, target: Path, weights_of: Collection[int] = ()) -> None:
     if noted := content_of(study / IMAGES, noted_images):
         digests = {key: {**images, "path": ""} for key, images in noted.items()}
         write_text(target / IMAGES, json.dumps(digests, indent=1) + "\n")
+
+
+def _copy_interpolations(
+    study: Path, draft: Path, config: StudyConfig, records: Sequence[TrialRecord], encoders: Encoders
+) -> None:
+    """Copy the interpolations, and the weights of those on the front, of all, or of none."""
+    made = read_interpolations(study)
+    numbered = with_interpolations(records, made)[1]
+    on_front = {numbered[n].name for n in front_of(config, records, made).trials if n in numbered}
+    for one in made:
+        weights = encoders == "all" or (encoders == "front" and one.name in on_front)
+        (draft / one.name).mkdir()
+        for name in (INTERPOLATION, *((ENCODER, HEADS) if weights else ())):
+            shutil.copyfile(study / one.name / name, draft / one.name / name)
 
 
 def _write_onnx(study: Path, draft: Path, front: Front) -> None:

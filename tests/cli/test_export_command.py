@@ -17,6 +17,7 @@ from cfamc_ray.config.heads import ProbeConfig
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.evaluation.classifier import load_classifier, save_heads
 from cfamc_ray.method.encoder import SelfSupervisedEncoder, load_encoder, save_encoder
+from cfamc_ray.store.interpolations import Interpolation, read_interpolations, write_interpolation
 from cfamc_ray.store.records import TrialFolder, read_config, read_trials, write_config
 
 pytestmark = pytest.mark.usefixtures("nothing_is_drawn")
@@ -97,6 +98,22 @@ def test_a_zip_can_be_opened_reported_and_used_anywhere(
 def test_encoders_are_those_that_are_asked_for(study: Path, tmp_path: Path, encoders: str, number: int) -> None:
     assert main([str(study), "--out", str(tmp_path / "copy"), "--encoders", encoders]) == 0
     assert len(list((tmp_path / "copy").glob("trial_*/encoder.safetensors"))) == number
+
+
+def test_interpolations_are_copied_with_the_weights_of_those_on_the_front(study: Path, tmp_path: Path) -> None:
+    for share, clean in ((0.25, 0.45), (0.5, 0.55)):
+        row = curve(0, (0.01, clean, 0.2)).rows[-1]
+        made = Interpolation(0, 1, share, row)
+        (study / made.name).mkdir()
+        for name in ("encoder.safetensors", "heads.safetensors"):
+            shutil.copyfile(study / "trial_00000" / name, study / made.name / name)
+        write_interpolation(study, made)
+    for encoders, with_weights in (("front", [0.5]), ("all", [0.25, 0.5]), ("none", [])):
+        out = tmp_path / encoders
+        assert main([str(study), "--out", str(out), "--encoders", encoders]) == 0
+        copied = read_interpolations(out)
+        assert copied == read_interpolations(study)
+        assert [one.share for one in copied if (out / one.name / "heads.safetensors").exists()] == with_weights
 
 
 def test_the_card_tells_the_front_and_how_it_is_used(study: Path, tmp_path: Path) -> None:
