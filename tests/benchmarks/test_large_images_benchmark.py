@@ -10,7 +10,7 @@ import pytest
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
-IMAGES = 200
+IMAGES = 400
 
 
 def test_it_measures_every_part_once_and_resumes(tmp_path: Path) -> None:
