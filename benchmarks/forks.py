@@ -24,7 +24,7 @@ from benchmarks.timing import report
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.front.confirmation import summarize
 from cfamc_ray.front.front import find_front
-from cfamc_ray.front.interpolation import front_of
+from cfamc_ray.front.interpolation import extend_front
 from cfamc_ray.lifecycle.interpolation import interpolate_trials
 from cfamc_ray.store.interpolations import Interpolation
 from cfamc_ray.store.layout import STUDY
@@ -94,7 +94,9 @@ def main() -> None:
         ]
         _, mean, interval = summarize([ratio[-1] for ratio in ratios])
         interpolated = [
-            front_of(read_config(folder), read_trials(folder), between(folder), reference=reference).hypervolume
+            extend_front(
+                read_config(folder), read_trials(folder), between(folder), reference=reference
+            ).front.hypervolume
             for folder in folders[True]
         ]
         found[label] = {

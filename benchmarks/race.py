@@ -22,7 +22,7 @@ import random
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from dataclasses import asdict
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,11 @@ import torch
 from optuna.storages import InMemoryStorage
 
 from benchmarks.recorded import append, read
-from benchmarks.sobol_table import ACCURACIES, sobol_study
-from benchmarks.surrogate import Surrogate, read_recorded
+from benchmarks.sobol_table import sobol_study
+from benchmarks.surrogate import ACCURACIES, Surrogate, read_recorded
 from cfamc_ray.config.study import Point, StudyConfig
 from cfamc_ray.cost.work import training_work
+from cfamc_ray.evaluation.operating_points import OperatingPoint, balanced
 from cfamc_ray.front.candidates import candidates
 from cfamc_ray.front.dominance import hypervolume, pareto_front
 from cfamc_ray.front.expectation import expected
@@ -103,12 +104,6 @@ def _strength(record: TrialRecord) -> float:
     return FIXED if record.l2 is None else record.l2
 
 
-@cache
-def truth_of(width: int, untrained: float) -> Truth:
-    """The truth, made once in each process."""
-    return Truth(width, untrained)
-
-
 def searched_by(name: str, study: StudyConfig, number: int, trials: int) -> StudyConfig:
     """The space as a search of a run sees it."""
     keys, constraints = SEARCHES[name]
@@ -119,14 +114,12 @@ def searched_by(name: str, study: StudyConfig, number: int, trials: int) -> Stud
 def record_of(number: int, point: Point, curve_L2: Array, truth: Truth, *, fixed: bool) -> TrialRecord:
     """A finished trial with a curve, or with the accuracies of the fixed probe."""
     strengths, passes = truth.surrogate.strengths, truth.surrogate.study.trial_at(point).crop_passes
-    points = [
-        {"l2": l2, "probe_accuracy": 1.0, **dict(zip(ACCURACIES[1:], map(float, values), strict=True))}
-        for l2, values in zip(strengths, curve_L2, strict=True)
-    ]
-    shown = points[strengths.index(FIXED)] if fixed else max(points, key=lambda p: sum(p[n] for n in ACCURACIES[1:]))
+    points = [OperatingPoint(l2, 1.0, *map(float, values)) for l2, values in zip(strengths, curve_L2, strict=True)]
+    shown = points[strengths.index(FIXED)] if fixed else balanced(points)
     costs = {"crop_passes": passes, "flops": passes, "train_seconds": passes / 1e3, "eval_seconds": 0.0}
-    row = {"epoch": 1, "done": True, **costs, **{name: shown[name] for name in ACCURACIES[1:]}}
-    return TrialRecord(number, point, [row if fixed else {**row, "operating_points": points}], "finished")
+    row = {"epoch": 1, "done": True, **costs, **{name: getattr(shown, name) for name in ACCURACIES}}
+    curve = {} if fixed else {"operating_points": list(map(asdict, points))}
+    return TrialRecord(number, point, [{**row, **curve}], "finished")
 
 
 def race(name: str, number: int, truth: Truth, *, trials: int) -> Iterator[tuple[int, float]]:
@@ -214,7 +207,7 @@ def main() -> None:
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore")
-    truth = truth_of(options.width, options.untrained)
+    truth = Truth(options.width, options.untrained)
     known = {(run["search"], run["run"]) for run in read(RUNS)}
     wanted = [(name, number) for number in range(options.runs) for name in options.searches]
     for name, number in wanted[part - 1 :: parts]:

@@ -22,7 +22,7 @@ from benchmarks.recorded import read
 from benchmarks.sobol_table import TABLE, sobol_study
 from benchmarks.timing import report
 from cfamc_ray.config.study import Point, StudyConfig
-from cfamc_ray.gaussian_process import JITTER, Kernel, fit_kernel, principal_components
+from cfamc_ray.gaussian_process import Process, principal_components
 from cfamc_ray.space.encoding import encode
 
 Array = npt.NDArray[np.float64]
@@ -56,28 +56,6 @@ def read_recorded(width: int, table: Path = TABLE) -> Recorded:
     return Recorded([json.loads(key) for key in by_point], strengths, [np.array(rows) for rows in by_point.values()])
 
 
-class _Process(NamedTuple):
-    """The fitted process of one component, whose mean at new points is a product of matrices."""
-
-    kernel: Kernel
-    X_NF: Array
-    weight_N: Array
-    mean: float
-    deviation: float
-
-    @classmethod
-    def fit(cls, X_NF: Array, y_N: Array, noise_N: Array) -> "_Process":
-        mean, deviation = float(y_N.mean()), float(y_N.std()) or 1.0
-        scaled_N, known_N = (y_N - mean) / deviation, noise_N / deviation**2 + JITTER
-        kernel = fit_kernel(X_NF, scaled_N, known_N)
-        covariance_NN: Array = kernel(X_NF, X_NF) + np.diag(kernel.noise + known_N)
-        return cls(kernel, X_NF, np.asarray(np.linalg.solve(covariance_NN, scaled_N), np.float64), mean, deviation)
-
-    def __call__(self, new_MF: Array) -> Array:
-        mean_M: Array = self.mean + self.deviation * self.kernel(new_MF, self.X_NF) @ self.weight_N
-        return mean_M
-
-
 class Surrogate:
     """True curves of points, and measured ones.
 
@@ -95,7 +73,7 @@ class Surrogate:
         share_N = np.array([1 / len(rows) for rows in recorded.measured])
         self._mean_K, components = principal_components(Y_NK)
         self._processes = [
-            (_Process.fit(X_NF, score_N, share_N * (shape_K @ self.noise_KK @ shape_K)), shape_K)
+            (Process.fit(X_NF, score_N, share_N * (shape_K @ self.noise_KK @ shape_K)), shape_K)
             for score_N, shape_K in components
         ]
 

@@ -140,6 +140,39 @@ def posterior(kernel: Kernel, X_NF: Array, y_N: Array, noise_N: Array, new_MF: A
     return mean_M, kernel(new_MF, new_MF) - explained_NM.T @ explained_NM
 
 
+class Process(NamedTuple):
+    """A process fitted to observations on any scale; called with new points (M, F) it gives noise-free means (M,)."""
+
+    kernel: Kernel
+    X_NF: Array
+    """The observed points."""
+    weight_N: Array
+    """Of their covariances with a new point in its mean."""
+    mean: float
+    deviation: float
+    """Mean and standard deviation of the observations."""
+
+    @classmethod
+    def fit(cls, X_NF: Array, y_N: Array, noise_N: Array) -> "Process":
+        """Fit the kernel.
+
+        Args:
+            X_NF: points, each feature from 0 to 1.
+            y_N: observed values, on any scale.
+            noise_N: their known variances, added to the kernel's noise.
+        """
+        mean, deviation = float(y_N.mean()), float(y_N.std()) or 1.0
+        scaled_N, known_N = (y_N - mean) / deviation, noise_N / deviation**2 + JITTER
+        kernel = fit_kernel(X_NF, scaled_N, known_N)
+        factor = cho_factor(kernel(X_NF, X_NF) + np.diag(kernel.noise + known_N), lower=True)
+        return cls(kernel, X_NF, cho_solve(factor, scaled_N), mean, deviation)
+
+    def __call__(self, new_MF: Array) -> Array:
+        """The means."""
+        mean_M: Array = self.mean + self.deviation * (self.kernel(self.X_NF, new_MF).T @ self.weight_N)
+        return mean_M
+
+
 def predict(X_NF: Array, y_N: Array, new_MF: Array) -> Array:
     """Noise-free means at new points, (M,).
 
@@ -148,10 +181,7 @@ def predict(X_NF: Array, y_N: Array, new_MF: Array) -> Array:
         y_N: observed values, on any scale.
         new_MF: the new points.
     """
-    mean, deviation = float(y_N.mean()), float(y_N.std()) or 1.0
-    observed = (X_NF, (y_N - mean) / deviation, np.full(len(y_N), JITTER))
-    mean_M: Array = mean + deviation * posterior(fit_kernel(*observed), *observed, new_MF)[0]
-    return mean_M
+    return Process.fit(X_NF, y_N, np.zeros(len(y_N)))(new_MF)
 
 
 def predict_curves(X_NF: Array, Y_NL: Array, new_MF: Array) -> Array:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cfamc_ray.cli.command import command_parser, exit_code
-from cfamc_ray.front.interpolation import interpolations_sentence, interpolations_table
+from cfamc_ray.front.interpolation import extend_front
 from cfamc_ray.lifecycle.checks import warn_of_damage
 from cfamc_ray.lifecycle.interpolation import SHARES, interpolate_trials
 from cfamc_ray.store.records import read_config, read_trials
@@ -59,9 +59,8 @@ def _interpolate(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         detail=arguments.detail,
     )
-    config, records = read_config(arguments.study), read_trials(arguments.study)
-    table = interpolations_table(config, records, made)
-    print("\n" + interpolations_sentence(config, records, made))
-    if table.rows:
-        print(f"{table.title}:\n\n{table.markdown()}", end="")
+    extended = extend_front(read_config(arguments.study), read_trials(arguments.study), made)
+    print("\n" + extended.sentence)
+    if extended.members:
+        print(f"{extended.table.title}:\n\n{extended.table.markdown()}", end="")
     return 0

@@ -19,7 +19,7 @@ from cfamc_ray.config.heads import ProbeConfig
 from cfamc_ray.config.method import CropsConfig
 from cfamc_ray.cost.work import BATCH
 from cfamc_ray.data.images import LabelledImages
-from cfamc_ray.data.mapped import Images
+from cfamc_ray.data.mapped import Images, select
 from cfamc_ray.host.files import replacing
 from cfamc_ray.method.crops import cut_boxes, draw_crop_parameters
 from cfamc_ray.method.encoder import SelfSupervisedEncoder, load_encoder
@@ -197,8 +197,10 @@ def in_batches(
         at_once: largest size of a batch.
         workers: workers that share the inputs; all get the complete result.
     """
-    positions_n = workers.part(torch.arange(len(inputs_N), device=inputs_N.device))
-    outputs_n = torch.cat([function(inputs_N[positions_b]) for positions_b in positions_n.split(at_once)])
+    mine_n = inputs_N
+    if workers.world_size > 1:
+        mine_n = select(inputs_N, workers.part(torch.arange(len(inputs_N), device=inputs_N.device)))
+    outputs_n = torch.cat([function(mine_n[begin : begin + at_once]) for begin in range(0, len(mine_n), at_once)])
     return workers.gather(outputs_n, len(inputs_N))
 
 

@@ -5,6 +5,7 @@ Shapes: N images, C/H/W channels/height/width.
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -78,7 +79,7 @@ def run_protocol(
     )
     tuned = protocol.finetune.layers != "none"
     for draw, drawn in enumerate(_draws(training, classes, protocol)):
-        with frozen(encoder), restored(encoder):
+        with frozen(encoder), restored(encoder) if tuned else nullcontext():
             if tuned:
                 headless = LinearClassifier(encoder, nn.Identity(), features=protocol.head.features, views=views)
                 adapt_norms(headless, drawn, protocol.finetune)

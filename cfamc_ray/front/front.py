@@ -39,7 +39,7 @@ class Front:
     @property
     def size(self) -> str:
         """Number of its points in words: ``7 operating points of 3 trials``, or ``3 points``."""
-        return self._points + (f" of {_count(len(self.trials), 'trial')}" if self.at_operating_points else "")
+        return self._points + (f" of {count_of(len(self.trials), 'trial')}" if self.at_operating_points else "")
 
     @property
     def sentence(self) -> str:
@@ -57,10 +57,11 @@ class Front:
 
     @property
     def _points(self) -> str:
-        return _count(len(self.members), "operating point" if self.at_operating_points else "point")
+        return count_of(len(self.members), "operating point" if self.at_operating_points else "point")
 
 
-def _count(number: int, name: str) -> str:
+def count_of(number: int, name: str) -> str:
+    """A number of things in words: ``1 trial``, ``2 trials``."""
     return f"{number} {name}{'' if number == 1 else 's'}"
 
 

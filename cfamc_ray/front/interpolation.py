@@ -2,10 +2,11 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
+from typing import NamedTuple
 
 from cfamc_ray.config.stages import trunk_epochs, trunk_of
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.front.front import Front, find_front
+from cfamc_ray.front.front import Front, count_of, find_front
 from cfamc_ray.metrics import costs, find_metric
 from cfamc_ray.store.interpolations import Interpolation
 from cfamc_ray.store.records import TrialRecord
@@ -34,51 +35,54 @@ def costs_of(first: TrialRecord, second: TrialRecord) -> dict[str, float]:
     return found
 
 
-def with_interpolations(
-    records: Sequence[TrialRecord], interpolations: Sequence[Interpolation]
-) -> tuple[list[TrialRecord], Mapping[int, Interpolation]]:
-    """The records of trials and of interpolations, which get the numbers after the trials', and these numbers."""
-    free = 1 + max((record.number for record in records), default=-1)
-    numbered = dict(enumerate(interpolations, free))
-    added = [TrialRecord(number, {}, [one.row], "finished") for number, one in numbered.items()]
-    return [*records, *added], numbered
+class ExtendedFront(NamedTuple):
+    """The front of a study's trials, and the one of its trials and interpolations together."""
+
+    of_trials: Front
+    front: Front
+    """Of both; interpolations have the numbers after those of the trials."""
+    made: Mapping[int, Interpolation]
+    """All interpolations, by these numbers."""
+
+    @property
+    def members(self) -> list[tuple[Interpolation, TrialRecord]]:
+        """The interpolations on the common front, at each of their operating points on it."""
+        return [(self.made[member.number], member) for member in self.front.members if member.number in self.made]
+
+    @property
+    def table(self) -> Table:
+        """A row for each of the members."""
+        objectives = self.front.objectives
+        rows = [
+            {"first": one.first, "second": one.second, "share": one.share, L2: member.l2}
+            | {name: member.value(name) for name in objectives}
+            for one, member in self.members
+        ]
+        at_points = [setting_column(L2)] if any(row[L2] is not None for row in rows) else []
+        columns = [*map(Column, ("first", "second", "share")), *at_points, *map(metric_column, objectives)]
+        return Table("interpolations", "Interpolations on the front", columns, rows)
+
+    @property
+    def sentence(self) -> str:
+        """What the interpolations add, in words."""
+        number = len({member.number for _, member in self.members})
+        return (
+            f"{count_of(len(self.made), 'interpolation')} between trials with common first epochs, {number} on the "
+            f"front; the hypervolume is {self.front.hypervolume:.4g} with and {self.of_trials.hypervolume:.4g} without "
+            "them."
+        )
 
 
-def front_of(
+def extend_front(
     config: StudyConfig,
     records: Sequence[TrialRecord],
     interpolations: Sequence[Interpolation],
     *,
     reference: Sequence[float] | None = None,
-) -> Front:
-    """The front of trials and interpolations together; `reference` as in `find_front`."""
-    return find_front(config, with_interpolations(records, interpolations)[0], reference=reference)
-
-
-def interpolations_table(
-    config: StudyConfig, records: Sequence[TrialRecord], interpolations: Sequence[Interpolation]
-) -> Table:
-    """Their operating points on the common front; those of the other interpolations have no row."""
-    numbered = with_interpolations(records, interpolations)[1]
-    members = [member for member in front_of(config, records, interpolations).members if member.number in numbered]
-    rows = []
-    for member in members:
-        one = numbered[member.number]
-        values = {name: member.value(name) for name in config.objectives}
-        rows.append({"first": one.first, "second": one.second, "share": one.share, L2: member.l2, **values})
-    at_points = [setting_column(L2)] if any(member.l2 is not None for member in members) else []
-    columns = [*map(Column, ("first", "second", "share")), *at_points, *map(metric_column, config.objectives)]
-    return Table("interpolations", "Interpolations on the front", columns, rows)
-
-
-def interpolations_sentence(
-    config: StudyConfig, records: Sequence[TrialRecord], interpolations: Sequence[Interpolation]
-) -> str:
-    """What they add, in words."""
-    before, after = find_front(config, records), front_of(config, records, interpolations)
-    numbers = {member.number for member in after.members} - {record.number for record in records}
-    count = f"{len(interpolations)} interpolation{'' if len(interpolations) == 1 else 's'}"
-    return (
-        f"{count} between trials with common first epochs, {len(numbers)} on the front; the hypervolume is "
-        f"{after.hypervolume:.4g} with and {before.hypervolume:.4g} without them."
-    )
+) -> ExtendedFront:
+    """The front without and with interpolations; arguments as in `find_front`."""
+    free = 1 + max((record.number for record in records), default=-1)
+    made = dict(enumerate(interpolations, free))
+    added = [TrialRecord(number, {}, [one.row], "finished") for number, one in made.items()]
+    of_trials, of_both = (find_front(config, some, reference=reference) for some in (records, [*records, *added]))
+    return ExtendedFront(of_trials, of_both, made)

@@ -12,6 +12,7 @@ from cfamc_ray.config.losses import LOSSES
 from cfamc_ray.config.measures import MEASURES
 from cfamc_ray.config.stages import trunk_part
 from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.front.candidates import without_seed
 from cfamc_ray.front.effects import FEWEST
 from cfamc_ray.metrics import METRICS
 from cfamc_ray.space.encoding import encode
@@ -165,7 +166,7 @@ def _stratum(config: StudyConfig, records: Sequence[TrialRecord], measured: str,
     of_target = TARGETS[target][1]
     chosen = [r for r in records if math.isfinite(r.value(measured)) and math.isfinite(of_target(r))]
     space = {key: written for key, written in config.space.items() if key != SEED}
-    points = [tuple(record.point[key] for key in space) for record in chosen]
+    points = [without_seed(record) for record in chosen]
     if held == "configuration":
         repeated = [n for n, point in enumerate(points) if points.count(point) > 1]
         chosen, points = [chosen[n] for n in repeated], [points[n] for n in repeated]

@@ -11,7 +11,7 @@ from typing import Literal
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.front.front import Front, find_front
-from cfamc_ray.front.interpolation import front_of, with_interpolations
+from cfamc_ray.front.interpolation import extend_front
 from cfamc_ray.front.progress import counts
 from cfamc_ray.host.files import write_text
 from cfamc_ray.report.page import write_report
@@ -111,8 +111,7 @@ def _copy_interpolations(
 ) -> None:
     """Copy the interpolations, and the weights of those on the front, of all, or of none."""
     made = read_interpolations(study)
-    numbered = with_interpolations(records, made)[1]
-    on_front = {numbered[n].name for n in front_of(config, records, made).trials if n in numbered}
+    on_front = {one.name for one, _ in extend_front(config, records, made).members}
     for one in made:
         weights = encoders == "all" or (encoders == "front" and one.name in on_front)
         (draft / one.name).mkdir()

@@ -1,7 +1,8 @@
 """Interpolate between the trials of a study that share their first epochs: operating points without training."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from cfamc_ray.formatting import format_quantity
 from cfamc_ray.front.interpolation import costs_of, siblings
 from cfamc_ray.lifecycle.evaluation_plan import Device, Run, device_of, find_run, own_data
 from cfamc_ray.store.interpolations import Interpolation, read_interpolation, write_interpolation
-from cfamc_ray.store.layout import ENCODER, HEADS, interpolation_name
+from cfamc_ray.store.layout import ENCODER, HEADS, interpolation_name, trial_name
 from cfamc_ray.store.records import TrialFolder, TrialRecord, read_config, read_trials
 from cfamc_ray.terminal import Detail, say
 
@@ -66,28 +67,34 @@ def interpolate_trials(
             "search.fork makes such trials, and keep_encoders: all keeps every encoder"
         )
     where = device_of(device)
-    made = (_made(study, *pair, float(share), where, detail) for pair in pairs for share in shares)
+    run_of = cache(lambda number: find_run(str(study / trial_name(number)), untrained=False))
+    made = (_made(study, pair, run_of, float(share), where, detail) for pair in pairs for share in shares)
     return [one for one in made if one is not None]
 
 
 def _made(
-    study: Path, first: TrialRecord, second: TrialRecord, share: float, device: "torch.device", detail: Detail
+    study: Path,
+    pair: tuple[TrialRecord, TrialRecord],
+    run_of: Callable[[int], Run],
+    share: float,
+    device: "torch.device",
+    detail: Detail,
 ) -> Interpolation | None:
     """An interpolation, from its folder if it is there; None where its accuracies are not to be trusted."""
     from cfamc_ray.evaluation.attacks import AttackInvalid  # noqa: PLC0415 (torch is slow to import)
 
-    folder = study / interpolation_name(first.number, second.number, share)
+    first, second = (record.number for record in pair)
+    folder = study / interpolation_name(first, second, share)
     if found := read_interpolation(folder):
         return found
     folder.mkdir(exist_ok=True)
-    runs = [find_run(str(study / record.trial_id), untrained=False) for record in (first, second)]
     try:
-        row = _measured(runs, share, folder, device)
+        row = _measured([run_of(first), run_of(second)], share, folder, device)
     except (AttackInvalid, FloatingPointError) as error:
         say(f"{folder.name}: not measured. {error}", detail)
         return None
-    row |= {name: cost + row.get(name, 0.0) for name, cost in costs_of(first, second).items()}
-    found = Interpolation(first.number, second.number, share, row)
+    row |= {name: cost + row.get(name, 0.0) for name, cost in costs_of(*pair).items()}
+    found = Interpolation(first, second, share, row)
     write_interpolation(study, found)
     best = (format_quantity("fraction", row[name]) for name in ("clean_accuracy", "robust_accuracy"))
     say(f"{folder.name}: {' clean, '.join(best)} robust at its balanced operating point", detail)

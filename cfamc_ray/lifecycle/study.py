@@ -12,7 +12,7 @@ from cfamc_ray.config.errors import InputError
 from cfamc_ray.front.confirmation import confirmation_table
 from cfamc_ray.front.expectation import expected
 from cfamc_ray.front.front import Front, find_front
-from cfamc_ray.front.interpolation import interpolations_table
+from cfamc_ray.front.interpolation import extend_front
 from cfamc_ray.front.progress import counts
 from cfamc_ray.front.recommendations import advise
 from cfamc_ray.lifecycle.checks import check_folder
@@ -162,7 +162,7 @@ class Study(PlannedStudy):
             InputError: if there are no such trials, a share is not between 0 and 1, or the images are missing.
         """
         made = interpolate_trials(self.folder, shares=shares, trials=trials, device=device, detail="quiet")
-        return _frame(interpolations_table(self.config, read_trials(self.folder), made).csv())
+        return _frame(extend_front(self.config, read_trials(self.folder), made).table.csv())
 
     def _with(self, overrides: Sequence[str]) -> "Study":
         tree = self.config.model_dump(mode="json")

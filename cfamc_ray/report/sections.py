@@ -25,7 +25,7 @@ from cfamc_ray.front.effects import Effect, effects_table
 from cfamc_ray.front.finalists import LAST_MEASURED
 from cfamc_ray.front.front import Front
 from cfamc_ray.front.growth import Spent
-from cfamc_ray.front.interpolation import interpolations_sentence, interpolations_table
+from cfamc_ray.front.interpolation import extend_front
 from cfamc_ray.front.published import published_results
 from cfamc_ray.front.recommendations import cost_ladder, headline
 from cfamc_ray.front.scales import find_scales
@@ -194,14 +194,15 @@ def earlier_section(folder: Path) -> list[Section]:
 def interpolation_section(config: StudyConfig, folder: Path, records: Sequence[TrialRecord]) -> list[Section]:
     """What encoders between trials add to the front; empty where `cfamc interpolate` has made none."""
     made = read_interpolations(folder)
-    table = interpolations_table(config, records, made)
+    if not made:
+        return []
+    extended = extend_front(config, records, made)
     remark = (
         "An interpolation is an encoder whose weights lie between those of two trials with common first epochs; it was "
         "not trained. The tables and figures above are without them. "
     )
-    sentences = [interpolations_sentence(config, records, made)]
-    tables = [table] if table.rows else []
-    return [Section("interpolations", "Between trials", remark, tables=tables, sentences=sentences)] if made else []
+    tables = [extended.table] if extended.members else []
+    return [Section("interpolations", "Between trials", remark, tables=tables, sentences=[extended.sentence])]
 
 
 def scaling_run(folder: Path) -> ScalingRun | None:

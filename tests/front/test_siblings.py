@@ -7,13 +7,7 @@ from made_by_hand import COST, operating_point, record, row, study
 
 from cfamc_ray.config.stages import fork_of
 from cfamc_ray.front.front import find_front
-from cfamc_ray.front.interpolation import (
-    costs_of,
-    front_of,
-    interpolations_sentence,
-    interpolations_table,
-    siblings,
-)
+from cfamc_ray.front.interpolation import costs_of, extend_front, siblings
 from cfamc_ray.store.interpolations import Interpolation
 from cfamc_ray.store.records import TrialRecord
 
@@ -61,17 +55,19 @@ def test_points_of_interpolations_join_the_front_where_no_trial_dominates_them()
         record(1, clean_accuracy=0.6, robust_accuracy=0.3),
     ]
     made = [between(0.5, (0.1, 0.7, 0.25), (1.0, 0.55, 0.2)), between(0.25, (0.1, 0.75, 0.05))]
-    front = front_of(config, trials, made)
+    extended = extend_front(config, trials, made)
+    front = extended.front
     assert [(member.number, member.l2) for member in front.members] == [(0, None), (2, 0.1), (1, None)]
     gain = front.hypervolume - find_front(config, trials).hypervolume
     assert abs(gain - 0.1 * 0.15) < 1e-12
-    (only,) = interpolations_table(config, trials, made).rows
+    assert extended.of_trials == find_front(config, trials)
+    (only,) = extended.table.rows
     assert (only["first"], only["second"], only["share"]) == (0, 1, 0.5)
-    assert interpolations_sentence(config, trials, made).startswith(
+    assert extended.sentence.startswith(
         "2 interpolations between trials with common first epochs, 1 on the front; the hypervolume is 0.215 with"
     )
 
 
 def test_without_an_interpolation_on_the_front_the_table_has_no_rows() -> None:
     trials = [record(0, clean_accuracy=0.8, robust_accuracy=0.3)]
-    assert interpolations_table(study(), trials, [between(0.5, (0.1, 0.7, 0.25))]).rows == []
+    assert extend_front(study(), trials, [between(0.5, (0.1, 0.7, 0.25))]).table.rows == []
