@@ -147,7 +147,7 @@ def _print_table(run: Run, data: DataConfig, means: Sequence[MeanAccuracy]) -> N
 
 
 def _print_corruptions(found: Evaluation) -> None:
-    if found.corruptions.empty:
+    if not any(each.of.corruption for each in found.means):
         return
     table = Table("accuracy under corruption", box=None, pad_edge=False)
     for column in found.corruptions.columns:
