@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 import torch
 from torch.profiler import profile
 
-from benchmarks.reference_loop import ReferenceEncoder, ReferenceLars, crop_loader, reference_training
 from benchmarks.timing import BATCH, Apart, parser, ratios, report, summary
 from cfamc_ray.config.recipes import read_recipe
 from cfamc_ray.config.trial import TrialConfig
@@ -92,6 +91,13 @@ class Reference:
     """The published loop in its process; its loader goes on in the background, as it does there."""
 
     def __init__(self, config: TrialConfig, device: torch.device, workers: int, keeps_memory: bool) -> None:
+        from benchmarks.reference_loop import (  # noqa: PLC0415 (torchvision is slow to import)
+            ReferenceEncoder,
+            ReferenceLars,
+            crop_loader,
+            reference_training,
+        )
+
         if keeps_memory:
             keep_freed_memory()
         self.device = device

@@ -20,7 +20,8 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,24 @@ FASTER = ("compile", "cuda_graph", "split_stem", "fused_norm")
 """Keys of `pretraining` that change how a step is computed, not what."""
 ON_GPUS = {"cuda_graph", "split_stem", "fused_norm"}
 """Of these, the ones that not every CPU has."""
-SPEEDS: dict[str, tuple[str, ...]] = {"eager": (), **{key: (key,) for key in FASTER}, "all": FASTER}
-"""Parts that measure the paper's step, and the keys that they switch on; the first also measures the published loop."""
+SPEEDS: dict[str, tuple[str, ...]] = {
+    "eager": (),
+    **{key: (key,) for key in FASTER},
+    "all": FASTER,
+    "compile split_stem": ("compile", "split_stem"),
+}
+"""Parts that measure the paper's step, and the keys that they switch on."""
+PUBLISHED = "published loop"
+"""The part that measures the published loop beside ours without any of these keys."""
 SMALL: dict[str, tuple[str, ...]] = {"small eager": (), "small cuda_graph": ("cuda_graph",)}
 """The same for a width that a search runs."""
 SMALL_ENCODER = ("encoder.width=16", "encoder.prefeature_width=512", "encoder.hidden_width=512")
-PARTS = ("tests", *SPEEDS, *SMALL, "training", "evaluation")
+PARTS = ("tests", *SPEEDS, *SMALL, PUBLISHED, "training", "evaluation")
 PAPER_PASSES = 2.4e7
 """Crop passes of the paper's run."""
+TESTS_AT_ONCE = 8
+GRACE = 10.0
+"""Seconds that a part has, once its time is over, to say where it was."""
 LINES = 12
 """Of a part's log that are shown where it failed."""
 TOY = ("encoder.width=4", "encoder.prefeature_width=16", "encoder.hidden_width=16", "encoder.embedding_width=8")
@@ -165,6 +176,9 @@ class Session:
                 status = "done" if code == 0 else f"failed: exit code {code}"
             except subprocess.TimeoutExpired:
                 status = f"failed: not done within {limit:.0f} s"
+                os.killpg(process.pid, signal.SIGINT)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(GRACE)
             finally:
                 kill(process.pid)  # the command, or what it left running
                 process.wait()
@@ -233,7 +247,7 @@ def switched(on: Sequence[str]) -> list[str]:
 
 
 def install(session: Session, folder: Path) -> None:
-    """Unpack the images and install the wheels that were carried.
+    """Unpack the images and install the wheels, as far as they were carried.
 
     Args:
         session: whose later parts find both.
@@ -243,7 +257,8 @@ def install(session: Session, folder: Path) -> None:
     session.environment["CFAMC_DATA"] = str(data)
     unpacking = "import json, sys; from pathlib import Path; from benchmarks.on_gpu.sheets import unpack; "
     unpacking += "print(json.dumps(unpack(*map(Path, sys.argv[1:]))))"
-    session.part("images", [sys.executable, "-c", unpacking, str(folder), str(data / "cifar10.npz")])
+    if any(folder.glob("*.webp")):
+        session.part("images", [sys.executable, "-c", unpacking, str(folder), str(data / "cifar10.npz")])
     if wheels := sorted(map(str, folder.glob("*.whl"))):
         options = ["--no-index", "--no-deps", "--no-compile", "--no-cache-dir", "--upgrade", "--target"]
         session.part("wheels", ["-m", "pip", "install", "-q", *options, session.path[0], *wheels])
@@ -258,7 +273,7 @@ def measure_step(session: Session, name: str, on: Sequence[str]) -> None:
     result = session.work / f"{name.replace(' ', '_')}.json"
     words = ["-m", "benchmarks.training_step", "--device", session.device, "--json", str(result)]
     words += [*session.plan.sizes, *switches]
-    words += [] if name == "eager" else ["--alone"]
+    words += [] if name == PUBLISHED else ["--alone"]
     words += ["--profile"] if name == "eager" else []
     words += [word for key in SMALL_ENCODER if name in SMALL for word in ("--set", key)]
     session.part(name, words, limit=min(session.plan.step, session.left - session.plan.training), result=result)
@@ -330,11 +345,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT") or "on_gpu_results"))
     parser.add_argument("--folder", type=Path, default=ROOT / ".on_gpu", help="that prepare filled (.on_gpu)")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--seconds", type=float, help="in all, instead of the plan's")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS))
     chosen = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a part that runs is ended, too
     with tempfile.TemporaryDirectory(prefix="on_gpu_") as work:
-        session = Session(PLANS[chosen.plan], chosen.out.resolve(), Path(work), chosen.device)
+        plan = PLANS[chosen.plan]
+        plan = replace(plan, seconds=chosen.seconds or plan.seconds)
+        if not {"training", "evaluation"} & set(chosen.parts):
+            plan = replace(plan, training=0.0)
+        session = Session(plan, chosen.out.resolve(), Path(work), chosen.device)
         session.note("plan", "done", 0, {"last_line": chosen.plan})
         if chosen.device == "cuda":
             session.part(
@@ -351,8 +371,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "tests" in chosen.parts:
             alone = ["-c", os.devnull, "--noconftest", "-p", "no:cacheprovider", "-v", "--durations=10"]
             which = ["-m", "gpu"] if chosen.device == "cuda" else ["-m", "not gpu", "-k", "crops or scores"]
+            if chosen.device == "cuda" and find_spec("xdist"):
+                which += ["-n", str(TESTS_AT_ONCE), "--maxschedchunk", "1"]
             session.part("tests", ["-m", "pytest", *alone, *which, "tests/test_gpu.py"], limit=session.plan.tests)
-        for name, on in {**SPEEDS, **SMALL}.items():
+        for name, on in {**SPEEDS, **SMALL, PUBLISHED: ()}.items():
             if name in chosen.parts:
                 measure_step(session, name, on)
         train_and_evaluate(session, chosen.parts)

@@ -48,9 +48,10 @@ class CropParameters:
         """The parameters of some of the images, for a worker's share of a batch."""
         return CropParameters(*(getattr(self, field.name)[:, images] for field in fields(self)))
 
-    def to(self, device: torch.device) -> "CropParameters":
-        """Copy the parameters to another device; the host does not wait for a GPU."""
-        return CropParameters(*(to_device(getattr(self, field.name), device) for field in fields(self)))
+    def to(self, device: torch.device, dtype: torch.dtype) -> "CropParameters":
+        """Copy the parameters to another device, real numbers as `dtype`; the host does not wait for a GPU."""
+        copies = (to_device(getattr(self, field.name), device) for field in fields(self))
+        return CropParameters(*(copy.to(dtype) if copy.is_floating_point() else copy for copy in copies))
 
 
 def draw_crop_parameters(
@@ -120,20 +121,23 @@ def _central_box(config: CropsConfig, height: int, width: int) -> Tensor:
     return torch.tensor([(height - h) // 2, (width - w) // 2, h, w], dtype=torch.float32)
 
 
-def make_crops(images_BCHW: Tensor, parameters: CropParameters, *, size: int) -> Tensor:
+def make_crops(
+    images_BCHW: Tensor, parameters: CropParameters, *, size: int, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Crop, resize and augment images.
 
     Args:
         images_BCHW: uint8, three channels.
         parameters: parameters of the crops of these images, on any device.
         size: height and width of a crop in pixels (S).
+        dtype: type of all arithmetic and of the crops, float32 or float64.
 
     Returns:
-        crops_VBCSS in [0, 1], float32, on the images' device.
+        crops_VBCSS in [0, 1], on the images' device.
     """
-    parameters = parameters.to(images_BCHW.device)
+    parameters = parameters.to(images_BCHW.device, dtype)
     V, B = parameters.flip_VB.shape
-    crops_VBCSS = cut_boxes(images_BCHW.float() / 255, parameters.box_VB4, parameters.flip_VB, size=size)
+    crops_VBCSS = cut_boxes(images_BCHW.to(dtype) / 255, parameters.box_VB4, parameters.flip_VB, size=size)
     crops_NCSS = crops_VBCSS.clamp_(0, 1).flatten(0, 1)
     crops_NCSS = _jitter(crops_NCSS, parameters)
     crops_NCSS = torch.where(_per_crop(parameters.grayscale_VB), _gray(crops_NCSS), crops_NCSS)

@@ -49,13 +49,13 @@ def use_device(device: torch.device, share: float) -> None:
     Args:
         device: device of the worker; for a CPU, nothing is done.
         share: fraction of the GPU, up to 1; below 1 it limits the memory that the worker can reserve, so that workers
-            on the same GPU have their share.
+            on the same GPU have their share. 0, where no share was asked for, is no limit.
     """
     if device.type != "cuda":
         return
     index = device.index or 0
     torch.cuda.set_device(index)  # pinned memory belongs to the current GPU, and would open a context on the first
-    if share < 1:
+    if 0 < share < 1:
         total = torch.cuda.get_device_properties(index).total_memory
         torch.cuda.set_per_process_memory_fraction(gpu_bytes(share, index) / total, index)
 

@@ -57,7 +57,7 @@ class Minibatches:
             generator = make_generator(self.config.seed, CROPS, epoch, step)
             parameters = draw_crop_parameters(config, images=self.B, height=H, width=W, generator=generator)
             images_bCHW = to_device(self.images.batch(self._positions(order_n, step)[share]), self.device)
-            return make_crops(images_bCHW, parameters.of_images(share), size=config.size).to(self.dtype)
+            return make_crops(images_bCHW, parameters.of_images(share), size=config.size, dtype=self.dtype)
 
     def labels(self, order_n: Tensor, step: int) -> Tensor:
         """labels_B of the minibatch of all workers; arguments as in `crops`."""

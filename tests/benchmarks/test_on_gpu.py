@@ -167,7 +167,8 @@ def test_a_part_that_takes_too_long_is_ended_with_all_that_it_started(session: S
     )
     assert not session.part("long", python(code), limit=5)
     (entry,) = entries(session)
-    assert (entry["status"], entry["last_line"]) == ("failed: not done within 5 s", "begun")
+    assert (entry["status"], entry["last_line"]) == ("failed: not done within 5 s", "KeyboardInterrupt")
+    assert "begun\n" in (session.out / "log.txt").read_text()
     stat = Path(f"/proc/{child.read_text()}/stat")
     for _ in range(100):
         if not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z":
