@@ -110,6 +110,11 @@ def plain(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     return evaluated(run, *QUICK, *NO_AUTOATTACK)
 
 
+def test_an_evaluation_without_corruptions_needs_no_pandas(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    assert evaluated(run, *QUICK, *NO_AUTOATTACK)["results"]
+
+
 class TestStandard:
     @pytest.fixture
     def record(self, attacked: tuple[Path, Said]) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """Make a result of this repository from what `run` left, and show it in docs/results.md.
 
-    python -m benchmarks.on_gpu.read FOLDER [--results FOLDER] [--page docs/results.md] [--after "## Measured"]
+    python -m benchmarks.on_gpu.read FOLDER … [--results FOLDER] [--page docs/results.md] [--after "## Measured"]
 
 Writes gpu_CARD_PLAN.json into the results, and a table between the page's lines `gpu results: begin` and `end`, which
-are put under a heading where they are missing.
+are put under a heading where they are missing. Of several folders of one card, each part is taken from the last in
+which it was done.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.on_gpu.run import PAPER_PASSES, SMALL, SPEEDS
+from benchmarks.on_gpu.run import PAPER_PASSES, PUBLISHED, SMALL, SPEEDS
 from cfamc_ray.cli.command import exit_code
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.host.files import write_text
@@ -26,21 +27,22 @@ Entry = Mapping[str, Any]
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="of results")
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="of results")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="where the file goes")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "results.md", help="where the table goes")
     parser.add_argument("--after", default="## Measured", metavar="HEADING", help="where it goes the first time")
     chosen = parser.parse_args(argv)
-    return exit_code(lambda: publish(chosen.folder, chosen.results, chosen.page, chosen.after))
+    return exit_code(lambda: publish(chosen.folders, chosen.results, chosen.page, chosen.after))
 
 
-def publish(folder: Path, results: Path, page: Path, heading: str) -> int:
+def publish(folders: Sequence[Path], results: Path, page: Path, heading: str) -> int:
     """Write the file and the table; 0.
 
     Raises:
-        InputError: where the folder holds no measurement, or the page neither the lines nor the heading.
+        InputError: where the folders hold no measurement or are of several cards, or the page has neither the lines nor
+            the heading.
     """
-    found = read_parts(folder)
+    found = merged([read_parts(folder) for folder in folders])
     name = re.sub(r"[^a-z0-9]+", "_", f"gpu {found['device']} {found['plan']}".lower()).strip("_")
     file = results / f"{name}.json"
     text = with_block(page.read_text(encoding="utf-8"), block(found, file.name), heading)
@@ -69,6 +71,21 @@ def read_parts(folder: Path) -> dict[str, Any]:
     return {"device": first["device"], "plan": plan, "environment": first["environment"], "parts": parts}
 
 
+def merged(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Several sessions on one card as one.
+
+    Raises:
+        InputError: where they are of several cards.
+    """
+    if len(cards := {each["device"] for each in found}) > 1:
+        raise InputError(f"the folders are of several cards ({', '.join(sorted(cards))}): read each card alone")
+    parts: dict[str, Any] = {}
+    for each in found:
+        done = {name: part for name, part in each["parts"].items() if part["status"] == "done" or name not in parts}
+        parts |= done
+    return found[-1] | {"parts": parts}
+
+
 def block(found: Mapping[str, Any], file: str) -> str:
     """The page's lines about a card.
 
@@ -78,12 +95,12 @@ def block(found: Mapping[str, Any], file: str) -> str:
     """
     versions, date = found["environment"]["versions"], found["environment"]["date"][:10]
     parts: Mapping[str, Entry] = found["parts"]
-    reference = (parts.get("eager", {}).get("result") or {}).get("reference")
+    reference = (parts.get(PUBLISHED, {}).get("result") or {}).get("reference")
     published = reference["crops_per_s"]["median"] if reference else None
     rows = [
         f"On one {found['device']} with torch {versions['torch']} ({date}; `benchmarks/on_gpu`, {found['plan']}; "
-        f"[`{file}`](../benchmarks/results/{file})): the step of the paper's encoder, medians. "
-        + (f"The published loop in plain PyTorch: {published:,.0f} crop passes a second." if published else ""),
+        f"[`{file}`](../benchmarks/results/{file})): the step of the paper's encoder, medians."
+        + (f" The published loop in plain PyTorch: {published:,.0f} crop passes a second." if published else ""),
         "",
         "| step | ms a replay | crop passes/s | × published loop | minutes for 2.4e7 | memory, GB |",
         "|---|---|---|---|---|---|",

@@ -10,6 +10,7 @@ leaves the others as they are. Only the standard library is imported before the 
 """
 
 import argparse
+import ctypes
 import json
 import math
 import os
@@ -43,6 +44,8 @@ SMALL: dict[str, tuple[str, ...]] = {"small eager": (), "small cuda_graph": ("cu
 """The same for a width that a search runs."""
 SMALL_ENCODER = ("encoder.width=16", "encoder.prefeature_width=512", "encoder.hidden_width=512")
 PARTS = ("tests", *SPEEDS, *SMALL, PUBLISHED, "training", "evaluation")
+PR_SET_CHILD_SUBREAPER = 36
+"""Of Linux's prctl."""
 PAPER_PASSES = 2.4e7
 """Crop passes of the paper's run."""
 TESTS_AT_ONCE = 8
@@ -125,6 +128,8 @@ class Session:
     out: Path
     work: Path
     device: str
+    adopts: bool = False
+    """Whether this process was told to `adopt_orphans` and starts nothing but parts."""
     started: float = field(default_factory=time.monotonic)
     found: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What each part found that is done."""
@@ -182,6 +187,8 @@ class Session:
             finally:
                 kill(process.pid)  # the command, or what it left running
                 process.wait()
+                if self.adopts:
+                    kill_children()
             log.seek(begin)
             lines = [line for line in log.read().splitlines() if line.strip()]
         found: dict[str, Any] = {"last_line": lines[-1] if lines else ""}
@@ -239,6 +246,23 @@ def kill(process: int) -> None:
     """End a process and all that it started."""
     with suppress(ProcessLookupError):
         os.killpg(process, signal.SIGKILL)
+
+
+def adopt_orphans() -> bool:
+    """Become the parent of what a part's processes leave running, also in sessions of their own; False but on Linux."""
+    try:
+        return ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0  # type: ignore[no-any-return]
+    except (AttributeError, OSError):
+        return False
+
+
+def kill_children() -> None:
+    """End what parts left running (torch's compile workers, say), which would slow down the next one."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == os.getpid():
+                os.kill(int(stat.parent.name), signal.SIGKILL)
+                os.waitpid(int(stat.parent.name), 0)
 
 
 def switched(on: Sequence[str]) -> list[str]:
@@ -354,7 +378,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan = replace(plan, seconds=chosen.seconds or plan.seconds)
         if not {"training", "evaluation"} & set(chosen.parts):
             plan = replace(plan, training=0.0)
-        session = Session(plan, chosen.out.resolve(), Path(work), chosen.device)
+        session = Session(plan, chosen.out.resolve(), Path(work), chosen.device, adopts=adopt_orphans())
         session.note("plan", "done", 0, {"last_line": chosen.plan})
         if chosen.device == "cuda":
             session.part(
@@ -373,7 +397,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             which = ["-m", "gpu"] if chosen.device == "cuda" else ["-m", "not gpu", "-k", "crops or scores"]
             if chosen.device == "cuda" and find_spec("xdist"):
                 which += ["-n", str(TESTS_AT_ONCE), "--maxschedchunk", "1"]
-            session.part("tests", ["-m", "pytest", *alone, *which, "tests/test_gpu.py"], limit=session.plan.tests)
+            one_thread = ["env", "OMP_NUM_THREADS=1", sys.executable]  # tests that run side by side
+            session.part(
+                "tests", [*one_thread, "-m", "pytest", *alone, *which, "tests/test_gpu.py"], limit=session.plan.tests
+            )
         for name, on in {**SPEEDS, **SMALL, PUBLISHED: ()}.items():
             if name in chosen.parts:
                 measure_step(session, name, on)

@@ -13,7 +13,8 @@ from cfamc_ray.cost.work import training_flops
 from cfamc_ray.method.norms import BatchNorm, missing_for_triton, norm_relu, use_fused_norm
 
 COMPILING_PAYS_FLOPS = 5e16
-"""Training FLOPs from which compiling pays: at the paper's width an H100 takes about 5 minutes, and 1 to compile."""
+"""Training FLOPs from which compiling pays: at the paper's width an H100 takes 41 s to compile, and then 217 s for them
+instead of 278 s."""
 LAUNCHES_DOMINATE_FLOPS = 2e12
 """FLOPs of an update below which launches dominate: launching its 400 kernels takes 4 to 8 ms; at the paper's width an
 H100 computes these FLOPs in 12 ms."""
@@ -60,11 +61,11 @@ def speedups(config: TrialConfig, device: torch.device, *, workers: int, autocas
         compile=triton and flops >= COMPILING_PAYS_FLOPS,
         cuda_graph=gpu and workers == 1 and flops / config.updates < LAUNCHES_DOMINATE_FLOPS,
         split_stem=gpu and autocast is not None,
-        fused_norm=triton and normed and autocast is not None,
+        fused_norm=False,  # launched one by one, its operators cost the host more than they save (docs/gpus.md)
     )
     asked = {name: getattr(chosen, name) for name in Speedups._fields}
     resolved = auto._replace(**{name: value for name, value in asked.items() if value != "auto"})
-    if resolved.fused_norm and chosen.fused_norm == "auto" and (problem := fused_norm_problem(device)):
+    if resolved.fused_norm and (problem := fused_norm_problem(device)):
         warnings.warn(f"pretraining.fused_norm: {problem}; torch's own kernels are used", stacklevel=2)
         return resolved._replace(fused_norm=False)
     return resolved

@@ -291,6 +291,18 @@ def test_one_seed_gives_the_same_crops_and_another_others() -> None:
     assert not torch.equal(first, other)
 
 
+def test_crops_of_float64_are_more_exact_than_those_of_float32() -> None:
+    images_BCHW, parameters = noise(20), draw(CropsConfig(views=3), images=20)
+    exact, rounded = (make_crops(images_BCHW, parameters, size=24, dtype=t) for t in (torch.float64, torch.float32))
+    assert (exact.dtype, rounded.dtype) == (torch.float64, torch.float32)
+    assert not torch.equal(exact, rounded.double())
+    off = (exact - rounded).abs() > 1e-5  # on the other side of a threshold, as of solarisation
+    assert off.double().mean() < 1e-3
+    plain = draw(only(size=24), images=20)
+    exact = make_crops(images_BCHW, plain, size=24, dtype=torch.float64)
+    assert torch.equal(exact, cut_boxes(images_BCHW.double() / 255, plain.box_VB4, plain.flip_VB, size=24).clamp(0, 1))
+
+
 def test_a_worker_makes_the_same_crops_of_its_images_as_one_worker_of_all() -> None:
     images_BCHW, share = noise(7), slice(2, 5)
     parameters = draw(CropsConfig(views=4), images=7)

@@ -57,6 +57,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     [
         ("cpu", 0.0, []),
         ("cuda", 1.0, [0]),
+        ("cuda", 0.0, [0]),
         ("cuda:3", 1.0, [3]),
         ("cuda", 0.5, [0, (39 / 80, 0)]),
         ("cuda:1", 0.25, [1, (19 / 80, 1)]),
