@@ -1,6 +1,7 @@
 """Conditional keys: a key of a component, such as ``loss.temperature``, counts only where that component is chosen."""
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -17,20 +18,29 @@ def active(model: Any, tree: Mapping[str, Any]) -> dict[str, Any]:
         model: config class of the tree.
         tree: nested keys and their values.
     """
-    kept: dict[str, Any] = {}
-    for name, value in tree.items():
-        field = getattr(model, "model_fields", {}).get(name)
-        section = field.annotation if field else None
-        others: set[str] = set()
-        if isinstance(value, Mapping) and field and (mark := component_field(field)):
-            chosen = value.get(mark.default.component_key(), mark.default.component_name())
-            section = mark.registry.classes.get(chosen)
-            others = set(mark.registry.keys()) - set(section.model_fields) if section else set()
-        if isinstance(value, Mapping):
-            kept[name] = active(section, {key: own for key, own in value.items() if key not in others})
-        else:
-            kept[name] = value
+    kept = dict(tree)
+    for name, (section, mark) in _sections_with_components(model).items():
+        if isinstance(value := tree.get(name), Mapping):
+            kept[name] = _of_chosen(mark, value) if mark else active(section, value)
     return kept
+
+
+def _of_chosen(mark: ComponentField, tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree of a component without the keys that only others have."""
+    section = mark.registry.classes.get(tree.get(mark.default.component_key(), mark.default.component_name()))
+    own = section.model_fields if section else tree
+    return active(section, {key: value for key, value in tree.items() if key in own or not mark.registry.has_key(key)})
+
+
+@cache  # a search asks this for thousands of points
+def _sections_with_components(model: Any) -> dict[str, tuple[Any, ComponentField | None]]:
+    """The sections of a config that hold a component, themselves (with its mark) or further inside."""
+    found: dict[str, tuple[Any, ComponentField | None]] = {}
+    for name, field in getattr(model, "model_fields", {}).items():
+        section, mark = field.annotation, component_field(field)
+        if mark or (isinstance(section, type) and issubclass(section, BaseModel) and component_sections(section)):
+            found[name] = section, mark
+    return found
 
 
 def has_key(tree: Any, key: str) -> bool:

@@ -8,6 +8,7 @@ import importlib
 import pkgutil
 import sys
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Generic, TypeVar, Union, get_args, get_origin
@@ -117,6 +118,10 @@ class Registry(Generic[C]):
         key = default.component_key()
         return self.find(value.get(key, default.component_name())).model_validate(dict(value))
 
+    def has_key(self, key: str) -> bool:
+        """Whether a component has a key."""
+        return any(key in component.model_fields for component in self.classes.values())
+
     def keys(self) -> list[str]:
         """The key that holds the name, and the keys of all components."""
         return list(dict.fromkeys(key for component in self.classes.values() for key in component.model_fields))
@@ -220,11 +225,9 @@ def lay(model: Any, under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[s
         over: tree of keys that wins.
     """
     laid = {**under, **over}
-    fields = getattr(model, "model_fields", {})
     for key in under.keys() & over.keys():
-        field, low, high = fields.get(key), under[key], over[key]
-        section = field.annotation if field else None
-        mark = component_field(field) if field else None
+        low, high = under[key], over[key]
+        section, mark = _section_and_mark(model, key)
         if mark is not None:
             name = mark.default.component_key()
             low, high = ({name: tree} if isinstance(tree, str) else tree for tree in (low, high))
@@ -235,6 +238,13 @@ def lay(model: Any, under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[s
             low = {own: value for own, value in low.items() if section is None or own in section.model_fields}
         laid[key] = lay(section, low, high)
     return laid
+
+
+@cache  # a search asks this for thousands of points
+def _section_and_mark(model: Any, key: str) -> tuple[Any, ComponentField | None]:
+    """The type of a config's field, and its mark if it holds a component."""
+    field = getattr(model, "model_fields", {}).get(key)
+    return (field.annotation, component_field(field)) if field else (None, None)
 
 
 def branch(key: str, value: object) -> dict[str, Any]:

@@ -5,6 +5,7 @@ whether a study can run with them, are the matter of `cfamc_ray.space.search_spa
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from itertools import product
 from typing import Annotated, Any, Literal
 
@@ -259,10 +260,22 @@ class StudyConfig(Strict):
         """The explicitly set keys of a point's trial; arguments and errors as in `trial_at`."""
         values, stages = without_trunk(point), stages_of(point)
         base = values.pop("base", None)
-        recipe = read_recipe(str(base)).tree(self.variant) if base is not None else {}
-        shared = self.trial.model_dump(exclude_unset=True)
-        tree = active(TrialConfig, lay_trials(recipe, shared, *(branch(*item) for item in values.items())))
+        branches = (branch(*item) for item in values.items())
+        tree = active(TrialConfig, lay_trials(self._shared_tree(base), *branches))
         return tree | ({"stages": stages} if stages else {})
+
+    def _shared_tree(self, base: Scalar | None) -> dict[str, Any]:
+        """The keys of all trials of a recipe; kept, since a search asks for thousands of points."""
+        trial, tree = self._shared_trees.get((base, self.variant), (None, {}))
+        if trial is not self.trial:  # nothing was kept, or by the study that this one is a changed copy of
+            recipe = read_recipe(str(base)).tree(self.variant) if base is not None else {}
+            tree = lay_trials(recipe, self.trial.model_dump(exclude_unset=True))
+            self._shared_trees[base, self.variant] = self.trial, tree
+        return tree
+
+    @cached_property
+    def _shared_trees(self) -> dict[tuple[Scalar | None, Variant], tuple[TrialConfig, dict[str, Any]]]:
+        return {}
 
     def value_at(self, point: Point, trial: TrialConfig, key: str) -> Any:
         """The value of a key in a constraint: `base`, a key of the trial, or a derived quantity.

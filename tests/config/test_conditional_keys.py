@@ -37,6 +37,21 @@ def test_the_order_of_the_keys_does_not_matter(keys: list[str], name: str) -> No
     assert config.tree_at({key: values[key] for key in keys})["loss"] == expected
 
 
+def test_several_keys_of_a_component_that_the_shared_trial_chooses_all_count() -> None:
+    keys = {"perturbation.steps": {"int": [2, 9]}, "perturbation.keep_attack_gradients": {"choice": [False, True]}}
+    config = study(trial={"perturbation": {"attack": "pgd"}, "pretraining": {"replays": 1}}, space=keys)
+    trial = config.trial_at({"perturbation.steps": 7, "perturbation.keep_attack_gradients": True})
+    assert [trial.value_of(key) for key in keys] == [7, True]
+
+
+def test_a_changed_copy_of_a_study_has_its_own_trials() -> None:
+    config = study(trial={"seed": 3}, space=BOTH)
+    point: dict[str, Any] = {"loss.name": "nt_xent", "loss.temperature": 0.3, "crops.views": 2}
+    assert config.trial_at(point).seed == 3
+    changed = config.model_copy(update={"trial": config.trial.with_values({"seed": 4})})
+    assert [each.trial_at(point).seed for each in (changed, config, changed)] == [4, 3, 4]
+
+
 def test_keys_of_the_shared_trial_give_way_with_their_component() -> None:
     config = study(trial={"loss": {"invariance_weight": 50.0}, "crops": {"views": 2}}, space=BOTH)
     for name, weight in (("emp_ssl", 50.0), ("nt_xent", None)):
