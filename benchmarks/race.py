@@ -8,7 +8,8 @@ operating points comes from benchmarks/surrogate.py with the noise of a fresh se
 `fixed probe`, which sees the operating point of L2 1e-2 alone. Every few trials the finalists that `confirm` would
 choose are judged by their true accuracies: the share of the hypervolume of the true front that they hold. Spent are the
 crop passes of the search, plus those of training the finalists with three fresh seeds. The reference of the hypervolume
-is the clean accuracy of an untrained encoder (`--untrained`), and the least robust of all random points.
+is the clean accuracy of an untrained encoder (`--untrained`, as measured by benchmarks/sobol_table.py), and the least
+robust of all random points.
 
 Runs are appended to results/race.jsonl.gz and paired by their number, which seeds search and noise; the script can be
 stopped and started again, and several parts can run side by side. The table has, for each search, the median of crop

@@ -2,12 +2,13 @@
 
     CFAMC_DATA=FOLDER python -m benchmarks.sobol_table [--width 8] [--seeds 2] [--points 128] [--at-cap 0.75]
         [--part 1/2] [--minutes 90]
+    CFAMC_DATA=FOLDER python -m benchmarks.sobol_table --untrained
 
 FOLDER holds cifar10.npz. Points are those of a scrambled Sobol sequence that meet the space's constraint and take at
 least `--at-cap` of its crop passes; 0 takes them all. Each trial trains on one thread. What was measured up to four
 times during its epochs, and at their end, is appended to sobol_table.jsonl.gz, for each L2 strength of the probe. The
 script can be stopped and started again, and several parts can run side by side; `--minutes` begins no further trial
-after that time.
+after that time. `--untrained` prints what encoders hold that were never trained.
 """
 
 import argparse
@@ -25,12 +26,15 @@ from optuna.exceptions import ExperimentalWarning
 
 from benchmarks.recorded import append, read
 from cfamc_ray.config.study import Point, StudyConfig
-from cfamc_ray.data.splits import load_splits
+from cfamc_ray.data.splits import Splits, load_splits
+from cfamc_ray.evaluation.scores import search_scores
 from cfamc_ray.space.encoding import distributions
 from cfamc_ray.space.reading import read_study
 from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.training.allocator import keep_freed_memory
 from cfamc_ray.training.epoch_metrics import TrialMetrics
+from cfamc_ray.training.generators import ATTACK, make_generator
+from cfamc_ray.training.trainer import initial_encoder
 from cfamc_ray.training.trial import Trial
 
 HERE = Path(__file__).parent
@@ -74,6 +78,20 @@ def measured(row: TrialMetrics) -> dict[str, Any]:
     }
 
 
+def untrained(study: StudyConfig, seed: int, splits: Splits) -> list[dict[str, float]]:
+    """Accuracies of an encoder with its initial weights and statistics."""
+    config = study.trial_at({**next(sobol_points(study, 0)), "seed": seed})
+    points = search_scores(
+        initial_encoder(config).eval(),
+        splits.probe,
+        splits.validation,
+        classes=splits.classes,
+        config=config.evaluation,
+        generator=make_generator(seed, ATTACK, 0),
+    ).points
+    return [{name: round(getattr(point, name), 4) for name in ACCURACIES} for point in points]
+
+
 def key_of(cell: dict[str, Any]) -> tuple[Any, ...]:
     """What tells a recorded trial apart."""
     return cell["width"], cell["seed"], *sorted(cell["point"].items())
@@ -88,6 +106,7 @@ def main() -> None:
     parser.add_argument("--at-cap", type=float, default=0.75, metavar="SHARE")
     parser.add_argument("--part", default="1/1", help="of how many that run side by side")
     parser.add_argument("--minutes", type=float, default=90.0)
+    parser.add_argument("--untrained", action="store_true", help="of three seeds")
     options = parser.parse_args()
     part, parts = map(int, options.part.split("/"))
     end = time.monotonic() + 60 * options.minutes
@@ -96,6 +115,10 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = sobol_study(options.width)
     splits = load_splits(study.trial.data)
+    if options.untrained:
+        for seed in range(3):
+            print(seed, untrained(study, seed, splits))
+        return
     known = {key_of(cell) for cell in read(TABLE)}
     wanted = cells(study, points=options.points, seeds=options.seeds, at_cap=options.at_cap)
     todo = [{"width": options.width, "seed": seed, "point": point} for seed, point in wanted][part - 1 :: parts]

@@ -22,6 +22,9 @@ class SamplerConfig(Component):
 
     attempts: ClassVar[int] = 64
     """Proposals that may be refused, because tried before or infeasible, before random points are proposed."""
+    repaired: ClassVar[bool] = False
+    """Whether points near its last refused proposal are proposed before random ones: for a sampler that does not know
+    the constraints, and would propose the same again where the best points lie beyond their border."""
     forks: ClassVar[bool] = False
     """Whether it proposes forks (`search.fork`)."""
     learns_from_others: ClassVar[bool] = False
@@ -90,7 +93,8 @@ class GpConfig(SamplerConfig):
     """Optuna's Gaussian process."""
 
     implementation: ClassVar[str] = "cfamc_ray.search.samplers:gaussian_process"
-    attempts: ClassVar[int] = 4  # each takes long
+    attempts: ClassVar[int] = 2  # each takes long
+    repaired: ClassVar[bool] = True
 
     name: Literal["gp"] = "gp"
 

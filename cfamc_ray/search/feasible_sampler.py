@@ -1,5 +1,7 @@
 """The sampler of a study, restricted to points that meet the constraints and have not been tried."""
 
+import math
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,14 +16,17 @@ from cfamc_ray.config.search import RandomConfig, SamplerConfig
 from cfamc_ray.config.stages import trunk_part, without_trunk
 from cfamc_ray.config.study import Point, StudyConfig
 from cfamc_ray.cost.model import FlopsOf
+from cfamc_ray.search.candidates import SPREADS
 from cfamc_ray.search.earlier import transferred
-from cfamc_ray.space.encoding import constants, distributions
-from cfamc_ray.space.search_space import SearchSpace
+from cfamc_ray.space.encoding import constants, distributions, encode
+from cfamc_ray.space.search_space import SearchSpace, move
 from cfamc_ray.store.earlier import EarlierStudy
 from cfamc_ray.store.records import TrialRecord
 
 RANDOM_ATTEMPTS = 4096
 """Number of random points to try after the proposals of the study's own sampler."""
+NEARBY = 2048
+"""Number of random points of which the nearest to a refused proposal are tried."""
 
 
 def suggest_point(trial: optuna.Trial, space: Mapping[str, Range]) -> dict[str, Any]:
@@ -110,8 +115,11 @@ class FeasibleSampler(BaseSampler):
         return self.space.identity({**self.constants, **searched})
 
     def _proposals(self, study: optuna.Study, trial: FrozenTrial) -> Iterator[dict[str, Any]]:
-        own = self.config.search.sampler
-        yield from self._ask(own, own.attempts, study, trial)
+        own, refused = self.config.search.sampler, None
+        for refused in self._ask(own, own.attempts, study, trial):
+            yield refused
+        if own.repaired and refused is not None and self._learns(study):
+            yield from self._near({**self.constants, **refused}, seed=self._seed(trial))
         if not own.exhaustive:
             yield from self._ask(RandomConfig(), RANDOM_ATTEMPTS, study, trial)
 
@@ -128,11 +136,28 @@ class FeasibleSampler(BaseSampler):
                     point[key] = sampler.sample_independent(study, trial, key, distribution)
             yield point
 
+    def _learns(self, study: optuna.Study) -> bool:
+        """Whether enough trials are finished for the study's sampler to learn from them."""
+        finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return len(finished) >= self.config.search.startup_trials
+
+    def _near(self, point: Point, *, seed: int) -> list[dict[str, Any]]:
+        """Random points, half of them drawn around a point, the nearest to it first."""
+        source, space = random.Random(seed), self.space  # noqa: S311 (no secret)
+        drawn = [space.draw(source) for _ in range(NEARBY // 2)]
+        for _ in range(NEARBY // 2):
+            spread = math.exp(source.uniform(*map(math.log, SPREADS)))
+            drawn.append({key: move(space.ranges[key], point[key], source, spread=spread) for key in space.ranges})
+        there = encode(space.ranges, point)
+        return sorted(drawn, key=lambda other: math.dist(there, encode(space.ranges, other)))
+
+    def _seed(self, trial: FrozenTrial) -> int:
+        return int(np.random.SeedSequence((self.config.search.seed, trial.number)).generate_state(1)[0])
+
     def _build(self, component: SamplerConfig, trial: FrozenTrial) -> BaseSampler:
         search = self.config.search
-        seed = int(np.random.SeedSequence((search.seed, trial.number)).generate_state(1)[0])
         return component.build(
-            seed=seed,
+            seed=self._seed(trial),
             startup_trials=search.startup_trials,
             space=self.space,
             records=self.records,

@@ -1,3 +1,4 @@
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from cfamc_ray.config.ranges import Choice, Constant, FloatRange, IntRange, Rang
 from cfamc_ray.config.search import SAMPLERS, Nsga3Config
 from cfamc_ray.search.bookkeeping import open_study
 from cfamc_ray.search.feasible_sampler import suggest_point
+from cfamc_ray.space.encoding import encode
 from cfamc_ray.space.search_space import SearchSpace
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -87,6 +89,26 @@ def test_the_gaussian_process_asks_too() -> None:
     assert all(SearchSpace(config).admits(point) for point in points)
     assert points[:2] == run(study_of("random"), 2)
     assert points[2] not in points[:2]
+
+
+def test_where_the_gaussian_process_wants_what_is_not_admitted_it_gets_points_near_by(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = study_of("gp")
+    space = SearchSpace(config)
+    corner: Point = {"crops.views": 12, "pretraining.replays": 7, "perturbation.epsilon": 0.05, "encoder.norm": "batch"}
+    whole: Point = {**corner, "pretraining.epochs": 4}
+    assert not space.admits(whole)
+    monkeypatch.setattr(optuna.samplers.GPSampler, "sample_relative", lambda *_: dict(corner))
+
+    def distance(point: Point) -> float:
+        return math.dist(encode(config.space, whole), encode(config.space, point))
+
+    points = run(config, 9)[5:]  # the fifth fails, so four are finished
+    anywhere = sorted(distance(point) for point in run(study_of("random"), 40))
+    assert len({tuple(point.values()) for point in points}) == 4
+    assert all(space.admits(point) for point in points)
+    assert max(map(distance, points)) < anywhere[0]
 
 
 def test_points_of_trials_that_run_at_once_differ() -> None:
