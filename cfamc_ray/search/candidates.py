@@ -1,13 +1,17 @@
 """The untried points among which a sampler with a model chooses: points of the space, and forks of trials.
 
-Where no objective is a cost, random points are those that cost most: more training seldom makes an encoder worse. A
-cheaper point is then proposed only where it is near the front, and the model expects more of it.
+Where no objective is a cost, random points are trained for as many epochs as the constraints admit, and are those that
+cost most: more training seldom makes an encoder worse. A cheaper point is then proposed only where it is near the
+front, and the model expects more of it.
 """
 
 import math
 import random
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
+from cfamc_ray.config.ranges import Choice, IntRange
 from cfamc_ray.config.search import FrontConfig
 from cfamc_ray.config.stages import fork_of, trunk_epochs, without_trunk
 from cfamc_ray.config.study import Point, StudyConfig
@@ -17,6 +21,7 @@ from cfamc_ray.metrics import find_metric
 from cfamc_ray.space.search_space import SearchSpace, draw, move
 from cfamc_ray.store.records import TrialRecord
 
+EPOCHS = "pretraining.epochs"
 CANDIDATES = FrontConfig.attempts
 FORKS = CANDIDATES // 2
 SPREADS = (0.01, 0.2)
@@ -36,12 +41,30 @@ def random_points(space: SearchSpace, records: Sequence[TrialRecord], *, seed: i
         seed: seed of the random numbers.
     """
     source = random.Random(seed)  # noqa: S311 (no secret)
-    drawn = (space.draw(source) for _ in range(ATTEMPTS * CANDIDATES))
-    found = _untried(space, [record.point for record in records], drawn, CANDIDATES)
-    if not any(find_metric(name).role == "cost" for name in space.config.objectives):
+    free = not any(find_metric(name).role == "cost" for name in space.config.objectives)
+    drawn: Iterator[Point] = (space.draw(source) for _ in range(ATTEMPTS * CANDIDATES))
+    longest = (longest_training(space, point) for point in drawn) if free else drawn
+    found = _untried(space, [record.point for record in records], longest, CANDIDATES)
+    if free:
         found.sort(key=lambda each: -each[1].crop_passes)
         found = found[: math.ceil(COSTLY * len(found))]
     return [point for point, _ in found]
+
+
+def longest_training(space: SearchSpace, point: Point) -> Point:
+    """An admitted point with as many epochs as the constraints admit; any other as it is."""
+    match space.ranges.get(EPOCHS):
+        case IntRange() as written:
+            values: Sequence[Any] = written.grid()
+        case Choice(values=values):
+            values = sorted(values)
+        case _:
+            return point
+    more = values[bisect_right(values, point[EPOCHS]) :]
+    if not more or not space.admits(point):
+        return point
+    admitted = bisect_left(more, True, key=lambda value: not space.admits({**point, EPOCHS: value}))
+    return {**point, EPOCHS: more[admitted - 1]} if admitted else point
 
 
 def points_to_try(space: SearchSpace, records: Sequence[TrialRecord], *, seed: int) -> list[Point]:
