@@ -201,7 +201,7 @@ def test_a_constant_that_is_copied_in_the_turn_of_the_hue_is_found(monkeypatch: 
 
 def test_parameters_of_crops_that_are_not_pinned_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     values = "getattr(parameters, each.name).to(images_BCHW.device, non_blocking=True) for each in fields(parameters)"
-    old = "parameters = parameters.to(images_BCHW.device)"
+    old = "parameters = parameters.to(images_BCHW.device, dtype)"
     (place,) = plant(monkeypatch, crops, "make_crops", (old, f"parameters = CropParameters(*({values}))"))
     (failure,) = run(Case(SMALL)).failures
     assert failure.startswith(f"{place}: a copy from memory that is not pinned")
