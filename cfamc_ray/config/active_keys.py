@@ -35,12 +35,9 @@ def _of_chosen(mark: ComponentField, tree: Mapping[str, Any]) -> dict[str, Any]:
 @cache  # a search asks this for thousands of points
 def _sections_with_components(model: Any) -> dict[str, tuple[Any, ComponentField | None]]:
     """The sections of a config that hold a component, themselves (with its mark) or further inside."""
-    found: dict[str, tuple[Any, ComponentField | None]] = {}
-    for name, field in getattr(model, "model_fields", {}).items():
-        section, mark = field.annotation, component_field(field)
-        if mark or (isinstance(section, type) and issubclass(section, BaseModel) and component_sections(section)):
-            found[name] = section, mark
-    return found
+    marks = component_sections(model) if model else {}
+    names = {section.partition(".")[0] for section in marks}
+    return {name: (model.model_fields[name].annotation, marks.get(name)) for name in names}
 
 
 def has_key(tree: Any, key: str) -> bool:

@@ -7,11 +7,10 @@ front, and the model expects more of it.
 
 import math
 import random
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from cfamc_ray.config.ranges import Choice, IntRange
 from cfamc_ray.config.search import FrontConfig
 from cfamc_ray.config.stages import fork_of, trunk_epochs, without_trunk
 from cfamc_ray.config.study import Point, StudyConfig
@@ -53,14 +52,8 @@ def random_points(space: SearchSpace, records: Sequence[TrialRecord], *, seed: i
 
 def longest_training(space: SearchSpace, point: Point) -> Point:
     """An admitted point with as many epochs as the constraints admit; any other as it is."""
-    match space.ranges.get(EPOCHS):
-        case IntRange() as written:
-            values: Sequence[Any] = written.grid()
-        case Choice(values=values):
-            values = sorted(values)
-        case _:
-            return point
-    more = values[bisect_right(values, point[EPOCHS]) :]
+    values: Sequence[Any] = space.values(EPOCHS) if EPOCHS in space.ranges else ()
+    more = sorted(value for value in values if value > point[EPOCHS])
     if not more or not space.admits(point):
         return point
     admitted = bisect_left(more, True, key=lambda value: not space.admits({**point, EPOCHS: value}))
@@ -82,12 +75,17 @@ def points_to_try(space: SearchSpace, records: Sequence[TrialRecord], *, seed: i
                 key = source.choice(list(ranges))
                 yield {**source.choice(front), key: draw(ranges[key], source)}
             else:
-                spread = math.exp(source.uniform(*map(math.log, SPREADS)))
-                point = source.choice(front)
-                yield {key: move(ranges[key], point[key], source, spread=spread) for key in ranges}
+                yield near(space, front, source)
 
     known = [*(record.point for record in records), *anywhere]
     return [*anywhere, *(point for point, _ in _untried(space, known, draws(), CANDIDATES - len(anywhere)))]
+
+
+def near(space: SearchSpace, points: Sequence[Point], source: random.Random) -> dict[str, Any]:
+    """A random point near one of some points, which may violate the constraints."""
+    spread = math.exp(source.uniform(*map(math.log, SPREADS)))
+    point = source.choice(points)
+    return {key: move(written, point[key], source, spread=spread) for key, written in space.ranges.items()}
 
 
 def forks_to_try(space: SearchSpace, records: Sequence[TrialRecord], *, seed: int) -> list[Point]:

@@ -16,10 +16,10 @@ from cfamc_ray.config.search import RandomConfig, SamplerConfig
 from cfamc_ray.config.stages import trunk_part, without_trunk
 from cfamc_ray.config.study import Point, StudyConfig
 from cfamc_ray.cost.model import FlopsOf
-from cfamc_ray.search.candidates import SPREADS
+from cfamc_ray.search.candidates import near
 from cfamc_ray.search.earlier import transferred
 from cfamc_ray.space.encoding import constants, distributions, encode
-from cfamc_ray.space.search_space import SearchSpace, move
+from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.earlier import EarlierStudy
 from cfamc_ray.store.records import TrialRecord
 
@@ -145,9 +145,7 @@ class FeasibleSampler(BaseSampler):
         """Random points, half of them drawn around a point, the nearest to it first."""
         source, space = random.Random(seed), self.space  # noqa: S311 (no secret)
         drawn = [space.draw(source) for _ in range(NEARBY // 2)]
-        for _ in range(NEARBY // 2):
-            spread = math.exp(source.uniform(*map(math.log, SPREADS)))
-            drawn.append({key: move(space.ranges[key], point[key], source, spread=spread) for key in space.ranges})
+        drawn += [near(space, [point], source) for _ in range(NEARBY // 2)]
         there = encode(space.ranges, point)
         return sorted(drawn, key=lambda other: math.dist(there, encode(space.ranges, other)))
 

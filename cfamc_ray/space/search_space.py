@@ -77,7 +77,7 @@ class SearchSpace:
         if workers == 1:
             return
         sizes = [trial.pretraining.batch_images for trial in trials]
-        for size in self._values(batch) if batch in self.ranges else sizes:
+        for size in self.values(batch) if batch in self.ranges else sizes:
             if not isinstance(size, int) or size % workers:
                 raise ValueError(f"{batch} {size} cannot be shared evenly by resources.workers_per_trial {workers}")
         for trial in trials:
@@ -97,19 +97,20 @@ class SearchSpace:
 
     def _candidates(self) -> Iterator[dict[str, Scalar]]:
         if self.is_grid:
-            combinations = product(*(self._values(key) for key in self.ranges))
+            combinations = product(*(self.values(key) for key in self.ranges))
             points = (dict(zip(self.ranges, combination, strict=True)) for combination in combinations)
             return filter(self._is_first_of_equals, points)
         source = random.Random(0)  # noqa: S311 (no secret)
         return (self.draw(source) for _ in range(RANDOM_POINTS))
 
-    def _values(self, key: str) -> Sequence[Scalar]:
+    def values(self, key: str) -> Sequence[Scalar]:
+        """All values of a searched whole number or choice; the bounds of a real number."""
         written = self.ranges[key]
         return written.grid() if isinstance(written, IntRange) else written.edges()
 
     def _is_first_of_equals(self, point: Point) -> bool:
         """Whether no earlier point of the grid gives the same trial: ignored keys have their first values."""
-        return all(point[key] == self._values(key)[0] for key in point.keys() - self.active(point).keys())
+        return all(point[key] == self.values(key)[0] for key in point.keys() - self.active(point).keys())
 
     def draw(self, source: random.Random) -> dict[str, Scalar]:
         """Draw a random point, which may violate the constraints."""

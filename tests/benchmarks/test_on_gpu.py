@@ -162,7 +162,8 @@ BEGUN = """
 import pathlib, subprocess, sys, time
 print("begun", flush=True)
 sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
-children = [subprocess.Popen(sleep, start_new_session=new) for new in (False, True)]  # as torch starts compile workers
+quiet = {{"stderr": subprocess.DEVNULL}}  # the child of the same group is interrupted, too
+children = [subprocess.Popen(sleep, start_new_session=new, **quiet) for new in (False, True)]  # as torch's workers
 pathlib.Path("{file}").write_text(" ".join(str(child.pid) for child in children))
 time.sleep(600)
 """
