@@ -196,17 +196,30 @@ def test_a_study_killed_in_its_cheaper_study_goes_on_there_and_learns_from_it(sp
 
 
 @pytest.mark.long
-def test_a_killed_worker_is_started_again_and_goes_on(space: Path) -> None:
-    study = space.parent / "runs" / "tiny"
-    command = Command(space, "--trials", "1", "--set", "pretraining.epochs=30")
+@pytest.mark.parametrize(
+    ("workers", "names"),
+    [
+        # A process has no name for the moment in which Ray changes it.
+        (1, ("ray::OneWorkerTrial", "ray::ResourceTrainable")),
+        (2, ("ray::RayTrainWorker",)),
+        (2, ("ray::TrainController",)),
+        (2, ("ray::ImplicitFunc",)),
+    ],
+    ids=["trial", "worker of two", "controller of two", "trial of two"],
+)
+def test_a_killed_process_is_started_again_and_the_trial_goes_on(
+    space: Path, workers: int, names: tuple[str, ...]
+) -> None:
+    study, epochs = space.parent / "runs" / "tiny", 30 // workers
+    resources = f"resources={{trials_at_once: 1, cpus_per_worker: 1, workers_per_trial: {workers}}}"
+    command = Command(space, "--trials", "1", "--set", f"pretraining.epochs={epochs}", "--set", resources)
     wait_until(lambda: any(study.glob("trial_*/checkpoint.pt")))
-    # A process has no name for the moment in which Ray changes it.
-    wait_until(lambda: command.kill("ray::OneWorkerTrial") + command.kill("ray::ResourceTrainable") > 0)
+    wait_until(lambda: sum(command.kill(name) for name in names) > 0)
     (before,) = read_trials(study)
-    code, output = command.wait()
+    code, output = command.wait(seconds=400)
     assert code == 0, output
     (after,) = read_trials(study)
-    assert 1 <= len(before.rows) < len(after.rows) == 30
+    assert 1 <= len(before.rows) < len(after.rows) == epochs
     assert after.rows[0]["train_seconds"] == before.rows[0]["train_seconds"], "the first epoch was trained again"
 
 

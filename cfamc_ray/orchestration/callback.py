@@ -18,6 +18,7 @@ from cfamc_ray.front.front import find_front
 from cfamc_ray.front.progress import Progress, progress_of
 from cfamc_ray.host.files import DiskFullError
 from cfamc_ray.orchestration.crashes import crash_reason
+from cfamc_ray.orchestration.orphans import remove_orphaned_groups
 from cfamc_ray.search.search import Search
 from cfamc_ray.store.records import TrialFolder, TrialRecord, read_trials
 from cfamc_ray.store.stop_reason import StopReason
@@ -62,8 +63,13 @@ class StudyCallback(tune.Callback):
         return {}
 
     def on_step_end(self, iteration: int, trials: Sequence[TuneTrial], **info: Any) -> None:
-        """Update the view at most once a second, and TensorBoard's front less often, because it takes longer."""
+        """Update the view at most once a second, and TensorBoard's front less often, because it takes longer.
+
+        After a loss, what a lost trial still occupies is freed; Ray may notice the death of one process after another.
+        """
         if time.monotonic() - self.shown >= REFRESH_SECONDS:
+            if self.losses:
+                remove_orphaned_groups()
             self._show()
         if time.monotonic() - self.drawn >= FRONT_SECONDS:
             self._draw_front()
