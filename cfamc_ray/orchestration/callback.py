@@ -18,6 +18,7 @@ from cfamc_ray.front.front import find_front
 from cfamc_ray.front.progress import Progress, progress_of
 from cfamc_ray.host.files import DiskFullError
 from cfamc_ray.orchestration.crashes import crash_reason
+from cfamc_ray.orchestration.growing import too_small_now
 from cfamc_ray.orchestration.orphans import remove_orphaned_groups
 from cfamc_ray.search.search import Search
 from cfamc_ray.store.records import TrialFolder, TrialRecord, read_trials
@@ -52,6 +53,7 @@ class StudyCallback(tune.Callback):
     def __init__(self, search: Search, folder: Path, view: View) -> None:
         self.search, self.config, self.folder, self.view = search, search.config, folder, view
         self.losses: Counter[int] = Counter()
+        self.too_small = ""
         self._records = {record.number: record for record in read_trials(folder)}
         self.ended_before = sum(record.ended and record.counts for record in self.records)
         self.started, self.shown = time.monotonic(), 0.0
@@ -63,13 +65,10 @@ class StudyCallback(tune.Callback):
         return {}
 
     def on_step_end(self, iteration: int, trials: Sequence[TuneTrial], **info: Any) -> None:
-        """Update the view at most once a second, and TensorBoard's front less often, because it takes longer.
-
-        After a loss, what a lost trial still occupies is freed; Ray may notice the death of one process after another.
-        """
+        """Update the view at most once a second, and TensorBoard's front less often, because it takes longer."""
         if time.monotonic() - self.shown >= REFRESH_SECONDS:
             if self.losses:
-                remove_orphaned_groups()
+                self._heed_losses()
             self._show()
         if time.monotonic() - self.drawn >= FRONT_SECONDS:
             self._draw_front()
@@ -125,6 +124,17 @@ class StudyCallback(tune.Callback):
             front = find_front(self.config, self.records)
             chart = front_chart(front, title=self.config.question or self.config.name)
             self.events.write(self.finished, front.hypervolume, draw(chart))
+
+    def _heed_losses(self) -> None:
+        """Free what lost trials still occupy, and say when the cluster becomes too small and large enough again.
+
+        This is repeated, because Ray notices the death of one process after another.
+        """
+        remove_orphaned_groups()
+        too_small = too_small_now(self.config.resources)
+        if too_small != self.too_small:
+            self.too_small = too_small
+            self.view.say(too_small or "The cluster is large enough again.")
 
     def _reread(self, trial: TuneTrial) -> None:
         self._records[trial.config["number"]] = record_of(self.folder, trial)

@@ -1,7 +1,7 @@
 """Wait for an autoscaling cluster to start the machines that a study needs."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import ray
 from ray.autoscaler.sdk import request_resources
@@ -77,16 +77,28 @@ def _autoscaling_state() -> AutoscalingState:
 
 def _lacking(resources: ResourceConfig) -> str:
     """Description of missing resources and the remedy; empty if there are enough."""
-    there: Mapping[str, float] = ray.cluster_resources()
-    needs = {
-        "CPU": (resources.cpus_at_once, resources.cpus_per_worker),
-        "GPU": (resources.gpus_at_once, resources.gpus_per_worker),
-    }
-    for kind, (needed, each) in needs.items():
-        if needed > there.get(kind, 0):
-            return (
-                f"resources: {resources.trials_at_once} trials at once x {resources.workers_per_trial} workers x "
-                f"{each:g} {kind}s need {needed:g} {kind}s, but there are {there.get(kind, 0):g}: lower "
-                f"trials_at_once, workers_per_trial or {kind.lower()}s_per_worker"
-            )
+    for kind, each, needed, there in _shortages(resources):
+        return (
+            f"resources: {resources.trials_at_once} trials at once x {resources.workers_per_trial} workers x "
+            f"{each:g} {kind}s need {needed:g} {kind}s, but there are {there:g}: lower "
+            f"trials_at_once, workers_per_trial or {kind.lower()}s_per_worker"
+        )
     return ""
+
+
+def too_small_now(resources: ResourceConfig) -> str:
+    """A line for a person if a cluster that has lost machines cannot hold even one trial; empty if it can."""
+    for kind, _, needed, there in _shortages(resources.model_copy(update={"trials_at_once": 1})):
+        return f"The cluster has {there:g} {kind}s left, but a trial needs {needed:g}: the study waits for machines."
+    return ""
+
+
+def _shortages(resources: ResourceConfig) -> Iterator[tuple[str, float, float, float]]:
+    """Kinds of resources of which there are too few: the kind, the amount per worker, in all, and in the cluster."""
+    there: Mapping[str, float] = ray.cluster_resources()
+    for kind, each, needed in (
+        ("CPU", resources.cpus_per_worker, resources.cpus_at_once),
+        ("GPU", resources.gpus_per_worker, resources.gpus_at_once),
+    ):
+        if needed > there.get(kind, 0):
+            yield kind, each, needed, there.get(kind, 0)

@@ -12,6 +12,7 @@ from ray.exceptions import RayTaskError
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.cost.work import training_work
 from cfamc_ray.host.files import DiskFullError
+from cfamc_ray.orchestration import callback
 from cfamc_ray.orchestration.callback import StudyCallback
 from cfamc_ray.orchestration.crashes import NOTHING_SAID
 from cfamc_ray.search.search import Search
@@ -21,8 +22,14 @@ from cfamc_ray.store.records import TrialFolder, write_config
 class Unseen:
     """A view that nobody looks at."""
 
-    def show(self, _: object) -> None:
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def show(self, *_: object) -> None:
         """Nothing."""
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
 
 
 @pytest.fixture
@@ -132,3 +139,26 @@ def test_a_full_disk_fails_no_trial_and_halts_the_study(search: Search, tmp_path
     assert search.halted is not None
     assert search.halted.text == f"{tmp_path}: the disk is full; make room there, then re-run with --resume"
     assert search.suggest() is None
+
+
+def test_what_lost_trials_occupied_is_freed_and_a_person_is_told_why_the_study_waits(
+    search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, freed, view = {"CPU": 2.0}, list[int](), Unseen()
+    monkeypatch.setattr("ray.cluster_resources", lambda: there)
+    monkeypatch.setattr(callback, "remove_orphaned_groups", lambda: freed.append(1))
+    monkeypatch.setattr(callback, "REFRESH_SECONDS", 0.0)
+    watcher: Any = StudyCallback(search, tmp_path, view)  # type: ignore[arg-type]
+    watcher.on_step_end(0, [])
+    assert not freed, "nothing was lost yet"
+    first = search.suggest()
+    assert first is not None
+    lose(watcher, *first)
+    for cpus in (2.0, 0.0, 0.0, 1.0):
+        there["CPU"] = cpus
+        watcher.on_step_end(0, [])
+    assert len(freed) == 4
+    assert view.said == [
+        "The cluster has 0 CPUs left, but a trial needs 1: the study waits for machines.",
+        "The cluster is large enough again.",
+    ]
