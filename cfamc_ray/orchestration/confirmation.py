@@ -6,6 +6,7 @@ from pathlib import Path
 
 import ray
 import torch
+from ray.exceptions import RayError, RayTaskError
 
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.data.splits import describe_test
@@ -13,6 +14,7 @@ from cfamc_ray.evaluation.attacks import AttackInvalid
 from cfamc_ray.evaluation.protocols import measure_on
 from cfamc_ray.front.finalists import confirming_study, untested_strengths
 from cfamc_ray.method.encoder import load_encoder
+from cfamc_ray.orchestration.crashes import NOTHING_SAID
 from cfamc_ray.orchestration.images import SharedSources, share_sources, take_sources
 from cfamc_ray.orchestration.packing import Packed, pack
 from cfamc_ray.orchestration.run import run_study
@@ -74,15 +76,27 @@ def _test(
         ProgressView("tested", len(points), person, detail=detail) as view,
     ):
         sources, packed = share_sources(fresh), pack(fresh, fresh.plugins)
-        waiting = {test.remote(packed, folder, number, l2, sources): number for number, l2 in points}
+        waiting = {test.remote(packed, folder, number, l2, sources): (number, l2) for number, l2 in points}
+        failures: list[RayTaskError] = []
         while waiting:
             (done,), _ = ray.wait(list(waiting))
-            number, tested = waiting.pop(done), ray.get(done)
+            number, l2 = waiting.pop(done)
+            strength = "" if l2 is None else f" with L2 {l2:g}"
+            try:
+                tested = ray.get(done)
+            except RayTaskError as error:
+                failures.append(error)
+                view.say(f"testing {trial_name(number)}{strength} failed, {len(waiting)} to go")
+                continue
+            except RayError:  # its process was lost, more often than resources.restarts
+                view.say(f"{trial_name(number)}{strength} was not tested: {NOTHING_SAID}; --resume tests it again")
+                continue
             TrialFolder(folder, number).add_test(tested)
-            strength = "" if tested.l2 is None else f" with L2 {tested.l2:g}"
             problem = f": {tested.problem}" if tested.problem else ""
             view.say(f"tested {trial_name(number)}{strength}, {len(waiting)} to go{problem}")
             view.advance()
+        if failures:
+            raise failures[0]  # once the others are done, which may have taken hours
 
 
 def test_encoder(

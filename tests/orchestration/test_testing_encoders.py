@@ -1,18 +1,25 @@
 """What a confirmation notes of an encoder; the whole of it runs in `test_study_runs.py`."""
 
+import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from ray.exceptions import RayTaskError, WorkerCrashedError
 
 from cfamc_ray.config.evaluation import EvaluationConfig
 from cfamc_ray.config.heads import HeadConfig
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.data.splits import describe_test
 from cfamc_ray.method.encoder import save_encoder
+from cfamc_ray.orchestration import confirmation
 from cfamc_ray.orchestration.confirmation import test_encoder as measure_encoder
 from cfamc_ray.orchestration.packing import pack
 from cfamc_ray.store.records import TrialFolder
+from cfamc_ray.store.tested import PointTest
 from cfamc_ray.training.trainer import initial_encoder
 
 STUDY = StudyConfig.model_validate(
@@ -59,3 +66,35 @@ def test_the_head_is_the_searchs_probe_with_the_strength_of_the_operating_point(
         features="backbone", l2=(0.3,), tolerance=1e-3, iterations=9
     )
     assert STUDY.confirm.protocol(evaluation).head == HeadConfig(l2=(1e-2,))
+
+
+def test_what_was_measured_is_kept_where_other_tests_fail_or_are_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        TrialFolder(tmp_path, number).open({})
+    results = {
+        0: RayTaskError("test_encoder", "Traceback\n  a plugin", ValueError("a plugin")),
+        1: WorkerCrashedError(),
+        2: PointTest(0.3, {"images": 40}, {"none": 0.5}),
+    }
+
+    def get(number: int) -> Any:
+        if isinstance(result := results[number], Exception):
+            raise result
+        return result
+
+    remote = SimpleNamespace(remote=lambda packed, folder, number, l2, sources: number)
+    ray = SimpleNamespace(remote=lambda **_: lambda test: remote, wait=lambda waiting: (waiting[:1], None), get=get)
+    monkeypatch.setattr(confirmation, "ray", ray)
+    monkeypatch.setattr(confirmation, "share_sources", lambda study: [])
+    monkeypatch.setattr(confirmation, "running_ray", lambda *_: nullcontext(sys.stdout))
+    with pytest.raises(RayTaskError, match="a plugin"):
+        confirmation._test(STUDY, tmp_path, {0: [0.3], 1: [0.3], 2: [0.3]}, None, "normal")
+    assert [list(TrialFolder(tmp_path, number).read_tests()) for number in range(3)] == [[], [], [0.3]]
+    assert capsys.readouterr().out.splitlines() == [
+        "testing trial_00000 with L2 0.3 failed, 2 to go",
+        "trial_00001 with L2 0.3 was not tested: its process was killed from outside, as the system does where memory "
+        "runs out; --resume tests it again",
+        "tested trial_00002 with L2 0.3, 0 to go",
+    ]
