@@ -550,7 +550,9 @@ class TestRun:
 def progress(*, finished: int, running: int = 0, failed: int = 0) -> Progress:
     best = {"clean_accuracy": 0.5, "robust_accuracy": math.nan}
     others = {"stopped": 1, "failed": failed} if failed else {}
-    return Progress(12, finished, running, others, best, "2 points", 0.125, 65.0, math.nan)
+    return Progress(
+        12, finished + sum(others.values()), finished, running, others, best, "2 points", 0.125, 65.0, math.nan
+    )
 
 
 def test_elsewhere_than_on_a_terminal_there_is_one_plain_line_per_ended_trial() -> None:

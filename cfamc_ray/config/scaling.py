@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from cfamc_ray.config.budget import BudgetConfig
 from cfamc_ray.config.ranges import Choice
 from cfamc_ray.config.resources import ResourceConfig
-from cfamc_ray.config.search import RandomConfig, SearchConfig
+from cfamc_ray.config.search import ListedConfig, SearchConfig
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig, trial_keys
 from cfamc_ray.config.types import Real, Scalar, Strict, plain
@@ -216,7 +216,7 @@ class ScalingConfig(Strict):
             name="learning",
             question=self.question,
             plugins=self.plugins,
-            search=SearchConfig(sampler=RandomConfig()),
+            search=SearchConfig(sampler=ListedConfig()),
             budget=BudgetConfig(trials=len(points)),
             resources=self.resources,
             trial=self.trial,

@@ -1,5 +1,6 @@
 """How a study chooses its points: the samplers and their keys, and the early stopping of trials."""
 
+import sys
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -31,6 +32,8 @@ class SamplerConfig(Component):
     """Whether it learns from trials of other studies (`search.prior`, `search.proxy`)."""
     exhaustive: ClassVar[bool] = False
     """Whether it takes all points of the space in order, as a grid does; then no random points are proposed."""
+    listed: ClassVar[bool] = False
+    """Whether its points are those of `start_from` alone."""
 
     def build(self, *, seed: int, startup_trials: int, **context: Any) -> "BaseSampler":
         """Build the sampler of one trial: every trial has its own; earlier results are read from Optuna's storage.
@@ -113,10 +116,22 @@ class GridConfig(SamplerConfig):
     """All points that meet the constraints, in an order in which the last key of the space changes fastest."""
 
     implementation: ClassVar[str] = "cfamc_ray.search.samplers:GridSampler"
-    attempts: ClassVar[int] = 1
+    attempts: ClassVar[int] = sys.maxsize  # until the grid ends
     exhaustive: ClassVar[bool] = True
 
     name: Literal["grid"] = "grid"
+
+
+@SAMPLERS.register
+class ListedConfig(SamplerConfig):
+    """The points of `start_from` alone, in their order."""
+
+    implementation: ClassVar[str] = "cfamc_ray.search.samplers:GridSampler"
+    attempts: ClassVar[int] = sys.maxsize  # until the list ends
+    exhaustive: ClassVar[bool] = True
+    listed: ClassVar[bool] = True
+
+    name: Literal["listed"] = "listed"
 
 
 class MultiObjectiveAshaConfig(Strict):

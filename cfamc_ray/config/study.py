@@ -157,9 +157,10 @@ class StudyConfig(Strict):
             self._check_range(key, written)
         self._check_constraints()
         self._check_forks()
-        if self.start_from and self.search.sampler.exhaustive:
-            sampler = self.search.sampler.component_name()
-            raise ValueError(f"start_from: search.sampler {sampler} has its own order; leave one of them out")
+        sampler = self.search.sampler
+        if sampler.exhaustive and bool(self.start_from) != sampler.listed:
+            why = "takes its points: list some" if sampler.listed else "has its own order; leave one of them out"
+            raise ValueError(f"start_from: search.sampler {sampler.component_name()} {why}")
         return self
 
     def _check_bases(self) -> None:
@@ -185,9 +186,10 @@ class StudyConfig(Strict):
             return
         if key not in trial_keys():
             raise ValueError(f"space.{key}: no such key of a trial{nearest(key, [*trial_keys(), 'base'])}")
-        if self.search.sampler.exhaustive and isinstance(written, FloatRange):
+        sampler = self.search.sampler
+        if sampler.exhaustive and not sampler.listed and isinstance(written, FloatRange):
             raise ValueError(
-                f"space.{key}: search.sampler {self.search.sampler.component_name()} cannot take all real numbers from "
+                f"space.{key}: search.sampler {sampler.component_name()} cannot take all real numbers from "
                 f"{written.bounds[0]:g} to {written.bounds[1]:g}: write some of them, as in {{choice: [0.1, 0.3]}}"
             )
         for choice, edge in product(self._choices_with(key), written.edges()):
@@ -204,12 +206,8 @@ class StudyConfig(Strict):
         Raises:
             ValueError: if the key belongs to a component that no trial has.
         """
-        sections = component_sections(TrialConfig).items()
-        above = {
-            section: mark
-            for section, mark in sections
-            if key.startswith(f"{section}.") and key != mark.name_key(section)
-        }
+        within = {each: mark for each, mark in component_sections(TrialConfig).items() if key.startswith(f"{each}.")}
+        above = {section: mark for section, mark in within.items() if key != mark.name_key(section)}
         if not above:
             return [{}]
         names = ("base", *(mark.name_key(section) for section, mark in above.items()))

@@ -202,7 +202,7 @@ def growth_chart(growth: Growth) -> Chart:
     volume = Axis("hypervolume")
 
     def panel(axis: Axis, spent: Sequence[float]) -> Panel:
-        line = Line("", [0.0, *spent], [0.0, *growth.hypervolume], style="stairs")
+        line = Line("", [0.0, *spent], [growth.before, *growth.hypervolume], style="stairs")
         return Panel(axis, volume, [line] if growth.trials else [], missing=NOTHING)
 
     return Chart(

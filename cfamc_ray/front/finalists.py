@@ -56,7 +56,7 @@ def confirming_study(
     tree = config.model_dump(mode="json") | {
         "name": CONFIRM,
         "question": f"What of the front of {config.name} is luck?",
-        "search": {"sampler": "random", "seed": config.search.seed},
+        "search": {"sampler": "listed"},
         "budget": {"trials": len(points) + others},
         "keep_encoders": "all",
         "loggers": [],

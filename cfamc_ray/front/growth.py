@@ -21,6 +21,8 @@ class Growth(NamedTuple):
     """Training and evaluation time, summed over the trials so far."""
     hypervolume: tuple[float, ...]
     """Of the trials that have finished so far, with the reference of the whole study."""
+    before: float = 0.0
+    """Hypervolume of the warm-started trials, which are there before the first one."""
 
 
 def find_growth(config: StudyConfig, records: Sequence[TrialRecord]) -> Growth:
@@ -36,18 +38,22 @@ def find_growth(config: StudyConfig, records: Sequence[TrialRecord]) -> Growth:
     front: list[list[float]] = []
     volume = passes = seconds = 0.0
     rows: list[tuple[int, float, float, float]] = []
+    before = 0.0
     for record in sorted(records, key=lambda record: (not record.source, record.number)):
         values = [*front, *(point.values(config.objectives) for point in record.each_point(config.objectives))]
         on_front = pareto_front(values, directions)
         if record.status == "finished" and on_front[len(front) :].any():
             front = [value for value, on in zip(values, on_front, strict=True) if on]
             volume = hypervolume(front, reference, directions)
+        if record.source:
+            before = volume
         if record.source or not record.rows:
             continue
         passes += record.paid("crop_passes")
         seconds += record.paid("train_seconds") + record.paid("eval_seconds")
         rows.append((record.number, passes, seconds, volume))
-    return Growth(*zip(*rows, strict=True)) if rows else Growth((), (), (), ())
+    trials, spent, taken, volumes = zip(*rows, strict=True) if rows else ((), (), (), ())
+    return Growth(trials, spent, taken, volumes, before)
 
 
 class Spent(NamedTuple):

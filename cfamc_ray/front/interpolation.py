@@ -14,14 +14,18 @@ from cfamc_ray.store.tables import L2, Column, Table, metric_column, setting_col
 
 
 def siblings(records: Sequence[TrialRecord], numbers: Collection[int]) -> list[tuple[TrialRecord, TrialRecord]]:
-    """Pairs of trials with the same trunk: a trial and a fork of it, or two forks of it.
+    """Pairs of trials with the same trunk, of which one or both are forks.
 
     Args:
         records: of a study's trials.
         numbers: trials that may be in a pair, if they are finished.
     """
     finished = [record for record in records if record.status == "finished" and record.number in numbers]
-    return [pair for pair in combinations(finished, 2) if trunk_of(pair[0].point) == trunk_of(pair[1].point)]
+    return [
+        (first, second)
+        for first, second in combinations(finished, 2)
+        if trunk_of(first.point) == trunk_of(second.point) and (trunk_epochs(first.point) or trunk_epochs(second.point))
+    ]
 
 
 def costs_of(first: TrialRecord, second: TrialRecord) -> dict[str, float]:
@@ -84,5 +88,6 @@ def extend_front(
     free = 1 + max((record.number for record in records), default=-1)
     made = dict(enumerate(interpolations, free))
     added = [TrialRecord(number, {}, [one.row], "finished") for number, one in made.items()]
-    of_trials, of_both = (find_front(config, some, reference=reference) for some in (records, [*records, *added]))
+    of_both = find_front(config, [*records, *added], reference=reference)
+    of_trials = find_front(config, records, reference=of_both.reference)  # a worst cost may be an interpolation's
     return ExtendedFront(of_trials, of_both, made)

@@ -1,6 +1,7 @@
 """How far a study is: its counts, its running trials, and how its hypervolume grew."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -8,7 +9,6 @@ from cfamc_ray.config.radii import norms_of
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.formatting import format_count, format_point
 from cfamc_ray.front.front import find_front
-from cfamc_ray.store.begun_and_ended import Status
 from cfamc_ray.store.records import TrialRecord
 from cfamc_ray.store.trial_tables import settings_of
 
@@ -19,10 +19,13 @@ class Progress:
 
     total: int
     """Trials of the budget."""
+    ended: int
+    """Those of them that have ended."""
     finished: int
+    """Those of them that have finished."""
     running: int
     others: Mapping[str, int]
-    """Number of stopped, failed and refused trials; without those that are zero."""
+    """Number of stopped, failed, refused and warm-started trials; without those that are zero."""
     best: dict[str, float]
     """Best value of each objective over the finished trials; NaN where there is none."""
     front: str
@@ -44,16 +47,17 @@ def progress_of(config: StudyConfig, records: Sequence[TrialRecord], *, seconds:
         ended_before: number of trials that the budget pays for and that had ended when this run began.
     """
     front = find_front(config, records)
-    statuses = [record.status for record in records]
-    words: dict[str, Status] = {"stopped": "stopped", "failed": "failed", "refused": "infeasible"}
-    paid = sum(record.ended and record.counts for record in records)
+    number = _numbers(records)
+    others = ("stopped", "failed", "refused", "warm-started")
+    ended = sum(record.ended and record.counts for record in records)
     better = {"maximize": max, "minimize": min}
     complete = front.members + front.dominated
     return Progress(
         total=config.budget.trials,
-        finished=statuses.count("finished"),
-        running=statuses.count("running"),
-        others={word: statuses.count(status) for word, status in words.items() if status in statuses},
+        ended=ended,
+        finished=number["finished"],
+        running=number["running"],
+        others={word: number[word] for word in others if number[word]},
         best={
             name: better[direction]((record.value(name) for record in complete), default=math.nan)
             for name, direction in front.objectives.items()
@@ -61,7 +65,7 @@ def progress_of(config: StudyConfig, records: Sequence[TrialRecord], *, seconds:
         front=front.size,
         hypervolume=front.hypervolume,
         seconds=seconds,
-        seconds_left=_seconds_left(config.budget.trials - paid, paid - ended_before, seconds),
+        seconds_left=_seconds_left(config.budget.trials - ended, ended - ended_before, seconds),
     )
 
 
@@ -70,13 +74,20 @@ def _seconds_left(todo: int, done: int, seconds: float) -> float:
 
 
 def counts(config: StudyConfig, records: Sequence[TrialRecord]) -> str:
-    """The number of trials of a study by status, in words."""
-    by_status = {
-        status: sum(record.status == status for record in records)
-        for status in ("finished", "running", "stopped", "failed", "infeasible")
-    }
-    words = [f"{number} {status}" for status, number in by_status.items() if number]
-    return f"{', '.join(words) or 'no trial yet'} of {config.budget.trials} trials"
+    """The number of trials of a study by status, in words: those of its budget, and the others."""
+    number = _numbers(records)
+    paid, others = (
+        ", ".join(f"{number[word]} {word}" for word in words if number[word])
+        for words in (("finished", "running", "stopped", "failed"), ("warm-started", "refused"))
+    )
+    return f"{paid or 'no trial yet'} of {config.budget.trials} trials{f'; {others}' if others else ''}"
+
+
+def _numbers(records: Sequence[TrialRecord]) -> Counter[str]:
+    """The number of trials by status; refused and warm-started ones, which the budget does not pay, apart."""
+    return Counter(
+        record.status if record.counts else "warm-started" if record.source else "refused" for record in records
+    )
 
 
 def running_trials(config: StudyConfig, records: Sequence[TrialRecord], *, most: int = 8) -> list[tuple[str, str]]:

@@ -76,7 +76,8 @@ class StudyView:
         if self.detail == "verbose":
             for line in self._news(records):
                 self.say(line)
-        news, self._ended = _ended(progress) != self._ended, _ended(progress)
+        ended = progress.ended + progress.others.get("refused", 0)
+        news, self._ended = ended != self._ended, ended
         if self._update and news:
             self._growth = sparkline(find_growth(self.config, records).hypervolume)
         if self._update:
@@ -115,7 +116,7 @@ def _story(config: StudyConfig, record: TrialRecord) -> list[str]:
 
 def _draw(config: StudyConfig, progress: Progress, records: Sequence[TrialRecord], growth: str) -> Table:
     table = Table.grid(padding=(0, 2))
-    table.add_row("", ProgressBar(total=progress.total, completed=_ended(progress), width=40))
+    table.add_row("", ProgressBar(total=progress.total, completed=progress.ended, width=40))
     table.add_row("trials", f"{progress.finished} of {progress.total} done, {_others(progress)}")
     for name, value in progress.best.items():
         table.add_row(f"best {find_metric(name).label}", format_value(name, value))
@@ -137,10 +138,6 @@ def _line(progress: Progress) -> str:
         f"front of {progress.front}, hypervolume {progress.hypervolume:.4g}; "
         f"{format_seconds(progress.seconds)}, about {format_seconds(progress.seconds_left)} left"
     )
-
-
-def _ended(progress: Progress) -> int:
-    return progress.finished + sum(progress.others.values())
 
 
 def _others(progress: Progress) -> str:

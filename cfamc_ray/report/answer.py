@@ -123,8 +123,9 @@ def described(config: StudyConfig, records: Sequence[TrialRecord], point: TrialR
     """Measured objectives and cost of an `expected` point in words, with what is expected where that differs."""
     measured, words = as_measured(records, point), []
     for name in with_cost(config.objectives):
-        written, expected = format_metric(name, measured.value(name)), format_value(name, point.value(name))
-        words.append(written + (f" (expected {expected})" if expected not in written else ""))
+        written, expected = (format_value(name, each.value(name)) for each in (measured, point))
+        differs = f" (expected {expected})" if expected != written else ""
+        words.append(format_metric(name, measured.value(name)) + differs)
     return ", ".join(words)
 
 
@@ -205,7 +206,7 @@ def _late_growth(growth: Growth) -> list[str]:
         return []
     spent = growth.crop_passes[-1]
     before = [v for v, passes in zip(growth.hypervolume, growth.crop_passes, strict=True) if passes <= 0.75 * spent]
-    share = 1 - (before[-1] if before else 0.0) / growth.hypervolume[-1]
+    share = 1 - (before[-1] if before else growth.before) / growth.hypervolume[-1]
     return [f"The last quarter of the {format_count(spent)} crop passes added {share:.1%} of the hypervolume."]
 
 

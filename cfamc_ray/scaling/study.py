@@ -49,8 +49,9 @@ class ScalingRun(NamedTuple):
     @property
     def learned(self) -> bool:
         """Whether all trials of the learning part have ended."""
-        planned = len(self.config.learning_points)
-        return 0 < planned == sum(record.ended for record in self.records)
+        ended = [record.point for record in self.records if record.ended]
+        planned = self.config.learning_points
+        return bool(planned) and all(point in ended for point in planned)
 
     @property
     def fitted(self) -> bool:
@@ -70,7 +71,9 @@ def read_run(config: ScalingConfig, folder: Path) -> ScalingRun:
         config: of the run.
         folder: of the run.
     """
-    cells, records = CellFolder(folder / SYSTEM), read_trials(folder / LEARNING)
+    planned = config.learning_points
+    cells = CellFolder(folder / SYSTEM)
+    records = [record for record in read_trials(folder / LEARNING) if record.point in planned]
     measured, trials = read_cells(config, cells), trial_table(config, records)
     return ScalingRun(config, cells, measured, fit_system(measured), records, trials, fit_learning(config, trials))
 

@@ -1,7 +1,8 @@
 """The budget of a study: when it is exhausted, and which points no longer fit."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import islice
 from operator import is_
 
@@ -37,7 +38,6 @@ class Budget:
     ) -> None:
         self.config, self.work_of, self.memory_bytes, self.costs = config, work_of, memory_bytes, costs
         self._trial_of = trials_of(config)
-        self._sample: list[TrialConfig] | None = None
         self._fitted: tuple[Sequence[TrialRecord], CostModel] | None = None
 
     def over(self, records: Sequence[TrialRecord]) -> StopReason | None:
@@ -45,23 +45,37 @@ class Budget:
         limits, counted = self.config.budget, [record for record in records if record.counts]
         if len(counted) >= limits.trials:
             return StopReason("trials", f"budget.trials {limits.trials} reached")
-        if limits.plateau and (grown := self._growth(counted)) is not None and grown < limits.plateau.tolerance:
+        if limits.plateau and (grown := self._growth(records)) is not None and grown < limits.plateau.tolerance:
             return StopReason(
                 "plateau",
                 f"the front is on a plateau: the last {limits.plateau.trials} trials added {grown:.2%} to its "
                 f"hypervolume, less than budget.plateau.tolerance {limits.plateau.tolerance:.2%}",
             )
+        exhaustive = self.config.search.sampler.exhaustive
+        if exhaustive and not any(True for _ in self._untried(records)):
+            return StopReason("no_point", "all points have been tried")
         left = self._left(records)
         if not left:
             return None
-        if self._sample is None:
-            points = islice(SearchSpace(self.config).points(), SAMPLE)
-            self._sample = [self.config.trial_at(point) for point in points]
-        model = self._model(records)
-        if any(self._excess(trial, left, model) is None for trial in self._sample):
+        model, trials = self._model(records), self._untried(records) if exhaustive else self._sample
+        if any(self._excess(trial, left, model) is None for trial in trials):
             return None
         shown = " and ".join(f"{max(amount, 0):.3g} of budget.{name}" for name, amount in left.items())
         return StopReason("budget", f"no trial fits the remaining budget: {shown}")
+
+    @cached_property
+    def _space(self) -> SearchSpace:
+        return SearchSpace(self.config)
+
+    @cached_property
+    def _sample(self) -> list[TrialConfig]:
+        return list(map(self.config.trial_at, islice(self._space.points(), SAMPLE)))
+
+    def _untried(self, records: Sequence[TrialRecord]) -> Iterator[TrialConfig]:
+        """The trials of the points of a grid that no record has."""
+        tried = {self._space.identity(record.point) for record in records}
+        points = self._space.grid_from(len(records))
+        return (self.config.trial_at(point) for point in points if self._space.identity(point) not in tried)
 
     def refusal(self, point: Point, records: Sequence[TrialRecord]) -> StopReason | None:
         """Reason why a point exceeds the remaining budget or the memory; None if it does not."""
@@ -135,13 +149,17 @@ class Budget:
         return None
 
     def _growth(self, records: Sequence[TrialRecord]) -> float | None:
-        """Relative growth of the hypervolume in the last trials of the plateau; None if there are too few trials."""
+        """Relative growth of the hypervolume in the last trials of the plateau; None if there are too few trials.
+
+        Warm-started trials are on the front from the start.
+        """
         assert self.config.budget.plateau is not None
-        ended = [record for record in records if record.ended]
-        before = ended[: -self.config.budget.plateau.trials]
+        earlier = [record for record in records if record.source]
+        own = [record for record in records if record.counts and record.ended]
+        before = own[: -self.config.budget.plateau.trials]
         if not any(record.status == "finished" for record in before):
             return None
         # The same reference for both: the worst value of a minimised objective would change it.
-        now = find_front(self.config, ended)
-        then = find_front(self.config, before, reference=now.reference)
+        now = find_front(self.config, [*earlier, *own])
+        then = find_front(self.config, [*earlier, *before], reference=now.reference)
         return (now.hypervolume - then.hypervolume) / now.hypervolume if now.hypervolume > 0 else None

@@ -12,7 +12,7 @@ from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.earlier import EarlierStudy
 from cfamc_ray.store.records import TrialRecord
 
-EPOCHS = "pretraining.epochs"
+EPOCHS, IMAGES = "pretraining.epochs", "data.pretrain_images"
 
 
 Transferred = Sequence[tuple[Point, TrialRecord]]
@@ -33,7 +33,7 @@ def transferred(space: SearchSpace, study: EarlierStudy) -> Transferred:
         trial = study.config.trial_at(record.point)
         point = {key: study.config.value_at(record.point, trial, key) for key in space.ranges}
         if EPOCHS in point:
-            point[EPOCHS] *= trial.data.pretrain_images / space.config.trial.data.pretrain_images
+            point[EPOCHS] *= trial.data.pretrain_images / point.get(IMAGES, space.config.trial.data.pretrain_images)
         if _has_place(space, point):
             found.append((point, record))
     return found

@@ -29,6 +29,10 @@ NEARBY = 2048
 """Number of random points of which the nearest to a refused proposal are tried."""
 
 
+class NoPointLeftError(Exception):
+    """No point is left that meets the constraints and fits."""
+
+
 def suggest_point(trial: optuna.Trial, space: Mapping[str, Range]) -> dict[str, Any]:
     """Suggest a value for every key of the space; values that the trial already has are kept.
 
@@ -77,7 +81,7 @@ class FeasibleSampler(BaseSampler):
         """Sample a new point that meets the constraints; after many attempts, one that was tried before.
 
         Raises:
-            RuntimeError: if no point is left.
+            NoPointLeftError: if no point fits, or an exhaustive sampler has no untried one.
         """
         if not search_space:
             return {}
@@ -97,7 +101,7 @@ class FeasibleSampler(BaseSampler):
                     return self._chosen(study, trial, point)
                 repeated = repeated or point
         if repeated is None:
-            raise RuntimeError(f"no point is left, or none met the constraints in {RANDOM_ATTEMPTS} attempts")
+            raise NoPointLeftError
         return self._chosen(study, trial, repeated)
 
     def _searched(self, point: Point) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from cfamc_ray.config.search import SamplerConfig
 from cfamc_ray.config.study import Point
 from cfamc_ray.cost.model import FlopsOf
 from cfamc_ray.search.earlier import Transferred
+from cfamc_ray.search.feasible_sampler import NoPointLeftError
 from cfamc_ray.search.front_model import FrontModel
 from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.records import TrialRecord
@@ -98,7 +99,7 @@ class FrontSampler(BaseSampler):
 
 
 class GridSampler(BaseSampler):
-    """Proposes the n-th point of a grid for the n-th trial.
+    """Proposes the points of a grid in order, for the n-th trial from the n-th point on, and then those before it.
 
     Args:
         space: space whose points are the grid.
@@ -106,6 +107,7 @@ class GridSampler(BaseSampler):
 
     def __init__(self, _: SamplerConfig, *, space: SearchSpace, **__: Any) -> None:
         self.space = space
+        self._proposals: Iterator[Point] | None = None
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Empty, because the grid knows the space."""
@@ -114,15 +116,16 @@ class GridSampler(BaseSampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The point of the trial.
+        """The next point.
 
         Raises:
-            RuntimeError: if the grid has no such point.
+            NoPointLeftError: after the last one.
         """
-        point = self.space.grid_point(trial.number)
-        if point is None:
-            raise RuntimeError(f"the grid has no point for trial {trial.number}")
-        return point
+        if self._proposals is None:
+            self._proposals = self.space.grid_from(trial.number)
+        if (point := next(self._proposals, None)) is None:
+            raise NoPointLeftError
+        return dict(point)
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 
 import optuna
 from optuna.storages import BaseStorage
+from optuna.trial import TrialState
 
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.cost.model import CostModel, WorkOf
 from cfamc_ray.front.front import most_useful
 from cfamc_ray.search.bookkeeping import open_study, reconcile, tell
 from cfamc_ray.search.budget import Budget
-from cfamc_ray.search.feasible_sampler import FeasibleSampler, suggest_point
+from cfamc_ray.search.feasible_sampler import FeasibleSampler, NoPointLeftError, suggest_point
 from cfamc_ray.search.mo_asha import MultiObjectiveAsha
 from cfamc_ray.store.earlier import EarlierStudy
 from cfamc_ray.store.records import TrialRecord
@@ -75,6 +76,7 @@ class Search:
         self.study = open_study(config, storage, self.sampler)
         self._unfinished = reconcile(self.study, config, records)
         self._ended: list[TrialRecord] = []
+        self._no_point = False
         self.halted: StopReason | None = None
         """Reason to propose no more trials although the study is not over."""
 
@@ -88,7 +90,11 @@ class Search:
                 "failed_alike",
                 f"the last {ALIKE} trials failed alike ({last[-1].reason}): fix the cause, then continue with --resume",
             )
-        return None if self._unfinished else self.budget.over(list(self.records.values()))
+        if self._unfinished:
+            return None
+        if self._no_point:
+            return StopReason("no_point", "no other point was found that meets the constraints and fits")
+        return self.budget.over(list(self.records.values()))
 
     @staticmethod
     def _failed_alike(last: Sequence[TrialRecord]) -> bool:
@@ -102,7 +108,9 @@ class Search:
         while self.over is None:
             if refused >= REFUSALS:
                 self.sampler.fits = self.budget.fits(list(self.records.values()))
-            proposal = self._next()
+            if (proposal := self._next()) is None:
+                self._no_point = True
+                continue
             self.records.setdefault(proposal.number, TrialRecord(proposal.number, proposal.point))
             current = self.records[proposal.number]
             record = self._stopped(current) if current.rows else self._refused(current)
@@ -123,13 +131,18 @@ class Search:
         reason = self.observe(interrupted)
         return interrupted.ended_by("stopped", reason) if reason else None
 
-    def _next(self) -> Proposal:
+    def _next(self) -> Proposal | None:
+        """The next trial, interrupted ones first; None if no point is left."""
         if self._unfinished:
             number = self._unfinished.pop(0)
             trial = optuna.Trial(self.study, self.study.get_trials(deepcopy=False)[number]._trial_id)
         else:
             trial = self.study.ask()
-        return Proposal(trial.number, suggest_point(trial, self.config.space))
+        try:
+            return Proposal(trial.number, suggest_point(trial, self.config.space))
+        except NoPointLeftError:
+            self.study.tell(trial, state=TrialState.FAIL)  # otherwise it would be resumed
+            return None
 
     def observe(self, record: TrialRecord) -> StopReason | None:
         """Process a trial's new row; return the reason to stop the trial, or None."""

@@ -4,7 +4,7 @@ import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import islice, product
+from itertools import count, islice, product, takewhile
 
 from pydantic import ValidationError
 
@@ -34,7 +34,7 @@ class SearchSpace:
     def __init__(self, config: StudyConfig) -> None:
         self.config = config
         self.ranges: Mapping[str, Range] = config.space
-        self.is_grid = config.search.sampler.exhaustive
+        self.is_grid, self.is_listed = config.search.sampler.exhaustive, config.search.sampler.listed
         self._grid: list[dict[str, Scalar]] = []
         self._rest_of_grid = self.points()
 
@@ -60,11 +60,15 @@ class SearchSpace:
     def _check_number(self, admitted: int) -> None:
         if not admitted:
             shown = "; ".join(constraint.text for constraint in self.config.constraints)
-            points = "the grid's points" if self.is_grid else f"{RANDOM_POINTS} random points of the space"
+            points = f"{self._points_of}'s points" if self.is_grid else f"{RANDOM_POINTS} random points of the space"
             shown = shown or "the rules between a trial's keys"
             raise ValueError(f"constraints: none of {points} meets them ({shown})")
         if self.is_grid and admitted < self.config.budget.trials:
-            raise ValueError(f"budget.trials must be at most {admitted}, the points of the grid")
+            raise ValueError(f"budget.trials must be at most {admitted}, the points of {self._points_of}")
+
+    @property
+    def _points_of(self) -> str:
+        return "start_from" if self.is_listed else "the grid"
 
     def _check_measured(self, trials: Sequence[TrialConfig]) -> None:
         scores = [name for name in self.config.objectives if name.endswith("_accuracy")]
@@ -96,12 +100,15 @@ class SearchSpace:
         return filter(None, map(self.trial_if_admitted, self._candidates()))
 
     def _candidates(self) -> Iterator[dict[str, Scalar]]:
-        if self.is_grid:
+        if self.is_listed:
+            yield from self.first_points
+        elif self.is_grid:
             combinations = product(*(self.values(key) for key in self.ranges))
             points = (dict(zip(self.ranges, combination, strict=True)) for combination in combinations)
-            return filter(self._is_first_of_equals, points)
-        source = random.Random(0)  # noqa: S311 (no secret)
-        return (self.draw(source) for _ in range(RANDOM_POINTS))
+            yield from filter(self._is_first_of_equals, points)
+        else:
+            source = random.Random(0)  # noqa: S311 (no secret)
+            yield from (self.draw(source) for _ in range(RANDOM_POINTS))
 
     def values(self, key: str) -> Sequence[Scalar]:
         """All values of a searched whole number or choice; the bounds of a real number."""
@@ -116,10 +123,17 @@ class SearchSpace:
         """Draw a random point, which may violate the constraints."""
         return {key: draw(written, source) for key, written in self.ranges.items()}
 
-    def grid_point(self, number: int) -> dict[str, Scalar] | None:
-        """The point of the grid at an index, from 0; None after the last one."""
-        self._grid += islice(self._rest_of_grid, max(number + 1 - len(self._grid), 0))
-        return self._grid[number] if number < len(self._grid) else None
+    def grid_from(self, number: int) -> Iterator[dict[str, Scalar]]:
+        """All points of the grid once, in order, from that of an index on; the index is taken modulo their number."""
+        first = number if self._grid_reaches(number) else number % max(len(self._grid), 1)
+        for index in takewhile(self._grid_reaches, count(first)):
+            yield self._grid[index]
+        yield from self._grid[:first]
+
+    def _grid_reaches(self, index: int) -> bool:
+        """Whether the grid has a point at an index; its points are computed only so far."""
+        self._grid += islice(self._rest_of_grid, max(index + 1 - len(self._grid), 0))
+        return index < len(self._grid)
 
     def sample_trials(self, number: int = SAMPLE) -> list[TrialConfig]:
         """A sample of the study's trials: those of a grid, or trials at random points.

@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 StopKind = Literal[
     "trials",  # a study: as many trials as its budget has
     "budget",  # a study of which no further trial fits the budget, or a trial that does not fit
+    "no_point",  # a study without an untried point that fits
     "plateau",  # a study whose front no longer grows
     "failed_alike",  # a study whose trials fail one after the other of the same cause
     "disk_full",  # a study without room for its files

@@ -41,6 +41,7 @@ def test_what_was_taken_over_counts_from_the_start_and_costs_nothing() -> None:
     found = find_growth(study(), trials)
     assert (found.trials, found.crop_passes) == ((0,), (100,))
     assert found.hypervolume == pytest.approx((0.16,))
+    assert found.before == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("third", [{}, {"flops": "minimize"}], ids=["two", "three"])

@@ -68,6 +68,21 @@ def test_points_of_interpolations_join_the_front_where_no_trial_dominates_them()
     )
 
 
+def test_a_dominated_interpolation_adds_nothing_also_where_its_cost_is_the_worst() -> None:
+    config = study(objectives={"clean_accuracy": "maximize", "robust_accuracy": "maximize", "crop_passes": "minimize"})
+    trials = [
+        record(0, clean_accuracy=0.8, robust_accuracy=0.1, crop_passes=100),
+        record(1, clean_accuracy=0.6, robust_accuracy=0.3, crop_passes=120),
+    ]
+    given = {**row(1, done=True), "clean_accuracy": 0.5, "robust_accuracy": 0.05, "crop_passes": 170}
+    extended = extend_front(config, trials, [Interpolation(0, 1, 0.5, given)])
+    assert extended.of_trials.hypervolume == extended.front.hypervolume > 0
+
+
+def test_two_trials_of_one_point_are_no_siblings_without_a_fork() -> None:
+    assert siblings([trial(0, TRUNK), trial(1, TRUNK)], range(2)) == []
+
+
 def test_without_an_interpolation_on_the_front_the_table_has_no_rows() -> None:
     trials = [record(0, clean_accuracy=0.8, robust_accuracy=0.3)]
     assert extend_front(study(), trials, [between(0.5, (0.1, 0.7, 0.25))]).table.rows == []

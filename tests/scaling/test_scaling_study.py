@@ -14,6 +14,7 @@ from cfamc_ray.scaling.allocation import allocation_curves, best_allocations, do
 from cfamc_ray.scaling.laws import Fit, Law, fit, fit_law, forms, held_out
 from cfamc_ray.scaling.study import conclusions, fit_learning
 from cfamc_ray.scaling.trial_table import VIEWS, TrialTable, factors, learning_table, trial_table
+from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.records import TrialRecord
 
 CONFIG = ScalingConfig.model_validate(
@@ -349,3 +350,9 @@ def test_the_table_has_every_trial_and_nothing_for_what_is_missing() -> None:
     assert [row["budget"] for row in table.rows] == [2400] * 3
     assert table.rows[2]["clean_accuracy"] is None
     assert trial_table(CONFIG, records).points == [record.point for record in records[:2]]
+
+
+def test_the_learning_part_trains_its_points_and_no_others() -> None:
+    config = CONFIG.learning_study
+    assert config.search.sampler.listed
+    assert list(SearchSpace(config).points()) == CONFIG.learning_points

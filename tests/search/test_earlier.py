@@ -91,6 +91,12 @@ class TestPlaces:
         assert record.number == 0
         assert len(others) == 23
 
+    def test_images_that_are_searched_are_those_of_the_point(self) -> None:
+        space = {**SPACE, "data.pretrain_images": {"choice": [1000, 4000]}}
+        points = [{**point_of(number), "data.pretrain_images": 1000} for number in range(3)]
+        before = EarlierStudy("1_before", config_of(space), [measured(n, point) for n, point in enumerate(points)])
+        assert [point for point, _ in transferred(SearchSpace(config_of(space)), before)] == points
+
     def test_a_key_that_only_this_study_searches_has_the_other_one_s_value(self) -> None:
         space = SearchSpace(config_of({**SPACE, "crops.views": {"int": [2, 20]}}))
         assert {point["crops.views"] for point, _ in transferred(space, earlier())} == {16}
@@ -133,6 +139,10 @@ class TestProposals:
         finished = measured(30, point_of(30))
         stopped = replace(finished, status="stopped", rows=[{**finished.rows[0], "done": False}])
         assert distance(saturations([stopped], [earlier()])) < 0.15
+
+    def test_own_trials_that_all_failed_teach_nothing(self) -> None:
+        failed = replace(measured(0, point_of(3)), status="failed", rows=())
+        assert len(saturations([failed], [earlier()])) == 10
 
     def test_too_few_earlier_trials_are_no_model(self) -> None:
         assert saturations([], [earlier(2)]) == saturations([], [])

@@ -1,5 +1,7 @@
 """A search on made-up trials, to its end, interrupted and refused."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
-from cfamc_ray.search.search import REFUSALS, Search
+from cfamc_ray.search.search import REFUSALS, Proposal, Search
 from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.records import TrialRecord
 from cfamc_ray.store.stop_reason import StopReason
@@ -340,3 +342,81 @@ def test_failures_are_alike_by_kind_and_origin_whatever_they_say() -> None:
 def test_a_refusal_says_of_which_kind_it_is() -> None:
     search, _ = TestRefusal.run()
     assert {record.kind for record in infeasible(search)} == {"budget"}
+
+
+class TestNoPointLeft:
+    """Grids and lists end after their last point, and any space of which nothing fits the memory."""
+
+    @staticmethod
+    def search(views: list[int], *, memory: int = 1000, records: Sequence[TrialRecord] = (), **given: Any) -> Search:
+        space = {"crops.views": {"choice": views}, "pretraining.epochs": 4}
+        grid: dict[str, Any] = {"search": {"sampler": "grid"}, "budget": {"trials": len(views)}}
+        config = study_of(space=space, constraints=[], **grid | given)
+        memory_bytes = TestMemory.bytes_of(config, memory) + 1
+        return search_of(config, records=records, memory_bytes=memory_bytes)
+
+    @staticmethod
+    def views(proposals: Sequence[Proposal]) -> list[Any]:
+        return [proposal.point["crops.views"] for proposal in proposals]
+
+    def test_a_grid_with_a_point_that_needs_too_much_memory(self) -> None:
+        search = self.search([2, 4, 6, 8], memory=6)
+        assert self.views(drive(search)) == [2, 4, 6]
+        assert [record.point["crops.views"] for record in infeasible(search)] == [8]
+        assert search.over == StopReason("no_point", "all points have been tried")
+
+    def test_a_grid_of_which_the_budget_pays_only_tried_points(self) -> None:
+        search = self.search([2, 4, 40], budget={"trials": 3, "crop_passes": 20 * PER_VIEW})
+        assert self.views(drive(search)) == [2, 4]
+        assert search.over is not None
+        assert search.over.kind in ("budget", "no_point")
+
+    def test_what_fits_behind_many_points_that_do_not(self) -> None:
+        views = [2, 4, *range(20, 40), 6, 8]
+        search = self.search(views, memory=10)
+        assert self.views(drive(search)) == [2, 4, 6, 8]
+        assert {record.point["crops.views"] for record in infeasible(search)} == set(range(20, 40))
+        assert search.over is not None
+
+    def test_a_grid_goes_on_with_the_points_that_were_not_warm_started(self) -> None:
+        source = self.search([2, 4, 6, 8])
+        drive(source)
+        taken = [
+            replace(record, number=number, source=record.trial_id)
+            for number, record in enumerate(list(source.records.values())[2:])
+        ]
+        search = self.search([2, 4, 6, 8], records=taken, budget={"trials": 4})
+        assert sorted(self.views(drive(search))) == [2, 4]
+
+    def test_a_space_of_which_nothing_fits(self) -> None:
+        search = self.search([4, 6, 8, 10], memory=2, search={"sampler": "random"}, budget={"trials": 40})
+        proposed = drive(search)
+        assert 2 <= len(proposed) < 40, "memory is known after two sizes"
+        assert search.over == StopReason("no_point", "no other point was found that meets the constraints and fits")
+        assert all(trial.state.is_finished() for trial in search.study.get_trials())
+        resumed = search_of(search.config, search.study._storage, list(search.records.values()))
+        assert resumed.suggest() is not None, "with more memory"
+
+    def test_a_list_is_tried_in_order_and_nothing_takes_the_place_of_a_refused_point(self) -> None:
+        listed = [{"crops.views": views, "pretraining.epochs": 4} for views in (8, 2, 4)]
+        search = self.search(
+            [2, 4, 6, 8, 10], memory=5, search={"sampler": "listed"}, start_from=listed[::-1], budget={"trials": 9}
+        )
+        assert self.views(drive(search)) == [4, 2]
+        assert [record.point["crops.views"] for record in infeasible(search)] == [8]
+        assert search.over == StopReason("no_point", "all points have been tried")
+
+
+def test_a_plateau_is_one_of_the_front_with_what_was_taken_over() -> None:
+    config = study_of(budget={"trials": 9, "plateau": {"trials": 3, "tolerance": 0.01}})
+    source = search_of(study_of(seed=1, budget={"trials": 1}))
+    drive(source, scores=lambda record: {"clean_accuracy": 0.9, "robust_accuracy": 0.9})
+    taken = [replace(record, source=record.trial_id) for record in source.records.values()]
+    search = search_of(config, records=taken)
+
+    def rising(record: TrialRecord) -> dict[str, float]:
+        return {"clean_accuracy": record.number / 20, "robust_accuracy": record.number / 20}
+
+    assert len(drive(search, scores=rising)) == 4
+    assert search.over is not None
+    assert search.over.kind == "plateau"
