@@ -10,8 +10,12 @@ import torch.distributed as dist
 from tiny_trials import state, tiny_config, tiny_splits, tiny_trial
 from torch.multiprocessing.spawn import spawn
 
+from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.method.parallel import DistributedContext
+from cfamc_ray.store.records import TrialFolder
+from cfamc_ray.training import recording
+from cfamc_ray.training.recording import WorkersDisagreeError, run_recorded
 from cfamc_ray.training.trial import Trial
 
 pytestmark = pytest.mark.slow
@@ -46,6 +50,11 @@ def _builds_no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def config_of(case: str) -> TrialConfig:
     return tiny_config(**{"encoder.norm": "group", "pretraining.precision": "float64", **CASES[case]})
+
+
+def tiny_study() -> StudyConfig:
+    trial = tiny_config(**{"pretraining.epochs": 2, "encoder.norm": "group"}).model_dump(exclude_unset=True)
+    return StudyConfig.model_validate({"name": "apart", "trial": trial, "space": {}})
 
 
 def work(rank: int, folder: Path, cases: list[str]) -> None:
@@ -113,3 +122,35 @@ def test_one_worker_goes_on_from_a_checkpoint_of_two(folder: Path, case: str) ->
     trial = resumed(case, folder, epoch=1)
     trial.run_epoch()
     assert_close(trial, resumed(case, folder, epoch=2))
+
+
+def resume_apart(rank: int, folder: Path, cause: str) -> None:
+    """Two workers record an epoch together; then the second one no longer finds, or cannot read, the checkpoint."""
+    torch.set_num_threads(1)
+    recording.load_splits = lambda *_, **__: tiny_splits()  # type: ignore[attr-defined]
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2)
+    study, context = tiny_study(), DistributedContext(rank=rank, world_size=2)
+    rows = run_recorded(study, TrialFolder(folder, 0), {}, context)
+    assert next(rows)["epoch"] == 1
+    rows.close()  # type: ignore[attr-defined]
+    dist.barrier()
+    if rank == 1 and cause == "damaged":
+        torch.load = lambda *_, **__: {}
+    elsewhere = folder / "elsewhere" if rank == 1 and cause == "missing" else folder
+    try:
+        list(run_recorded(study, TrialFolder(elsewhere, 0), {}, context))
+    except WorkersDisagreeError as error:
+        (folder / f"{rank}.txt").write_text(str(error))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("cause", ["missing", "damaged"])
+def test_workers_that_find_different_checkpoints_do_not_train_together(cause: str, tmp_path: Path) -> None:
+    spawn(resume_apart, (tmp_path, cause), nprocs=2)
+    for rank in range(2):
+        assert "every machine of a cluster must see the study's folder" in (tmp_path / f"{rank}.txt").read_text()
+    record = TrialFolder(tmp_path, 0).read()
+    assert record is not None
+    assert (record.status, len(record.rows)) == ("running", 1), "it can be resumed once the folder is seen"
+    assert TrialFolder(tmp_path, 0).checkpoint.exists()

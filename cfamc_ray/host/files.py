@@ -3,11 +3,17 @@
 import errno
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
+from secrets import token_hex
 
+PARTIAL = ".partial"
+"""Ending of half-written files."""
+ABANDONED_SECONDS = 3600.0
+"""Age after which a half-written file is taken for one of a process that was killed."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Codes of a full disk, and of an exceeded quota."""
 
@@ -22,7 +28,8 @@ def replacing(path: Path) -> Iterator[Path]:
     Args:
         path: path of the file, in an existing folder.
     """
-    partial = path.with_name(f"{path.name}.partial")
+    # With a name of its own: two processes may write the same file, and each must find its own when it renames it.
+    partial = path.with_name(f"{path.name}.{token_hex(4)}{PARTIAL}")
     try:
         yield partial
         _flush(partial)
@@ -34,6 +41,14 @@ def replacing(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
         raise
     _flush(path.parent)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove what killed processes have left half-written in a folder and the folders in it."""
+    for partial in folder.rglob(f"*{PARTIAL}"):
+        with suppress(OSError):
+            if time.time() - partial.stat().st_mtime > ABANDONED_SECONDS:
+                partial.unlink()
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -1,5 +1,6 @@
 """A copy of a study folder in an object store, kept up to date while a command works on it."""
 
+import errno
 import logging
 import threading
 from collections.abc import Iterator, Sequence
@@ -56,6 +57,8 @@ class Mirror:
         there = [Path(file.path.removeprefix(f"{self._root}/")) for file in listed if file.is_file]
         self._sent = dict.fromkeys(there, (0, 0))
         """Time of modification and size of what the copy has."""
+        self._seen: set[Path] = set()
+        """What the folder has had while this process looked; of the copy only such files are ever removed."""
         lacking = [path for path in there if _matches(path, NEVER_REMOVED) and not (folder / path).exists()]
         if lacking and any(folder.glob("*")):
             raise InputError(
@@ -64,8 +67,11 @@ class Mirror:
             )
 
     def fetch(self) -> int:
-        """Download all files of the copy; returns how many."""
-        for path in self._sent:
+        """Download all files of the copy; returns how many.
+
+        Those come last without which a folder is another one: after an interruption it is not taken for the whole.
+        """
+        for path in sorted(self._sent, key=lambda path: _matches(path, NEVER_REMOVED)):
             target = self.folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
             with (
@@ -74,15 +80,19 @@ class Mirror:
             ):
                 partial.write_bytes(stream.read())
         self._sent = dict(self._local())
+        self._seen = set(self._sent)
         return len(self._sent)
 
     def send(self) -> int:
         """Upload what has changed since the last time and remove what is gone; returns how many files were copied.
 
         Raises:
-            OSError: where the store cannot be reached.
+            OSError: where the store cannot be reached, or the folder is gone.
         """
         copied, here = 0, dict(self._local())
+        if self._seen and not here.keys() & self._seen:
+            raise FileNotFoundError(errno.ENOENT, "its files are gone", str(self.folder))
+        self._seen |= here.keys()
         for path, state in here.items():
             if self._sent.get(path) != state:
                 with suppress(FileNotFoundError):  # a trial has just ended, and its checkpoint is gone
@@ -92,7 +102,7 @@ class Mirror:
                         stream.write(content)
                     self._sent[path] = state
                     copied += 1
-        for path in self._sent.keys() - here.keys():
+        for path in self._sent.keys() & self._seen - here.keys():
             with suppress(FileNotFoundError):
                 self._store.delete_file(f"{self._root}/{path.as_posix()}")
             del self._sent[path]

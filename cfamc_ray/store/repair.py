@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from cfamc_ray.host.files import set_aside
+from cfamc_ray.host.files import remove_abandoned, set_aside
 from cfamc_ray.store.cells import damaged_cells
 from cfamc_ray.store.content import DamagedFile, damage_of, json_object
 from cfamc_ray.store.images import noted_images
@@ -93,6 +93,8 @@ def set_damaged_aside(study: Path) -> list[str]:
 def repair(study: Path, points: Points) -> list[str]:
     """Set damaged files aside and restore what can be, so that the study can go on; only its driver may.
 
+    What killed processes left half-written is removed.
+
     Args:
         study: its folder.
         points: is called where a trial.json is lost.
@@ -100,6 +102,7 @@ def repair(study: Path, points: Points) -> list[str]:
     Returns:
         what was done, a sentence for each damaged file.
     """
+    remove_abandoned(study)
     done = set_damaged_aside(study)
     lost = [file.path for file in damaged_records(study) if file.path.name == TRIAL]
     points_by_number = points() if lost else {}

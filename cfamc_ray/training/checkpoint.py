@@ -71,6 +71,8 @@ def unreadable(path: Path) -> Iterator[None]:
     """Turn the errors that a damaged checkpoint, or one of another version, causes into a `CheckpointError`."""
     try:
         yield
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise  # of a GPU, of which the file says nothing
     except (
         OSError,
         EOFError,

@@ -62,8 +62,11 @@ def run_recorded(
     keep_freed_memory()
     release_freed_memory()
     recorded = folder.read()
-    if recorded is not None and recorded.ended:
-        yield {**(recorded.rows[-1] if recorded.rows else {}), "status": recorded.status, "done": True}
+    ended = torch.tensor(recorded is not None and recorded.ended, device=context.device)
+    context.as_first([ended])  # a network file system may show it to another machine later
+    if ended:
+        last = recorded.rows[-1] if recorded and recorded.rows else {}
+        yield {**last, "status": recorded.status if recorded else "finished", "done": True}
         return
     try:
         yield from _epochs(study, folder, point, context, on_minibatch)
@@ -115,6 +118,10 @@ def _epochs(
         folder.checkpoint.unlink(missing_ok=True)
 
 
+class WorkersDisagreeError(Exception):
+    """Workers of a trial that find different files of it."""
+
+
 class RecordedTrial:
     """A trial that is resumed from its folder's checkpoint, or begins with the first epochs of another trial.
 
@@ -159,7 +166,7 @@ class RecordedTrial:
 
     def _resumes(self) -> bool:
         """Load the trial's own checkpoint; whether there is one that is whole."""
-        if not self.folder.checkpoint.exists():
+        if not self._agreed(self.folder.checkpoint.exists()):
             return False
         if self._loads(self.folder.checkpoint, otherwise="the trial starts from the beginning"):
             return True
@@ -170,21 +177,34 @@ class RecordedTrial:
     def _begins_from_a_trunk(self) -> None:
         """Load the checkpoint of another trial whose first epochs are those of this one, if there is one."""
         paths = find_trunks(self.folder, self.trial.config)
+        self._agreed(len(paths))
         trunk = next((path for path in paths if self._loads(path, otherwise="it is not used")), None)
         if self.writes:
             self.folder.begin_from("" if trunk is None else trunk.parent.name, self.trial.epoch)
 
     def _loads(self, path: Path, *, otherwise: str) -> bool:
         """Load a checkpoint; if it cannot be used, begin the trial anew and say what happens `otherwise`."""
+        problem = ""
         try:
             self.trial.load(path)
-            return True
         except CheckpointError as error:
-            print(f"{error}; {otherwise}", flush=True)
+            problem = str(error)
+        if self._agreed(not problem):
+            return True
+        print(f"{problem}; {otherwise}", flush=True)
         del self.trial  # after the exception is gone, whose traceback holds it
         release_freed_memory()  # a GPU may not hold two trials
         self.trial = self._begin()
         return False
+
+    def _agreed(self, found: int) -> int:
+        """What this worker found, if all workers found the same; else they would train different epochs together."""
+        if not self.trial.same_on_all_workers(found):
+            raise WorkersDisagreeError(
+                f"{self.folder.path}: the workers of this trial do not find the same files; every machine of a cluster "
+                "must see the study's folder, at the same path"
+            )
+        return found
 
     def __enter__(self) -> "RecordedTrial":
         return self
@@ -229,6 +249,8 @@ def ends_trial(error: Exception) -> tuple[Status, StopReason] | None:
             return "failed", StopReason("diverged", str(error))
         case _ if reason := out_of_memory(error):
             return "failed", StopReason("out_of_memory", reason)
+        case WorkersDisagreeError():
+            return None
         case dist.DistError() | torch.AcceleratorError():  # another worker, or this one's GPU, was lost
             return None
         case RuntimeError() if _LOST.search(str(error)):

@@ -83,9 +83,10 @@ class TestExitCode:
         assert capsys.readouterr().err.startswith(f"{error}: there is no room on its disk; make some")
 
     def test_a_file_that_a_full_disk_has_no_room_for_is_named(
-        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        (tmp_path / "front.csv.partial").symlink_to("/dev/full")
+        monkeypatch.setattr("cfamc_ray.host.files.token_hex", lambda _: "0")
+        (tmp_path / "front.csv.0.partial").symlink_to("/dev/full")
 
         def write() -> int:
             write_text(tmp_path / "front.csv", "trial_id")

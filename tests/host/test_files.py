@@ -2,8 +2,11 @@
 
 import errno
 import os
+import re
 import sqlite3
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,15 @@ from safetensors import SafetensorError
 from test_train_command import tiny_study
 
 from cfamc_ray.data.splits import load_splits
-from cfamc_ray.host.files import DiskFullError, is_disk_full, replacing, set_aside, write_text
+from cfamc_ray.host.files import (
+    ABANDONED_SECONDS,
+    DiskFullError,
+    is_disk_full,
+    remove_abandoned,
+    replacing,
+    set_aside,
+    write_text,
+)
 from cfamc_ray.method.encoder import save_encoder
 from cfamc_ray.store.records import TrialFolder
 from cfamc_ray.training.trainer import initial_encoder
@@ -62,7 +73,8 @@ def test_data_reach_the_disk_before_their_name_and_the_name_before_anything_else
     path = tmp_path / "file"
     path.write_bytes(b"old")
     write(path)
-    partial = f"{path}.partial"
+    _, partial = calls[0]
+    assert re.fullmatch(re.escape(str(path)) + r"\.[0-9a-f]{8}\.partial", partial)
     assert calls == [("flush", partial), ("rename", partial, str(path)), ("flush", str(tmp_path))]
     assert path.read_bytes() != b"old"
 
@@ -151,3 +163,26 @@ def test_torch_and_safetensors_say_that_a_disk_is_full(tmp_path: Path) -> None:
     with pytest.raises((OSError, RuntimeError)) as caught:
         torch.save({"a": torch.zeros(1 << 20)}, "/dev/full")
     assert is_disk_full(caught.value)
+
+
+def test_writers_of_one_file_do_not_disturb_each_other(tmp_path: Path) -> None:
+    path, texts = tmp_path / "file", [str(writer) * 1000 for writer in range(4)]
+
+    def write(text: str) -> None:
+        for _ in range(25):
+            write_text(path, text)
+
+    with ThreadPoolExecutor(len(texts)) as pool:
+        list(pool.map(write, texts))
+    assert path.read_text() in texts
+    assert list(files(tmp_path)) == ["file"]
+
+
+def test_what_a_killed_process_left_is_removed_later_and_what_is_being_written_is_not(tmp_path: Path) -> None:
+    (tmp_path / "trial_00000").mkdir()
+    for name, age in (("a.1.partial", ABANDONED_SECONDS + 60), ("a.2.partial", 0), ("a", ABANDONED_SECONDS + 60)):
+        path = tmp_path / "trial_00000" / name
+        path.write_text("half")
+        os.utime(path, (time.time() - age,) * 2)
+    remove_abandoned(tmp_path)
+    assert {path.name for path in (tmp_path / "trial_00000").iterdir()} == {"a.2.partial", "a"}

@@ -1,12 +1,15 @@
 """A copy of a study folder: kept up to date, gone on from, never at the cost of what it holds."""
 
+import shutil
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
 from cfamc_ray.config.errors import InputError
+from cfamc_ray.host.files import replacing
 from cfamc_ray.store import mirror
 from cfamc_ray.store.mirror import Mirror, mirrored
 
@@ -118,3 +121,36 @@ def test_a_last_copy_that_fails_is_said_and_costs_nothing(
         (tmp_path / "store" / "made").write_text("in the way")
     assert "the last copy failed" in caplog.text
     assert (study / "study.yaml").exists()
+
+
+def test_a_folder_that_vanished_costs_the_copy_nothing(study: Path, uri: str, tmp_path: Path) -> None:
+    kept = Mirror(study, uri)
+    kept.send()
+    before = contents(tmp_path / "store" / "made")
+    shutil.rmtree(study)
+    with pytest.raises(FileNotFoundError, match="its files are gone"):
+        kept.send()
+    assert contents(tmp_path / "store" / "made") == before
+
+
+@pytest.mark.parametrize("fetched", range(4))
+def test_an_interrupted_download_costs_the_copy_nothing(
+    study: Path, uri: str, tmp_path: Path, fetched: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (study / "trial_00000" / "epochs.jsonl").write_text("1\n")
+    Mirror(study, uri).send()
+    before, there, left = contents(tmp_path / "store" / "made"), tmp_path / "there" / "made", iter(range(fetched))
+
+    def download(path: Path) -> AbstractContextManager[Path]:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return replacing(path)
+
+    monkeypatch.setattr(mirror, "replacing", download)
+    with pytest.raises(KeyboardInterrupt), mirrored(there, uri):
+        pytest.fail("it began with a part of the copy")
+    monkeypatch.undo()
+    if fetched:
+        with pytest.raises(InputError, match=r"trial_00000, which .* lacks"):
+            Mirror(there, uri)
+    assert contents(tmp_path / "store" / "made") == before
