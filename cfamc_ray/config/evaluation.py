@@ -42,6 +42,9 @@ class EvaluationConfig(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> "EvaluationConfig":
         self.attack.check_norm(self.norm)
+        names = [measure.component_name() for measure in self.measures]
+        if len(set(names)) < len(names):
+            raise ValueError(f"measures must not repeat a name, as it would here: {', '.join(names)}")
         return self
 
     def attacked(self, *, last: bool) -> int:

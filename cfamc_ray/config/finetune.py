@@ -59,4 +59,8 @@ class FinetuneConfig(Strict):
             raise ValueError(
                 f"{idle[0]} is set, but layers is none, so nothing is trained: set layers to all or last_block"
             )
+        if self.training == "standard" and (unused := [key for key in ("epsilon", "attack") if key in idle]):
+            raise ValueError(
+                f"{unused[0]} is set, but training is standard, which attacks nothing: set it to adversarial"
+            )
         return self

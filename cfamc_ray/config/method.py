@@ -12,6 +12,10 @@ Share = Real
 """A probability or fraction, from 0 to 1."""
 
 
+WIDEST_BLUR = 2.6
+"""Largest standard deviation of the blur, whose kernel holds three of them."""
+
+
 class CropsConfig(Strict):
     """Random resized crops, each augmented independently (published recipe of EMP-SSL)."""
 
@@ -40,7 +44,8 @@ class CropsConfig(Strict):
     blur_probability: Share = 0.1
     """Probability of Gaussian blur."""
     blur_sigma: tuple[Real, Real] = Field(default=(0.1, 2.0), strict=False)
-    """Smallest and largest standard deviation of the Gaussian blur, in pixels of the crop."""
+    """Smallest and largest standard deviation of the Gaussian blur, in pixels of the crop; at most 2.6, because its
+    kernel ends 8 pixels from the middle."""
     solarize_probability: Share = 0.1
     """Probability that pixels of the brighter half of the range are inverted."""
 
@@ -50,6 +55,8 @@ class CropsConfig(Strict):
             low, high = getattr(self, name)
             if not 0 < low <= high:
                 raise ValueError(f"{name} must be two positive numbers, the smaller first, not {[low, high]}")
+        if self.blur_sigma[1] > WIDEST_BLUR:
+            raise ValueError(f"blur_sigma must not exceed {WIDEST_BLUR}, for the kernel ends 8 pixels from the middle")
         if self.scale[1] > 1:
             raise ValueError(f"scale must not exceed 1, the whole image, not {self.scale[1]}")
         for name in type(self).model_fields:

@@ -117,6 +117,9 @@ class ProtocolConfig(Strict):
         if self.autoattack_images and missing:
             shown = ", ".join(f"{e:g}" if self.norm == "l2" else f"{e * 255:g}/255" for e in missing)
             raise ValueError(f"autoattack_epsilons: {shown} is not among epsilons: AutoAttack continues after PGD")
+        for key in ("epsilons", "autoattack_epsilons", "corruptions", "severities"):
+            if len(set(values := getattr(self, key))) < len(values):
+                raise ValueError(f"{key} must not repeat a value")
         self.attack.check_norm(self.norm)
         self.finetune.check_norm(self.norm)
         return self

@@ -16,6 +16,7 @@ import torch
 
 from cfamc_ray.config.data import Cifar10Config, Cifar100Config, DataConfig, DigitsConfig, NpzConfig
 from cfamc_ray.config.errors import InputError
+from cfamc_ray.data.folders import list_images
 from cfamc_ray.data.images import UNLABELLED, LabelledImages, Source, uniformity
 from cfamc_ray.data.stratification import stratified_order
 
@@ -50,7 +51,7 @@ def read_source(config: DataConfig, *, folder: Path | None = None) -> Source:
     path = locate(config, folder)
     if folder is None:  # some data sets need no folder, and thus no home
         folder = data_folder() if config.needs_folder else Path()
-    return _read(config, path, folder, path.stat().st_mtime_ns if path else None)
+    return _read(config, path, folder, path and _state(config, path))
 
 
 def data_folder() -> Path:
@@ -97,9 +98,16 @@ def _expanded(path: str) -> Path:
         ) from None
 
 
+def _state(config: DataConfig, path: Path) -> int:
+    """A number that changes with a file's time of modification, or with names, sizes and times of a folder's files."""
+    if not config.is_folder:
+        return path.stat().st_mtime_ns
+    return hash(tuple((split, *files) for split, files in list_images(path).splits.items()))
+
+
 @lru_cache(maxsize=2)  # the data sets of pretraining and of a transfer
-def _read(config: DataConfig, path: Path | None, folder: Path, _modified_ns: int | None) -> Source:
-    """Read a data set, cached by all arguments, including the modification time."""
+def _read(config: DataConfig, path: Path | None, folder: Path, _state: int | None) -> Source:
+    """Read a data set, cached by all arguments, including the state of its files."""
     source: Source = config.build(path, folder)
     for split, images in (("training", source.train), ("test", source.test)):
         if remark := uniformity(images.images_NCHW):

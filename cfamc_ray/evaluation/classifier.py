@@ -85,6 +85,7 @@ class LinearClassifier(nn.Module):
         super().__init__()
         self.encoder, self.head, self.features = encoder, head, features
         self.views = views and views.to(next(encoder.parameters()).device)
+        self.training = encoder.training  # attacks of other libraries read the mode here, and restore it
 
     def forward(self, pixels_NCHW: Tensor) -> Tensor:
         """Compute logits_NK."""
@@ -126,6 +127,7 @@ class EachCrop(nn.Module):
     def __init__(self, classifier: LinearClassifier) -> None:
         super().__init__()
         self.classifier = classifier
+        self.training = classifier.training
 
     def forward(self, crops_NVCSS: Tensor) -> Tensor:
         """Compute logits_NK."""

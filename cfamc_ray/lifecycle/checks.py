@@ -78,13 +78,21 @@ def check_data(config: Config, trials: Iterable[TrialConfig], *folders: Path) ->
     Raises:
         InputError: if a trial's images are missing, too few, invalid, or differ from those of a folder.
     """
-    from cfamc_ray.cost.work import scale_remark  # noqa: PLC0415
+    from cfamc_ray.cost.work import image_side, scale_remark  # noqa: PLC0415
     from cfamc_ray.data.content import content_digest  # noqa: PLC0415 (torch is slow to import, and not needed above)
     from cfamc_ray.data.splits import load_splits  # noqa: PLC0415
 
     checked = list(trials)
     for data, judged_on in dict.fromkeys((trial.data, trial.judged_on) for trial in checked):
         load_splits(data, judged_on=judged_on)
+    for trial in checked:
+        side, patch = image_side(trial.judged_on), trial.encoder.patch
+        if side % patch:
+            raise InputError(
+                f"{trial.judged_on.location or trial.judged_on.name}: its images of {side}x{side} pixels are judged "
+                f"whole, and do not divide into the patches of {patch} pixels of this encoder: resize them, or choose "
+                "another encoder"
+            )
     for remark in dict.fromkeys(scale_remark(trial.crops.size, trial.judged_on) for trial in checked):
         if remark:
             logger.warning("warning: %s", remark)

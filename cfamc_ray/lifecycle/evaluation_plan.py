@@ -96,6 +96,8 @@ def planned_evaluations(
     Raises:
         InputError: if any of the arguments is wrong.
     """
+    from cfamc_ray.cost.work import image_side  # noqa: PLC0415 (torch is slow to import)
+
     import_plugins(plugins)
     places = [text for text in overrides if text.startswith(PLACE)]
     others = [text for text in overrides if text not in places]
@@ -103,7 +105,7 @@ def planned_evaluations(
     resolved = [resolve_protocol(name, head=head, overrides=others, trial=planned.trial) for name in protocols]
     if not (transfer or any(text.split("=")[0].strip() in ("head", "head.l2") for text in others)):
         resolved = [_at_strength_of(planned, protocol) for protocol in resolved]
-    data = transfer_data(transfer, planned.trial.data.side or 32) if transfer else own_data(planned, places)
+    data = transfer_data(transfer, image_side(planned.trial.data)) if transfer else own_data(planned, places)
     where = device_of(device)
     warn_of_scale(planned.trial, data, resolved)
     return [Plan(planned, data, protocol, where) for protocol in resolved]

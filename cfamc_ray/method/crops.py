@@ -247,7 +247,7 @@ def _turn_hue(crops_NCSS: Tensor, turn_N: Tensor) -> Tensor:
 def _blur(crops_NCSS: Tensor, sigma_N: Tensor) -> Tensor:
     """Gaussian blur with reflected borders, as a product with the matrix of a symmetric kernel on each side."""
     size = crops_NCSS.shape[-1]
-    radius = min(size - 1, 8)
+    radius = min(size - 1, 8)  # three times `WIDEST_BLUR`
     offset_K = torch.arange(-radius, radius + 1, device=crops_NCSS.device)
     kernel_NK = torch.exp(-0.5 * (offset_K / sigma_N.clamp(min=1e-3)[:, None]) ** 2)
     kernel_NK = kernel_NK / kernel_NK.sum(-1, keepdim=True)

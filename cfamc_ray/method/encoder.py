@@ -3,7 +3,7 @@
 Shapes: N images or crops, C/H/W channels/height/width, F features, D embedding width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
@@ -108,26 +108,31 @@ class InChunks(nn.Module):
         )
 
     def _contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        """Contexts of the forward pass and of its recomputation, which uses the forward pass's mode."""
-        return nullcontext(), _again(self.encoder, training=self.encoder.training)
+        """Contexts of the forward pass and of its recomputation, which uses the forward pass's modes."""
+        return nullcontext(), _again({module: module.training for module in self.encoder.modules()})
 
 
 @contextmanager
-def _again(module: nn.Module, *, training: bool) -> Iterator[None]:
-    """Set the mode for a recomputation, in which batch norm does not update its statistics again."""
-    norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
+def _again(modes: Mapping[nn.Module, bool]) -> Iterator[None]:
+    """Set modules' modes for a recomputation, in which batch norm does not update its statistics again."""
+    norms = [norm for norm in modes if isinstance(norm, _BatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    was_training = module.training
-    module.train(training)
+    modes_before = {module: module.training for module in modes}
+    _set_modes(modes)
     for norm in norms:  # count in a copy, because SyncBatchNorm needs a counter
         assert norm.num_batches_tracked is not None
         norm.momentum, norm.num_batches_tracked = 0.0, norm.num_batches_tracked.clone()
     try:
         yield
     finally:
-        module.train(was_training)
+        _set_modes(modes_before)
         for norm, (momentum, batches) in zip(norms, before, strict=True):
             norm.momentum, norm.num_batches_tracked = momentum, batches
+
+
+def _set_modes(modes: Mapping[nn.Module, bool]) -> None:
+    for module, training in modes.items():
+        module.training = training
 
 
 def save_encoder(path: Path, encoder: SelfSupervisedEncoder, config: EncoderConfig) -> None:
@@ -153,7 +158,8 @@ def load_encoder(path: Path | str) -> SelfSupervisedEncoder:
         with safe_open(path, framework="pt") as file:
             config = EncoderConfig.model_validate_json((file.metadata() or {})["encoder"])
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        encoder = SelfSupervisedEncoder(config).to(weights["backbone.stem.weight"].dtype)
+        with torch.random.fork_rng(devices=[]):  # its first weights are drawn, and replaced
+            encoder = SelfSupervisedEncoder(config).to(weights["backbone.stem.weight"].dtype)
         encoder.load_state_dict(weights)
     except (OSError, SafetensorError, KeyError, ValidationError, RuntimeError) as error:
         raise InputError(f"{path}: not an encoder that cfamc_ray saved ({error})") from None

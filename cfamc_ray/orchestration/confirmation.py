@@ -115,11 +115,14 @@ def test_encoder(
     assert record is not None
     trial = fresh.trial_at(record.point)
     protocol = fresh.confirm.protocol(trial.evaluation, l2)
-    sample = describe_test(trial.judged_on, images=protocol.images)
+    judged_on = trial.judged_on
+    if trial.evaluation.transfer:  # of which no image is used for pretraining
+        judged_on = judged_on.model_copy(update={"pretrain_images": 0})
+    sample = describe_test(judged_on, images=protocol.images)
     accuracies: dict[str, float] = {}
     try:
         for measurement in measure_on(
-            trial.judged_on,
+            judged_on,
             load_encoder(trial_folder.encoder),
             protocol=protocol,
             crops=trial.crops,

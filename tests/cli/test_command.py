@@ -7,8 +7,9 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
+import numpy as np
 import pytest
 from rich.table import Table
 
@@ -144,6 +145,19 @@ class TestCheckData:
         check_data(study(trial=trials[0]), iter(trials))
         (line,) = caplog.messages
         assert line.startswith("warning: The encoder trains on crops of 16 pixels a side (crops.size) but ")
+
+    def test_whole_images_that_patches_do_not_tile_are_refused_before_training(self, tmp_path: Path) -> None:
+        arrays: dict[str, Any] = {}
+        for split, count in (("train", 40), ("test", 10)):
+            arrays[f"x_{split}"] = np.random.default_rng(0).integers(0, 256, (count, 30, 30, 3), np.uint8)
+            arrays[f"y_{split}"] = np.arange(count) % 2
+        np.savez(tmp_path / "images.npz", **arrays)
+        counts = {"pretrain_images": 20, "probe_images": 20, "validation_images": 10}
+        tree = {"data": {"name": "npz", "path": str(tmp_path / "images.npz"), **counts}}
+        tree |= {"encoder": {"architecture": "vit"}, "pretraining": {"batch_images": 10}}
+        trial = TrialConfig.model_validate(tree)
+        with pytest.raises(InputError, match=r"images.npz: its images of 30x30 pixels .* the patches of 4 pixels"):
+            check_data(study(trial=trial), [trial])
 
 
 class TestProgram:

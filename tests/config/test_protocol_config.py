@@ -211,7 +211,23 @@ def test_the_attack_of_adversarial_fine_tuning_is_among_the_attacks_of_a_protoco
         == protocol.finetune.attack
         == PROTOCOLS["standard"].finetune.attack.model_copy(update={"steps": 3})
     )
-    assert protocol.finetune.attack not in resolve_protocol("standard", overrides=keys).attacks
+    standard = resolve_protocol("standard", overrides=["finetune.layers=all"])
+    assert standard.finetune.attack not in standard.attacks
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["finetune.layers=all", "finetune.epsilon=4/255"], "epsilon is set, but training is standard"),
+        (["finetune.layers=all", "finetune.attack.steps=3"], "attack is set, but training is standard"),
+        (["epsilons=[4/255, 8/255, 4/255]"], "epsilons must not repeat a value"),
+        (["corruptions=[snow, snow]"], "corruptions must not repeat a value"),
+        (["corruptions=[snow]", "severities=[1, 1]"], "severities must not repeat a value"),
+    ],
+)
+def test_what_would_change_nothing_or_count_twice_is_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        resolve_protocol("standard", overrides=overrides)
 
 
 def test_all_protocols_together_are_those_that_were_compared() -> None:

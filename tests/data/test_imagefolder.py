@@ -24,6 +24,7 @@ from cfamc_ray.data import imagefolder
 from cfamc_ray.data.imagefolder import read_imagefolder
 from cfamc_ray.data.images import UNLABELLED
 from cfamc_ray.data.mapped import MappedImages
+from cfamc_ray.data.sources import read_source
 from cfamc_ray.data.splits import load_splits, load_test
 from cfamc_ray.evaluation.batches import encode
 from cfamc_ray.evaluation.classifier import LinearClassifier
@@ -138,6 +139,19 @@ def test_a_changed_folder_is_resized_anew(folder: Path, cache: Path, change: Cal
     change(folder)
     read_imagefolder(folder, 8, cache=cache)
     assert len(list(cache.iterdir())) == 2
+
+
+@pytest.mark.filterwarnings("ignore:.* of a single colour")
+def test_a_process_that_has_read_a_folder_sees_its_new_images(
+    folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CFAMC_DATA", str(cache))
+    config = parse_data(name="imagefolder", path=str(folder), image_size=8, pretrain_images=2, probe_images=2)
+    before = read_source(config)
+    assert read_source(config) is before
+    shutil.copy(folder / "train" / "red" / "0.png", folder / "train" / "red" / "more.png")
+    after = read_source(config)
+    assert len(after.train) == len(before.train) + 1
 
 
 def test_another_size_is_resized_beside(folder: Path, cache: Path) -> None:

@@ -15,7 +15,14 @@ from cfamc_ray.config.heads import HeadConfig
 from cfamc_ray.config.method import CropsConfig
 from cfamc_ray.data.images import LabelledImages
 from cfamc_ray.evaluation.attacks import pgd
-from cfamc_ray.evaluation.classifier import LinearClassifier, Views, as_pixels, attacked_features, draw_views
+from cfamc_ray.evaluation.classifier import (
+    EachCrop,
+    LinearClassifier,
+    Views,
+    as_pixels,
+    attacked_features,
+    draw_views,
+)
 from cfamc_ray.evaluation.probe import default_head, fit_path, train_probe
 from cfamc_ray.method.crops import draw_crop_parameters
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
@@ -250,3 +257,15 @@ def test_images_on_their_way_to_a_gpu_are_pinned(
     assert (pixels.device.type, pixels.dtype) == (device, torch.float32)
     assert calls.count("pin") == pinned
     assert calls[pinned] == {"non_blocking": True}
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_its_mode_is_the_encoders(training: bool) -> None:
+    encoder = SelfSupervisedEncoder(EncoderConfig(width=4, prefeature_width=8, hidden_width=8, embedding_width=4))
+    classifier = LinearClassifier(encoder.train(training), nn.Identity())
+    for target in (classifier, EachCrop(classifier)):
+        assert target.training == training
+        was_training = target.training  # as attacks of other libraries do
+        target.eval()
+        target.train(was_training)
+        assert {module.training for module in encoder.modules()} == {training}

@@ -54,7 +54,8 @@ def changed(before: dict[str, torch.Tensor], module: nn.Module) -> set[str]:
 @pytest.mark.parametrize("features", ["prefeature", "backbone"])
 def test_it_lowers_the_training_loss(layers: str, training: str, features: str) -> None:
     classifier = classifier_of(new_encoder(), features)
-    losses = tuned(classifier, layers=layers, training=training, epochs=8, epsilon=0.01)
+    radius: dict[str, Any] = {"epsilon": 0.01} if training == "adversarial" else {}
+    losses = tuned(classifier, layers=layers, training=training, epochs=8, **radius)
     assert len(losses) == 8
     assert losses[-1] < 0.8 * losses[0]
     assert all(map(math.isfinite, losses))
@@ -127,12 +128,16 @@ def from_scratch() -> dict[str, list[Measurement]]:
     """Clean and attacked accuracy on digits of an untrained encoder that was fine-tuned in both ways."""
     source, radius = read_source(parse_data(name="digits", image_size=8)), 24 / 255
     training, test = (split.take(torch.arange(count)) for split, count in ((source.train, 400), (source.test, 200)))
-    finetune = {"layers": "all", "epochs": 10, "batch_images": 40, "lr": 0.05, "epsilon": radius}
-    finetune["attack"] = {"steps": 4, "step_size": radius / 2.5}
+    finetune = {"layers": "all", "epochs": 10, "batch_images": 40, "lr": 0.05}
+    attack = {"epsilon": radius, "attack": {"steps": 4, "step_size": radius / 2.5}}
     encoder, found = new_encoder(), {}
     before = copy.deepcopy(encoder.state_dict())
     for how in ("standard", "adversarial"):
-        keys = {"finetune": {**finetune, "training": how}, "epsilons": [radius], "margin_check": False}
+        keys = {
+            "finetune": {**finetune, "training": how, **(attack if how == "adversarial" else {})},
+            "epsilons": [radius],
+            "margin_check": False,
+        }
         protocol = tiny(**keys, attack={"steps": 10, "step_size": radius / 4})
         found[how] = list(run_protocol(encoder, training, test, classes=10, protocol=protocol, crops=CROPS))
     assert changed(before, encoder) == set(), "its weights are restored"

@@ -818,3 +818,21 @@ def test_the_published_emp_head_is_trained_clean_then_adversarially_then_clean(
         assert not ours.requires_grad
     assert [len(shown) for shown in pgd_calls.of("images")] == [256, 4] * 2
     assert {call["epsilon"] for call in pgd_calls} == {8 / 255}
+
+
+@pytest.mark.slow
+def test_autoattack_on_few_images_at_once_leaves_batch_norm_as_it_is() -> None:
+    """It recomputes activations; with the norm of a minibatch they would be others."""
+    torch.manual_seed(0)
+    encoder = SelfSupervisedEncoder(EncoderConfig(width=4, prefeature_width=16, hidden_width=16, embedding_width=16))
+    images = torch.randint(0, 256, (40, 3, 16, 16), dtype=torch.uint8)
+    images[1::2] //= 2
+    data = LabelledImages(images, torch.arange(40) % 2)
+    radii: dict[str, Any] = {"epsilons": (2 / 255,), "autoattack_epsilons": (2 / 255,), "autoattack_images": 12}
+    found = []
+    for at_once in (None, 5):
+        protocol = ProtocolConfig(name="few", head=HeadConfig(l2=(0.1,)), images=12, batch_images=at_once, **radii)
+        measured = run_protocol(encoder, data, data, classes=2, protocol=protocol, crops=CropsConfig())
+        found.append([(each.attack, each.right, each.images) for each in measured])
+    assert found[0] == found[1]
+    assert found[0][-1][0] == "autoattack"

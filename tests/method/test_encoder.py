@@ -113,7 +113,9 @@ def test_a_saved_encoder_is_read_back_as_it_was(
     network = encoder(config).to(dtype=dtype)
     network(images(4).to(dtype))  # moves the statistics of batch norm
     save_encoder(tmp_path / "encoder.safetensors", network, config)
+    state = torch.get_rng_state()
     restored = load_encoder(as_named(tmp_path / "encoder.safetensors"))
+    assert torch.equal(torch.get_rng_state(), state), "random numbers of the caller stay what they were"
     assert not restored.training
     assert torch.equal(restored(images(4).to(dtype)), network.eval()(images(4).to(dtype)))
     assert [path.name for path in tmp_path.iterdir()] == ["encoder.safetensors"]

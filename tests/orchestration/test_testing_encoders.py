@@ -98,3 +98,20 @@ def test_what_was_measured_is_kept_where_other_tests_fail_or_are_killed(
         "runs out; --resume tests it again",
         "tested trial_00002 with L2 0.3, 0 to go",
     ]
+
+
+def test_a_transfer_is_tested_with_the_probe_images_of_the_search(tmp_path: Path) -> None:
+    """Its own number of pretraining images says nothing."""
+    judges = {"name": "digits", "image_size": 8, "probe_images": 100, "validation_images": 100}
+    tree = STUDY.model_dump(mode="json", exclude_unset=True)
+    tree["trial"]["evaluation"] = {"transfer": judges}
+    study = StudyConfig.model_validate(tree)
+    folder = TrialFolder(tmp_path, 0)
+    folder.open({})
+    save_encoder(folder.encoder, initial_encoder(study.trial), study.trial.encoder)
+    threads = torch.get_num_threads()
+    try:
+        tested = measure_encoder(pack(study, ()), tmp_path, 0, None, [])
+    finally:
+        torch.set_num_threads(threads)
+    assert list(tested.accuracies) == ["none", "pgd", "pgd_margin"]
