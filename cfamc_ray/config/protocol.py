@@ -3,6 +3,7 @@
 The field docstrings are the reference of every key of `cfamc evaluate --set KEY=VALUE`.
 """
 
+import hashlib
 from typing import Annotated, NamedTuple
 
 from pydantic import Field, model_validator
@@ -123,6 +124,12 @@ class ProtocolConfig(Strict):
         self.attack.check_norm(self.norm)
         self.finetune.check_norm(self.norm)
         return self
+
+    @property
+    def digest(self) -> str:
+        """12 hexadecimal digits that differ between protocols that measure something else."""
+        keys = self.model_dump_json(exclude={"name", "batch_images"}, exclude_defaults=True)
+        return hashlib.sha256(keys.encode()).hexdigest()[:12]
 
     def in_l2(self, epsilon: float) -> "ProtocolConfig":
         """A protocol of ours, with any of `HEADS`, in the l2 norm: a step of PGD is a quarter of the radius.

@@ -86,18 +86,27 @@ def untested_strengths(config: StudyConfig, folder: Path) -> dict[int, list[floa
         needed[without_seed(record)].append(record.l2)
     inner, untested = folder / CONFIRM, {}
     for record in read_trials(inner):
-        tests = TrialFolder(inner, record.number).read_tests()
+        tests = _tests(config, inner, record)
         missing = [l2 for l2 in needed.get(without_seed(record), []) if l2 not in tests]
         if missing and record.status == "finished":
             untested[record.number] = missing
     return untested
 
 
+def _tests(config: StudyConfig, inner: Path, record: TrialRecord) -> dict[float | None, PointTest]:
+    """Tests of an encoder by L2 strength, without those of another protocol than `confirm` asks for now."""
+    assert config.confirm is not None
+    tests = TrialFolder(inner, record.number).read_tests()
+    evaluation = config.trial_at(record.point).evaluation
+    asked = {l2: config.confirm.protocol(evaluation, l2).digest for l2 in tests}
+    return {l2: test for l2, test in tests.items() if test.protocol in ("", asked[l2])}
+
+
 def confirmed_front(config: StudyConfig, folder: Path) -> list[Confirmation]:
     """What the fresh seeds say of each candidate so far."""
     assert config.confirm is not None
     finalists, inner = find_finalists(config, read_trials(folder)).chosen, folder / CONFIRM
-    fresh = [(record, TrialFolder(inner, record.number).read_tests()) for record in read_trials(inner)]
+    fresh = [(record, _tests(config, inner, record)) for record in read_trials(inner)]
     runs: dict[Key, list[FreshRun]] = {
         finalist.key: [
             _fresh_run(config, record, tests[finalist.l2])

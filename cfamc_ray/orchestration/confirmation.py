@@ -134,5 +134,5 @@ def test_encoder(
         problem = str(error) if doubted else out_of_memory(error)
         if not problem:
             raise
-        return PointTest(l2, sample, accuracies, problem)
-    return PointTest(l2, sample, accuracies)
+        return PointTest(l2, sample, accuracies, problem, protocol.digest)
+    return PointTest(l2, sample, accuracies, protocol=protocol.digest)

@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 
 from cfamc_ray.store.content import json_object
 
+NOTES = ("problem", "protocol")
+"""Texts of a test, which are written where they are not empty."""
+
 
 class PointTest(NamedTuple):
     """Accuracies of an encoder on the test split, with a linear head of one L2 strength."""
@@ -19,6 +22,8 @@ class PointTest(NamedTuple):
     """Fractions by attack, in the order of the attacks; an attack that did not end has none."""
     problem: str = ""
     """Why accuracies are missing; empty if none is."""
+    protocol: str = ""
+    """Digest of the protocol; empty in tests of older versions, which did not note it."""
 
 
 def dump_tests(tests: Iterable[PointTest]) -> str:
@@ -28,7 +33,7 @@ def dump_tests(tests: Iterable[PointTest]) -> str:
             "l2": test.l2,
             "test_sample": dict(test.sample),
             **test.accuracies,
-            **({"problem": test.problem} if test.problem else {}),
+            **{name: getattr(test, name) for name in NOTES if getattr(test, name)},
         }
         for test in tests
     ]
@@ -54,11 +59,11 @@ def parse_tests(text: str) -> dict[float | None, PointTest]:
 def _parse_test(entry: object) -> PointTest:
     if not isinstance(entry, dict):
         raise ValueError("holds an operating point that is no JSON object")
-    l2, sample, problem = entry.get("l2"), entry.get("test_sample", {}), entry.get("problem", "")
-    others = {name: value for name, value in entry.items() if name not in ("l2", "test_sample", "problem")}
-    if not (isinstance(l2, float | None) and isinstance(sample, dict) and isinstance(problem, str)):
+    l2, sample, notes = entry.get("l2"), entry.get("test_sample", {}), {name: entry.get(name, "") for name in NOTES}
+    others = {name: value for name, value in entry.items() if name not in ("l2", "test_sample", *NOTES)}
+    if not (isinstance(l2, float | None) and isinstance(sample, dict)) or {*map(type, notes.values())} != {str}:
         raise ValueError("holds an operating point of another form")
-    if not all(isinstance(value, float | None) for value in others.values()) or not (others or problem):
+    if not all(isinstance(value, float | None) for value in others.values()) or not (others or notes["problem"]):
         raise ValueError("holds no accuracies")
     accuracies = {name: value for name, value in others.items() if value is not None and math.isfinite(value)}
-    return PointTest(l2, sample, accuracies, problem)
+    return PointTest(l2, sample, accuracies, **notes)

@@ -67,6 +67,20 @@ def test_only_strengths_that_no_test_has_are_tested(folder: Path) -> None:
     assert untested_strengths(CONFIG, folder) == {0: [0.1, 1.0], 1: [0.1, 1.0]}
 
 
+def test_tests_of_another_protocol_are_made_again_and_do_not_count(folder: Path) -> None:
+    assert CONFIG.confirm is not None
+    for trial in trials(folder):
+        for l2 in (0.1, 1.0):
+            digest = CONFIG.confirm.protocol(CONFIG.trial.evaluation, l2).digest
+            trial.add_test(passed(l2)._replace(protocol=digest))
+    assert untested_strengths(CONFIG, folder) == {}
+    more = CONFIG.confirm.model_copy(update={"attacked_images": CONFIG.confirm.attacked_images + 1})
+    asked = CONFIG.model_copy(update={"confirm": more})
+    assert untested_strengths(asked, folder) == {0: [0.1, 1.0], 1: [0.1, 1.0]}
+    assert {one.seeds for one in confirmed_front(CONFIG, folder)} == {2}
+    assert {one.seeds for one in confirmed_front(asked, folder)} == {0}
+
+
 def test_a_front_that_has_changed_asks_for_further_strengths_alone(folder: Path) -> None:
     for trial in trials(folder):
         trial.add_test(passed(0.1))

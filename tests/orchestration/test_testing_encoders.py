@@ -53,6 +53,8 @@ def test_beside_accuracies_it_is_noted_which_test_images_they_are_of(l2: float |
     finally:
         torch.set_num_threads(threads)
     assert (tested.l2, tested.problem) == (l2, "")
+    assert STUDY.confirm is not None
+    assert tested.protocol == STUDY.confirm.protocol(STUDY.trial.evaluation, l2).digest
     assert tested.sample == describe_test(STUDY.trial.data, images=40)
     assert list(tested.accuracies) == ["none", "pgd", "pgd_margin"]
     counts = zip(tested.accuracies.values(), (40, 20, 20), strict=True)
