@@ -3,6 +3,8 @@
 In both cases the trial resumes from its own folder, so a killed process is simply restarted.
 """
 
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,34 @@ from cfamc_ray.method.parallel import DistributedContext
 from cfamc_ray.orchestration.crashes import CrashReport
 from cfamc_ray.orchestration.images import SharedSources, take_sources
 from cfamc_ray.orchestration.packing import Packed, pack
+from cfamc_ray.store.layout import STUDY
 from cfamc_ray.store.records import TrialFolder
 from cfamc_ray.training.allocator import worker_device
 from cfamc_ray.training.recording import Row, run_recorded
 
+SEEN_SECONDS = 30.0
+"""Seconds after which a folder that is not seen counts as missing."""
+LOOK_SECONDS = 0.5
+"""Seconds between two looks."""
+
 Point = dict[str, Any]
 """A Tune config: ``number`` of the trial and ``point``, the searched keys and their values."""
+
+
+def await_folder(folder: Path) -> None:
+    """Wait until this machine sees the study's folder, which a network file system may show a little later.
+
+    Raises:
+        FileNotFoundError: if it does not. What a trial wrote into a folder of its own would be lost.
+    """
+    deadline = time.monotonic() + SEEN_SECONDS
+    while not (folder / STUDY).exists():
+        if time.monotonic() > deadline:
+            raise FileNotFoundError(
+                f"{folder} is not on {socket.gethostname()}: every machine of the cluster must see the study's folder "
+                "at this path; name one on a shared file system with --out"
+            )
+        time.sleep(LOOK_SECONDS)
 
 
 class OneWorkerTrial(tune.Trainable):
@@ -32,6 +56,7 @@ class OneWorkerTrial(tune.Trainable):
 
     def setup(self, config: Point, study: Packed[StudyConfig], folder: Path, sources: SharedSources) -> None:
         """Begin the first trial of this process."""
+        await_folder(folder)
         self._study, self._folder = study.unpack(), folder
         take_sources(sources)
         self._crash_report: CrashReport | None = None
@@ -67,6 +92,7 @@ def several_workers(study: StudyConfig, folder: Path) -> Callable[[Point, Shared
     packed, resources = pack(study, study.plugins), study.resources
 
     def worker(config: Point, sources: SharedSources) -> None:
+        await_folder(folder)
         study = packed.unpack()
         take_sources(sources)
         workers = train.get_context()
