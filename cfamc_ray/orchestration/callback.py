@@ -18,7 +18,7 @@ from cfamc_ray.front.front import find_front
 from cfamc_ray.front.progress import Progress, progress_of
 from cfamc_ray.host.files import DiskFullError
 from cfamc_ray.orchestration.crashes import crash_reason
-from cfamc_ray.orchestration.growing import too_small_now
+from cfamc_ray.orchestration.growing import SizeWatch
 from cfamc_ray.orchestration.orphans import remove_orphaned_groups
 from cfamc_ray.search.search import Search
 from cfamc_ray.store.records import TrialFolder, TrialRecord, read_trials
@@ -53,7 +53,7 @@ class StudyCallback(tune.Callback):
     def __init__(self, search: Search, folder: Path, view: View) -> None:
         self.search, self.config, self.folder, self.view = search, search.config, folder, view
         self.losses: Counter[int] = Counter()
-        self.too_small = ""
+        self.size_watch = SizeWatch(self.config.resources, view.say)
         self._records = {record.number: record for record in read_trials(folder)}
         self.ended_before = sum(record.ended and record.counts for record in self.records)
         self.started, self.shown = time.monotonic(), 0.0
@@ -131,10 +131,7 @@ class StudyCallback(tune.Callback):
         This is repeated, because Ray notices the death of one process after another.
         """
         remove_orphaned_groups()
-        too_small = too_small_now(self.config.resources)
-        if too_small != self.too_small:
-            self.too_small = too_small
-            self.view.say(too_small or "The cluster is large enough again.")
+        self.size_watch.look()
 
     def _reread(self, trial: TuneTrial) -> None:
         self._records[trial.config["number"]] = record_of(self.folder, trial)

@@ -1,6 +1,7 @@
 """The system part of a scaling study: cells are measured one after another, each in its own processes."""
 
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -13,6 +14,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from cfamc_ray.config.resources import ResourceConfig
 from cfamc_ray.config.scaling import Cell, ScalingConfig, SystemConfig
 from cfamc_ray.method.parallel import DistributedContext
+from cfamc_ray.orchestration.growing import SizeWatch
 from cfamc_ray.orchestration.packing import Packed, pack
 from cfamc_ray.orchestration.session import running_ray
 from cfamc_ray.store.cells import CellFolder, cell_line
@@ -81,14 +83,14 @@ def run_cells(config: ScalingConfig, folder: CellFolder, *, address: str | None,
     ):
         view.advance(len(config.cells) - len(missing))
         for cell in missing:
-            measured = _measure(cell, config)
+            measured = _measure(cell, config, view.say)
             folder.write(cell, measured | {"environment": environment()})
             if detail == "verbose" or measured["status"] == "failed":
                 view.say(cell_line(cell, measured))
             view.advance()
 
 
-def _measure(cell: Cell, config: ScalingConfig) -> dict[str, Any]:
+def _measure(cell: Cell, config: ScalingConfig, say: Callable[[str], object]) -> dict[str, Any]:
     resources = config.resources
     bundle = {"CPU": float(resources.cpus_per_worker), "GPU": float(resources.gpus_per_worker)}
     places = placement_group([{name: n for name, n in bundle.items() if n}] * cell.workers, strategy="PACK")
@@ -97,6 +99,7 @@ def _measure(cell: Cell, config: ScalingConfig) -> dict[str, Any]:
         num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker, scheduling_strategy=strategy
     )
     try:
+        SizeWatch(resources.model_copy(update={"workers_per_trial": cell.workers}), say).wait([places.ready()])
         workers = [worker.remote() for _ in range(cell.workers)]
         meeting, packed = ray.get(workers[0].meeting.remote()), pack(cell, config.plugins)
         answers = [

@@ -15,6 +15,7 @@ from cfamc_ray.evaluation.protocols import measure_on
 from cfamc_ray.front.finalists import confirming_study, untested_strengths
 from cfamc_ray.method.encoder import load_encoder
 from cfamc_ray.orchestration.crashes import NOTHING_SAID
+from cfamc_ray.orchestration.growing import SizeWatch
 from cfamc_ray.orchestration.images import SharedSources, share_sources, take_sources
 from cfamc_ray.orchestration.packing import Packed, pack
 from cfamc_ray.orchestration.run import run_study
@@ -78,8 +79,9 @@ def _test(
         sources, packed = share_sources(fresh), pack(fresh, fresh.plugins)
         waiting = {test.remote(packed, folder, number, l2, sources): (number, l2) for number, l2 in points}
         failures: list[RayTaskError] = []
+        watch = SizeWatch(resources.model_copy(update={"workers_per_trial": 1}), view.say)
         while waiting:
-            (done,), _ = ray.wait(list(waiting))
+            done = watch.wait(list(waiting))
             number, l2 = waiting.pop(done)
             strength = "" if l2 is None else f" with L2 {l2:g}"
             try:

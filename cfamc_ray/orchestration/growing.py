@@ -1,7 +1,7 @@
 """Wait for an autoscaling cluster to start the machines that a study needs."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import ray
 from ray.autoscaler.sdk import request_resources
@@ -10,6 +10,8 @@ from ray.core.generated.autoscaler_pb2 import AutoscalingState, GetClusterStatus
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.resources import ResourceConfig
 
+WATCH_SECONDS = 5.0
+"""Seconds of a wait after which the cluster is looked at."""
 LOOK_SECONDS = 1.0
 UNAWARE = 3
 """Number of versions of the cluster's state after the request that may still be from before it."""
@@ -86,11 +88,38 @@ def _lacking(resources: ResourceConfig) -> str:
     return ""
 
 
-def too_small_now(resources: ResourceConfig) -> str:
-    """A line for a person if a cluster that has lost machines cannot hold even one trial; empty if it can."""
-    for kind, _, needed, there in _shortages(resources.model_copy(update={"trials_at_once": 1})):
-        return f"The cluster has {there:g} {kind}s left, but a trial needs {needed:g}: the study waits for machines."
-    return ""
+class SizeWatch:
+    """Says when a cluster that loses machines becomes too small for a piece of work, and large enough again.
+
+    Args:
+        resources: resources of the work, of which one trial is looked at.
+        say: called with a line for a person.
+    """
+
+    def __init__(self, resources: ResourceConfig, say: Callable[[str], object]) -> None:
+        self._resources, self._say = resources.model_copy(update={"trials_at_once": 1}), say
+        self._line = ""
+
+    def look(self) -> None:
+        """Compare what is there with what is needed; nothing is said twice in a row."""
+        line = next(
+            (
+                f"The cluster has {there:g} {kind}s left, but {needed:g} are needed at once: waiting for machines."
+                for kind, _, needed, there in _shortages(self._resources)
+            ),
+            "",
+        )
+        if line != self._line:
+            self._line = line
+            self._say(line or "The cluster is large enough again.")
+
+    def wait(self, references: Sequence[ray.ObjectRef]) -> ray.ObjectRef:
+        """The first of Ray's results that is there."""
+        while True:
+            done, _ = ray.wait(list(references), timeout=WATCH_SECONDS)
+            if done:
+                return done[0]
+            self.look()
 
 
 def _shortages(resources: ResourceConfig) -> Iterator[tuple[str, float, float, float]]:

@@ -46,6 +46,18 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Any:
     return play
 
 
+def test_a_wait_says_once_why_it_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    there, said = iter([{"CPU": 1.0}, {"CPU": 1.0}, {"CPU": 2.0}]), list[str]()
+    answers: Any = iter([([], ["a"]), ([], ["a"]), ([], ["a"]), (["a"], [])])
+    monkeypatch.setattr("ray.cluster_resources", lambda: next(there))
+    monkeypatch.setattr("ray.wait", lambda *_, timeout: next(answers))
+    assert growing.SizeWatch(ResourceConfig(workers_per_trial=2, trials_at_once=9), said.append).wait(["a"]) == "a"
+    assert said == [
+        "The cluster has 1 CPUs left, but 2 are needed at once: waiting for machines.",
+        "The cluster is large enough again.",
+    ]
+
+
 def test_what_is_there_is_taken_without_a_word(cluster: Any) -> None:
     requests, lines = cluster([2.0], [state(0)]), list[str]()
     growing.require(TWO, cluster=True, say=lines.append)

@@ -159,6 +159,6 @@ def test_what_lost_trials_occupied_is_freed_and_a_person_is_told_why_the_study_w
         watcher.on_step_end(0, [])
     assert len(freed) == 4
     assert view.said == [
-        "The cluster has 0 CPUs left, but a trial needs 1: the study waits for machines.",
+        "The cluster has 0 CPUs left, but 1 are needed at once: waiting for machines.",
         "The cluster is large enough again.",
     ]

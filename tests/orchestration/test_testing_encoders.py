@@ -17,6 +17,7 @@ from cfamc_ray.data.splits import describe_test
 from cfamc_ray.method.encoder import save_encoder
 from cfamc_ray.orchestration import confirmation
 from cfamc_ray.orchestration.confirmation import test_encoder as measure_encoder
+from cfamc_ray.orchestration.growing import SizeWatch
 from cfamc_ray.orchestration.packing import pack
 from cfamc_ray.store.records import TrialFolder
 from cfamc_ray.store.tested import PointTest
@@ -87,8 +88,9 @@ def test_what_was_measured_is_kept_where_other_tests_fail_or_are_killed(
         return result
 
     remote = SimpleNamespace(remote=lambda packed, folder, number, l2, sources: number)
-    ray = SimpleNamespace(remote=lambda **_: lambda test: remote, wait=lambda waiting: (waiting[:1], None), get=get)
+    ray = SimpleNamespace(remote=lambda **_: lambda test: remote, get=get)
     monkeypatch.setattr(confirmation, "ray", ray)
+    monkeypatch.setattr(SizeWatch, "wait", lambda _, waiting: waiting[0])
     monkeypatch.setattr(confirmation, "share_sources", lambda study: [])
     monkeypatch.setattr(confirmation, "running_ray", lambda *_: nullcontext(sys.stdout))
     with pytest.raises(RayTaskError, match="a plugin"):
