@@ -282,14 +282,14 @@ def test_a_checkpoint_of_another_config_is_refused(tmp_path: Path) -> None:
 def test_a_save_that_was_cut_off_leaves_the_last_checkpoint_and_does_not_hurt_the_next(tmp_path: Path) -> None:
     trial, resumed = tiny_trial(), tiny_trial()
     trial.save(tmp_path / "checkpoint.pt")
-    (tmp_path / "checkpoint.pt.partial").write_bytes(b"half a checkpoint")
+    (tmp_path / "checkpoint.pt.0.partial").write_bytes(b"half a checkpoint")
     resumed.load(tmp_path / "checkpoint.pt")
     assert resumed.epoch == 0
     trial.run_epoch()
     trial.save(tmp_path / "checkpoint.pt")
     resumed.load(tmp_path / "checkpoint.pt")
     assert resumed.epoch == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt", "checkpoint.pt.0.partial"}
 
 
 def test_a_saved_encoder_is_the_trials(tmp_path: Path) -> None:
