@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +21,13 @@ def kill_marked(mark: str, name: str = "") -> int:
                 os.kill(int(process.name), signal.SIGKILL)
                 killed += 1
     return killed
+
+
+def wait_until(constraint: Callable[[], bool], seconds: float = 300) -> None:
+    end = time.monotonic() + seconds
+    while not constraint():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.05)
 
 
 class Command:

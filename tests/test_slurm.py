@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes import kill_marked
-from test_study_runs import SPACE, wait_until
+from processes import kill_marked, wait_until
+from test_study_runs import SPACE
 
 from cfamc_ray.config.yaml12 import dump_yaml
 from cfamc_ray.store.epoch_rows import Row

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import Command
-from test_study_runs import SPACE, run, wait_until
+from processes import Command, wait_until
+from test_study_runs import SPACE, run
 
 from cfamc_ray.config.yaml12 import dump_yaml
 from cfamc_ray.store.records import read_trials

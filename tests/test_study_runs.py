@@ -3,8 +3,6 @@
 import csv
 import json
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -16,7 +14,7 @@ import optuna_dashboard
 import pytest
 import tensorboard.program  # type: ignore[import-untyped]
 import torch
-from processes import Command
+from processes import Command, wait_until
 
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.yaml12 import dump_yaml
@@ -62,13 +60,6 @@ def space(tmp_path: Path) -> Path:
 
 def run(space: Path, *options: str) -> tuple[int, str]:
     return Command(space, *options).wait()
-
-
-def wait_until(constraint: Callable[[], bool], seconds: float = 300) -> None:
-    end = time.monotonic() + seconds
-    while not constraint():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.05)
 
 
 def finished(records: list[TrialRecord]) -> list[TrialRecord]:

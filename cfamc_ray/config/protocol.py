@@ -3,7 +3,6 @@
 The field docstrings are the reference of every key of `cfamc evaluate --set KEY=VALUE`.
 """
 
-import hashlib
 from typing import Annotated, NamedTuple
 
 from pydantic import Field, model_validator
@@ -11,6 +10,7 @@ from pydantic import Field, model_validator
 from cfamc_ray.config.attacks import ATTACKS, AttackConfig, AutoAttackConfig, MarginsConfig, PgdConfig
 from cfamc_ray.config.components import ComponentField
 from cfamc_ray.config.corruptions import CORRUPTIONS, SEVERITIES, Corruption, Severity
+from cfamc_ray.config.digests import digest_of
 from cfamc_ray.config.finetune import FinetuneConfig
 from cfamc_ray.config.heads import HEADS, HeadConfig
 from cfamc_ray.config.types import Norm, NormKey, Radius, Strict
@@ -128,8 +128,7 @@ class ProtocolConfig(Strict):
     @property
     def digest(self) -> str:
         """12 hexadecimal digits that differ between protocols that measure something else."""
-        keys = self.model_dump_json(exclude={"name", "batch_images"}, exclude_defaults=True)
-        return hashlib.sha256(keys.encode()).hexdigest()[:12]
+        return digest_of(self.model_dump(mode="json", exclude={"name", "batch_images"}, exclude_defaults=True))
 
     def in_l2(self, epsilon: float) -> "ProtocolConfig":
         """A protocol of ours, with any of `HEADS`, in the l2 norm: a step of PGD is a quarter of the radius.

@@ -4,8 +4,6 @@ The field docstrings are the reference of every key; the defaults are the paper'
 corrected variant of each undocumented choice of the published code.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 from functools import partial, reduce
 from typing import Annotated, Any
@@ -14,6 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from cfamc_ray.config.components import Component, ComponentField, branch, keys_of, lay
 from cfamc_ray.config.data import Cifar10Config, DataConfig, DataSet
+from cfamc_ray.config.digests import digest_of
 from cfamc_ray.config.encoder import EncoderConfig
 from cfamc_ray.config.errors import message_of
 from cfamc_ray.config.evaluation import EvaluationConfig
@@ -217,7 +216,7 @@ class TrialConfig(Strict):
 
         Defaults are left out, so a key that is added later does not change fingerprints as long as it has its default.
         """
-        return _digest(without_paths(self.model_dump(exclude_defaults=True)))
+        return digest_of(without_paths(self.model_dump(exclude_defaults=True)))
 
     def fingerprint_until(self, epochs: int) -> str:
         """Twelve hexadecimal digits that identify how the first epochs are trained and evaluated.
@@ -226,7 +225,7 @@ class TrialConfig(Strict):
         `fingerprint`.
         """
         parts = [(length, stage.fingerprint) for length, stage in self.until(max(epochs, 1))]
-        return parts[0][1] if len(parts) == 1 else _digest(parts)
+        return parts[0][1] if len(parts) == 1 else digest_of(parts)
 
     def value_of(self, key: str) -> Any:
         """The value of a dotted key, such as ``crops.views``, or of a derived quantity, such as ``crop_passes``.
@@ -253,10 +252,6 @@ class TrialConfig(Strict):
         """
         branches = (branch(key, value) for key, value in values.items())
         return TrialConfig.model_validate(lay_trials(self.model_dump(exclude_unset=True), *branches))
-
-
-def _digest(tree: object) -> str:
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _has(model: type[Strict], name: str) -> bool:

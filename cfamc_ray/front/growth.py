@@ -36,9 +36,8 @@ def find_growth(config: StudyConfig, records: Sequence[TrialRecord]) -> Growth:
     """
     reference, directions = find_front(config, records).reference, list(config.objectives.values())
     front: list[list[float]] = []
-    volume = passes = seconds = 0.0
+    volume = passes = seconds = before = 0.0
     rows: list[tuple[int, float, float, float]] = []
-    before = 0.0
     for record in sorted(records, key=lambda record: (not record.source, record.number)):
         values = [*front, *(point.values(config.objectives) for point in record.each_point(config.objectives))]
         on_front = pareto_front(values, directions)
@@ -47,11 +46,10 @@ def find_growth(config: StudyConfig, records: Sequence[TrialRecord]) -> Growth:
             volume = hypervolume(front, reference, directions)
         if record.source:
             before = volume
-        if record.source or not record.rows:
-            continue
-        passes += record.paid("crop_passes")
-        seconds += record.paid("train_seconds") + record.paid("eval_seconds")
-        rows.append((record.number, passes, seconds, volume))
+        elif record.rows:
+            passes += record.paid("crop_passes")
+            seconds += record.paid("train_seconds") + record.paid("eval_seconds")
+            rows.append((record.number, passes, seconds, volume))
     trials, spent, taken, volumes = zip(*rows, strict=True) if rows else ((), (), (), ())
     return Growth(trials, spent, taken, volumes, before)
 

@@ -1,6 +1,5 @@
 """The result of an evaluation, its file, and the published results for comparison."""
 
-import hashlib
 import html
 import json
 from collections.abc import Mapping, Sequence
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cfamc_ray.config.data import DataConfig
+from cfamc_ray.config.digests import digest_of
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.protocol import ProtocolConfig
 from cfamc_ray.config.recipes import PublishedRow, read_recipe
@@ -175,8 +175,7 @@ def record_path(run: Run, settings: dict[str, Any]) -> Path:
     """
     unplaced = {"encoder": run.encoder is not None, "trial": without_paths(run.trial.model_dump(mode="json"))}
     identity = settings | unplaced | without_paths({"data": settings["data"]})
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-    return run.folder / "evaluations" / f"{settings['protocol']['name']}-{digest}.json"
+    return run.folder / "evaluations" / f"{settings['protocol']['name']}-{digest_of(identity, digits=8)}.json"
 
 
 def published(run: Run, data: DataConfig) -> dict[str, Any] | None:

@@ -74,6 +74,11 @@ class DistributedContext:
         dist.all_gather_into_tensor(rows_X, rows_n.contiguous())
         return rows_X[:count]
 
+    def same_on_all(self, number: int) -> bool:
+        """Whether all workers have the same number."""
+        numbers_W = self.gather(torch.tensor([int(number)], device=self.device), self.world_size)
+        return bool((numbers_W == number).all())
+
     def as_first(self, tensors: Iterable[Tensor]) -> None:
         """Broadcast the values of tensors from the first worker to all, in place."""
         if self.world_size > 1:

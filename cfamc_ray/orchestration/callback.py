@@ -53,7 +53,7 @@ class StudyCallback(tune.Callback):
     def __init__(self, search: Search, folder: Path, view: View) -> None:
         self.search, self.config, self.folder, self.view = search, search.config, folder, view
         self.losses: Counter[int] = Counter()
-        self.size_watch = SizeWatch(self.config.resources, view.say)
+        self.size_watch = SizeWatch(self.config.resources, self.config.resources.workers_per_trial, view.say)
         self._records = {record.number: record for record in read_trials(folder)}
         self.ended_before = sum(record.ended and record.counts for record in self.records)
         self.started, self.shown = time.monotonic(), 0.0

@@ -99,7 +99,7 @@ def _measure(cell: Cell, config: ScalingConfig, say: Callable[[str], object]) ->
         num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker, scheduling_strategy=strategy
     )
     try:
-        SizeWatch(resources.model_copy(update={"workers_per_trial": cell.workers}), say).wait([places.ready()])
+        SizeWatch(resources, cell.workers, say).wait([places.ready()])
         workers = [worker.remote() for _ in range(cell.workers)]
         meeting, packed = ray.get(workers[0].meeting.remote()), pack(cell, config.plugins)
         answers = [

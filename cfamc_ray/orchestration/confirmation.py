@@ -79,7 +79,7 @@ def _test(
         sources, packed = share_sources(fresh), pack(fresh, fresh.plugins)
         waiting = {test.remote(packed, folder, number, l2, sources): (number, l2) for number, l2 in points}
         failures: list[RayTaskError] = []
-        watch = SizeWatch(resources.model_copy(update={"workers_per_trial": 1}), view.say)
+        watch = SizeWatch(resources, 1, view.say)
         while waiting:
             done = watch.wait(list(waiting))
             number, l2 = waiting.pop(done)

@@ -92,13 +92,14 @@ class SizeWatch:
     """Says when a cluster that loses machines becomes too small for a piece of work, and large enough again.
 
     Args:
-        resources: resources of the work, of which one trial is looked at.
+        resources: resources of each worker.
+        workers: number of workers of the work.
         say: called with a line for a person.
     """
 
-    def __init__(self, resources: ResourceConfig, say: Callable[[str], object]) -> None:
-        self._resources, self._say = resources.model_copy(update={"trials_at_once": 1}), say
-        self._line = ""
+    def __init__(self, resources: ResourceConfig, workers: int, say: Callable[[str], object]) -> None:
+        self._resources = resources.model_copy(update={"trials_at_once": 1, "workers_per_trial": workers})
+        self._say, self._line = say, ""
 
     def look(self) -> None:
         """Compare what is there with what is needed; nothing is said twice in a row."""

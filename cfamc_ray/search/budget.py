@@ -52,12 +52,13 @@ class Budget:
                 f"hypervolume, less than budget.plateau.tolerance {limits.plateau.tolerance:.2%}",
             )
         exhaustive = self.config.search.sampler.exhaustive
-        if exhaustive and not any(True for _ in self._untried(records)):
+        if exhaustive and next(self._untried(records), None) is None:
             return StopReason("no_point", "all points have been tried")
         left = self._left(records)
         if not left:
             return None
-        model, trials = self._model(records), self._untried(records) if exhaustive else self._sample
+        model = self._model(records)
+        trials = map(self.config.trial_at, self._untried(records)) if exhaustive else self._sample
         if any(self._excess(trial, left, model) is None for trial in trials):
             return None
         shown = " and ".join(f"{max(amount, 0):.3g} of budget.{name}" for name, amount in left.items())
@@ -71,11 +72,11 @@ class Budget:
     def _sample(self) -> list[TrialConfig]:
         return list(map(self.config.trial_at, islice(self._space.points(), SAMPLE)))
 
-    def _untried(self, records: Sequence[TrialRecord]) -> Iterator[TrialConfig]:
-        """The trials of the points of a grid that no record has."""
+    def _untried(self, records: Sequence[TrialRecord]) -> Iterator[Point]:
+        """The points of a grid that no record has."""
         tried = {self._space.identity(record.point) for record in records}
         points = self._space.grid_from(len(records))
-        return (self.config.trial_at(point) for point in points if self._space.identity(point) not in tried)
+        return (point for point in points if self._space.identity(point) not in tried)
 
     def refusal(self, point: Point, records: Sequence[TrialRecord]) -> StopReason | None:
         """Reason why a point exceeds the remaining budget or the memory; None if it does not."""

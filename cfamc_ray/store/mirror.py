@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.host.files import replacing
+from cfamc_ray.host.files import PARTIAL, replacing
 from cfamc_ray.host.process import before_end
 from cfamc_ray.store.layout import CELLS, MLFLOW, STORAGE, TRIAL
 
@@ -20,7 +20,7 @@ SECONDS = 60.0
 """Time between two copies."""
 NEVER_REMOVED = (TRIAL, CELLS)
 """Files that a folder never loses: one that lacks them is another folder than the one that was copied."""
-LEFT_OUT = (f"{STORAGE}*", f"{MLFLOW}*", "*.lock", "*.pkl", "experiment_state-*", "search_gen_state-*", "*.partial")
+LEFT_OUT = (f"{STORAGE}*", f"{MLFLOW}*", "*.lock", "*.pkl", "experiment_state-*", "search_gen_state-*", f"*{PARTIAL}")
 """Half-written files, and files that a command can make again from the trials."""
 
 

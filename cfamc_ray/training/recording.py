@@ -199,7 +199,7 @@ class RecordedTrial:
 
     def _agreed(self, found: int) -> int:
         """What this worker found, if all workers found the same; else they would train different epochs together."""
-        if not self.trial.same_on_all_workers(found):
+        if not self.trial.context.same_on_all(found):
             raise WorkersDisagreeError(
                 f"{self.folder.path}: the workers of this trial do not find the same files; every machine of a cluster "
                 "must see the study's folder, at the same path"
@@ -249,9 +249,8 @@ def ends_trial(error: Exception) -> tuple[Status, StopReason] | None:
             return "failed", StopReason("diverged", str(error))
         case _ if reason := out_of_memory(error):
             return "failed", StopReason("out_of_memory", reason)
-        case WorkersDisagreeError():
-            return None
-        case dist.DistError() | torch.AcceleratorError():  # another worker, or this one's GPU, was lost
+        case WorkersDisagreeError() | dist.DistError() | torch.AcceleratorError():
+            # Another worker, what it sees, or this one's GPU was lost.
             return None
         case RuntimeError() if _LOST.search(str(error)):
             return None

@@ -205,14 +205,6 @@ class Trial:
         dist.broadcast(shared, src=0, group=self._hosts)
         return bool(shared)
 
-    def same_on_all_workers(self, number: int) -> bool:
-        """Whether all workers have the same number; all of them call this."""
-        if self.context.world_size == 1:
-            return True
-        numbers = [torch.empty((), dtype=torch.long) for _ in range(self.context.world_size)]
-        dist.all_gather(numbers, torch.tensor(int(number)), group=self._hosts)
-        return all(int(other) == number for other in numbers)
-
     def _evaluate(self) -> Scores:
         try:
             return search_scores(

@@ -51,7 +51,7 @@ def test_a_wait_says_once_why_it_is_long(monkeypatch: pytest.MonkeyPatch) -> Non
     answers: Any = iter([([], ["a"]), ([], ["a"]), ([], ["a"]), (["a"], [])])
     monkeypatch.setattr("ray.cluster_resources", lambda: next(there))
     monkeypatch.setattr("ray.wait", lambda *_, timeout: next(answers))
-    assert growing.SizeWatch(ResourceConfig(workers_per_trial=2, trials_at_once=9), said.append).wait(["a"]) == "a"
+    assert growing.SizeWatch(ResourceConfig(trials_at_once=9), 2, said.append).wait(["a"]) == "a"
     assert said == [
         "The cluster has 1 CPUs left, but 2 are needed at once: waiting for machines.",
         "The cluster is large enough again.",

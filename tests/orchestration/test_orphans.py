@@ -1,10 +1,10 @@
 """Placement groups whose creator has died are removed, and no others."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 import ray
+from processes import wait_until
 from ray.util.placement_group import placement_group
 
 from cfamc_ray.orchestration.orphans import remove_orphaned_groups
@@ -25,15 +25,6 @@ class Creator:
         return bool(placement_group([{"CPU": 1}]).wait(60))
 
 
-def soon(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.1)
-    return False
-
-
 def free_places() -> float:
     return float(ray.available_resources().get("CPU", 0))
 
@@ -43,8 +34,8 @@ def test_a_group_is_removed_when_its_creator_has_died(two_places: None) -> None:
     creator = Creator.remote()  # type: ignore[attr-defined]
     assert ray.get(creator.create.remote())
     assert remove_orphaned_groups() == 0, "both creators live"
-    assert soon(lambda: free_places() == 0)
+    wait_until(lambda: free_places() == 0)
     ray.kill(creator)
-    assert soon(lambda: remove_orphaned_groups() == 1)
-    assert soon(lambda: free_places() == 1), "that of this process stays"
+    wait_until(lambda: remove_orphaned_groups() == 1)
+    wait_until(lambda: free_places() == 1)  # that of this process stays
     assert remove_orphaned_groups() == 0

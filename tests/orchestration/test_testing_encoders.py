@@ -43,16 +43,21 @@ STUDY = StudyConfig.model_validate(
 )
 
 
-@pytest.mark.parametrize("l2", [None, 0.3])
-def test_beside_accuracies_it_is_noted_which_test_images_they_are_of(l2: float | None, tmp_path: Path) -> None:
-    folder = TrialFolder(tmp_path, 0)
-    folder.open({})
-    save_encoder(folder.encoder, initial_encoder(STUDY.trial), STUDY.trial.encoder)
+def measured_initially(study: StudyConfig, folder: Path, l2: float | None) -> PointTest:
+    """What is noted of the encoder with which the study's trials begin."""
+    trial_folder = TrialFolder(folder, 0)
+    trial_folder.open({})
+    save_encoder(trial_folder.encoder, initial_encoder(study.trial), study.trial.encoder)
     threads = torch.get_num_threads()
     try:
-        tested = measure_encoder(pack(STUDY, ()), tmp_path, 0, l2, [])
+        return measure_encoder(pack(study, ()), folder, 0, l2, [])
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("l2", [None, 0.3])
+def test_beside_accuracies_it_is_noted_which_test_images_they_are_of(l2: float | None, tmp_path: Path) -> None:
+    tested = measured_initially(STUDY, tmp_path, l2)
     assert (tested.l2, tested.problem) == (l2, "")
     assert STUDY.confirm is not None
     assert tested.protocol == STUDY.confirm.protocol(STUDY.trial.evaluation, l2).digest
@@ -110,12 +115,5 @@ def test_a_transfer_is_tested_with_the_probe_images_of_the_search(tmp_path: Path
     tree = STUDY.model_dump(mode="json", exclude_unset=True)
     tree["trial"]["evaluation"] = {"transfer": judges}
     study = StudyConfig.model_validate(tree)
-    folder = TrialFolder(tmp_path, 0)
-    folder.open({})
-    save_encoder(folder.encoder, initial_encoder(study.trial), study.trial.encoder)
-    threads = torch.get_num_threads()
-    try:
-        tested = measure_encoder(pack(study, ()), tmp_path, 0, None, [])
-    finally:
-        torch.set_num_threads(threads)
+    tested = measured_initially(study, tmp_path, None)
     assert list(tested.accuracies) == ["none", "pgd", "pgd_margin"]
