@@ -1,6 +1,5 @@
 """A component of somebody's own module, in every process that handles a study."""
 
-import json
 import os
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from textwrap import dedent
 import pytest
 
 from cfamc_ray.store.records import read_trials
+from cfamc_ray.store.tested import parse_tests
 
 ROOT = Path(__file__).parent.parent
 PLUGIN = '''
@@ -185,11 +185,10 @@ def test_a_confirmation_imports_it(project: Path) -> None:
     confirm = "confirm={seeds: 1, images: 20, attacked_images: 10, attacks: [pgd20]}"
     done = tune(project, "--trials", "1", "--set", confirm)
     assert done.returncode == 0, done.stderr
-    measured = json.loads((project / "runs" / "mine" / "confirm" / "trial_00000" / "test.json").read_text())
-    assert measured["operating_points"]
-    assert all(
-        set(point) == {"l2", "test_sample", "none", "pgd", "pgd_margin"} for point in measured["operating_points"]
-    )
+    tests = parse_tests((project / "runs" / "mine" / "confirm" / "trial_00000" / "test.json").read_text())
+    assert tests
+    assert not any(test.problem for test in tests.values())
+    assert all(set(test.accuracies) == {"none", "pgd", "pgd_margin"} for test in tests.values())
 
 
 @pytest.mark.long
