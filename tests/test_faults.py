@@ -16,7 +16,7 @@ from cfamc_ray.store.records import TrialRecord, read_trials
 
 pytestmark = [pytest.mark.long, pytest.mark.slow, pytest.mark.timeout(1800)]
 
-KILLS = 12
+KILLS = 6
 SPACE = {
     "name": "fault",
     "budget": {"trials": 12},
