@@ -16,7 +16,6 @@ An encoder takes about 6 minutes of one core to train and measure, with all of A
 """
 
 import argparse
-import json
 import logging
 import statistics
 import tempfile
@@ -31,6 +30,7 @@ import torch
 from scipy.stats import kendalltau
 from torch import Tensor, nn
 
+from benchmarks.recorded import add_sitting_options, append, missing, read
 from cfamc_ray.config.trial import TrialConfig, lay_trials
 from cfamc_ray.data.images import LabelledImages
 from cfamc_ray.data.splits import load_splits, load_test
@@ -241,23 +241,20 @@ def trained(name: str, trial: TrialConfig, work: Path) -> SelfSupervisedEncoder:
 def main() -> None:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", default="1/1")
+    add_sitting_options(parser)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "cfamc_attacks")
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
-    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    rows = read(RESULTS)
     if options.table:
         print(table(rows))
         return
     torch.set_num_threads(1)
-    part, parts = map(int, options.part.split("/"))
-    for name, trial in list(trials().items())[part - 1 :: parts]:
-        if name in {row["encoder"] for row in rows}:
-            continue
+    known = {row["encoder"] for row in rows}
+    for name, trial in missing(trials().items(), lambda cell: cell[0] in known, options):
         probe, test = load_splits(trial.data).probe, load_test(trial.data, images=IMAGES)
         row = measure(name, trained(name, trial, options.work), probe, test)
-        with RESULTS.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({**row, "environment": environment()}) + "\n")
+        append(RESULTS, {**row, "environment": environment()})
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

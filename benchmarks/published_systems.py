@@ -8,8 +8,8 @@ Then probes of five L2 strengths are fitted, measured on the same test images an
 4/255, the first 1,000): the curve of the system. Each ordering is judged at the one probe and on the curves, by the
 best strength of each system. Three seeds. A cell takes 3 to 6 minutes of one core.
 
-    CFAMC_DATA=FOLDER python benchmarks/published_systems.py [--part 1/2]     # train and measure what is missing
-    python benchmarks/published_systems.py --table                            # results as Markdown
+    CFAMC_DATA=FOLDER python -m benchmarks.published_systems [--part 1/2]     # train and measure what is missing
+    python -m benchmarks.published_systems --table                            # results as Markdown
 
 FOLDER holds cifar10.npz. Cells with a curve are skipped, so the script can be stopped and started again, and several
 parts can run side by side: each appends its cells to benchmarks/results/published_systems.jsonl, where the last cell of
@@ -17,7 +17,6 @@ a name and seed counts.
 """
 
 import argparse
-import json
 import math
 import statistics
 import time
@@ -28,6 +27,7 @@ from typing import Any
 import torch
 from scipy.stats import t
 
+from benchmarks.recorded import add_sitting_options, append, missing, read
 from cfamc_ray.config.evaluation import EvaluationConfig
 from cfamc_ray.config.heads import HeadConfig
 from cfamc_ray.config.protocol import PGD_20, PROTOCOLS
@@ -195,34 +195,25 @@ def run_cell(config: TrialConfig, group: str) -> dict[str, Any]:
 
 def finished() -> list[dict[str, Any]]:
     """All cells so far, the last of each name and seed."""
-    cells = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-    return list({(cell["name"], cell["seed"]): cell for cell in cells}.values())
+    return list({(cell["name"], cell["seed"]): cell for cell in read(RESULTS)}.values())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", default="1/1", help="which of how many processes this is")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="no cell begins later")
+    add_sitting_options(parser)
     parser.add_argument("--table", action="store_true", help="print the results as Markdown")
     arguments = parser.parse_args()
     if arguments.table:
         print(table(finished()))
         return
-    part, parts = map(int, arguments.part.split("/"))
-    began = time.monotonic()
-    for index, (group, name, seed, config) in enumerate(cells()):
-        known = {(cell["name"], cell["seed"]) for cell in finished() if "curve" in cell}
-        late = time.monotonic() - began > 60 * arguments.minutes
-        if index % parts != part - 1 or (name, seed) in known or late:
-            continue
+    known = {(cell["name"], cell["seed"]) for cell in finished() if "curve" in cell}
+    for group, name, seed, config in missing(cells(), lambda cell: cell[1:3] in known, arguments):
         try:
             record = run_cell(config, group)
         except TrialFailed as failure:
             record = {"failure": str(failure)}
         cell = {"group": group, "name": name, "seed": seed, **record, "environment": environment()}
-        RESULTS.parent.mkdir(exist_ok=True)
-        with RESULTS.open("a") as file:
-            file.write(json.dumps(cell) + "\n")
+        append(RESULTS, cell)
         print(name, seed, record, flush=True)
 
 
@@ -307,14 +298,20 @@ def mean_and_spread(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
 
 
-def verdict(cells: Cells, column: str, better: str, worse: str) -> str:
-    """The mean difference over the seeds that both have, with Student's interval of 95 %, and what it says."""
-    first, second = by_seed(cells, better, column), by_seed(cells, worse, column)
+def paired(first: Mapping[int, float], second: Mapping[int, float]) -> tuple[float, float]:
+    """The mean difference over the seeds that both have, and half of Student's interval of 95 %; NaN of one seed."""
     differences = [first[seed] - second[seed] for seed in first.keys() & second.keys()]
     if len(differences) < 2:
-        return "too few seeds | –"
-    mean = statistics.mean(differences)
+        return math.nan, math.nan
     half = float(t.ppf(0.975, len(differences) - 1)) * statistics.stdev(differences) / math.sqrt(len(differences))
+    return statistics.mean(differences), half
+
+
+def verdict(cells: Cells, column: str, better: str, worse: str) -> str:
+    """The mean difference with its interval, and what it says."""
+    mean, half = paired(by_seed(cells, better, column), by_seed(cells, worse, column))
+    if math.isnan(mean):
+        return "too few seeds | –"
     decided = "undecided" if abs(mean) <= half else "found" if mean > 0 else "reversed"
     return f"{mean:+.1f} ± {half:.1f} | {decided}"
 

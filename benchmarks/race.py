@@ -20,7 +20,6 @@ and the mean share over the logarithm of the crop passes.
 import argparse
 import math
 import random
-import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -34,7 +33,7 @@ import optuna
 import torch
 from optuna.storages import InMemoryStorage
 
-from benchmarks.recorded import append, read
+from benchmarks.recorded import add_sitting_options, append, missing, read
 from benchmarks.sobol_table import sobol_study
 from benchmarks.surrogate import ACCURACIES, Surrogate, read_recorded
 from cfamc_ray.config.study import Point, StudyConfig
@@ -196,24 +195,19 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--width", type=int, default=8)
     parser.add_argument("--untrained", type=float, default=0.3, help="clean accuracy of an untrained encoder (0.3)")
-    parser.add_argument("--part", default="1/1", help="which of how many processes this is")
-    parser.add_argument("--minutes", type=float, default=90.0, help="no run begins later")
+    add_sitting_options(parser)
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     if options.table:
         print(table(read(RUNS)))
         return
-    part, parts = map(int, options.part.split("/"))
-    end = time.monotonic() + 60 * options.minutes
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore")
     truth = Truth(options.width, options.untrained)
     known = {(run["search"], run["run"]) for run in read(RUNS)}
     wanted = [(name, number) for number in range(options.runs) for name in options.searches]
-    for name, number in wanted[part - 1 :: parts]:
-        if (name, number) in known or time.monotonic() > end:
-            continue
+    for name, number in missing(wanted, known.__contains__, options):
         steps = list(race(name, number, truth, trials=options.trials))
         append(RUNS, {"search": name, "run": number, "steps": steps})
         print(f"{name} {number}: {steps[-1]}", flush=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.recorded import append, read
+from benchmarks.recorded import add_sitting_options, append, missing, read
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.data.splits import load_splits
 from cfamc_ray.space.reading import read_study
@@ -62,21 +62,20 @@ def read_table(path: Path = TABLE) -> dict[tuple[int, str], Curve]:
 def main() -> None:
     """Train what the table misses."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", default="1/1", help="of how many that run side by side")
-    part, parts = map(int, parser.parse_args().part.split("/"))
+    add_sitting_options(parser)
+    options = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
     study = table_study()
     splits = load_splits(study.trial.data)
     known = read_table()
-    todo = [cell for cell in list(cells())[part - 1 :: parts] if (cell[0], point_key(cell[1])) not in known]
-    for count, (seed, point) in enumerate(todo, 1):
+    for seed, point in missing(cells(), lambda cell: (cell[0], point_key(cell[1])) in known, options):
         trial = Trial(study.trial_at({**point, "seed": seed}), splits)
         shown = [[round(getattr(row, name), 4) for name in COLUMNS] for row in trial]
         append(TABLE, {"seed": seed, "point": dict(point), "rows": shown})
         last = trial.rows[-1]
         accuracies = f"clean {last.clean_accuracy:.1%}, robust {last.robust_accuracy:.1%}"
-        print(f"{count}/{len(todo)} seed {seed} {point}: {accuracies}", flush=True)
+        print(f"seed {seed} {point}: {accuracies}", flush=True)
 
 
 if __name__ == "__main__":

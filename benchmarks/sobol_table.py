@@ -13,7 +13,6 @@ after that time. `--untrained` prints what encoders hold that were never trained
 
 import argparse
 import math
-import time
 import warnings
 from collections.abc import Iterator
 from functools import cache
@@ -24,7 +23,7 @@ import optuna
 import torch
 from optuna.exceptions import ExperimentalWarning
 
-from benchmarks.recorded import append, read
+from benchmarks.recorded import add_sitting_options, append, missing, read
 from cfamc_ray.config.study import Point, StudyConfig
 from cfamc_ray.data.splits import Splits, load_splits
 from cfamc_ray.evaluation.scores import search_scores
@@ -104,12 +103,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--points", type=int, default=128)
     parser.add_argument("--at-cap", type=float, default=0.75, metavar="SHARE")
-    parser.add_argument("--part", default="1/1", help="of how many that run side by side")
-    parser.add_argument("--minutes", type=float, default=90.0)
+    add_sitting_options(parser)
     parser.add_argument("--untrained", action="store_true", help="of three seeds")
     options = parser.parse_args()
-    part, parts = map(int, options.part.split("/"))
-    end = time.monotonic() + 60 * options.minutes
     torch.set_num_threads(1)
     keep_freed_memory()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -121,17 +117,13 @@ def main() -> None:
         return
     known = {key_of(cell) for cell in read(TABLE)}
     wanted = cells(study, points=options.points, seeds=options.seeds, at_cap=options.at_cap)
-    todo = [{"width": options.width, "seed": seed, "point": point} for seed, point in wanted][part - 1 :: parts]
-    todo = [cell for cell in todo if key_of(cell) not in known]
-    for count, cell in enumerate(todo, 1):
-        if time.monotonic() > end:
-            print(f"{len(todo) - count + 1} trials are left: start the script again")
-            return
+    named = ({"width": options.width, "seed": seed, "point": point} for seed, point in wanted)
+    for cell in missing(named, lambda cell: key_of(cell) in known, options):
         every = math.ceil(cell["point"]["pretraining.epochs"] / 4)
         config = study.trial_at({**cell["point"], "seed": cell["seed"], "evaluation.every_epochs": every})
         rows = [measured(row) for row in Trial(config, splits) if row.operating_points]
         append(TABLE, cell | {"rows": rows})
-        print(f"{count}/{len(todo)} {cell}: {rows[-1]}", flush=True)
+        print(f"{cell}: {rows[-1]}", flush=True)
 
 
 if __name__ == "__main__":
