@@ -124,6 +124,35 @@ def test_one_worker_goes_on_from_a_checkpoint_of_two(folder: Path, case: str) ->
     assert_close(trial, resumed(case, folder, epoch=2))
 
 
+def resume_together(rank: int, folder: Path) -> None:
+    """Two workers with batch norm, attacked in evaluation mode, train on after an epoch that was not evaluated."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2)
+    attack = {"attack": "pgd", "steps": 2, "attack_in_train_mode": False}
+    config = tiny_config(
+        **{f"perturbation.{key}": value for key, value in attack.items()},
+        **{"pretraining.replays": 1, "evaluation.every_epochs": 9, "encoder.norm": "batch"},
+    )
+    context = DistributedContext(rank=rank, world_size=2)
+    whole, again = (Trial(config, tiny_splits(), context=context) for _ in range(2))
+    whole.run_epoch()
+    whole.save(folder / "checkpoint.pt")
+    dist.barrier()
+    again.load(folder / "checkpoint.pt")
+    losses = [trial.run_epoch().loss for trial in (whole, again)]
+    torch.save((losses, state(whole), state(again)), folder / f"{rank}.states")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_two_workers_resume_bit_for_bit_whatever_statistics_each_had(tmp_path: Path) -> None:
+    spawn(resume_together, (tmp_path,), nprocs=2)
+    for rank in range(2):
+        losses, whole, again = torch.load(tmp_path / f"{rank}.states")
+        assert losses[0] == losses[1]
+        torch.testing.assert_close(again, whole, rtol=0, atol=0)
+
+
 def resume_apart(rank: int, folder: Path, cause: str) -> None:
     """Two workers record an epoch together; then the second one no longer finds, or cannot read, the checkpoint."""
     torch.set_num_threads(1)

@@ -67,7 +67,7 @@ def search_scores(
     Everything is computed in the type of the weights, without autocast.
 
     Args:
-        encoder: encoder to evaluate, whose mode is restored; all workers copy the buffers of the first.
+        encoder: encoder to evaluate, the same on all workers; its mode is restored.
         probe_images: labelled training images.
         validation_images: held-out images in a stratified order, as `load_splits` gives them; the first
             `attacked_images` of them are attacked.
@@ -85,7 +85,6 @@ def search_scores(
     check_weights(encoder, [config.attack])
     side = probe_images.images_NCHW.shape[-1]
     at_once = config.batch_images or images_at_once(encoder, side, features=config.head.features)
-    workers.as_first(encoder.buffers())  # batch norm's statistics come from each worker's own last minibatch
     with frozen(encoder):
         classifier = LinearClassifier(encoder, nn.Identity(), features=config.head.features)
         probe_NF, validation_NF = (

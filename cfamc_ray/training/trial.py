@@ -114,6 +114,8 @@ class Trial:
                 self.trainer.rehearse(self.minibatches.crops(self.minibatches.order(self.epoch), self.epoch, 0))
             started = time.perf_counter()
             losses = self._train_epoch(started)
+        # Each worker's batch norms have the statistics of its own share; a checkpoint holds those of the first.
+        self.context.as_first(self.trainer.encoder.buffers())
         loss = losses.mean().item()  # waits for the device, so the time includes its work
         trained = time.perf_counter()
         if not math.isfinite(loss):
@@ -233,9 +235,9 @@ class Trial:
             CheckpointError: if it cannot be used; the trial must then not be used either.
         """
         checkpoint = read_checkpoint(path, self.config, self.context.device)
-        stages = self.config.until(max(len(checkpoint.rows), 1))
-        if stages[-1][1] != self.trainer.config:
-            self._build(stages[-1][1], sum(epochs for epochs, _ in stages[:-1]))
+        *before, (_, stage) = self.config.until(max(len(checkpoint.rows), 1))
+        if before or stage != self.trainer.config:
+            self._build(stage, sum(epochs for epochs, _ in before))
         with unreadable(path):
             self.trainer.load({**checkpoint.state, "delta": _share(checkpoint.state["delta"], self.minibatches.share)})
         self.rows = checkpoint.rows

@@ -87,6 +87,19 @@ def test_a_trial_that_was_stopped_at_any_epoch_resumes_bit_for_bit(
     assert_same(whole, resumed)
 
 
+def test_a_stage_of_the_same_values_as_the_first_resumes_with_its_own_place_in_the_schedule(tmp_path: Path) -> None:
+    config = tiny_config(**STRONG, stages=[{"epochs": 1, "values": {}}, {"epochs": 1, "values": WEAK}])
+    assert config.at_epoch(1) == config.at_epoch(3) != config.at_epoch(2)
+    whole, stopped, resumed = (tiny_trial(config) for _ in range(3))
+    list(whole)
+    for _ in range(3):
+        stopped.run_epoch()
+    stopped.save(tmp_path / "checkpoint.pt")
+    resumed.load(tmp_path / "checkpoint.pt")
+    list(resumed)
+    assert_same(whole, resumed)
+
+
 def test_a_checkpoint_of_the_trunk_continues_as_the_staged_trial(tmp_path: Path) -> None:
     trunk = tiny_trial(tiny_config(**{**STRONG, **WEAK}))
     trunk.run_epoch()
