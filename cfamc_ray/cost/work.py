@@ -115,7 +115,7 @@ class EvaluationWork(NamedTuple):
     step; the fit of the probe is not counted."""
     batch_images: int
     kept: float
-    """Count of numbers held at once, by the attack or by the fit of the probe."""
+    """Count of numbers held at once, by encoding, by the attack or by the fit of the probe."""
 
 
 def evaluation_work(config: TrialConfig) -> EvaluationWork:
@@ -131,14 +131,15 @@ def evaluation_work(config: TrialConfig) -> EvaluationWork:
     size = _number_bytes(config)
     at_once = evaluation.batch_images or batch_images(config.encoder, side, features=features, number_bytes=size)
     of_attack = (passes.forward + again) * one.forward_flops + passes.backward * (one.flops - one.forward_flops)
-    of_probe = data.probe_images * one.features
+    of_probe, of_validation = (count * one.features for count in (data.probe_images, data.validation_images))
     in_a_call = min(attack_images(3 * side**2, number_bytes=size), attacked)
     pixels = 6 * in_a_call * 3 * side**2  # images, starts and the attack's results so far
     return EvaluationWork(
         flops=(data.probe_images + data.validation_images) * one.forward_flops + attacks * attacked * of_attack,
         batch_images=at_once,
-        # The fit holds the features, standardised features and an intermediate; the attack only the features.
-        kept=max(3 * of_probe, of_probe + pixels + min(at_once, attacked) * one.kept),
+        # All features are held to the end. While batches of them are joined, those of the validation images are held
+        # twice; the fit also holds those of the probe standardised, and an intermediate.
+        kept=of_probe + of_validation + max(of_validation, 2 * of_probe, pixels + min(at_once, attacked) * one.kept),
     )
 
 

@@ -315,15 +315,15 @@ def test_where_nothing_breaks_a_measurement_passes_as_many_images_as_are_counted
     [
         (
             {"evaluation.batch_images": 10, "data.probe_images": 9},
-            lambda one: 9 * 4096 + 6 * 250 * 3 * 32**2 + 10 * one.kept,
+            lambda one: 1009 * 4096 + 6 * 250 * 3 * 32**2 + 10 * one.kept,
         ),
-        ({}, lambda one: 4000 * 4096 + 6 * 250 * 3 * 32**2 + 250 * one.kept),
-        ({"evaluation.attacked_images": 20}, lambda one: 4000 * 4096 + 20 * (6 * 3 * 32**2 + one.kept)),
-        ({"data.probe_images": 100_000}, lambda one: 100_000 * 4096 * 3),
+        ({}, lambda one: 5000 * 4096 + 6 * 250 * 3 * 32**2 + 250 * one.kept),
+        ({"evaluation.attacked_images": 10}, lambda one: 13_000 * 4096),
+        ({"data.validation_images": 200_000, "data.probe_images": 9}, lambda one: 400_009 * 4096),
     ],
-    ids=["small batch", "default", "few attacked", "the fit"],
+    ids=["small batch", "default", "the fit", "many validation images"],
 )
-def test_a_measurement_holds_the_probe_s_features_and_a_batch_or_what_the_fit_needs(
+def test_a_measurement_holds_all_features_and_what_encoding_fit_or_attack_needs(
     values: dict[str, Any], kept: Callable[[PixelGradient], int]
 ) -> None:
     trial = config(**{**SEARCHED, **values})
