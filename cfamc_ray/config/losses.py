@@ -49,8 +49,9 @@ class EmpSslConfig(LossConfig):
     """Distortion of the coding rate, not squared (the paper's formula squares it, its code does not)."""
 
     def flops(self, views: int, images: int, width: int) -> float:
-        """FLOPs of the Gram matrices on the smaller side of the embeddings."""
-        return 6.0 * views * images * width * min(images, width)
+        """FLOPs of the Gram matrices on the smaller side of the embeddings, and of the gradient of their factors."""
+        side = min(images, width)
+        return views * (6.0 * images * width * side + 2.0 * side**3)
 
 
 @LOSSES.register

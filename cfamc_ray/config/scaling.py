@@ -50,6 +50,11 @@ class LearningConfig(Strict):
         for key in (*self.split, *self.vary):
             if key not in trial_keys() or key in (EPOCHS, "seed"):
                 raise ValueError(f"{key}: no key of a trial that can be varied; epochs and seeds are set automatically")
+        for key, values in (*self.split.items(), *self.vary.items()):
+            if any(isinstance(value, int | float) and not isinstance(value, bool) and value <= 0 for value in values):
+                raise ValueError(
+                    f"{key}: sizes must be above 0, since the laws are of their powers, not {list(values)}"
+                )
         return self
 
 

@@ -164,6 +164,11 @@ class TrialConfig(Strict):
         return self._crops_per_epoch * self.perturbation.attack_passes
 
     @property
+    def losses_per_epoch(self) -> int:
+        """Losses of a minibatch, with their gradients, in an epoch of the last stage."""
+        return self.minibatches_per_epoch * (self.pretraining.replays + self.perturbation.attack_passes)
+
+    @property
     def crop_passes_per_epoch(self) -> int:
         """All passes, forward and backward, of a crop in an epoch of the last stage.
 

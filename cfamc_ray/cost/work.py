@@ -17,7 +17,7 @@ def training_flops(config: TrialConfig, epochs: int | None = None) -> int:
 
     Every crop pass that updates weights is a forward and a full backward pass; a separate attack pass needs only the
     gradient of the input, about two thirds of that, unless its weight gradients are kept. Activation checkpointing
-    costs another forward pass.
+    costs another forward pass. Each of these passes of a minibatch has a loss, whose products count, too.
 
     Args:
         config: config of the trial.
@@ -34,7 +34,9 @@ def _flops_per_epoch(config: TrialConfig) -> int:
     if config.pretraining.activation_checkpointing:
         again = forward_flops(config.encoder, config.crops.size)
         update, attack_flops = update + again, attack_flops + again
-    return (config.crop_passes_per_epoch - attack_passes) * update + attack_passes * attack_flops
+    encoding = (config.crop_passes_per_epoch - attack_passes) * update + attack_passes * attack_flops
+    V, B, D = config.crops.views, config.pretraining.batch_images, config.encoder.embedding_width
+    return encoding + config.losses_per_epoch * round(config.loss.flops(V, B, D))
 
 
 class TrainingWork(NamedTuple):

@@ -80,11 +80,7 @@ def sup_con_loss(z_VBD: Tensor, labels_B: Tensor, *, temperature: float) -> Tens
         labels_B: classes of the images; -1 for none, in which case an image's own views are its only positives.
         temperature: divides the similarities; positive.
     """
-    z_ND = _at_least_float32(z_VBD).flatten(0, 1)
-    positive_NN = positives(labels_B, views=len(z_VBD))
-    itself_NN = torch.eye(len(z_ND), dtype=torch.bool, device=z_ND.device)
-    log_share_NN = (z_ND @ z_ND.T / temperature).masked_fill(itself_NN, -torch.inf).log_softmax(-1)
-    return -(log_share_NN.where(positive_NN, 0.0).sum(-1) / positive_NN.sum(-1)).mean()
+    return SupConLoss(SupConConfig(temperature=temperature))(z_VBD, labels_B).total
 
 
 def positives(labels_B: Tensor, *, views: int) -> Tensor:
@@ -157,9 +153,12 @@ class SupConLoss:
     def __call__(self, z_VBD: Tensor, labels_B: Tensor | None = None) -> LossValue:
         """See `sup_con_loss`."""
         assert labels_B is not None, "the config says that it needs labels"
-        z_ND, positive_NN = z_VBD.detach().flatten(0, 1), positives(labels_B, views=len(z_VBD))
-        alignment = (z_ND @ z_ND.T).where(positive_NN, 0.0).sum() / positive_NN.sum()
-        return LossValue(sup_con_loss(z_VBD, labels_B, temperature=self.config.temperature), (alignment,))
+        z_ND, positive_NN = _at_least_float32(z_VBD).flatten(0, 1), positives(labels_B, views=len(z_VBD))
+        itself_NN = torch.eye(len(z_ND), dtype=torch.bool, device=z_ND.device)
+        similarity_NN = z_ND @ z_ND.T
+        log_share_NN = (similarity_NN / self.config.temperature).masked_fill(itself_NN, -torch.inf).log_softmax(-1)
+        loss = -(log_share_NN.where(positive_NN, 0.0).sum(-1) / positive_NN.sum(-1)).mean()
+        return LossValue(loss, (similarity_NN.detach().where(positive_NN, 0.0).sum() / positive_NN.sum(),))
 
 
 def _at_least_float32(z: Tensor) -> Tensor:

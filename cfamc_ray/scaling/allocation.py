@@ -155,7 +155,7 @@ def _predicted(
 
 
 def best_allocations(config: ScalingConfig, trials: TrialTable, metric: str, fitted: Fit) -> list[Allocation]:
-    """The best measured and the best predicted allocation of each budget.
+    """The best measured and the best predicted allocation of each budget, with the keys of `vary` as in `trial`.
 
     Args:
         config: of the run.
@@ -164,9 +164,11 @@ def best_allocations(config: ScalingConfig, trials: TrialTable, metric: str, fit
         fitted: the law that predicts.
     """
     measured = trials.measured(metric)
+    shared = {key: config.trial.value_of(key) for key in config.learning.vary}
+    plain = measured.take(np.array([shared.items() <= point.items() for point in measured.points], dtype=bool))
     allocations = []
-    for budget in np.unique(measured.budgets):
-        here = measured.take(measured.budgets == budget)
+    for budget in np.unique(plain.budgets):
+        here = plain.take(plain.budgets == budget)
         means = [here.mean_of_alike(metric, point) for point in here.points]
         best = int(np.argmax(means))
         candidates = _candidates(config, measured, float(budget), fitted.law.exponents)

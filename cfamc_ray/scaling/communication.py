@@ -6,8 +6,9 @@ An all-gather sends N - 1 messages of one worker's bytes (Thakur et al., 2005):
     all-reduce  = 2 (N - 1) latency + 2 (N - 1) / N bytes / bandwidth
     all-gather  = (N - 1) latency + (N - 1) bytes / bandwidth
 
-Every update has one all-reduce of the gradients and one all-gather of the embeddings. Each worker computes the loss of
-the global batch, so that this part of the arithmetic grows with N, too. Synchronised batch norm is not modelled.
+Every update has one all-reduce of the gradients and, for each of its losses, one all-gather of the embeddings: an
+update by PGD has a loss for each step, too. Each worker computes the loss of the global batch, so that this part of the
+arithmetic grows with N, too. Synchronised batch norm is not modelled.
 """
 
 import math
@@ -93,11 +94,12 @@ def predict_efficiency(measured: Measured, workers: Sequence[int]) -> list[Effic
     views, width = trial.crops.views, trial.encoder.embedding_width
     images = trial.pretraining.batch_images // cell.workers
     embeddings = float(views * images * width * values.number_bytes)
+    losses = trial.losses_per_epoch / trial.updates_per_epoch
     efficiencies = []
     for count in workers:
         more = trial.loss.flops(views, images * count, width) - trial.loss.flops(views, images, width)
-        loss = more / values.float32_flops_per_second
-        gathered = constants.all_gather_seconds(embeddings, count)
+        loss = losses * more / values.float32_flops_per_second
+        gathered = losses * constants.all_gather_seconds(embeddings, count)
         reduced = constants.all_reduce_seconds(gradients, count)
         each = [alone / (alone + loss + gathered + times * reduced) for times in (multiple, max(multiple, 1.0))]
         efficiencies.append(Efficiency(count, *each))

@@ -49,6 +49,8 @@ class Law(NamedTuple):
     reference: Mapping[str, float]
     """Size of each factor by which sizes are divided: the geometric mean of the trials."""
     exponents: Mapping[str, float]
+    assumed: Sequence[str] = ()
+    """Factors of two sizes, from which no exponent can be estimated: theirs is `PLAIN_EXPONENT`."""
 
     def predict(self, sizes_NF: Array) -> Array:
         """Predicted errors_N; the columns of sizes_NF are the factors in the order of `exponents`."""
@@ -70,7 +72,7 @@ class Fit(NamedTuple):
         return low, high
 
     def exponent_interval(self, key: str) -> tuple[float, float]:
-        """95 % interval of the exponent of a factor."""
+        """95 % interval of the exponent of a factor, which was estimated."""
         low, high = np.quantile([law.exponents[key] for law in self.resampled], (0.025, 0.975))
         return float(low), float(high)
 
@@ -150,7 +152,10 @@ def fit_law(terms: Terms, sizes_NF: Array, errors_N: Array, *, near: Law | None 
     ends = [minimize(loss, start, method="L-BFGS-B", bounds=bounds).x for start in starts] if curved else starts[:1]
     best = min(ends, key=loss)
     solution, _ = solve(best)
-    return Law(tuple(terms), float(solution[0]), tuple(map(float, solution[1:])), reference, exponents_of(best))
+    assumed = tuple(key for key in keys if key not in curved)
+    return Law(
+        tuple(terms), float(solution[0]), tuple(map(float, solution[1:])), reference, exponents_of(best), assumed
+    )
 
 
 def fit(trials: TrialTable, metric: str, terms: Terms, *, resamples: int = RESAMPLES, seed: int = 0) -> Fit:

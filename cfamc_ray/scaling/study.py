@@ -19,7 +19,7 @@ from cfamc_ray.scaling.allocation import (
 )
 from cfamc_ray.scaling.laws import ADDITIVE, INTERACTIONS, TOTAL, UNCHANGED, Fit, HeldOut, Terms, fit, forms, held_out
 from cfamc_ray.scaling.system import SystemFits, fit_system, system_tree
-from cfamc_ray.scaling.trial_table import TrialTable, trial_table
+from cfamc_ray.scaling.trial_table import TrialTable, alike, trial_table
 from cfamc_ray.store.cells import CellFolder, Measured, read_cells
 from cfamc_ray.store.layout import LEARNING, SYSTEM
 from cfamc_ray.store.records import TrialRecord, read_trials
@@ -102,17 +102,17 @@ def fit_learning(config: ScalingConfig, trials: TrialTable) -> list[Fits]:
 
 
 def _fits(config: ScalingConfig, trials: TrialTable, metric: str) -> Fits:
-    split = config.learning.split
-    tried = {name: _fit(trials, metric, terms) for name, terms in forms(trials, split).items()}
+    split, comparable = config.learning.split, alike(config, trials)
+    tried = {name: _fit(comparable, metric, terms) for name, terms in forms(comparable, split).items()}
     laws = {name: fitted for name, fitted in tried.items() if fitted}
-    judged = held_out(trials, metric, split)
+    judged = held_out(comparable, metric, split)
     chosen = laws.get(judged.best if judged else ADDITIVE)
     return Fits(
         metric=metric,
         laws=laws,
         held_out=judged,
         views=doublings(config, trials, metric),
-        allocations=best_allocations(config, trials, metric, chosen) if chosen else [],
+        allocations=best_allocations(config, comparable, metric, chosen) if chosen else [],
         curves=allocation_curves(config, trials, metric, chosen),
     )
 
@@ -134,7 +134,9 @@ def _tree(one: Fits) -> dict[str, Any]:
         "laws": {
             name: {
                 **fitted.law._asdict(),
-                "exponent_intervals_95": {key: fitted.exponent_interval(key) for key in fitted.law.exponents},
+                "exponent_intervals_95": {
+                    key: fitted.exponent_interval(key) for key in fitted.law.exponents if key not in fitted.law.assumed
+                },
             }
             for name, fitted in one.laws.items()
         },

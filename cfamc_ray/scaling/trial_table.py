@@ -88,6 +88,19 @@ def factors(trials: TrialTable) -> list[str]:
     return [key for key in numbers if len({point[key] for point in trials.points}) > 1]
 
 
+def alike(config: ScalingConfig, trials: TrialTable) -> TrialTable:
+    """The trials that laws compare: a key whose values are not all numbers is no factor, so it is as in `trial`.
+
+    If `trial` has none of the values of `learning.split`, such a key is the first of them.
+    """
+    shared = {key: config.trial.value_of(key) for key in config.learning.vary}
+    for key, values in config.learning.split.items():
+        own = config.trial.value_of(key)
+        shared[key] = own if own in values else values[0]
+    names = {key: value for key, value in shared.items() if not all(_is_number(point[key]) for point in trials.points)}
+    return trials.take(np.array([names.items() <= point.items() for point in trials.points], dtype=bool))
+
+
 def _budget(config: ScalingConfig, record: TrialRecord) -> int:
     """The planned budget that is nearest to the crop passes of the trial."""
     trial = config.trial.with_values(dict(record.point))

@@ -135,6 +135,8 @@ def test_what_makes_no_cell_is_refused(system: dict[str, Any], message: str) -> 
         ({"seeds": []}, "seeds must be at least 1"),
         ({"split": {"crops.veiws": [2]}}, "crops.veiws: no key of a trial"),
         ({"split": {"pretraining.epochs": [2]}}, "epochs and seeds are set automatically"),
+        ({"vary": {"perturbation.epsilon": [0.0, "4/255"]}}, "perturbation.epsilon: sizes must be above 0"),
+        ({"split": {"crops.jitter_probability": [0, 0.4]}}, "crops.jitter_probability: sizes must be above 0"),
         ({"crop_passes": [1201, 1301], "tolerance": 0}, "spends 1201 in whole epochs; an epoch of trial takes 400"),
     ],
 )

@@ -5,11 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_trials import tiny_config, tiny_trial
 from torch.utils.flop_counter import FlopCounterMode
 
 from cfamc_ray.config.attacks import PgdConfig
 from cfamc_ray.config.data import parse_data
 from cfamc_ray.config.encoder import EncoderConfig, VitConfig
+from cfamc_ray.config.losses import LOSSES
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.cost.counting import PixelGradient, crop_pass_flops, forward_flops, kept_numbers, pixel_gradient
 from cfamc_ray.cost.memory import peak_memory_bytes, reset_peak_memory
@@ -103,7 +105,31 @@ def test_attack_passes_of_pgd_cost_a_whole_pass_only_where_their_weight_gradient
     pgd = config(**{"perturbation.attack": "pgd", "pretraining.replays": 1, "perturbation.keep_attack_gradients": keep})
     whole, attack = crop_pass_flops(pgd.encoder, 32)
     per_crop = whole + 5 * (whole if keep else attack)
-    assert training_flops(pgd) == 10 * 16 * 50_000 * per_crop
+    losses = 10 * 6 * pgd.minibatches_per_epoch * pgd.loss.flops(16, 100, 1024)
+    assert training_flops(pgd) == 10 * 16 * 50_000 * per_crop + losses
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"loss.name": "sup_con"}, {"perturbation.attack": "pgd", "pretraining.replays": 1}]
+)
+def test_all_products_of_a_minibatch_are_counted(changes: dict[str, Any]) -> None:
+    """As torch counts them; a loss of all pairs of many small embeddings makes a good part of them."""
+    sizes = {"crops.views": 8, "pretraining.batch_images": 12, "encoder.embedding_width": 64, "encoder.width": 16}
+    trial = tiny_config(**{"pretraining.epochs": 1, "data.validation_images": 0, **sizes, **changes})
+    trainer, (V, B, S) = tiny_trial(trial).trainer, (8, 12, trial.crops.size)
+    with FlopCounterMode(display=False) as counter:
+        trainer.update(torch.rand(V, B, 3, S, S), torch.arange(B) % 3)
+    assert training_flops(trial) == counter.get_total_flops()
+
+
+@pytest.mark.parametrize(("name", "views"), [("emp_ssl", 4), ("nt_xent", 2), ("sup_con", 4)])
+@pytest.mark.parametrize(("images", "width"), [(12, 64), (64, 12)])
+def test_the_products_of_a_loss_are_those_that_torch_counts(name: str, views: int, images: int, width: int) -> None:
+    config = LOSSES.classes[name]()
+    z_VBD = torch.rand(views, images, width).requires_grad_()
+    with FlopCounterMode(display=False) as counter:
+        config.build()(z_VBD, torch.arange(images) % 3).total.backward()
+    assert config.flops(views, images, width) == counter.get_total_flops()
 
 
 @pytest.mark.parametrize("attack", ["free", "pgd"])

@@ -12,8 +12,8 @@ import pytest
 from cfamc_ray.config.scaling import ScalingConfig
 from cfamc_ray.scaling.allocation import allocation_curves, best_allocations, doubling, doublings
 from cfamc_ray.scaling.laws import Fit, Law, fit, fit_law, forms, held_out
-from cfamc_ray.scaling.study import conclusions, fit_learning
-from cfamc_ray.scaling.trial_table import VIEWS, TrialTable, factors, learning_table, trial_table
+from cfamc_ray.scaling.study import conclusions, fit_learning, fits_tree
+from cfamc_ray.scaling.trial_table import VIEWS, TrialTable, alike, factors, learning_table, trial_table
 from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.records import TrialRecord
 
@@ -141,7 +141,7 @@ def test_one_size_says_nothing_of_others() -> None:
 def test_two_sizes_leave_the_curvature_open() -> None:
     sizes = np.array([[1.0], [4.0]] * 3)
     law = fit_law([("encoder.width",)], sizes, np.array([0.5, 0.4] * 3))
-    assert law.exponents == {"encoder.width": 0.5}
+    assert (law.exponents, law.assumed) == ({"encoder.width": 0.5}, ("encoder.width",))
     assert law.predict(sizes) == pytest.approx([0.5, 0.4] * 3)
 
 
@@ -300,6 +300,10 @@ def test_predicted_curves_follow_the_law_through_what_was_measured_without_noise
     assert all(not one.predicted for one in allocation_curves(CONFIG, found, "clean_accuracy", None))
 
 
+def replace_accuracies(found: TrialTable, values: Any) -> TrialTable:
+    return found._replace(accuracies={**found.accuracies, "clean_accuracy": np.array(values)})
+
+
 def drawn(split: dict[str, Any], robust: float) -> tuple[ScalingConfig, TrialTable]:
     """Trials of another split, with accuracies of noise alone and one that is always the same."""
     learning = {"crop_passes": [4800, 9600, 19200], "split": split, "seeds": [2]}
@@ -327,6 +331,34 @@ def test_a_law_predicts_nothing_of_what_has_no_number() -> None:
         for split in one.allocations:
             assert set(split.predicted) == {"crops.views", "pretraining.epochs"}
             assert set(split.measured) == {"encoder.norm", "crops.views", "pretraining.epochs"}
+
+
+def test_trials_that_differ_in_a_name_are_not_compared_by_a_law() -> None:
+    config, found = drawn({"encoder.norm": ["group", "batch"], "crops.views": [2, 4]}, 0.0)
+    assert {point["encoder.norm"] for point in alike(config, found).points} == {config.trial.encoder.norm} == {"batch"}
+    mixed = replace_accuracies(found, [0.9 if point["encoder.norm"] == "group" else 0.5 for point in found.points])
+    (one, _) = fit_learning(config, mixed)
+    assert one.laws["total"].law.predict(np.array([[9600.0]])) == pytest.approx([0.5])
+    other, found = drawn({"encoder.norm": ["group"], "crops.views": [2, 4]}, 0.0)
+    assert len(alike(other, found).points) == len(found.points), "the trial's own norm is none of those that are split"
+
+
+def test_the_best_measured_split_is_of_the_trials_own_width_and_images() -> None:
+    found = trial_table(CONFIG, trained())
+    others = {key: CONFIG.trial.value_of(key) for key in CONFIG.learning.vary}
+    better = [0.0 if others.items() <= point.items() else 0.3 for point in found.points]
+    raised = replace_accuracies(found, found.accuracies["clean_accuracy"] + np.array(better))
+    for split in best_allocations(CONFIG, raised, "clean_accuracy", Fit(TRUE_LAW, [TRUE_LAW])):
+        assert others.items() <= split.measured.items()
+        assert split.measured_accuracy < 0.7
+
+
+def test_an_exponent_that_is_assumed_has_no_interval() -> None:
+    every = fit_learning(CONFIG, trial_table(CONFIG, trained(0.01)))
+    law = fits_tree(every)["clean_accuracy"]["laws"]["additive"]
+    assert set(law["assumed"]) == {"pretraining.replays", "data.pretrain_images", "encoder.width"}
+    assert law["exponents"]["pretraining.replays"] == 0.5
+    assert set(law["exponent_intervals_95"]) == {"crops.views", "pretraining.epochs"}
 
 
 def test_where_there_is_one_choice_none_is_recommended() -> None:

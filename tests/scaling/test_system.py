@@ -187,8 +187,8 @@ def test_the_sum_of_the_gradients_costs_as_much_as_was_measured(share: float) ->
 
 
 def test_the_loss_of_few_images_grows_with_their_square_and_of_many_evenly() -> None:
-    assert EmpSslConfig().flops(3, 16, 1024) == 4 * EmpSslConfig().flops(3, 8, 1024)
-    assert EmpSslConfig().flops(3, 4096, 64) == 2 * EmpSslConfig().flops(3, 2048, 64)
+    assert EmpSslConfig().flops(3, 16, 1024) == pytest.approx(4 * EmpSslConfig().flops(3, 8, 1024), rel=0.01)
+    assert EmpSslConfig().flops(3, 4096, 64) == pytest.approx(2 * EmpSslConfig().flops(3, 2048, 64), rel=0.01)
 
 
 class TestReadCosts:
