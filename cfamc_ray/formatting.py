@@ -118,7 +118,7 @@ def format_setting(key: str, value: object, norms: Norms = IN_LINF) -> str:
     """The value of a key; of a radius in its norm (`format_radius`)."""
     if isinstance(value, float):
         return format_radius(value, norms.get(key, "linf")) if is_radius(key) else f"{value:.4g}"
-    return str(value)
+    return "null" if value is None else str(value)
 
 
 def is_radius(key: str) -> bool:

@@ -9,7 +9,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cfamc_ray.config.measures import MEASURES
 from cfamc_ray.figures.chart import Axis
-from cfamc_ray.figures.charts import curves_chart, front_chart, metric_axis
+from cfamc_ray.figures.charts import front_chart, metric_axis
+from cfamc_ray.figures.curves import curves_chart
 from cfamc_ray.formatting import format_change, format_value
 from cfamc_ray.front.front import find_front
 from cfamc_ray.front.recommendations import headline

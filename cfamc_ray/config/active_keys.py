@@ -1,12 +1,13 @@
 """Conditional keys: a key of a component, such as ``loss.temperature``, counts only where that component is chosen."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
 
 from cfamc_ray.config.components import ComponentField, component_field
+from cfamc_ray.config.types import Scalar
 
 
 def active(model: Any, tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -38,6 +39,30 @@ def _sections_with_components(model: Any) -> dict[str, tuple[Any, ComponentField
     marks = component_sections(model) if model else {}
     names = {section.partition(".")[0] for section in marks}
     return {name: (model.model_fields[name].annotation, marks.get(name)) for name in names}
+
+
+def conditional_keys(model: type[BaseModel], keys: Iterable[str]) -> set[str]:
+    """The keys that belong to components, which not every trial may have."""
+    sections = tuple(f"{section}." for section in component_sections(model))
+    return {key for key in keys if key.startswith(sections)}
+
+
+def active_part(
+    point: Mapping[str, Scalar],
+    conditional: Set[str],
+    tree_at: Callable[[Mapping[str, Scalar]], Mapping[str, Any]],
+) -> dict[str, Scalar]:
+    """The part of a point that determines its trial, without keys that the trial's components do not have.
+
+    Args:
+        point: searched keys and their values.
+        conditional: of `conditional_keys`.
+        tree_at: gives the set keys of a point's trial.
+    """
+    if not conditional:
+        return dict(point)
+    tree = tree_at(point)
+    return {key: value for key, value in point.items() if key not in conditional or has_key(tree, key)}
 
 
 def has_key(tree: Any, key: str) -> bool:

@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby, pairwise
 
 from cfamc_ray.figures.chart import Area, Axis, Bars, Chart, Line, Panel, Points
-from cfamc_ray.formatting import format_change, format_interval, format_metric, format_setting, format_value, is_radius
+from cfamc_ray.formatting import format_change, format_interval, format_metric, format_value, is_radius
 from cfamc_ray.front.comparison import Comparison
 from cfamc_ray.front.effects import Effect
 from cfamc_ray.front.front import Front, name_of
 from cfamc_ray.front.growth import Growth, Spent
 from cfamc_ray.front.published import PublishedResult
 from cfamc_ray.front.uncertainty import interval_of, intervals_of
-from cfamc_ray.metrics import find_metric, results
+from cfamc_ray.metrics import find_metric
 from cfamc_ray.store.records import TrialRecord
 from cfamc_ray.store.trial_tables import with_cost
 
@@ -185,9 +185,9 @@ def comparison_chart(studies: Sequence[Comparison]) -> Chart:
 
 
 def describe(trial: TrialRecord, front: Front) -> str:
-    """Metrics with their intervals and point of a trial, in lines that <br> separates."""
+    """Metrics with their intervals and settings of a trial, in lines that <br> separates."""
     values = [_with_interval(trial, name) for name in with_cost(front.objectives)]
-    point = [f"{key} {format_setting(key, value, front.norms)}" for key, value in trial.point.items()]
+    point = [f"{key} {value}" for key, value in front.settings(trial).items()]
     return "<br>".join([name_of(trial), *values, *point])
 
 
@@ -251,31 +251,6 @@ def _slice(effect: Effect, objectives: Mapping[str, str]) -> Panel:
         marks.append(Line("", [scale * end for end in effect.ends], effect.trend))
         title = f"{format_change(effect.metric, effect.slope)} ({format_interval(effect.metric, effect.interval)})"
     return Panel(Axis(effect.key + unit, log=effect.log), metric_axis(effect.metric, objectives), marks, title=title)
-
-
-def curves_chart(records: Sequence[TrialRecord], members: Sequence[TrialRecord]) -> Chart:
-    """The results after every epoch; trials on the front as lines of their own, all others faint."""
-    front = {record.number for record in members}
-    panels = []
-    reported = {name for record in records for row in record.rows for name, value in row.items() if value is not None}
-    for name in (name for name in results() if name in reported or find_metric(name).images):
-        lines: list[Line] = []
-        faint_x, faint_y, faint_details = list[float](), list[float](), list[str]()
-        for record in records:
-            rows = [row for row in record.rows if row.get(name) is not None and row.get("crop_passes") is not None]
-            x, y = [float(row["crop_passes"]) for row in rows], [float(row[name]) for row in rows]
-            details = f"trial {record.number} ({record.status})"
-            if rows and record.number in front:
-                lines.append(Line(f"trial {record.number}", x, y, details=details))
-            elif rows:  # one line with gaps for all of them: a thousand lines would be slow to draw
-                faint_x += [*x, math.nan]
-                faint_y += [*y, math.nan]
-                faint_details += [details] * (len(rows) + 1)
-        faint = [Line("", faint_x, faint_y, style="faint", details=faint_details)] if faint_x else []
-        panels.append(
-            Panel(metric_axis(COST, {}), metric_axis(name, {}), [*faint, *lines], missing="no epoch has ended yet")
-        )
-    return Chart("curves", "Learning curves", panels, columns=2)
 
 
 def spending_chart(spending: Sequence[Spent]) -> Chart:

@@ -1,10 +1,11 @@
 """The figure of all trials as lines across their keys and results."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from cfamc_ray.figures.chart import Parallel, Upright
 from cfamc_ray.formatting import MISSING, format_setting, format_value, short_names
-from cfamc_ray.front.scales import Scale
+from cfamc_ray.front.scales import ABSENT, Scale
 from cfamc_ray.metrics import find_metric
 
 MOST_TICKS = 6
@@ -34,8 +35,8 @@ def parallel_chart(scales: Sequence[Scale], ids: Sequence[str], *, headline: str
 
 
 def _upright(label: str, scale: Scale) -> Upright:
-    bottom = ABOVE_MISSING if None in scale.values else 0.0
-    present = [value for value in scale.values if value is not None]
+    bottom = ABOVE_MISSING if ABSENT in scale.values else 0.0
+    present = [value for value in scale.values if value is not ABSENT]
     if scale.ordered and len(set(present)) > MOST_TICKS:
         numbers = [scale.value_at(share / 4) for share in range(5)]
         marked = [round(number) for number in numbers] if isinstance(present[0], int) else numbers
@@ -44,10 +45,10 @@ def _upright(label: str, scale: Scale) -> Upright:
     places = {value: bottom + (1 - bottom) * scale.share(value) for value in [*present, *marked]}
     return Upright(
         label,
-        [0.0 if value is None else places[value] for value in scale.values],
+        [0.0 if value is ABSENT else places[value] for value in scale.values],
         [*([(0.0, MISSING)] if bottom else []), *((places[value], _written(scale, value)) for value in marked)],
     )
 
 
-def _written(scale: Scale, value: float) -> str:
+def _written(scale: Scale, value: Any) -> str:
     return format_setting(scale.name, value, scale.norms) if scale.key else format_value(scale.name, value)

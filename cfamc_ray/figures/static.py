@@ -79,10 +79,15 @@ def draw(chart: Chart | Parallel, *, inches: float | None = None) -> Figure:
         bar = figure.colorbar(ScalarMappable(norm, "viridis"), ax=grid, label=chart.colour.label)
         _format(bar.ax.yaxis, chart.colour._replace(log=True))
     if len(chart.panels) == 1:
-        grid[0, 0].set_title(chart.title, loc="left", fontsize=11, wrap=True)
+        grid[0, 0].set_title(_plain(chart.title), loc="left", fontsize=11, wrap=True)
     else:
-        figure.suptitle(chart.title, x=0.01, ha="left", fontsize=11)
+        figure.suptitle(_plain(chart.title), x=0.01, ha="left", fontsize=11)
     return figure
+
+
+def _plain(text: str) -> str:
+    """What people wrote, in which matplotlib would take what is between two dollar signs for a formula."""
+    return text.replace("$", r"\$")
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -94,7 +99,7 @@ def _figure(width: float, height: float) -> Figure:
 def _draw_parallel(chart: Parallel, width: float) -> Figure:
     figure = _figure(width, PANEL_INCHES[0][1] * width / PANEL_INCHES[0][0])
     axes = figure.subplots()
-    axes.set_title(chart.title, loc="left", fontsize=11, wrap=True)
+    axes.set_title(_plain(chart.title), loc="left", fontsize=11, wrap=True)
     axes.set_axis_off()
     if not chart.ids:
         axes.text(0.5, 0.5, chart.missing, ha="center", va="center", transform=axes.transAxes)
@@ -106,7 +111,7 @@ def _draw_parallel(chart: Parallel, width: float) -> Figure:
         axes.plot([x, x], [0, 1], color="0.5", lw=0.8, zorder=0)
         axes.text(x, 1.04, axis.label, ha="left", va="bottom", rotation=20, fontsize=8)
         for place, text in axis.ticks:
-            axes.annotate(text, (x, place), (2, 0), textcoords="offset points", va="center", fontsize=7)
+            axes.annotate(_plain(text), (x, place), (2, 0), textcoords="offset points", va="center", fontsize=7)
     return figure
 
 

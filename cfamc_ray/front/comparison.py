@@ -1,5 +1,6 @@
 """Comparison of studies: whose front is better, and whether the difference is significant."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,6 +14,8 @@ from cfamc_ray.front.front import Front, find_front
 from cfamc_ray.store.records import TrialRecord
 
 Array = npt.NDArray[np.float64]
+FEWEST = 5
+"""Finished trials of a study from which the bootstrap can tell anything."""
 
 
 class Comparison(NamedTuple):
@@ -25,7 +28,8 @@ class Comparison(NamedTuple):
     gain: float
     """Hypervolume minus that of the first study."""
     interval: tuple[float, float]
-    """95 % bootstrap interval of the gain; the trials of both studies are resampled."""
+    """95 % bootstrap interval of the gain, the trials of both studies resampled; NaN where either has fewer finished
+    trials than `FEWEST`."""
 
     @property
     def significant(self) -> bool:
@@ -57,6 +61,8 @@ def compare_studies(
                 f"{config.name}: its objectives are {dict(config.objectives)}, those of {studies[0][0].name} "
                 f"{dict(objectives)}: only equal ones can be compared"
             )
+    # Their order, which decides that of values and references, may differ.
+    studies = [(config.model_copy(update={"objectives": objectives}), records) for config, records in studies]
     signs_K = signs(objectives.values())
     references = np.array([find_front(config, records).reference for config, records in studies]) * signs_K
     reference = (references.min(axis=0) * signs_K).tolist()
@@ -67,6 +73,8 @@ def compare_studies(
         gain = front.hypervolume - fronts[0].hypervolume
         spread_R = (volume_R - volume_R.mean()) - (drawn[0] - drawn[0].mean())
         low, high = (float(gain + end) for end in np.quantile(spread_R, (0.025, 0.975)))
+        if min(front.finished, fronts[0].finished) < FEWEST:
+            low = high = math.nan
         spent = sum(r.paid("crop_passes") for r in records if r.rows and not r.source)
         comparisons.append(Comparison(config.name, front, spent, gain, (low, high)))
     return comparisons

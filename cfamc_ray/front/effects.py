@@ -21,6 +21,7 @@ from cfamc_ray.metrics import Direction, find_metric
 from cfamc_ray.space.encoding import distributions, encode, ends_of
 from cfamc_ray.store.records import TrialRecord
 from cfamc_ray.store.tables import Column, Table
+from cfamc_ray.store.trial_tables import applied_part
 
 Array = npt.NDArray[np.float64]
 FEWEST = 8
@@ -33,7 +34,7 @@ class Effect(NamedTuple):
     key: str
     metric: str
     settings: tuple[Scalar, ...]
-    """Value of the key in each finished trial."""
+    """Value of the key in each finished trial that has it."""
     results: tuple[float, ...]
     """Value of the metric in the same trials."""
     importance: float
@@ -65,56 +66,72 @@ def find_effects(
 ) -> list[Effect]:
     """The effect of each searched key that differs between the trials on each metric.
 
+    The effect of a component's key is that among the trials with this component.
+
     Args:
         config: of the study.
         records: of its trials; only finished ones that have the metric and are no forks count.
         metrics: metrics and their directions; None: the objectives.
     """
-    effects = []
+    effects: list[Effect] = []
+    searched = list(distributions(config.space))
     for metric, direction in (metrics or config.objectives).items():
         whole = (r for r in records if r.status == "finished" and not trunk_part(r.point))
         finished = [r for r in whole if math.isfinite(r.value(metric))]
-        keys = [key for key in distributions(config.space) if len({r.point[key] for r in finished}) > 1]
-        y_N = np.array([record.value(metric) for record in finished])
-        importance = _importances(config, finished, keys, y_N, direction)
-        slopes = _slopes(config, finished, keys, y_N)
-        for key in keys:
-            slope, half = slopes.get(key, (math.nan, math.nan))
-            ends, log = ends_of(config.space[key])
-            place = float(np.mean([encode({key: config.space[key]}, r.point)[0] for r in finished]))
-            effects.append(
-                Effect(
-                    key=key,
-                    metric=metric,
-                    settings=tuple(record.point[key] for record in finished),
-                    results=tuple(y_N.tolist()),
-                    importance=importance.get(key, math.nan),
-                    slope=slope,
-                    interval=(slope - half, slope + half),
-                    log=log,
-                    ends=ends,
-                    trend=(float(y_N.mean()) - slope * place, float(y_N.mean()) + slope * (1 - place)),
-                    norms=norms_of(config),
-                )
+        applied = [applied_part(config, record.point) for record in finished]
+        # The trials whose components have a key: all of them for most keys.
+        having = {key: tuple(n for n, point in enumerate(applied) if key in point) for key in searched}
+        found: dict[str, Effect] = {}
+        for places in dict.fromkeys(having.values()):
+            alike = [finished[n] for n in places]
+            shared = [key for key in searched if set(places) <= set(having[key])]
+            differing = [key for key in shared if len({record.point[key] for record in alike}) > 1]
+            every = _effects_in(config, alike, differing, metric, direction)
+            found |= {effect.key: effect for effect in every if having[effect.key] == places}
+        effects += [found[key] for key in searched if key in found]
+    return effects
+
+
+def _effects_in(
+    config: StudyConfig, trials: Sequence[TrialRecord], keys: Sequence[str], metric: str, direction: Direction
+) -> list[Effect]:
+    """The effects of keys that all trials have, and that differ between them."""
+    y_N = np.array([record.value(metric) for record in trials])
+    importance = _importances(config, trials, keys, y_N, direction)
+    slopes = _slopes(config, trials, keys, y_N)
+    effects = []
+    for key in keys:
+        slope, half = slopes.get(key, (math.nan, math.nan))
+        ends, log = ends_of(config.space[key])
+        place = float(np.mean([encode({key: config.space[key]}, record.point)[0] for record in trials]))
+        effects.append(
+            Effect(
+                key=key,
+                metric=metric,
+                settings=tuple(record.point[key] for record in trials),
+                results=tuple(y_N.tolist()),
+                importance=importance.get(key, math.nan),
+                slope=slope,
+                interval=(slope - half, slope + half),
+                log=log,
+                ends=ends,
+                trend=(float(y_N.mean()) - slope * place, float(y_N.mean()) + slope * (1 - place)),
+                norms=norms_of(config),
             )
+        )
     return effects
 
 
 def effects_table(effects: Sequence[Effect]) -> Table:
     """A row for each effect."""
     columns = [*map(Column, ("metric", "key", "importance", "change", "low", "high", "significant"))]
-    rows = [
-        {
-            "metric": find_metric(effect.metric).label,
-            "key": effect.key,
-            "importance": effect.importance,
-            "change": effect.slope,
-            "low": effect.interval[0],
-            "high": effect.interval[1],
-            "significant": effect.significant,
-        }
-        for effect in effects
-    ]
+    rows = []
+    for effect in effects:
+        low, high = effect.interval
+        numbers = {"importance": effect.importance, "change": effect.slope, "low": low, "high": high}
+        finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+        metric = find_metric(effect.metric).label
+        rows.append({"metric": metric, "key": effect.key, **finite, "significant": effect.significant})
     return Table("effects", "Change from the low to the high end of each key, with its 95 % interval", columns, rows)
 
 

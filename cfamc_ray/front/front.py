@@ -7,18 +7,20 @@ import numpy as np
 
 from cfamc_ray.config.radii import norms_of
 from cfamc_ray.config.study import StudyConfig
-from cfamc_ray.formatting import Norms, format_setting
+from cfamc_ray.formatting import format_setting
 from cfamc_ray.front.dominance import hypervolume, pareto_front, signs
+from cfamc_ray.metrics import Direction
 from cfamc_ray.store.records import TrialRecord
 from cfamc_ray.store.tables import L2
+from cfamc_ray.store.trial_tables import applied_part
 
 
 @dataclass(frozen=True)
 class Front:
     """The operating points of a study's finished trials, split into its Pareto front and the others."""
 
-    objectives: Mapping[str, str]
-    """Direction of each objective, by metric."""
+    config: StudyConfig
+    """Config of the study."""
     members: list[TrialRecord]
     """Records of trials at the operating points that no other one dominates, the best in the first objective first."""
     dominated: list[TrialRecord]
@@ -28,8 +30,11 @@ class Front:
     """Number of finished trials, with those that miss an objective."""
     reference: list[float]
     """The worst value of each objective that counts for the hypervolume."""
-    norms: Norms
-    """Norms of radii among the searched keys."""
+
+    @property
+    def objectives(self) -> Mapping[str, Direction]:
+        """Direction of each objective, by metric."""
+        return self.config.objectives
 
     @property
     def trials(self) -> set[int]:
@@ -54,6 +59,11 @@ class Front:
     def at_operating_points(self) -> bool:
         """Whether its points are operating points of trials, of which one trial may have several."""
         return any(record.l2 is not None for record in self.members)
+
+    def settings(self, record: TrialRecord) -> dict[str, str]:
+        """The searched keys that a trial has, and their values as people read them."""
+        norms = norms_of(self.config)
+        return {k: format_setting(k, value, norms) for k, value in applied_part(self.config, record.point).items()}
 
     @property
     def _points(self) -> str:
@@ -93,13 +103,12 @@ def find_front(
     first, sign = next(iter(objectives)), signs(directions)[0]
     on_front = [point for point, on in zip(complete.values(), mask, strict=True) if on]
     return Front(
-        objectives=objectives,
+        config=config,
         members=sorted(on_front, key=lambda point: -sign * point.value(first)),
         dominated=[point for point, on in zip(complete.values(), mask, strict=True) if not on],
         hypervolume=hypervolume(values, reference, directions),
         finished=len({record.number for record in records if record.status == "finished"}),
         reference=reference,
-        norms=norms_of(config),
     )
 
 

@@ -10,7 +10,10 @@ from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.formatting import IN_LINF, Norms
 from cfamc_ray.space.encoding import ends_of, place_on
 from cfamc_ray.store.records import TrialRecord
-from cfamc_ray.store.trial_tables import with_cost
+from cfamc_ray.store.trial_tables import applied_part, with_cost
+
+ABSENT = object()
+"""Stands for the value of a key that a trial does not have."""
 
 
 class Scale(NamedTuple):
@@ -18,7 +21,7 @@ class Scale(NamedTuple):
 
     name: str
     values: tuple[Any, ...]
-    """None where a trial has no such key."""
+    """`ABSENT` where a trial has no such key; null is a value."""
     ends: tuple[float, float]
     """Smallest and largest value; NaN for values without an order."""
     log: bool
@@ -54,10 +57,11 @@ def find_scales(config: StudyConfig, trials: Sequence[TrialRecord]) -> list[Scal
         config: of the study.
         trials: finished ones with all objectives.
     """
+    applied = [applied_part(config, record.point) for record in trials]
     keys = [
         Scale(
             key,
-            tuple(record.point.get(key) for record in trials),
+            tuple(point.get(key, ABSENT) for point in applied),
             *ends_of(written),
             options=written.values if isinstance(written, Choice) else (),
             key=True,

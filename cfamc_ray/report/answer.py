@@ -18,7 +18,7 @@ from cfamc_ray.front.changes import Changes
 from cfamc_ray.front.curves import Curves
 from cfamc_ray.front.effects import Effect
 from cfamc_ray.front.expectation import as_measured
-from cfamc_ray.front.front import find_front, name_of
+from cfamc_ray.front.front import count_of, find_front, name_of
 from cfamc_ray.front.growth import Growth
 from cfamc_ray.front.recommendations import Advice, headline
 from cfamc_ray.front.uncertainty import interval_of
@@ -210,16 +210,32 @@ def _late_growth(growth: Growth) -> list[str]:
     return [f"The last quarter of the {format_count(spent)} crop passes added {share:.1%} of the hypervolume."]
 
 
+def _confirmed(confirmed: Sequence[Confirmed]) -> list[str]:
+    """How many points are on the front whatever the seed; one seed alone says nothing of that."""
+    judged = [one for one in confirmed if one.seeds > 1]
+    others = len(confirmed) - len(judged)
+    sentences = []
+    if judged:
+        likely = sum(one.front_probability >= LIKELY for one in judged)
+        fewest, most = min(one.seeds for one in judged), max(one.seeds for one in judged)
+        seeds = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+        sentences.append(
+            f"Trained again with {seeds} fresh seeds and tested on test images, {likely} of {len(judged)} points "
+            f"belong to the front with a probability of at least {100 * LIKELY:.0f} %."
+        )
+    if others:
+        sentences.append(
+            f"{count_of(others, 'point')} of the confirmation {'has' if others == 1 else 'have'} fewer than 2 tested "
+            "seeds, which do not tell how much is chance."
+        )
+    return sentences
+
+
 def _certainty(
     config: StudyConfig, records: Sequence[TrialRecord], advice: Sequence[Advice], confirmed: Sequence[Confirmed]
 ) -> list[str]:
     if confirmed:
-        likely = sum(one.front_probability >= LIKELY for one in confirmed)
-        seeds = min(one.seeds for one in confirmed)
-        return [
-            f"Trained again with {seeds} fresh seeds and tested on test images, {likely} of {len(confirmed)} points "
-            f"belong to the front with a probability of at least {100 * LIKELY:.0f} %."
-        ]
+        return _confirmed(confirmed)
     metric = headline(config)
     (best,) = [as_measured(records, one.record) for one in advice if one.objective == metric]
     column = find_metric(metric).images

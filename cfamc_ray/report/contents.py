@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.figures.chart import Chart, Parallel
-from cfamc_ray.figures.charts import curves_chart, growth_chart
+from cfamc_ray.figures.charts import growth_chart
+from cfamc_ray.figures.curves import curves_chart
 from cfamc_ray.front.changes import find_changes
 from cfamc_ray.front.curves import find_curves
 from cfamc_ray.front.effects import find_effects

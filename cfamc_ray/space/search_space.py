@@ -8,7 +8,7 @@ from itertools import count, islice, product, takewhile
 
 from pydantic import ValidationError
 
-from cfamc_ray.config.active_keys import component_sections, has_key
+from cfamc_ray.config.active_keys import active_part, conditional_keys
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.radii import check_radii
 from cfamc_ray.config.ranges import Choice, Constant, FloatRange, IntRange, Range, dump_range
@@ -221,10 +221,7 @@ class SearchSpace:
 
     def active(self, point: Point) -> dict[str, Scalar]:
         """The part of a point that determines its trial, without keys that its components do not have."""
-        if not self._conditional:
-            return dict(point)
-        tree = self.config.tree_at(point)
-        return {key: value for key, value in point.items() if key not in self._conditional or has_key(tree, key)}
+        return active_part(point, self._conditional, self.config.tree_at)
 
     def identity(self, point: Point) -> frozenset[tuple[str, Scalar]]:
         """A value that is equal for points that give the same trial."""
@@ -232,9 +229,7 @@ class SearchSpace:
 
     @cached_property
     def _conditional(self) -> set[str]:
-        """Searched keys of components."""
-        sections = component_sections(TrialConfig)
-        return {key for key in self.ranges if any(key.startswith(f"{section}.") for section in sections)}
+        return conditional_keys(TrialConfig, self.ranges)
 
 
 def constant_of(written: Range) -> Scalar:

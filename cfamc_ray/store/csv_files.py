@@ -4,6 +4,7 @@ import csv
 import io
 import math
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def csv_rows(text: str) -> list[dict[str, str]]:
 
 
 def read_csv(path: Path, numbers: Collection[str], *, or_empty: Collection[str] = ()) -> list[dict[str, Any]]:
-    """Rows with numbers as floats and None for an empty cell; no rows where the file is missing or damaged.
+    """Rows with numbers and None for an empty cell; no rows where the file is missing or damaged.
 
     Args:
         path: of the file.
@@ -52,13 +53,15 @@ def _parse(text: str, *, numbers: Collection[str], or_empty: Collection[str]) ->
         raise ValueError("lacks a column")
     parsed = [{key: _value(cell) for key, cell in row.items()} for row in rows]
     wanted = [row[name] for row in parsed for name in (*numbers, *or_empty) if name in numbers or row[name] is not None]
-    if not all(isinstance(value, float) and math.isfinite(value) for value in wanted):
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in wanted):
         raise ValueError("holds no number where one must be")
     return parsed
 
 
-def _value(text: str) -> float | str | None:
-    try:
-        return float(text) if text else None
-    except ValueError:
-        return text
+def _value(text: str) -> int | float | str | None:
+    if not text:
+        return None
+    for number in (int, float):
+        with suppress(ValueError):
+            return number(text)
+    return text

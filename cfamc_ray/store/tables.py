@@ -1,5 +1,6 @@
 """Tables of a study, as CSV, Markdown and LaTeX."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -93,6 +94,10 @@ class Table(NamedTuple):
         """The columns as a person reads them."""
         return short_names([column.label or column.name for column in self.columns])
 
+    def numbers(self) -> list[list[float | None]]:
+        """What the cells are sorted by; None where they are no finite numbers, and are sorted by what is shown."""
+        return [[_finite(row.get(name)) for name in self.names] for row in self.rows]
+
     def kinds(self) -> list[str]:
         """Of each column: number, text, or long text."""
         words = [[row[name] for row in self.rows if isinstance(row.get(name), str)] for name in self.names]
@@ -110,3 +115,8 @@ class Table(NamedTuple):
         from tabulate import tabulate  # noqa: PLC0415 (a machine that only trains need not have it)
 
         return tabulate(self.shown(), self.headings(), tablefmt=style, disable_numparse=True) + "\n"
+
+
+def _finite(value: object) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number and math.isfinite(value) else None  # type: ignore[return-value, arg-type]

@@ -4,10 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cfamc_ray.config.active_keys import active_part, conditional_keys
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.radii import norms_of
 from cfamc_ray.config.stages import TRUNK, TRUNK_EPOCHS, trunk_part
-from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.config.study import Point, StudyConfig
+from cfamc_ray.config.trial import TrialConfig
+from cfamc_ray.config.types import Scalar
 from cfamc_ray.config.yaml12 import parse_yaml
 from cfamc_ray.metrics import costs
 from cfamc_ray.store.content import content_of
@@ -16,13 +19,16 @@ from cfamc_ray.store.layout import TRIALS, number_of
 from cfamc_ray.store.records import TrialRecord
 from cfamc_ray.store.tables import L2, Column, Table, metric_column, setting_column
 
+NULL = "null"
+"""A cell with the value null, as in a space file; an empty one is of a key that the trial does not have."""
+
 
 def trials_table(config: StudyConfig, records: Sequence[TrialRecord]) -> Table:
     """One row per record: id, status, reason, epochs, objectives, costs, and the columns of `settings_columns`.
 
     A metric that is missing is None. Records that stand for an operating point have its metrics.
     """
-    metrics = list(dict.fromkeys([*config.objectives, *costs()]))
+    metrics, settings = list(dict.fromkeys([*config.objectives, *costs()])), settings_columns(config, records)
     rows = []
     for record in records:
         row = {
@@ -32,12 +38,9 @@ def trials_table(config: StudyConfig, records: Sequence[TrialRecord]) -> Table:
             "epochs": len(record.rows),
         }
         row |= {name: record.recorded(name) for name in metrics}
+        row |= dict.fromkeys(column.name for column in settings)
         rows.append(row | settings_of(config, record))
-    columns = [
-        *map(Column, ("trial_id", "status", "reason", "epochs")),
-        *map(metric_column, metrics),
-        *settings_columns(config, records),
-    ]
+    columns = [*map(Column, ("trial_id", "status", "reason", "epochs")), *map(metric_column, metrics), *settings]
     return Table("trials", "All trials", columns, rows)
 
 
@@ -54,9 +57,15 @@ def settings_columns(config: StudyConfig, records: Iterable[TrialRecord]) -> lis
 
 
 def settings_of(config: StudyConfig, record: TrialRecord) -> dict[str, Any]:
-    """Cells of `settings_columns`; None where the record has no such value."""
+    """Cells of `settings_columns`, without those of keys that the trial does not have; null is a value."""
     strength = {} if record.l2 is None else {L2: record.l2}
-    return {**strength, **{key: record.point.get(key) for key in config.space}, **trunk_part(record.point)}
+    applied = {key: NULL if value is None else value for key, value in applied_part(config, record.point).items()}
+    return strength | applied
+
+
+def applied_part(config: StudyConfig, point: Point) -> dict[str, Scalar]:
+    """The part of a point that its trial applies: without keys of components that the trial does not have."""
+    return active_part(point, conditional_keys(TrialConfig, config.space), config.tree_at)
 
 
 def with_cost(objectives: Iterable[str]) -> list[str]:
@@ -65,15 +74,20 @@ def with_cost(objectives: Iterable[str]) -> list[str]:
 
 
 def tabled_points(config: StudyConfig, study: Path) -> dict[int, dict[str, Any]]:
-    """Points by the number of their trial, as trials.csv has them from the last time that a command ended."""
-    rows = content_of(study / TRIALS, csv_rows) or []
-    named = {row.get("trial_id", ""): row for row in rows if row.keys() >= config.space.keys()}
-    points = {name: {key: _values(config, key, row[key]) for key in _keys(config, row)} for name, row in named.items()}
-    return {
-        number_of(name): {key: values[0] for key, values in point.items()}
-        for name, point in points.items()
-        if name.removeprefix("trial_").isdecimal() and all(point.values())
-    }
+    """Points by the number of their trial, as trials.csv has them from the last time that a command ended.
+
+    A key that the trial's components do not have is empty there; its value, which changes nothing, is any of its range.
+    """
+    points = {}
+    for row in content_of(study / TRIALS, csv_rows) or []:
+        name = row.get("trial_id", "")
+        if name.removeprefix("trial_").isdecimal() and row.keys() >= config.space.keys():
+            read = {key: _values(config, key, row[key]) for key in _keys(config, row)}
+            empty = {key: config.space[key].edges()[0] for key, values in read.items() if not (values or row[key])}
+            point = {key: values[0] for key, values in read.items() if values} | empty
+            if point.keys() == read.keys() and not applied_part(config, point).keys() & empty.keys():
+                points[number_of(name)] = {key: point[key] for key in read}
+    return points
 
 
 def _keys(config: StudyConfig, row: Mapping[str, str]) -> list[str]:

@@ -3,6 +3,7 @@
 import io
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ from matplotlib.colors import to_hex
 from matplotlib.container import BarContainer
 
 from cfamc_ray.figures.chart import Area, Axis, Bars, Chart, Line, Panel, Points
-from cfamc_ray.figures.charts import curves_chart, growth_chart, spending_chart
+from cfamc_ray.figures.charts import growth_chart, spending_chart
+from cfamc_ray.figures.curves import MOST_NAMED, curves_chart
 from cfamc_ray.figures.interactive import _log_ticks, embed
-from cfamc_ray.figures.static import draw
+from cfamc_ray.figures.static import draw, save_chart
 from cfamc_ray.front.growth import Growth, find_spending
 from cfamc_ray.store.records import TrialRecord
 
@@ -162,3 +164,22 @@ def test_any_costs_have_colours(values: list[float]) -> None:
     found = draw(chart).axes[0].collections[0]
     assert np.isfinite(np.asarray(found.norm(np.array(values)))).all()
     assert "Viridis" in embed(chart)[0] or "colorscale" in embed(chart)[0]
+
+
+def test_of_many_trials_on_the_front_none_is_named() -> None:
+    rows = [{"epoch": 1, "crop_passes": 10, "clean_accuracy": 0.1, "robust_accuracy": None}]
+    for number in (MOST_NAMED, MOST_NAMED + 1):
+        members = [TrialRecord(n, {}, rows, "finished") for n in range(number)]
+        names = [mark.name for mark in curves_chart(members, members).panels[0].marks if isinstance(mark, Line)]
+        assert names == ([f"trial {n}" for n in range(number)] if number == MOST_NAMED else ["on the front"])
+
+
+@pytest.mark.parametrize("panels", [1, 2])
+@pytest.mark.parametrize("title", ["Do $1 #crops beat $2?", r"Is $\eps$ worth its cost?", "Less than $5?"])
+def test_dollars_in_a_question_are_no_formula(title: str, panels: int, tmp_path: Path) -> None:
+    chart = Chart("asked", title, [Panel(Axis("x"), Axis("y"), [])] * panels)
+    save_chart(chart, tmp_path)
+    drawn = draw(chart)
+    (text,) = [text for text in [drawn._suptitle, drawn.axes[0]._left_title] if text and text.get_text()]  # type: ignore[attr-defined]
+    plain, is_math = text._preprocess_math(text.get_text())
+    assert (plain, is_math) == (title, False)

@@ -85,3 +85,28 @@ def test_without_trials_it_says_so() -> None:
     made = chart([])
     assert [text.get_text() for text in draw(made).axes[0].texts] == ["no trial has finished yet"]
     assert "no trial has finished yet" in embed(made)[0]
+
+
+def test_null_is_a_value_and_a_key_of_another_component_is_missing() -> None:
+    config = study(
+        space={
+            "optimizer.trust_coefficient": {"choice": [None, 0.005]},
+            "loss.name": {"choice": ["emp_ssl", "nt_xent"]},
+            "loss.temperature": {"float": [0.1, 0.2]},
+        },
+        trial={"crops": {"views": 2}},
+    )
+    trials = [
+        TrialRecord(
+            n,
+            {"optimizer.trust_coefficient": trust, "loss.name": loss, "loss.temperature": 0.15},
+            [row(1, done=True)],
+            "finished",
+        )
+        for n, (trust, loss) in enumerate([(None, "emp_ssl"), (0.005, "nt_xent")])
+    ]
+    trust, _, temperature, *_ = parallel_chart(find_scales(config, trials), ["0", "1"], headline="robust_accuracy").axes
+    assert trust.ticks == [(0.25, "null"), (0.75, "0.005")]
+    assert trust.places == [0.25, 0.75]
+    assert temperature.ticks[0] == (0, "–")
+    assert temperature.places[0] == 0 < temperature.places[1]

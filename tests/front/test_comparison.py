@@ -1,3 +1,4 @@
+import math
 import random
 
 import pytest
@@ -67,3 +68,23 @@ def test_a_trial_is_resampled_with_all_its_operating_points() -> None:
     volumes = _resampled(compare_studies([(named("a"), trials)])[0].front, 200, (0, 0))
     whole, one, other = 0.4 * 0.4 + 0.4 * 0.1, 0.4 * 0.4 + 0.4 * 0.1, 0.3 * 0.3 + 0.2 * 0.05
     assert sorted(set(volumes.round(9))) == pytest.approx(sorted({whole, one, other})), "never half a trial"
+
+
+def test_the_order_of_the_objectives_changes_nothing() -> None:
+    some = [record(n, clean_accuracy=0.1 * n, flops=10 + n) for n in range(1, 9)]
+    one = study(name="one", objectives={"clean_accuracy": "maximize", "flops": "minimize"})
+    other = study(name="other", objectives={"flops": "minimize", "clean_accuracy": "maximize"})
+    for first, second in (compare_studies([(one, some), (other, some)]), compare_studies([(other, some), (one, some)])):
+        assert first.front.hypervolume == second.front.hypervolume > 0
+        assert list(first.front.objectives) == list(second.front.objectives)
+        assert second.gain == 0
+
+
+@pytest.mark.parametrize("few", [0, 1, 4])
+def test_too_few_trials_decide_nothing(few: int) -> None:
+    better = [record(n, clean_accuracy=0.5, robust_accuracy=0.26) for n in range(few)]
+    many = [record(n, clean_accuracy=0.5, robust_accuracy=0.25) for n in range(9)]
+    for first, second in ((better, many), (many, better)):
+        comparison = compare_studies([(named("a"), first), (named("b"), second)])[1]
+        assert all(map(math.isnan, comparison.interval))
+        assert not comparison.significant

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_by_hand import row, study
 
-from cfamc_ray.front.effects import FEWEST, Effect, find_effects
+from cfamc_ray.front.effects import FEWEST, Effect, effects_table, find_effects
 from cfamc_ray.store.records import TrialRecord
 
 SPACE = {
@@ -138,3 +138,33 @@ def test_a_trend_goes_through_the_means_on_the_keys_own_scale() -> None:
 def test_a_key_without_an_order_has_no_ends() -> None:
     norm = effect(find_effects(study(space=SPACE), trials(20, linear)), "encoder.norm")
     assert all(map(math.isnan, (*norm.ends, *norm.trend, *norm.interval)))
+
+
+def test_a_key_of_a_component_has_its_effect_among_the_trials_with_this_component() -> None:
+    config = study(
+        space={
+            "loss.name": {"choice": ["emp_ssl", "nt_xent"]},
+            "loss.temperature": {"float": [0.1, 1.0]},
+            "optimizer.lr": {"float": [0.1, 0.3]},
+        },
+        trial={"crops": {"views": 2}},
+    )
+    source = random.Random(0)  # noqa: S311
+    records = []
+    for n in range(40):
+        point = {
+            "loss.name": source.choice(["emp_ssl", "nt_xent"]),
+            "loss.temperature": source.uniform(0.1, 1.0),
+            "optimizer.lr": source.uniform(0.1, 0.3),
+        }
+        own = 0.2 * (point["loss.temperature"] - 0.1) / 0.9 if point["loss.name"] == "nt_xent" else 0.15
+        records.append(
+            TrialRecord(n, point, [row(1, done=True, robust_accuracy=own + point["optimizer.lr"])], "finished")
+        )
+    found = find_effects(config, records, {"robust_accuracy": "maximize"})
+    assert [one.key for one in found] == list(config.space)
+    conditional, of_all = effect(found, "loss.temperature"), effect(found, "optimizer.lr")
+    assert conditional.slope == pytest.approx(0.2)
+    assert len(conditional.settings) == sum(r.point["loss.name"] == "nt_xent" for r in records) < 40
+    assert len(of_all.settings) == 40
+    assert effects_table(found).rows[0]["change"] is None, "a name has no low and no high end"

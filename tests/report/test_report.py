@@ -139,6 +139,19 @@ def test_what_was_confirmed_takes_the_place_of_what_is_uncertain(study: Path) ->
     assert not any("±" in sentence for sentence in report.sentences)
 
 
+def test_one_fresh_seed_says_nothing_of_chance(study: Path) -> None:
+    begun = "trial_id,seeds,front_probability,crops.views\ntrial_00011,3,0.9,12344\ntrial_00007,2,1.0,12345\n"
+    (study / "confirm.csv").write_text(f"{begun}trial_00006,1,1.0,5\ntrial_00005,0,,5\n")
+    report = make_report(study)
+    assert report.sentences[-2:] == [
+        "Trained again with 2 to 3 fresh seeds and tested on test images, 2 of 2 points belong to the front with a "
+        "probability of at least 80 %.",
+        "2 points of the confirmation have fewer than 2 tested seeds, which do not tell how much is chance.",
+    ]
+    (table,) = (table for table in report.tables if table.name == "confirm")
+    assert [row[-1] for row in table.shown()] == ["12344", "12345", "5", "5"]
+
+
 def test_each_recommended_configuration_has_a_command_that_reads_its_trial(
     study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

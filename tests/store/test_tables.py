@@ -1,5 +1,6 @@
 import csv
 import io
+import math
 from typing import Any
 
 import pytest
@@ -72,3 +73,9 @@ def test_a_column_with_words_is_text() -> None:
     rows: list[dict[str, Any]] = [failed, {"status": "finished", "base": None}]
     table = Table("t", "", [Column(name) for name in ("status", "reason", "epochs", "base")], rows)
     assert table.kinds() == ["text", "long text", "number", "number"]
+
+
+def test_rows_are_sorted_by_finite_numbers_alone() -> None:
+    columns = [Column("change"), Column("sure"), Column("name")]
+    cells = [{"change": value, "sure": True, "name": "a"} for value in (0.5, 3, math.nan, math.inf, None)]
+    assert Table("made", "", columns, cells).numbers() == [[value, None, None] for value in (0.5, 3, None, None, None)]
