@@ -152,15 +152,11 @@ def test_a_key_of_a_component_has_its_effect_among_the_trials_with_this_componen
     source = random.Random(0)  # noqa: S311
     records = []
     for n in range(40):
-        point = {
-            "loss.name": source.choice(["emp_ssl", "nt_xent"]),
-            "loss.temperature": source.uniform(0.1, 1.0),
-            "optimizer.lr": source.uniform(0.1, 0.3),
-        }
-        own = 0.2 * (point["loss.temperature"] - 0.1) / 0.9 if point["loss.name"] == "nt_xent" else 0.15
-        records.append(
-            TrialRecord(n, point, [row(1, done=True, robust_accuracy=own + point["optimizer.lr"])], "finished")
-        )
+        loss = source.choice(["emp_ssl", "nt_xent"])
+        temperature, rate = source.uniform(0.1, 1.0), source.uniform(0.1, 0.3)
+        robust = rate + (0.2 * (temperature - 0.1) / 0.9 if loss == "nt_xent" else 0.15)
+        point = {"loss.name": loss, "loss.temperature": temperature, "optimizer.lr": rate}
+        records.append(TrialRecord(n, point, [row(1, done=True, robust_accuracy=robust)], "finished"))
     found = find_effects(config, records, {"robust_accuracy": "maximize"})
     assert [one.key for one in found] == list(config.space)
     conditional, of_all = effect(found, "loss.temperature"), effect(found, "optimizer.lr")
