@@ -168,7 +168,7 @@ def _print_front(config: StudyConfig, front: Front, records: Sequence[TrialRecor
         values = [format_value(metric, record.value(metric)) for metric in metrics]
         seconds = format_seconds(record.value("train_seconds") + record.value("eval_seconds"))
         cells = settings_of(config, record)
-        point = [column.show(cells.get(column.name)) for column in columns]
+        point = [column.cell(cells) for column in columns]
         table.add_row(str(record.number), *values, seconds, *point)
     print(whole_table(table))
 

@@ -216,6 +216,18 @@ class TestBadInput:
         with pytest.raises(InputError, match=r"different: trial\.crops\.views"):
             open_study(tmp_path / "small").resume(overrides=["crops.views=5"])
 
+    def test_a_study_of_one_point_is_resumed_as_a_study_and_confirmed(self, tmp_path: Path, runs: Runs) -> None:
+        folder = tmp_path / "small"
+        folder.mkdir()
+        write_config(folder, StudyConfig.model_validate({**SPACE, "space": {}, "budget": {"trials": 1}}))
+        study = open_study(folder)
+        assert study.is_run
+        assert not study._with(["confirm.seeds=1"]).is_run
+        (folder / "optuna.db").touch()
+        assert not study.is_run
+        study.resume()
+        assert [config.name for config in runs.configs] == ["small"]
+
     def test_a_study_that_another_process_drives_is_refused(self, tmp_path: Path, runs: Runs) -> None:
         with only_driver(tmp_path / "small"), pytest.raises(InputError, match="another process is at work on it"):
             run_study(SPACE, out=tmp_path)
@@ -425,6 +437,7 @@ class TestTrain:
             (SPACE, {}, "a run has no space to search"),
             (SPACE, {"variant": "published"}, "variant: a space sets its own"),
             ("cf-amc-ssl", {"workers": 0}, "--workers 0: must be at least 1"),
+            ("cf-amc-ssl", {"device": "gpu"}, "device 'gpu': must be one of auto, cpu, cuda"),
             ("cf-amc-ssl", {"resume": True}, "there is nothing to resume"),
             ("cf-amc-ssl", {"overrides": ["crops.veiws=2"]}, r"unknown key trial\.crops\.veiws"),
             ({"budget": {"trials": 1}}, {}, "the space: the key name is missing"),
@@ -497,6 +510,7 @@ class TestEvaluate:
             ({"overrides": "images=20"}, r"overrides: write a list, \['images=20'\]"),
             ({"overrides": ["imges=20"]}, "unknown key imges; did you mean images?"),
             ({"run": "nothing"}, "nothing: no such folder"),
+            ({"device": "tpu"}, "device 'tpu': must be one of auto, cpu, cuda"),
         ],
         ids=str,
     )

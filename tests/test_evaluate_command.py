@@ -513,6 +513,31 @@ class TestTransfer:
         clean = record["results"][0]
         assert (clean["images"], clean["right"]) == (15, 15), "its classes are colours"
 
+    def test_two_files_of_as_many_images_have_a_record_each_and_a_moved_one_the_same(
+        self, run: Path, tmp_path: Path
+    ) -> None:
+        random, paths = np.random.default_rng(0), [tmp_path / name for name in ("a.npz", "b.npz", "moved.npz")]
+        images = {f"x_{split}": random.integers(0, 255, (30, 12, 12, 3), np.uint8) for split in ("train", "test")}
+        labels = np.arange(30) % 3
+        np.savez(paths[0], y_train=labels, y_test=labels, **images)  # type: ignore[arg-type]
+        np.savez(paths[1], y_train=labels, y_test=labels[::-1], **images)  # type: ignore[arg-type]
+        shutil.copy(paths[0], paths[2])
+        words = ["--set", "epsilons=[]", "--set", "autoattack_epsilons=[]", "--set", "head.l2=0.1", *FEW]
+        said = [said_by(main, str(run), "--transfer", f"npz:{path}", *words) for path in paths]
+        assert [each.code for each in said] == [0, 0, 0], said
+        records = sorted((run / "trial_00000" / "evaluations").glob("*.json"))
+        assert len(records) == 2
+        digests = {json.loads(path.read_text())["images"] for path in records}
+        assert len(digests) == 2
+
+    def test_where_the_run_s_own_images_are_is_not_asked_of_a_transfer(self, run: Path) -> None:
+        said = said_by(main, str(run), "--transfer", "digits", "--set", "data.path=elsewhere.npz")
+        assert said == (
+            2,
+            "",
+            "--set data.path=elsewhere.npz: --transfer names the images, and where they are; leave one of them out\n",
+        )
+
     def test_of_digits_all_training_images_are_probed_on(self, run: Path) -> None:
         record = evaluated(run, *QUICK, *NO_AUTOATTACK, "--transfer", "digits")
         assert (record["data"]["probe_images"], record["data"]["image_size"]) == (1437, 16)
@@ -678,18 +703,32 @@ class TestBadInput:
         assert "usage: python -m cfamc_ray.evaluate" in capsys.readouterr().err
 
     @pytest.mark.parametrize("untrained", [[], ["--untrained"]], ids=["", "untrained"])
-    def test_what_holds_no_finished_run_is_refused(self, run: Path, tmp_path: Path, untrained: list[str]) -> None:
+    def test_what_holds_no_run_is_refused(self, tmp_path: Path, untrained: list[str]) -> None:
         (tmp_path / "file").touch()
         (tmp_path / "empty").mkdir()
-        (run / "trial_00000" / "encoder.safetensors").unlink()
         for name, problem in [
             ("nothing", "no such folder"),
             ("file", "no such folder"),
             ("empty", "holds no run; a finished one has an encoder.safetensors"),
-            ("runs", "holds an unfinished run: resume it with --resume; a finished one has an encoder.safetensors"),
         ]:
             said = said_by(main, str(tmp_path / name), *untrained)
             assert said == (2, "", f"{tmp_path / name}: {problem}\n")
+
+    def test_without_an_encoder_it_says_why_and_initial_weights_need_none(self, run: Path) -> None:
+        trial = TrialFolder(run, 0)
+        trial.encoder.unlink()
+        said = said_by(main, str(trial.path))
+        assert said == (
+            2,
+            "",
+            f"{trial.path}: finished, but its encoder.safetensors is not there; a study keeps those of its front "
+            f"unless it has keep_encoders: all; cfamc train --trial {trial.path} trains it again\n",
+        )
+        assert said_by(main, str(trial.path), "--untrained", *QUICK, *NO_AUTOATTACK).code == 0
+        trial.epochs_file.write_text(trial.epochs_file.read_text().splitlines()[0].replace("true", "false") + "\n")
+        said = said_by(main, str(run))
+        state = "holds an unfinished run: resume it with --resume; a finished one has an encoder.safetensors"
+        assert said == (2, "", f"{run}: {state}\n")
 
     def test_of_several_encoders_one_must_be_named(self, run: Path) -> None:
         other = Path(shutil.copytree(run, run.parent / "other"))

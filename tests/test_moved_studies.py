@@ -222,8 +222,12 @@ def test_a_trial_of_a_moved_study_is_trained_anew_on_its_images_alone(
     there.draw_images(seed=1)
     assert_refused(train_trial(there, tmp_path / "again"), there.images, there.study, begun)
     assert not (tmp_path / "again").exists()
-    said = train_trial(there, tmp_path / "again", "--set", f"data.path={there.images}")
-    assert (said.code, said.err) == (0, ""), "other images that are named are meant"
+    few = "pretrain_images: 20, probe_images: 20, validation_images: 10"
+    size = ", image_size: 8" if there.kind == "imagefolder" else ""
+    whole = f"data={{name: {there.kind}, path: '{there.images}', {few}{size}}}"
+    for number, named in enumerate([f"data.path={there.images}", whole]):
+        said = train_trial(there, tmp_path / f"again{number}", "--set", named)
+        assert (said.code, said.err) == (0, ""), "other images that are named are meant"
 
 
 def test_images_that_are_nowhere_are_missed_where_the_moved_study_expects_them(

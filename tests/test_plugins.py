@@ -110,6 +110,17 @@ def test_one_that_cannot_be_imported_is_refused_in_one_line(project: Path, plugi
     assert message in done.stderr
 
 
+def test_its_component_can_be_chosen_in_place_of_one_with_keys_of_its_own(project: Path) -> None:
+    space = SPACE.replace("loss: {name: spread}", "loss: {name: emp_ssl, invariance_weight: 100}")
+    assert space != SPACE
+    (project / "mine.yaml").write_text(space, encoding="utf-8")
+    done = tune(project, "--dry-run", "--set", "loss.name=spread")
+    assert done.returncode == 0, done.stderr
+    (project / "mine.yaml").write_text(space.replace("plugins: [my_loss]\n", ""), encoding="utf-8")
+    done = tune(project, "--dry-run", "--set", "loss.name=spread", "--set", "plugins=[my_loss]")
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.long
 def test_it_can_be_given_to_the_api_and_to_the_commands(project: Path) -> None:
     (project / "mine.yaml").write_text(SPACE.replace("plugins: [my_loss]\n", ""), encoding="utf-8")

@@ -75,7 +75,7 @@ def test_an_epoch_and_the_card_of_a_study_name_the_ball_of_the_evaluation() -> N
     assert "at 4/255 25.0%" in epoch_line(TrialConfig(), metrics, detail="normal")
     for trial, ball in ((L2, "with an l₂ radius of 0.5, on"), ({}, "with an l∞ radius of 4/255, on")):
         made = config(trial)
-        assert ball in _card(made, find_front(made, records()), "5 trials", [])
+        assert ball in _card(made, find_front(made, records()), "5 trials", [made.trial], [])
 
 
 def test_published_results_are_compared_in_linf_alone() -> None:

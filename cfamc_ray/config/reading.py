@@ -96,20 +96,27 @@ def resolve(
         InputError: if a key or an override is wrong.
     """
     _refuse_other_kind(tree, model, source)
-    for override in overrides:
-        _override(tree, override, model)
     where = f"{source} with --set {', '.join(overrides)}" if overrides else source
+    of_plugins = [override for override in overrides if key_and_value(override)[0] == "plugins"]
+    for override in of_plugins:
+        _override(tree, override, model)
     plugins = tree.get("plugins", [])
     if not isinstance(plugins, list | tuple):
         raise InputError(f"{where}: plugins: must be a list, [{plugins}]")
     try:
-        import_plugins(plugins)
+        import_plugins(plugins)  # before other overrides: which keys a component has depends on what is registered
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error.__cause__  # what a plugin has raised
+    for override in overrides:
+        if override not in of_plugins:
+            _override(tree, override, model)
+    try:
         config = model.model_validate(tree)
         check(config)
     except ValidationError as error:
         raise InputError("\n".join(f"{where}: {problem}" for problem in _problems(error, model))) from None
     except ValueError as error:
-        raise InputError(f"{where}: {error}") from error.__cause__  # what a plugin has raised
+        raise InputError(f"{where}: {error}") from error.__cause__
     return config
 
 
@@ -125,7 +132,7 @@ def resolve_protocol(
         InputError: if an override is wrong.
     """
     trial = trial or TrialConfig()
-    changes = [_key_and_value(override) for override in overrides]
+    changes = [key_and_value(override) for override in overrides]
     protocol, judged = PROTOCOLS[name], trial.evaluation
     if head is not None:
         protocol = protocol.model_copy(update={"head": HEADS[head]})
@@ -166,7 +173,12 @@ def _refuse_other_kind(tree: Mapping[str, Any], model: type[Strict], source: str
         raise InputError(f"{source}: is for cfamc {command}, as its key {min(foreign)} shows")
 
 
-def _key_and_value(override: str) -> tuple[str, Any]:
+def key_and_value(override: str) -> tuple[str, Any]:
+    """The key and the value of ``key=value`` as typed after ``--set``.
+
+    Raises:
+        InputError: if it is no such text.
+    """
     key, equals, text = override.partition("=")
     if not equals:
         raise InputError(f"--set {override}: write key=value, as in --set budget.trials=20")
@@ -179,7 +191,7 @@ def _key_and_value(override: str) -> tuple[str, Any]:
 
 
 def _override(tree: dict[str, Any], override: str, model: type[Strict]) -> None:
-    key, value = _key_and_value(override)
+    key, value = key_and_value(override)
     first, *rest = key.split(".")
     at: Any
     if first in TrialConfig.model_fields:

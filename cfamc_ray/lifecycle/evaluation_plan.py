@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 from pydantic import ValidationError
 
@@ -12,11 +12,11 @@ from cfamc_ray.config.components import import_plugins
 from cfamc_ray.config.data import DATA_SETS, DataConfig, parse_data
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.protocol import ProtocolConfig
-from cfamc_ray.config.reading import resolve_protocol
+from cfamc_ray.config.reading import key_and_value, resolve_protocol
 from cfamc_ray.config.recipes import read_recipe, recipe_names
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
-from cfamc_ray.store.images import check_same
+from cfamc_ray.store.images import at_place, check_same
 from cfamc_ray.store.interpolations import read_interpolation
 from cfamc_ray.store.layout import ENCODER, trial_name
 from cfamc_ray.store.records import TrialFolder, read_config, read_trials
@@ -101,6 +101,8 @@ def planned_evaluations(
     import_plugins(plugins)
     places = [text for text in overrides if text.startswith(PLACE)]
     others = [text for text in overrides if text not in places]
+    if transfer and places:
+        raise InputError(f"--set {places[-1]}: --transfer names the images, and where they are; leave one of them out")
     planned = find_run(run, untrained=untrained)  # first, because it imports the plugins of the run's study
     resolved = [resolve_protocol(name, head=head, overrides=others, trial=planned.trial) for name in protocols]
     if not (transfer or any(text.split("=")[0].strip() in ("head", "head.l2") for text in others)):
@@ -142,7 +144,7 @@ def find_run(name: str, *, untrained: bool) -> Run:
         path = path.resolve()
         second = find_run(str(path.parent / trial_name(between.second)), untrained=untrained)
         return second if untrained else replace(second, name=path.name, folder=path, encoder=path / ENCODER)
-    trial_folder = _find_trial(path)
+    trial_folder = _find_trial(path, with_encoder=not untrained)
     study = read_config(trial_folder.path.parent)
     records = read_trials(trial_folder.path.parent)
     record = next((record for record in records if record.number == trial_folder.number), None)
@@ -172,32 +174,46 @@ def own_data(run: Run, places: Sequence[str]) -> DataConfig:
     if places:
         if data.location is None:
             raise InputError(f"--set {places[-1]}: {run.name} was trained on {data.name}, which has no path")
-        data = data.model_copy(update={"path": str(Path(places[-1].removeprefix(PLACE)).resolve())})
+        _, place = key_and_value(places[-1])
+        data = at_place(data, Path(str(place)))
     if run.study is not None and "data" not in {key.split(".")[0] for key in run.study.space}:
         given = run.study.model_copy(update={"trial": run.study.trial.model_copy(update={"data": data})})
         check_same(run.folder.parent, {"data": content_digest(data)}, config=given)
     return data
 
 
-def _find_trial(path: Path) -> TrialFolder:
-    """The single trial with an encoder in a trial's, a study's, or an enclosing folder."""
+def _find_trial(path: Path, *, with_encoder: bool) -> TrialFolder:
+    """The single trial, with an encoder if one is needed, in a trial's, a study's, or an enclosing folder."""
     if not path.is_dir():
         known = f"; for a recipe's initial weights add --untrained: {', '.join(recipe_names())}"
         raise InputError(f"{path}: no such folder{known if path.name in recipe_names() else ''}")
     trials = sorted(trial.parent for pattern in ("", "*/", "*/*/") for trial in path.glob(f"{pattern}trial.json"))
-    finished = [trial for trial in trials if (trial / "encoder.safetensors").is_file()]
-    if len(finished) == 1:
-        trial = finished[0].resolve()
+    encoders = [trial for trial in trials if (trial / ENCODER).is_file()]
+    chosen = trials if len(trials) == 1 and not with_encoder else encoders
+    if len(chosen) == 1:
+        trial = chosen[0].resolve()
         number = trial.name.removeprefix("trial_")
         if not number.isdecimal() or trial.name != trial_name(int(number)):
             raise InputError(
                 f"{trial}: not named as a trial is, such as {trial_name(0)}; copy the study's whole folder"
             )
         return TrialFolder(trial.parent, int(number))
-    if not finished:
-        state = "an unfinished run: resume it with --resume" if trials else "no run"
-        raise InputError(f"{path}: holds {state}; a finished one has an encoder.safetensors")
-    raise InputError(f"{path}: holds several encoders; name one of {', '.join(map(str, finished))}")
+    if chosen or (not with_encoder and trials):
+        what = "encoders" if chosen else "trials"
+        raise InputError(f"{path}: holds several {what}; name one of {', '.join(map(str, chosen or trials))}")
+    if any(_is_finished(trial) for trial in trials):
+        raise InputError(
+            f"{path}: finished, but its {ENCODER} is not there; a study keeps those of its front unless it has "
+            f"keep_encoders: all; cfamc train --trial {path} trains it again"
+        )
+    state = "an unfinished run: resume it with --resume" if trials else "no run"
+    raise InputError(f"{path}: holds {state}; a finished one has an {ENCODER}")
+
+
+def _is_finished(trial: Path) -> bool:
+    number = trial.name.removeprefix("trial_")
+    record = TrialFolder(trial.parent, int(number)).read() if number.isdecimal() else None
+    return record is not None and record.status == "finished"
 
 
 def transfer_data(spec: str, image_size: int) -> DataConfig:
@@ -223,6 +239,8 @@ def device_of(asked: Device) -> "torch.device":
     """The requested device, if it exists on this machine."""
     import torch  # noqa: PLC0415
 
+    if asked not in get_args(Device):
+        raise InputError(f"device {asked!r}: must be one of {', '.join(get_args(Device))}")
     if asked == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: torch finds no GPU here; leave it out to compute on the CPU")
+        raise InputError("--device cuda: torch finds no GPU here; leave it out to use the CPU")
     return torch.device("cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu")

@@ -156,12 +156,16 @@ class Evaluation:
 
 
 def identity_of(run: Run, data: DataConfig, protocol: ProtocolConfig) -> dict[str, Any]:
-    """Every setting on which a result depends, as in the record."""
+    """Every setting on which a result depends, as in the record; of images at a path also their digest."""
+    from cfamc_ray.data.content import content_digest  # noqa: PLC0415 (torch is slow to import)
+
+    located = {"images": content_digest(data)} if data.location else {}
     return {
         "run": run.name,
         "encoder": "untrained" if run.encoder is None else str(run.encoder),
         "trial": run.trial.model_dump(mode="json"),
         "data": data.model_dump(mode="json"),
+        **located,
         "protocol": protocol.model_dump(mode="json"),
     }
 

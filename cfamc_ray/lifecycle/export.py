@@ -4,12 +4,15 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 from cfamc_ray.config.errors import InputError
+from cfamc_ray.config.evaluation import EvaluationConfig
 from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.front.front import Front, find_front
 from cfamc_ray.front.interpolation import extend_front
 from cfamc_ray.front.progress import counts
@@ -36,7 +39,7 @@ from cfamc_ray.store.layout import (
     STUDY,
     TRIALS,
 )
-from cfamc_ray.store.records import TrialRecord, read_config, read_trials, trial_folders
+from cfamc_ray.store.records import read_config, read_trials
 from cfamc_ray.store.trial_tables import trials_table
 
 Encoders = Literal["front", "all", "none"]
@@ -70,29 +73,30 @@ def export_study(study: Path, out: Path, *, encoders: Encoders = "front", onnx: 
     if out.exists():
         raise InputError(f"{out}: exists already; name another place with --out")
     chosen = {"front": front.members, "all": records, "none": []}[encoders]
-    with tempfile.TemporaryDirectory() as scratch:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # Beside its place, so that it appears whole or not at all.
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
         draft = Path(scratch) / config.name
         _copy(study, draft, {record.number for record in chosen})
-        _copy_interpolations(study, draft, config, records, encoders)
-        if onnx:
-            _write_onnx(study, draft, front)
+        _copy_interpolations(study, draft, encoders)
         for inner in (study / CONFIRM, *sorted((study / PRIOR).glob("*"))):
             if (inner / STUDY).is_file():
                 _copy(inner, draft / inner.relative_to(study))
+                _copy_interpolations(inner, draft / inner.relative_to(study), "none")
+        if onnx:
+            _write_onnx(study, draft, front)
         for name in TABLES:
             if (study / name).is_file():
                 shutil.copyfile(study / name, draft / name)
         _write_report(draft)
         models = sorted(path.relative_to(draft).as_posix() for path in draft.glob("trial_*/*.onnx"))
-        write_text(draft / CARD, _card(config, front, counts(config, records), models))
+        trials = [config.trial_at(record.point) for record in chosen or front.members] or [config.trial]
+        write_text(draft / CARD, _card(config, front, counts(config, records), trials, models))
         files = sorted(path.relative_to(draft) for path in draft.rglob("*") if path.is_file())
         sums = [f"{hashlib.sha256((draft / file).read_bytes()).hexdigest()}  {file.as_posix()}\n" for file in files]
         write_text(draft / SUMS, "".join(sums))
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if out.suffix == ".zip":
-            shutil.make_archive(str(out.with_suffix("")), "zip", scratch, config.name)
-        else:
-            shutil.copytree(draft, out)
+        made = Path(shutil.make_archive(str(draft), "zip", scratch, config.name)) if out.suffix == ".zip" else draft
+        made.rename(out)
     return files
 
 
@@ -106,12 +110,10 @@ def _copy(study: Path, target: Path, weights_of: Collection[int] = ()) -> None:
         write_text(target / IMAGES, json.dumps(digests, indent=1) + "\n")
 
 
-def _copy_interpolations(
-    study: Path, draft: Path, config: StudyConfig, records: Sequence[TrialRecord], encoders: Encoders
-) -> None:
-    """Copy the interpolations, and the weights of those on the front, of all, or of none."""
+def _copy_interpolations(study: Path, draft: Path, encoders: Encoders) -> None:
+    """Copy a study's interpolations, and the weights of those on the front, of all, or of none."""
     made = read_interpolations(study)
-    on_front = {one.name for one, _ in extend_front(config, records, made).members}
+    on_front = {one.name for one, _ in extend_front(read_config(study), read_trials(study), made).members}
     for one in made:
         weights = encoders == "all" or (encoders == "front" and one.name in on_front)
         (draft / one.name).mkdir()
@@ -120,18 +122,17 @@ def _copy_interpolations(
 
 
 def _write_onnx(study: Path, draft: Path, front: Front) -> None:
-    """Write the copied encoders, and classifiers of the front's operating points, as ONNX files."""
+    """Write the copied encoders, also of interpolations, and classifiers of the front's points, as ONNX files."""
     from cfamc_ray.evaluation.classifier import load_classifier  # noqa: PLC0415 (reading a study needs no torch)
     from cfamc_ray.evaluation.onnx import export_onnx  # noqa: PLC0415
     from cfamc_ray.method.encoder import load_encoder  # noqa: PLC0415
 
-    for trial in trial_folders(draft):
-        if trial.encoder.is_file():
-            kept = study / trial.path.name
-            export_onnx(load_encoder(kept / ENCODER), trial.path / "encoder.onnx")
-            for l2 in (record.l2 for record in front.members if record.number == trial.number):
-                if l2 is not None and trial.heads.is_file():
-                    export_onnx(load_classifier(kept, l2=l2), trial.path / f"classifier_l2_{l2!r}.onnx")
+    for encoder in sorted(draft.glob(f"*/{ENCODER}")):
+        folder, kept = encoder.parent, study / encoder.parent.name
+        export_onnx(load_encoder(kept / ENCODER), folder / "encoder.onnx")
+        for record in front.members:
+            if record.trial_id == folder.name and record.l2 is not None and (folder / HEADS).is_file():
+                export_onnx(load_classifier(kept, l2=record.l2), folder / f"classifier_l2_{record.l2!r}.onnx")
 
 
 def _write_report(draft: Path) -> None:
@@ -141,23 +142,40 @@ def _write_report(draft: Path) -> None:
     write_text(page, page.read_text(encoding="utf-8").replace(str(draft), draft.name))
 
 
-def _card(config: StudyConfig, front: Front, trials: str, onnx: Sequence[str]) -> str:
-    return "\n".join(_card_lines(config, front, trials, onnx)) + "\n"
+def _card(config: StudyConfig, front: Front, ended: str, trials: Sequence[TrialConfig], onnx: Sequence[str]) -> str:
+    return "\n".join(_card_lines(config, front, ended, trials, onnx)) + "\n"
 
 
-def _card_lines(config: StudyConfig, front: Front, trials: str, onnx: Sequence[str]) -> Iterator[str]:
-    data, evaluation, encoder = config.trial.judged_on, config.trial.evaluation, config.trial.encoder
+def _either(values: Iterable[object]) -> str:
+    """All different values in words, in ascending order where they have one: ``8, 16 or 32``."""
+    different = list(dict.fromkeys(values))
+    with suppress(TypeError):
+        different.sort()
+    *others, last = (f"{value:,}" if isinstance(value, int) else str(value) for value in different)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _radius(evaluation: EvaluationConfig) -> str:
     linf = evaluation.norm == "linf"
-    radius = f"l∞ radius of {255 * evaluation.epsilon:g}/255" if linf else f"l₂ radius of {evaluation.epsilon:g}"
+    return f"l∞ radius of {255 * evaluation.epsilon:g}/255" if linf else f"l₂ radius of {evaluation.epsilon:g}"
+
+
+def _card_lines(
+    config: StudyConfig, front: Front, ended: str, trials: Sequence[TrialConfig], onnx: Sequence[str]
+) -> Iterator[str]:
+    architecture = _either(trial.encoder.architecture.name for trial in trials)
+    images = _either(trial.data.pretrain_images for trial in trials)
+    judged, evaluation = config.trial.judged_on, config.trial.evaluation
     yield f"# {config.name}\n"
     yield f"{config.question}\n" if config.question else ""
     yield (
-        f"A study by cfamc_ray: {trials}; {front.sentence}. The encoders ({encoder.architecture.name}, width "
-        f"{encoder.width}) are pretrained without labels on {config.trial.data.pretrain_images:,} images of "
-        f"{config.trial.data.name}. Accuracies are those of linear probes on their frozen features, on "
-        f"{data.validation_images:,} validation images of {data.name}; robust accuracy is under "
-        f"{evaluation.attack.label} with an {radius}, on "
-        f"{evaluation.attacked_images:,} of them at most. "
+        f"A study by cfamc_ray: {ended}; {front.sentence}. The encoders ({architecture}, width "
+        f"{_either(trial.encoder.width for trial in trials)}) are pretrained without labels on {images} images of "
+        f"{_either(trial.data.name for trial in trials)}. Accuracies are those of linear probes on their frozen "
+        f"features, on {judged.validation_images:,} validation images of "
+        f"{_either(trial.judged_on.name for trial in trials)}; robust accuracy is under "
+        f"{_either(trial.evaluation.attack.label for trial in trials)} with an "
+        f"{_either(_radius(trial.evaluation) for trial in trials)}, on {evaluation.attacked_images:,} of them at most. "
         "They were used to choose these points, so they are optimistic; `confirm.csv`, where it is there, has test "
         "images, fresh seeds and stronger attacks.\n"
     )

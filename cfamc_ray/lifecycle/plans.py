@@ -10,7 +10,7 @@ from cfamc_ray.config.scaling import ScalingConfig
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.host.files import is_text
 from cfamc_ray.host.machine import cores
-from cfamc_ray.lifecycle.evaluation_plan import Device
+from cfamc_ray.lifecycle.evaluation_plan import Device, device_of
 from cfamc_ray.lifecycle.sources import Source, Space, as_list, space_source
 from cfamc_ray.space.reading import resolve_scaling, resolve_study
 from cfamc_ray.store.images import found_from
@@ -86,21 +86,13 @@ def plan_run(
     resources = {
         "workers_per_trial": workers,
         "cpus_per_worker": max(1, cores() // workers),
-        "gpus_per_worker": 1.0 if _trains_on_gpu(device) else 0.0,
+        "gpus_per_worker": 1.0 if device_of(device).type == "cuda" else 0.0,
     }
     tree = source.tree(plugins) | ({"name": name} if name else {}) | {"budget": {"trials": 1}, "resources": resources}
     config = resolve_study(tree, as_list(overrides, "overrides"), source=source.label)
     _check_run(config, source, address)
     config = found_from(config, source.base_folder)
     return PlannedStudy((runs_folder(out) / config.name).resolve(), config)
-
-
-def _trains_on_gpu(device: Device) -> bool:
-    import torch  # noqa: PLC0415 (slow to import)
-
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: torch finds no GPU here; leave it out to train on the CPU")
-    return device != "cpu" and torch.cuda.is_available()
 
 
 def _check_run(config: StudyConfig, source: Source, address: str | None) -> None:

@@ -48,7 +48,7 @@ class Source:
 
     def studies_with_the_same_images(self, overrides: Sequence[str]) -> list[Path]:
         """Folders of studies whose images the run must share, unless an override names others."""
-        others = any(text.startswith(("data.", "evaluation.transfer")) for text in overrides)
+        others = any(f"{text.partition('=')[0]}.".startswith(("data.", "evaluation.transfer.")) for text in overrides)
         return [self.trial.resolve().parent] if self.trial and not others else []
 
 

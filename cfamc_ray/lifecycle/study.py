@@ -26,6 +26,7 @@ from cfamc_ray.lifecycle.sources import as_list
 from cfamc_ray.lifecycle.training import train_run
 from cfamc_ray.space.reading import resolve_study
 from cfamc_ray.store.images import found_from
+from cfamc_ray.store.layout import STORAGE
 from cfamc_ray.store.mirror import mirrored
 from cfamc_ray.store.records import read_trials
 
@@ -114,7 +115,7 @@ class Study(PlannedStudy):
         study = self._with(overrides)
         reporter = Reporter.for_verbose(verbose)
         with mirrored(study.folder, mirror):
-            if not study.config.space and study.config.budget.trials == 1:
+            if study.is_run:
                 train_run(study, resume=True, address=address, detail=reporter.detail)
             else:
                 models = cost_model(costs, study.config)
@@ -163,6 +164,13 @@ class Study(PlannedStudy):
         """
         made = interpolate_trials(self.folder, shares=shares, trials=trials, device=device, detail="quiet")
         return _frame(extend_front(self.config, read_trials(self.folder), made).table.csv())
+
+    @property
+    def is_run(self) -> bool:
+        """Whether the folder is that of a single run, as `train` makes it, which has no storage of a sampler."""
+        config = self.config
+        one_trial = not config.space and config.budget.trials == 1
+        return one_trial and config.confirm is None and not (self.folder / STORAGE).exists()
 
     def _with(self, overrides: Sequence[str]) -> "Study":
         tree = self.config.model_dump(mode="json")

@@ -116,7 +116,7 @@ def make_report(folder: Path, *, budget: float | None = None, scaling: ScalingRu
     believed, groups = expected(config, records), noise_groups(front)
     advice = advise(config, believed, budget=budget)
     confirm = confirm_table(config, folder)
-    confirmed = [Confirmed(int(row["seeds"]), row["front_probability"] or 0.0) for row in confirm.rows]
+    confirmed = [Confirmed(int(row["seeds"]), row.get("front_probability", 0.0)) for row in confirm.rows]
     run = scaling or scaling_run(folder.parent)
     before = environment.pop("ended_before", None)
     return Report(

@@ -135,7 +135,8 @@ def confirm_table(config: StudyConfig, folder: Path) -> Table:
     ]
     columns = {column.name: column for column in typed}
     names = list(rows[0]) if rows else []
-    return Table("confirm", "With fresh seeds, on test images", [columns.get(n, Column(n)) for n in names], rows)
+    present = [{name: value for name, value in row.items() if value is not None} for row in rows]
+    return Table("confirm", "With fresh seeds, on test images", [columns.get(n, Column(n)) for n in names], present)
 
 
 def cost_section(config: StudyConfig, records: Sequence[TrialRecord]) -> Section:

@@ -57,6 +57,12 @@ def found_from(config: Config, folder: Path) -> Config:
     return with_paths(config, absolute)
 
 
+def at_place(data: DataConfig, path: Path) -> DataConfig:
+    """A data set whose images are now elsewhere, by an absolute path if it exists from the working directory on."""
+    there = path.expanduser()
+    return data.model_copy(update={"path": str(there.resolve() if there.exists() else path)})
+
+
 def portable(config: Config, study: Path) -> Config:
     """The same config as study.yaml keeps it: paths relative to the study, unless they share no folder with it."""
     study = study.resolve()  # as the paths are: a .. after a link leads elsewhere than it reads

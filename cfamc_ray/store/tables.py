@@ -36,9 +36,13 @@ class Column(NamedTuple):
     norm: Norm | None = "linf"
     """Norm of radii; None if it differs from row to row."""
 
+    def cell(self, row: Mapping[str, Any]) -> str:
+        """The cell of a row as a person reads it; a dash where it is missing."""
+        return self.show(row[self.name]) if self.name in row else MISSING
+
     def show(self, value: object) -> str:
-        """A cell as a person reads it; a dash where it is missing."""
-        if value is None or value == "":
+        """A cell as a person reads it: null is a value of a key, and missing in any other column."""
+        if value == "" or (value is None and (self.name == L2 or not self.setting)):
             return MISSING
         if isinstance(value, bool):
             return "yes" if value else "no"
@@ -65,7 +69,7 @@ def setting_column(key: str, norms: Norms = IN_LINF) -> Column:
 
 
 class Table(NamedTuple):
-    """Rows with the same columns; None where a value is missing."""
+    """Rows with the same columns, of which a row may lack some; None where a value is missing, or null of a key."""
 
     name: str
     """Of its files, without an ending."""
@@ -88,7 +92,7 @@ class Table(NamedTuple):
 
     def shown(self) -> list[list[str]]:
         """The cells as a person reads them."""
-        return [[column.show(row.get(column.name)) for column in self.columns] for row in self.rows]
+        return [[column.cell(row) for column in self.columns] for row in self.rows]
 
     def headings(self) -> list[str]:
         """The columns as a person reads them."""

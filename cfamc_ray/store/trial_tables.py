@@ -19,14 +19,12 @@ from cfamc_ray.store.layout import TRIALS, number_of
 from cfamc_ray.store.records import TrialRecord
 from cfamc_ray.store.tables import L2, Column, Table, metric_column, setting_column
 
-NULL = "null"
-"""A cell with the value null, as in a space file; an empty one is of a key that the trial does not have."""
-
 
 def trials_table(config: StudyConfig, records: Sequence[TrialRecord]) -> Table:
     """One row per record: id, status, reason, epochs, objectives, costs, and the columns of `settings_columns`.
 
-    A metric that is missing is None. Records that stand for an operating point have its metrics.
+    A metric that is missing is None; a key that a trial does not have is left out. Records that stand for an operating
+    point have its metrics.
     """
     metrics, settings = list(dict.fromkeys([*config.objectives, *costs()])), settings_columns(config, records)
     rows = []
@@ -38,7 +36,6 @@ def trials_table(config: StudyConfig, records: Sequence[TrialRecord]) -> Table:
             "epochs": len(record.rows),
         }
         row |= {name: record.recorded(name) for name in metrics}
-        row |= dict.fromkeys(column.name for column in settings)
         rows.append(row | settings_of(config, record))
     columns = [*map(Column, ("trial_id", "status", "reason", "epochs")), *map(metric_column, metrics), *settings]
     return Table("trials", "All trials", columns, rows)
@@ -57,10 +54,8 @@ def settings_columns(config: StudyConfig, records: Iterable[TrialRecord]) -> lis
 
 
 def settings_of(config: StudyConfig, record: TrialRecord) -> dict[str, Any]:
-    """Cells of `settings_columns`, without those of keys that the trial does not have; null is a value."""
-    strength = {} if record.l2 is None else {L2: record.l2}
-    applied = {key: NULL if value is None else value for key, value in applied_part(config, record.point).items()}
-    return strength | applied
+    """Cells of `settings_columns`, without those of keys that the trial does not have; None is the value null."""
+    return ({} if record.l2 is None else {L2: record.l2}) | applied_part(config, record.point)
 
 
 def applied_part(config: StudyConfig, point: Point) -> dict[str, Scalar]:

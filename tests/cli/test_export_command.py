@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,46 @@ def test_the_card_tells_the_front_and_how_it_is_used(study: Path, tmp_path: Path
     assert 'cfamc_ray.load_classifier("made/trial_00001", l2=0.01)' in card
 
 
+def test_the_card_names_the_searched_values_of_the_exported_trials(study: Path, tmp_path: Path) -> None:
+    config = read_config(study)
+    space = {**config.model_dump(mode="json")["space"], "encoder.width": {"choice": [8, 16, 64]}}
+    write_config(study, StudyConfig.model_validate({**config.model_dump(mode="json"), "space": space}))
+    for number, width in ((0, 16), (1, 8), (2, 64)):
+        trial = TrialFolder(study, number)
+        record = trial.read()
+        assert record is not None
+        trial.trial_file.unlink()
+        trial.open({**record.point, "encoder.width": width})
+    main([str(study), "--out", str(tmp_path / "copy"), "--encoders", "front"])
+    assert "The encoders (resnet18, width 8 or 16)" in (tmp_path / "copy" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("out", ["copy", "copy.zip"])
+def test_an_interrupted_export_leaves_nothing(
+    study: Path, tmp_path: Path, out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[object] = []
+
+    def interrupted(self: zipfile.ZipFile, *_: object, **__: object) -> None:
+        written.append(self)
+        if len(written) > 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(zipfile.ZipFile, "write", interrupted)
+    monkeypatch.setattr(Path, "rename", interrupted if out == "copy" else Path.rename)
+    written.extend([None] * 5 if out == "copy" else [])
+    assert main([str(study), "--out", str(tmp_path / "shared" / out)]) == 130
+    assert list((tmp_path / "shared").iterdir()) == []
+
+
+def test_interpolations_of_a_confirmation_are_copied_without_weights(study: Path, tmp_path: Path) -> None:
+    made = Interpolation(0, 1, 0.5, curve(0, (0.01, 0.5, 0.2)).rows[-1])
+    (study / "confirm" / made.name).mkdir()
+    write_interpolation(study / "confirm", made)
+    assert main([str(study), "--out", str(tmp_path / "copy"), "--encoders", "all"]) == 0
+    assert read_interpolations(tmp_path / "copy" / "confirm") == [made]
+
+
 @pytest.mark.parametrize("out", ["there", "there.zip"])
 def test_nothing_is_overwritten(study: Path, tmp_path: Path, out: str, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / out).write_text("mine")
@@ -149,10 +190,13 @@ def test_onnx_files_of_encoders_and_of_the_points_of_the_front_are_part_of_the_c
     pytest.importorskip("onnxscript", reason="needs the extra onnx (110 MB)")
     runtime = pytest.importorskip("onnxruntime", reason="needs the extra onnx (110 MB)")
     out = tmp_path / "copy"
+    between = Interpolation(0, 1, 0.5, curve(0, (0.01, 0.5, 0.2)).rows[-1])
+    shutil.copytree(study / "trial_00000", study / between.name, ignore=lambda *_: ["trial.json", "epochs.jsonl"])
+    write_interpolation(study, between)
     assert main([str(study), "--out", str(out), "--encoders", "all", "--onnx"]) == 0
     of_front = {f"trial_0000{n}/{name}.onnx" for n in (0, 1) for name in ("encoder", "classifier_l2_0.01")}
     files = {path.relative_to(out).as_posix() for path in out.rglob("*.onnx*")}
-    assert files == {*of_front, "trial_00002/encoder.onnx"}
+    assert files == {*of_front, "trial_00002/encoder.onnx", f"{between.name}/encoder.onnx"}
     assert files <= {line.split("  ")[1] for line in (out / "SHA256SUMS").read_text().splitlines()}
     assert 'onnxruntime.InferenceSession("made/trial_00000/classifier_l2_0.01.onnx")' in (out / "README.md").read_text()
     package = str(Path(sys.modules["cfamc_ray"].__file__ or "").parent.parent).encode()

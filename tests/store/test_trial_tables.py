@@ -69,8 +69,10 @@ def test_a_key_of_another_component_is_empty_and_null_is_a_value(tmp_path: Path)
     ]
     records = [TrialRecord(n, point, record(n).rows, "finished") for n, point in enumerate(points)]
     first, second = rows(records, config)
-    assert [first[key] for key in config.space] == ["null", "emp_ssl", ""]
+    assert [first[key] for key in config.space] == ["", "emp_ssl", ""]
     assert [second[key] for key in config.space] == ["0.005", "nt_xent", "0.2"]
+    shown = [line[-3:] for line in trials_table(config, records).shown()]
+    assert shown == [["null", "emp_ssl", "–"], ["0.005", "nt_xent", "0.2"]]
 
     (tmp_path / TRIALS).write_text(trials_table(config, records).csv())
     read = tabled_points(config, tmp_path)
