@@ -8,6 +8,13 @@ from cfamc_ray.store.records import TrialRecord
 
 COST = {"crop_passes": 100, "flops": 10**9, "train_seconds": 2.0, "eval_seconds": 1.0, "peak_memory_bytes": 10**8}
 
+CONDITIONAL = {
+    "optimizer.trust_coefficient": {"choice": [None, 0.005]},
+    "loss.name": {"choice": ["emp_ssl", "nt_xent"]},
+    "loss.temperature": {"float": [0.1, 0.2]},
+}
+"""A space with null as a value, and a key that only one of the losses has."""
+
 
 def study(**given: Any) -> StudyConfig:
     space = {"crops.views": {"int": [2, 40]}, "perturbation.epsilon": {"float": ["1/255", "16/255"]}}

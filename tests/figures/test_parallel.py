@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_by_hand import row, study
+from made_by_hand import CONDITIONAL, row, study
 from matplotlib.figure import Figure
 
 from cfamc_ray.figures.chart import Parallel
@@ -88,14 +88,7 @@ def test_without_trials_it_says_so() -> None:
 
 
 def test_null_is_a_value_and_a_key_of_another_component_is_missing() -> None:
-    config = study(
-        space={
-            "optimizer.trust_coefficient": {"choice": [None, 0.005]},
-            "loss.name": {"choice": ["emp_ssl", "nt_xent"]},
-            "loss.temperature": {"float": [0.1, 0.2]},
-        },
-        trial={"crops": {"views": 2}},
-    )
+    config = study(space=CONDITIONAL, trial={"crops": {"views": 2}})
     trials = [
         TrialRecord(
             n,

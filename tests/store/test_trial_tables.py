@@ -2,7 +2,7 @@ import csv
 import io
 from pathlib import Path
 
-from made_by_hand import curve, record, study
+from made_by_hand import CONDITIONAL, curve, record, study
 
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.types import Scalar
@@ -55,14 +55,7 @@ def test_a_searched_strength_has_one_column(tmp_path: Path) -> None:
 
 
 def test_a_key_of_another_component_is_empty_and_null_is_a_value(tmp_path: Path) -> None:
-    config = study(
-        space={
-            "optimizer.trust_coefficient": {"choice": [None, 0.005]},
-            "loss.name": {"choice": ["emp_ssl", "nt_xent"]},
-            "loss.temperature": {"float": [0.1, 0.2]},
-        },
-        trial={"crops": {"views": 2}},
-    )
+    config = study(space=CONDITIONAL, trial={"crops": {"views": 2}})
     points: list[dict[str, Scalar]] = [
         {"optimizer.trust_coefficient": None, "loss.name": "emp_ssl", "loss.temperature": 0.2},
         {"optimizer.trust_coefficient": 0.005, "loss.name": "nt_xent", "loss.temperature": 0.2},
