@@ -54,6 +54,5 @@ def tiny_trial(config: TrialConfig | None = None, **settings: Any) -> Trial:
 
 def state(trial: Trial) -> dict[str, Tensor]:
     """All that training has changed."""
-    momenta = [s["momentum_buffer"] for s in trial.trainer.optimizer.state.values()]
-    named = {f"momentum {i}": momentum for i, momentum in enumerate(momenta)}
+    named = {f"momentum {i}": momentum for i, momentum in enumerate(trial.trainer.optimizer.state_tensors())}
     return {**trial.trainer.encoder.state_dict(), **named, "delta": trial.trainer.delta_VbCHW}

@@ -35,6 +35,9 @@ class Component(Strict):
     implementation: ClassVar[str] = ""
     """``module:attribute`` that `build` calls; a string, because configs are also read where torch is not installed."""
 
+    unnamed: ClassVar[bool] = False
+    """Whether its name is not written, as before there were others of its kind: what was recorded then stays equal."""
+
     def build(self, *arguments: Any, **keywords: Any) -> Any:
         """Build the object that the config describes; each kind of component documents the arguments."""
         return pkgutil.resolve_name(self.implementation)(self, *arguments, **keywords)
@@ -58,6 +61,8 @@ class Component(Strict):
     def _dump(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> Any:
         """Write a component without keys of its own as its name; the name is written even if defaults are left out."""
         tree = handler(self)
+        if self.unnamed:
+            return {key: value for key, value in tree.items() if key != self.component_key()}
         return {self.component_key(): self.component_name(), **tree} if self.own_keys() else self.component_name()
 
 

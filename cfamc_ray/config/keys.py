@@ -101,7 +101,9 @@ def _components(path: str, written: Mapping[str, Any], groups: Mapping[str, Any]
     components = _parts(written, groups)
     chooser = next(iter(components[0]["properties"]))
     names = [component["properties"][chooser]["default"] for component in components]
-    default = written["default"][chooser] if isinstance(written["default"], Mapping) else written["default"]
+    default = written["default"]
+    if isinstance(default, Mapping):
+        default = default.get(chooser, names[0])  # one that is `unnamed` comes first
     what = "; ".join(f"`{name}`: {_line(each['description'])}" for name, each in zip(names, components, strict=True))
     key = f"{path}.{chooser}" if _have_own_keys(written, groups) else path
     yield Key(key, ", ".join(f"`{name}`" for name in names), default, what)

@@ -1,4 +1,4 @@
-"""How an encoder is pretrained: crops, optimizer and the loop."""
+"""How an encoder is pretrained: crops and the loop."""
 
 from typing import Literal
 
@@ -63,23 +63,6 @@ class CropsConfig(Strict):
             if name.endswith("_probability") and not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be from 0 to 1, not {getattr(self, name)}")
         return self
-
-
-class OptimizerConfig(Strict):
-    """SGD with Nesterov momentum and LARS, with a cosine schedule to zero and no warm-up."""
-
-    lr: Real = Field(default=0.3, gt=0)
-    """Largest effective learning rate of a layer. LARS gives weights far smaller local rates, so this hardly affects
-    them."""
-    momentum: Real = Field(default=0.9, ge=0, lt=1)
-    """Nesterov momentum."""
-    weight_decay: Real = Field(default=1e-4, ge=0)
-    """Weight decay of the weights; biases and norm parameters have none."""
-    trust_coefficient: Real | None = Field(default=0.005, gt=0)
-    """Trust coefficient of LARS, which determines how fast weights change; null switches LARS off."""
-    schedule: Literal["updates", "minibatches", "constant"] = "updates"
-    """Horizon of the cosine, which advances at each weight update: all `updates`, or, as published, the number of
-    `minibatches`, which ends at zero for odd replays and at the full rate for even ones. `constant`: no schedule."""
 
 
 class PretrainingConfig(Strict):

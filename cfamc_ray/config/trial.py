@@ -17,7 +17,8 @@ from cfamc_ray.config.encoder import EncoderConfig
 from cfamc_ray.config.errors import message_of
 from cfamc_ray.config.evaluation import EvaluationConfig
 from cfamc_ray.config.losses import LOSSES, EmpSslConfig, LossConfig
-from cfamc_ray.config.method import CropsConfig, OptimizerConfig, PretrainingConfig
+from cfamc_ray.config.method import CropsConfig, PretrainingConfig
+from cfamc_ray.config.optimizers import OPTIMIZERS, LarsConfig, OptimizerConfig
 from cfamc_ray.config.perturbation import PERTURBATIONS, FreeAttackConfig, PerturbationConfig
 from cfamc_ray.config.stages import Stage
 from cfamc_ray.config.types import Strict
@@ -36,7 +37,8 @@ class TrialConfig(Strict):
     encoder: EncoderConfig = EncoderConfig()
     loss: Annotated[LossConfig, ComponentField(LOSSES, EmpSslConfig)] = EmpSslConfig()
     """Loss that pretraining minimises and the inner maximisation maximises."""
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimizer: Annotated[OptimizerConfig, ComponentField(OPTIMIZERS, LarsConfig)] = LarsConfig()
+    """Updates the weights."""
     pretraining: PretrainingConfig = PretrainingConfig()
     stages: tuple[Stage, ...] = Field(default=(), strict=False)
     """Stages that come before the last one: a number of epochs, and the values of some keys in them, such as

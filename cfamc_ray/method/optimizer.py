@@ -1,16 +1,31 @@
-"""SGD with Nesterov momentum and LARS as in the published recipe, and its learning-rate schedule."""
+"""SGD with Nesterov momentum and LARS as in the published recipe, AdamW, and the schedule of their learning rate."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, overload
+from typing import Any, Protocol, overload
 
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from cfamc_ray.config.optimizers import AdamWConfig, LarsConfig
+
 EPSILON = 1e-8
 """Constant that keeps the trust ratio finite, as in the published code."""
+
+
+class Optimizer(Protocol):
+    """A `torch.optim.Optimizer`, as `OptimizerConfig.build` gives it, with what training asks of it besides."""
+
+    clipped_share: Tensor | None
+    """Fraction of layers whose last step was limited by the learning rate; None if none can be."""
+
+    def state_tensors(self) -> list[Tensor]:
+        """All that its steps change besides the weights, in place; made where it is missing, without effect."""
+
+    def uncompiled(self) -> None:
+        """Take steps that torch.compile has no part in from now on."""
 
 
 class Lars(torch.optim.SGD):
@@ -69,7 +84,7 @@ class Lars(torch.optim.SGD):
             buffer = self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
         return buffer
 
-    def momenta(self) -> list[Tensor]:
+    def state_tensors(self) -> list[Tensor]:
         """All momenta; zeros before the first step, which is equivalent to no momenta."""
         groups = [group for group in self.param_groups if group["momentum"]]
         return [self._momentum(weight) for group in groups for weight in group["params"]]
@@ -138,6 +153,52 @@ def _nesterov_step(
     return clipped
 
 
+class AdamW(torch.optim.AdamW):
+    """AdamW whose state exists before the first step, so that a rehearsed step can be undone."""
+
+    clipped_share: Tensor | None = None
+
+    def state_tensors(self) -> list[Tensor]:
+        """Counts of steps and means of gradients and of their squares; zeros before the first step, as torch has it."""
+        tensors = []
+        for weight in (weight for group in self.param_groups for weight in group["params"]):
+            state = self.state[weight]
+            if not state:
+                state["step"] = torch.zeros((), dtype=torch.float32, device=weight.device)
+                state["exp_avg"] = torch.zeros_like(weight, memory_format=torch.preserve_format)
+                state["exp_avg_sq"] = torch.zeros_like(weight, memory_format=torch.preserve_format)
+            tensors += [state["step"], state["exp_avg"], state["exp_avg_sq"]]
+        return tensors
+
+    def uncompiled(self) -> None:
+        """Nothing to do: no step is compiled."""
+
+
+def build_lars(config: LarsConfig, parameters: Iterable[Tensor], *, compiled: bool = False) -> Lars:
+    """Build LARS as its config says."""
+    return build_optimizer(
+        parameters,
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        trust_coefficient=config.trust_coefficient,
+        compiled=compiled,
+    )
+
+
+def build_adamw(config: AdamWConfig, parameters: Iterable[Tensor], *, compiled: bool = False) -> AdamW:
+    """Build AdamW as its config says; its fused step has nothing to compile."""
+    weights, vectors = _by_axes(parameters)
+    groups = [{"params": weights, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return AdamW([group for group in groups if group["params"]], lr=config.lr, betas=config.betas, fused=True)
+
+
+def _by_axes(parameters: Iterable[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Weights, of two or more axes, and biases and norms, of fewer."""
+    parameters = list(parameters)
+    return [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
+
+
 def build_optimizer(
     parameters: Iterable[Tensor],
     *,
@@ -157,17 +218,17 @@ def build_optimizer(
         trust_coefficient: trust coefficient of LARS; None for plain SGD.
         compiled: whether torch.compile fuses a step.
     """
-    parameters = list(parameters)
+    matrices, biases = _by_axes(parameters)
     adapts = trust_coefficient is not None
     weights: dict[str, Any] = {
-        "params": [p for p in parameters if p.ndim > 1],
+        "params": matrices,
         "trust_coefficient": trust_coefficient,
         # LARS scales the decay together with the gradient, so it adds the decay itself, before SGD's step.
         "decay_before_trust": weight_decay if adapts else 0.0,
         "weight_decay": 0.0 if adapts else weight_decay,
     }
     vectors: dict[str, Any] = {
-        "params": [p for p in parameters if p.ndim <= 1],
+        "params": biases,
         "trust_coefficient": None,
         "decay_before_trust": 0.0,
         "weight_decay": 0.0,
@@ -176,8 +237,10 @@ def build_optimizer(
     return Lars(groups, lr=lr, momentum=momentum, compiled=compiled)
 
 
-def build_scheduler(optimizer: torch.optim.Optimizer, *, horizon: int | None, begun: int = 0) -> LambdaLR:
-    """Build a cosine schedule from the full rate to 0, advanced once per weight update.
+def build_scheduler(
+    optimizer: torch.optim.Optimizer, *, horizon: int | None, begun: int = 0, warm_up: int = 0
+) -> LambdaLR:
+    """Build a schedule, advanced once per weight update: linear up to the full rate, then a cosine from it to 0.
 
     Beyond the horizon the rate rises again, as in the published code, whose horizon is too short.
 
@@ -185,7 +248,13 @@ def build_scheduler(optimizer: torch.optim.Optimizer, *, horizon: int | None, be
         optimizer: optimizer whose rate is set.
         horizon: number of updates until the rate is 0; None for a constant rate.
         begun: number of these updates before the first one.
+        warm_up: number of updates in which the rate grows; fewer than the horizon.
     """
-    if horizon is None:
-        return LambdaLR(optimizer, lambda update: 1.0)
-    return LambdaLR(optimizer, lambda update: (1 + math.cos(math.pi * (begun + update) / horizon)) / 2)
+
+    def factor(update: int) -> float:
+        at = begun + update
+        if at < warm_up:
+            return (at + 1) / warm_up
+        return 1.0 if horizon is None else (1 + math.cos(math.pi * (at - warm_up) / (horizon - warm_up))) / 2
+
+    return LambdaLR(optimizer, factor)

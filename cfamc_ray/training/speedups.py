@@ -48,6 +48,7 @@ def speedups(config: TrialConfig, device: torch.device, *, workers: int, autocas
     for key, right, needs in (
         ("cuda_graph", gpu, "a GPU"),
         ("cuda_graph", workers == 1, "one worker"),
+        ("cuda_graph", config.optimizer.graphed, "optimizer.name: lars"),
         ("split_stem", autocast is not None, "pretraining.precision: bfloat16"),
         ("fused_norm", gpu, "a GPU"),
         ("fused_norm", autocast is not None, "pretraining.precision: bfloat16"),
@@ -59,7 +60,10 @@ def speedups(config: TrialConfig, device: torch.device, *, workers: int, autocas
     triton = gpu and not missing_for_triton()
     auto = Speedups(
         compile=triton and flops >= COMPILING_PAYS_FLOPS,
-        cuda_graph=gpu and workers == 1 and flops / config.updates < LAUNCHES_DOMINATE_FLOPS,
+        cuda_graph=gpu
+        and workers == 1
+        and config.optimizer.graphed
+        and flops / config.updates < LAUNCHES_DOMINATE_FLOPS,
         split_stem=gpu and autocast is not None,
         fused_norm=False,  # launched one by one, its operators cost the host more than they save (docs/gpus.md)
     )

@@ -22,7 +22,7 @@ from cfamc_ray.method.encoder import InChunks, SelfSupervisedEncoder
 from cfamc_ray.method.learner import InnerMaximization, Learner, Runner, eagerly
 from cfamc_ray.method.losses import Loss
 from cfamc_ray.method.norms import use_fused_norm
-from cfamc_ray.method.optimizer import Lars, build_optimizer, build_scheduler
+from cfamc_ray.method.optimizer import build_scheduler
 from cfamc_ray.method.parallel import DistributedContext, data_parallel, gather_embeddings
 from cfamc_ray.method.perturbation import into_ball
 from cfamc_ray.training.generators import WEIGHTS, make_seed
@@ -95,20 +95,14 @@ class Trainer:
             return cast(nn.Module, torch.compile(data_parallel(self.encoder)))
         return data_parallel(self.network)
 
-    def _build_optimizer(self, epochs: int) -> tuple[Lars, LRScheduler]:
+    def _build_optimizer(self, epochs: int) -> tuple[Any, LRScheduler]:
         config = self.config.optimizer
-        optimizer = build_optimizer(
-            self.encoder.parameters(),
-            lr=config.lr,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            trust_coefficient=config.trust_coefficient,
-            compiled=self.speedups.compile,
-        )
+        optimizer = config.build(self.encoder.parameters(), compiled=self.speedups.compile)
         updates = self.config.updates
         horizons = {"updates": updates, "minibatches": updates // self.config.pretraining.replays, "constant": None}
-        begun = epochs * self.config.updates_per_epoch
-        return optimizer, build_scheduler(optimizer, horizon=horizons[config.schedule], begun=begun)
+        horizon, begun = horizons[config.schedule], epochs * self.config.updates_per_epoch
+        warm_up = int(config.warm_up * (horizon or updates))
+        return optimizer, build_scheduler(optimizer, horizon=horizon, begun=begun, warm_up=warm_up)
 
     def state(self) -> dict[str, Any]:
         """All that an update changes; the tensors are not copied."""
@@ -201,7 +195,7 @@ class Trainer:
         self._run = eagerly
         if self.context.device.type != "cuda" and not (self.speedups.compile or self.speedups.cuda_graph):
             return
-        state = [*self.encoder.state_dict().values(), *self.optimizer.momenta(), self.terms_T]
+        state = [*self.encoder.state_dict().values(), *self.optimizer.state_tensors(), self.terms_T]
         graphed = GraphedUpdate(self.optimizer, state)
         run = graphed.capture if self.speedups.cuda_graph else eagerly
         try:

@@ -255,7 +255,7 @@ class TestOverrides:
     def test_values_are_yaml(self, path: Path) -> None:
         config = read(path, SPACE, "question=Is 1 + 1 = 2?", "optimizer.trust_coefficient=null", "crops.scale=[0.2, 1]")
         assert config.question == "Is 1 + 1 = 2?"
-        assert (config.trial.optimizer.trust_coefficient, config.trial.crops.scale) == (None, (0.2, 1.0))
+        assert (config.trial.value_of("optimizer.trust_coefficient"), config.trial.crops.scale) == (None, (0.2, 1.0))
 
     @pytest.mark.parametrize("written", ["name: a", "name: a\nconfirm: null"])
     def test_a_key_of_a_section_that_is_off_turns_it_on(self, path: Path, written: str) -> None:

@@ -29,8 +29,9 @@ def other_value(key: str, default: TrialConfig) -> Any:
     section, _, leaf = key.rpartition(".")
     model = type(attrgetter(section)(default)) if section else TrialConfig
     value, choices = default.value_of(key), get_args(model.model_fields[leaf].annotation)
-    components = {"loss.name": "nt_xent", "data.name": "digits", "perturbation.attack": "none"}
+    components: dict[str, Any] = {"loss.name": "nt_xent", "data.name": "digits", "perturbation.attack": "none"}
     components |= {"encoder.architecture": "resnet50", "evaluation.attack.name": "autoattack"}
+    components |= {"optimizer.name": "adamw", "optimizer.warm_up": 0.1}
     if key in components:
         return components[key]
     match value:
@@ -107,12 +108,30 @@ def test_every_key_changes_the_fingerprint(key: str) -> None:
         "perturbation.attack_positive": SIMCLR_PGD,
         **{f"perturbation.{key}": PGD for key in ("steps", "keep_attack_gradients", "attack_in_train_mode")},
         "data.image_size": {"data.name": "digits"},
+        "optimizer.betas": {"optimizer.name": "adamw"},
         **{f"evaluation.attack.{key}": {"evaluation.attack.name": "pgd"} for key in PgdConfig.own_keys()},
     }
     default = default.with_values(needed.get(key, {}))
     changed = default.with_values({key: other_value(key, default)})
     assert changed != default
     assert changed.fingerprint != default.fingerprint
+
+
+def test_an_optimizer_is_written_so_that_it_is_read_back_and_what_was_recorded_stays_equal() -> None:
+    lars, adamw = trial(optimizer={"lr": 0.1}), trial(optimizer={"name": "adamw", "warm_up": 0.1})
+    assert lars.model_dump(mode="json")["optimizer"] == {
+        **{"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "trust_coefficient": 0.005, "schedule": "updates"}
+    }
+    assert (lars.fingerprint, lars.value_of("optimizer.name")) == ("a2c56bce0255", "lars")
+    assert adamw.model_dump(mode="json")["optimizer"] == {
+        **{"name": "adamw", "lr": 1e-3, "weight_decay": 0.05, "schedule": "updates", "warm_up": 0.1},
+        "betas": [0.9, 0.999],
+    }
+    for each in (lars, adamw):
+        assert TrialConfig.model_validate(each.model_dump(mode="json")) == each
+    assert lars.with_values({"optimizer.name": "adamw", "optimizer.warm_up": 0.1}).optimizer.name == "adamw"
+    with pytest.raises(ValidationError, match="betas must be at least 0 and below 1"):
+        trial(optimizer={"name": "adamw", "betas": [0.9, 1.0]})
 
 
 def test_equal_configs_have_equal_fingerprints() -> None:
@@ -207,7 +226,7 @@ def test_keys_name_every_setting_once() -> None:
     assert len(set(keys)) == len(keys)
     assert {"seed", "crops.views", "perturbation.epsilon", "evaluation.attacked_images"} <= set(keys)
     unset = {key for key in keys if TrialConfig().value_of(key) is None}
-    of_others = {"loss.temperature", "data.path", "data.image_size"}
+    of_others = {"loss.temperature", "data.path", "data.image_size", "optimizer.betas"}
     of_pgd = {f"perturbation.{key}" for key in ("steps", "keep_attack_gradients", "attack_in_train_mode")}
     of_pgd.add("perturbation.attack_positive")
     of_attack = {f"evaluation.attack.{key}" for key in PgdConfig.own_keys()}

@@ -82,7 +82,7 @@ def test_the_rehearsal_changes_nothing_and_is_no_training(graphed: Callable[...,
     trial.trainer.rehearse(trial.minibatches.crops(trial.minibatches.order(0), 0, 0))
     for name, value in before.trainer.encoder.state_dict().items():
         assert torch.equal(trial.trainer.encoder.state_dict()[name], value), name
-    assert not any(momentum.any() for momentum in trial.trainer.optimizer.momenta())
+    assert not any(momentum.any() for momentum in trial.trainer.optimizer.state_tensors())
     assert not trial.trainer.delta_VbCHW.any()
     assert trial.trainer.optimizer.param_groups[0]["lr"] == before.trainer.optimizer.param_groups[0]["lr"]
 

@@ -1,4 +1,5 @@
 import copy
+import math
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cfamc_ray.method.optimizer import Lars, build_optimizer, build_scheduler
+from cfamc_ray.config.optimizers import AdamWConfig
+from cfamc_ray.method.optimizer import Lars, build_adamw, build_optimizer, build_scheduler
 
 GOLDEN_FILES = sorted((Path(__file__).parents[1] / "golden").glob("lars_*.npz"))
 
@@ -66,7 +68,7 @@ def test_a_compiled_step_is_the_plain_one(trust_coefficient: float | None, momen
         )
         for seed in range(3):
             step(optimizer, *((weight, parameter(*weight.shape, seed=seed).detach()) for weight in weights))
-        ends.append([*(weight.detach() for weight in weights), *optimizer.momenta()])
+        ends.append([*(weight.detach() for weight in weights), *optimizer.state_tensors()])
     torch.testing.assert_close(ends[1], ends[0], rtol=1e-12, atol=0)
 
 
@@ -75,7 +77,7 @@ def test_a_first_step_from_momenta_of_zeros_is_one_from_none() -> None:
     for weight in (without, zeros):
         optimizer = lars(weight, momentum=0.9)
         if weight is zeros:
-            assert not any(momentum.any() for momentum in optimizer.momenta())
+            assert not any(momentum.any() for momentum in optimizer.state_tensors())
         step(optimizer, (weight, parameter(5, 4, seed=1).detach()))
     assert torch.equal(without, zeros)
 
@@ -150,9 +152,9 @@ def test_without_a_trust_coefficient_it_is_torchs_sgd_exactly(momentum: float) -
     assert optimizer.clipped_share is None
 
 
-def rate_after(updates: int, *, horizon: int | None) -> float:
+def rate_after(updates: int, *, horizon: int | None, begun: int = 0, warm_up: int = 0) -> float:
     optimizer = lars(parameter(2, 2), lr=0.3)
-    scheduler = build_scheduler(optimizer, horizon=horizon)
+    scheduler = build_scheduler(optimizer, horizon=horizon, begun=begun, warm_up=warm_up)
     for _ in range(updates):
         optimizer.step()
         scheduler.step()
@@ -200,3 +202,42 @@ def test_optimizer_and_schedule_go_on_from_their_state_as_if_never_stopped() -> 
     scheduler.load_state_dict(states[1])
     train(resumed, resumed_weights, range(3, 6))
     assert all(torch.equal(a, b) for a, b in zip(weights, resumed_weights, strict=True))
+
+
+@pytest.mark.parametrize("begun", [0, 2, 5])
+def test_the_rate_grows_in_the_warm_up_and_the_cosine_takes_the_rest(begun: int) -> None:
+    rates = [rate_after(updates - begun, horizon=12, begun=begun, warm_up=4) for updates in range(begun, 13)]
+    grown = [0.075, 0.15, 0.225, 0.3]
+    cosine = [0.15 * (1 + math.cos(math.pi * update / 8)) for update in range(9)]
+    assert rates == pytest.approx([*grown, *cosine][begun:], abs=1e-12)
+    assert [rate_after(updates, horizon=None, warm_up=2) for updates in range(4)] == [0.15, 0.3, 0.3, 0.3]
+
+
+def test_adamw_decays_weights_alone_and_apart_from_the_gradient() -> None:
+    """Loshchilov and Hutter's algorithm 2, with the decay of a step multiplied by the rate, as torch has it."""
+    config = AdamWConfig(lr=0.01, betas=(0.8, 0.95), weight_decay=0.1)
+    weights = parameter(5, 4), parameter(5)
+    expected = [weight.detach().clone() for weight in weights]
+    means, squares = ([torch.zeros_like(weight) for weight in expected] for _ in range(2))
+    optimizer = build_adamw(config, weights)
+    for t in range(1, 4):
+        gradients = [parameter(*weight.shape, seed=t).detach() for weight in weights]
+        step(optimizer, *zip(weights, gradients, strict=True))
+        for place, gradient in enumerate(gradients):
+            means[place] = 0.8 * means[place] + 0.2 * gradient
+            squares[place] = 0.95 * squares[place] + 0.05 * gradient**2
+            decay = 0.1 if expected[place].ndim > 1 else 0.0
+            direction = (means[place] / (1 - 0.8**t)) / ((squares[place] / (1 - 0.95**t)).sqrt() + 1e-8)
+            expected[place] = expected[place] * (1 - 0.01 * decay) - 0.01 * direction
+        torch.testing.assert_close([weight.detach() for weight in weights], expected, rtol=1e-9, atol=1e-12)
+
+
+def test_a_first_step_from_a_state_of_zeros_is_one_from_none() -> None:
+    without, zeros = parameter(5, 4), parameter(5, 4)
+    for weight in (without, zeros):
+        optimizer = build_adamw(AdamWConfig(), [weight])
+        if weight is zeros:
+            assert not any(tensor.any() for tensor in optimizer.state_tensors())
+        step(optimizer, (weight, parameter(5, 4, seed=1).detach()))
+        assert [float(optimizer.state[weight]["step"]), len(optimizer.state_tensors())] == [1, 3]
+    assert torch.equal(without, zeros)

@@ -92,11 +92,12 @@ PGD = {"perturbation.attack": "pgd", "perturbation.steps": 2, "pretraining.repla
         {**FREE, "perturbation.carry": False},
         {**FREE, "perturbation.project_first": False, "optimizer.schedule": "minibatches"},
         {**FREE, "optimizer.trust_coefficient": None, "optimizer.momentum": 0.0},
+        {**FREE, "optimizer.name": "adamw", "optimizer.warm_up": 0.3},
         PGD,
         {**PGD, "perturbation.keep_attack_gradients": True, "perturbation.attack_in_train_mode": False},
         {"perturbation.attack": "none"},
     ],
-    ids=["free", "no carry", "as published", "sgd", "pgd", "pgd as published, eval mode", "none"],
+    ids=["free", "no carry", "as published", "sgd", "adamw", "pgd", "pgd as published, eval mode", "none"],
 )
 @pytest.mark.parametrize("norm", ["batch", "group"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
