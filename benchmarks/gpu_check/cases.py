@@ -168,6 +168,7 @@ UNLIKE_RECIPES = {
     "group norm": ["encoder.norm=group"],
     "float32": ["pretraining.precision=float32"],
     "plain SGD": ["optimizer.trust_coefficient=null"],
+    "AdamW with a warm-up": ["optimizer.name=adamw", "optimizer.warm_up=0.2"],
     "balls in l2": ["perturbation.norm=l2", "perturbation.epsilon=1"],
 }
 """The paper's recipe but for these keys."""
