@@ -194,8 +194,13 @@ def run_cell(config: TrialConfig, group: str) -> dict[str, Any]:
 
 
 def finished() -> list[dict[str, Any]]:
-    """All cells so far, the last of each name and seed."""
-    return list({(cell["name"], cell["seed"]): cell for cell in read(RESULTS)}.values())
+    """All cells so far, the last of each name and seed that was measured; of a system with curves only those with one.
+
+    Cells without a curve are of an earlier protocol (other test images, another precision), and not comparable.
+    """
+    measured = {(cell["name"], cell["seed"]): cell for cell in read(RESULTS) if "measured" in cell}
+    curved = {cell["name"] for cell in measured.values() if "curve" in cell}
+    return [cell for cell in measured.values() if "curve" in cell or cell["name"] not in curved]
 
 
 def main() -> None:
@@ -285,6 +290,14 @@ def accuracy(cell: Mapping[str, Any], column: str) -> float:
     return math.nan
 
 
+def at_the_end(cells: Cells, column: str) -> bool:
+    """Whether the best value of a curve is at its strongest penalty, in any cell."""
+    if column not in CURVES:
+        return False
+    curves = [cell["curve"] for cell in cells if "curve" in cell]
+    return any(max(curve, key=lambda point: point[CURVES[column]]) == curve[-1] for curve in curves)
+
+
 def by_seed(cells: Cells, name: str, column: str) -> dict[int, float]:
     """Accuracies of a system that were measured."""
     values = {cell["seed"]: accuracy(cell, column) for cell in cells if cell["name"] == name}
@@ -309,6 +322,9 @@ def paired(first: Mapping[int, float], second: Mapping[int, float]) -> tuple[flo
 
 def verdict(cells: Cells, column: str, better: str, worse: str) -> str:
     """The mean difference with its interval, and what it says."""
+    kinds = {"curve" in cell for cell in cells if cell["name"] in (better, worse)}
+    if len(kinds) > 1:
+        return "measured differently | –"
     mean, half = paired(by_seed(cells, better, column), by_seed(cells, worse, column))
     if math.isnan(mean):
         return "too few seeds | –"
@@ -319,14 +335,19 @@ def verdict(cells: Cells, column: str, better: str, worse: str) -> str:
 def table(cells: Cells) -> str:
     """Accuracies in %, mean and standard deviation over the seeds; then the orderings."""
     told = cells[-1]["environment"]
+    dates = sorted(cell["environment"]["date"][:10] for cell in cells)
+    precisions = sorted({cell["precision"] for cell in cells if "precision" in cell})
     versions = ", ".join(f"{name} {told['versions'][name]}" for name in ("torch", "pyautoattack"))
     lines = [
         "# Every published system at reduced scale, at equal FLOPs",
         "",
         "What was trained and measured: `benchmarks/published_systems.py`, which writes this file (`--table`).",
-        f"{told['date'][:10]}, {told['platform']}, 1 of {told['cores']} cores, Python {told['python']}, {versions}.",
+        f"{dates[0]} to {dates[-1]}, {told['platform']}, 1 of {told['cores']} cores, Python {told['python']}, "
+        f"{versions}, {' and '.join(precisions)}.",
         f"Accuracies in %, mean ± standard deviation over the seeds. {sum('curve' in cell for cell in cells)} of "
-        f"{len(cells)} cells have a curve.",
+        f"{len(cells)} cells have a curve; the others are of an earlier protocol, with other test images, and are not "
+        "compared with those. A ≥ marks a best value that some cell has at the end of its curve, where it may still "
+        "grow.",
         "",
     ]
     columns = (*COLUMNS, *CURVES)
@@ -334,7 +355,10 @@ def table(cells: Cells) -> str:
     for name in dict.fromkeys(name for trials in GROUPS.values() for name in trials):
         own = [cell for cell in cells if cell["name"] == name and "measured" in cell]
         if own:
-            scores = (mean_and_spread(list(by_seed(own, name, column).values())) for column in columns)
+            scores = (
+                ("≥ " if at_the_end(own, column) else "") + mean_and_spread(list(by_seed(own, name, column).values()))
+                for column in columns
+            )
             cost = f"{own[0]['crop_passes']:,} | {own[0]['flops'] / 1e12:.1f}"
             lines.append(f"| {name} | {' | '.join(scores)} | {cost} | {len(own)} |")
     lines += ["", "| ordering | difference in points, 95 % interval | | with curves | |", "|---|---|---|---|---|"]

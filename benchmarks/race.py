@@ -1,23 +1,26 @@
 """What a search spends until the front that it recommends is nearly the best there is: a race on a surrogate.
 
-    python -m benchmarks.race [--runs 64] [--searches front random …] [--trials 60] [--part 1/2] [--minutes 90]
+    python -m benchmarks.race --untrained 0.3 [--runs 64] [--searches front random …] [--passes 1500000] [--part 1/2]
     python -m benchmarks.race --table
 
 The searches are the package's own code with Optuna's storage in memory; in place of training, a trial's curve of
-operating points comes from benchmarks/surrogate.py with the noise of a fresh seed. All searches see curves, except
-`fixed probe`, which sees the operating point of L2 1e-2 alone. Every few trials the finalists that `confirm` would
-choose are judged by their true accuracies: the share of the hypervolume of the true front that they hold. Spent are the
-crop passes of the search, plus those of training the finalists with three fresh seeds. The reference of the hypervolume
-is the clean accuracy of an untrained encoder (`--untrained`, as measured by benchmarks/sobol_table.py), and the least
-robust of all random points.
+operating points comes from benchmarks/surrogate.py with the noise of a fresh seed. All searches see curves, except two
+with a fixed probe, which see one operating point alone: L2 1e-2, and 0.1, the strength whose points hold most of the
+true front. All spend the same crop passes. Every few trials the finalists that `confirm` would choose are judged by
+their true accuracies: the share of the hypervolume of the true front that they hold. Spent are the crop passes of the
+search, plus those of training the finalists with three fresh seeds. The reference of the hypervolume is the clean
+accuracy of an untrained encoder (`--untrained`, as measured by benchmarks/sobol_table.py), and the least robust of all
+random points.
 
-Runs are appended to results/race.jsonl.gz and paired by their number, which seeds search and noise; the script can be
-stopped and started again, and several parts can run side by side. The table has, for each search, the median of crop
-passes until the share stays above 90 and 95 %, the ratio of ours to it with the 95 % interval of a paired bootstrap,
-and the mean share over the logarithm of the crop passes.
+Runs are appended to results/race.jsonl.gz with the surrogate and the options that they are of, and paired by their
+number, which seeds search and noise; the script can be stopped and started again, and several parts can run side by
+side. The table has, for each search, the median of crop passes until the share stays above 90 and 95 %, the number of
+runs that get there, the ratio of ours to it with the 95 % interval of a paired bootstrap where most runs of both get
+there, and the mean share over the logarithm of the crop passes that all searches of a run have spent.
 """
 
 import argparse
+import json
 import math
 import random
 import warnings
@@ -34,8 +37,9 @@ import torch
 from optuna.storages import InMemoryStorage
 
 from benchmarks.recorded import add_sitting_options, append, missing, read
-from benchmarks.sobol_table import sobol_study
+from benchmarks.sobol_table import TABLE, sobol_study
 from benchmarks.surrogate import ACCURACIES, Surrogate, read_recorded
+from cfamc_ray.config.digests import digest_of
 from cfamc_ray.config.study import Point, StudyConfig
 from cfamc_ray.cost.work import training_work
 from cfamc_ray.evaluation.operating_points import OperatingPoint, balanced
@@ -57,10 +61,13 @@ SEARCHES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "tpe": ({"sampler": "tpe", **TEN}, []),
     "gp": ({"sampler": "gp", **TEN}, []),
     "fixed probe": ({"sampler": "front"}, []),
+    "best fixed probe": ({"sampler": "front"}, []),
 }
 """Search keys and further constraints."""
-FIXED = 1e-2
-"""L2 strength of the fixed probe."""
+FIXED = {"fixed probe": 1e-2, "best fixed probe": 1e-1}
+"""L2 strengths of the searches that see one operating point."""
+MOST_TRIALS = 400
+"""More trials than any search has within its crop passes."""
 SHARES = (0.9, 0.95)
 EVERY = 3
 """Trials between two choices of finalists."""
@@ -96,40 +103,44 @@ class Truth:
         if not chosen:
             return 0.0
         curves_NL2 = self.surrogate.truth([record.point for record in chosen])
-        places = [self.surrogate.strengths.index(_strength(record)) for record in chosen]
+        places = [self.surrogate.strengths.index(float(record.l2 or math.nan)) for record in chosen]
         return hypervolume(curves_NL2[range(len(chosen)), places], self.reference, MAXIMIZE) / self.whole
 
 
-def _strength(record: TrialRecord) -> float:
-    return FIXED if record.l2 is None else record.l2
-
-
-def searched_by(name: str, study: StudyConfig, number: int, trials: int) -> StudyConfig:
+def searched_by(name: str, study: StudyConfig, number: int, passes: int) -> StudyConfig:
     """The space as a search of a run sees it."""
     keys, constraints = SEARCHES[name]
-    tree = study.model_dump(mode="json") | {"search": {**keys, "seed": number}, "budget": {"trials": trials}}
+    budget = {"trials": MOST_TRIALS, "crop_passes": passes}
+    tree = study.model_dump(mode="json") | {"search": {**keys, "seed": number}, "budget": budget}
     return StudyConfig.model_validate({**tree, "constraints": [*tree["constraints"], *constraints]})
 
 
-def record_of(number: int, point: Point, curve_L2: Array, truth: Truth, *, fixed: bool) -> TrialRecord:
-    """A finished trial with a curve, or with the accuracies of the fixed probe."""
+def record_of(number: int, point: Point, curve_L2: Array, truth: Truth, *, fixed: float | None = None) -> TrialRecord:
+    """A finished trial with its curve, or with the one operating point of a fixed strength."""
     strengths, passes = truth.surrogate.strengths, truth.surrogate.study.trial_at(point).crop_passes
     points = [OperatingPoint(l2, 1.0, *map(float, values)) for l2, values in zip(strengths, curve_L2, strict=True)]
-    shown = points[strengths.index(FIXED)] if fixed else balanced(points)
+    points = points if fixed is None else [points[strengths.index(fixed)]]
+    shown = balanced(points)
     costs = {"crop_passes": passes, "flops": passes, "train_seconds": passes / 1e3, "eval_seconds": 0.0}
     row = {"epoch": 1, "done": True, **costs, **{name: getattr(shown, name) for name in ACCURACIES}}
-    curve = {} if fixed else {"operating_points": list(map(asdict, points))}
-    return TrialRecord(number, point, [{**row, **curve}], "finished")
+    return TrialRecord(number, point, [{**row, "operating_points": list(map(asdict, points))}], "finished")
 
 
-def race(name: str, number: int, truth: Truth, *, trials: int) -> Iterator[tuple[int, float]]:
-    """Crop passes and share of the true front after every few trials of a run."""
-    config = searched_by(name, truth.surrogate.study, number, trials)
+def race(name: str, number: int, truth: Truth, *, passes: int) -> Iterator[tuple[int, float]]:
+    """Crop passes and share of the true front after every few trials of a run.
+
+    Args:
+        name: of the search.
+        number: of the run.
+        truth: what trials are drawn from.
+        passes: crop passes that the search may spend, without those of its finalists.
+    """
+    config = searched_by(name, truth.surrogate.study, number, passes)
     search, source = Search(config, InMemoryStorage(), work_of=training_work), np.random.default_rng(number)
     records: list[TrialRecord] = []
     while (proposal := search.suggest()) is not None:
         curve_L2 = truth.surrogate.measured(proposal.point, source)
-        records.append(record_of(proposal.number, proposal.point, curve_L2, truth, fixed=name == "fixed probe"))
+        records.append(record_of(proposal.number, proposal.point, curve_L2, truth, fixed=FIXED.get(name)))
         search.ended(records[-1])
         if len(records) % EVERY == 0:
             chosen = candidates(config, expected(config, records), tolerance=0.0, points=FINALISTS).chosen
@@ -148,24 +159,37 @@ def passes_to(steps: Sequence[tuple[int, float]], share: float) -> float:
     return above
 
 
-def mean_share(steps: Sequence[tuple[int, float]]) -> float:
-    """Mean share over the logarithm of the crop passes; a later choice may have fewer finalists to train."""
+def mean_share(steps: Sequence[tuple[int, float]], low: float, high: float) -> float:
+    """Mean share over the logarithm of the crop passes between two numbers, linear between the steps.
+
+    A later choice may have fewer finalists to train, so steps are sorted.
+    """
     passes, shares = zip(*sorted(steps), strict=True)
-    logs = np.log(passes)
-    return float(np.trapezoid(shares, logs) / (logs[-1] - logs[0]))
+    at = np.geomspace(low, high, 257)
+    return float(np.interp(np.log(at), np.log(passes), shares).mean())
 
 
-def ratio_interval(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float]:
-    """Ratio of the medians of paired runs, with its 95 % bootstrap interval; NaN where most runs did not get there."""
+def common_passes(runs: Sequence[Sequence[tuple[int, float]]]) -> tuple[float, float]:
+    """The crop passes from which on, and until which, all runs have a share."""
+    spent = [sorted(passes for passes, _ in steps) for steps in runs]
+    return max(passes[0] for passes in spent), min(passes[-1] for passes in spent)
+
+
+def ratio_interval(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float] | None:
+    """Ratio of the medians of paired runs, with its 95 % bootstrap interval.
+
+    None where half of the runs of either do not get there: a ratio would say nothing.
+    """
     pairs_N2 = np.array([ours, theirs]).T
+    if not np.isfinite(np.median(pairs_N2, axis=0)).all():
+        return None
     drawn = np.random.default_rng(0).integers(len(pairs_N2), size=(RESAMPLES, len(pairs_N2)))
     with np.errstate(invalid="ignore"):
         ours_R, theirs_R = np.median(pairs_N2[drawn], axis=1).T
         ratios = np.where(np.isfinite(ours_R), ours_R / theirs_R, np.inf)
-        medians = np.median(pairs_N2, axis=0)
-        middle = float(medians[0] / medians[1])
+    medians = np.median(pairs_N2, axis=0)
     low, high = np.quantile(ratios, [0.025, 0.975], method="nearest")
-    return middle, float(low), float(high)
+    return float(medians[0] / medians[1]), float(low), float(high)
 
 
 def table(runs: Sequence[Mapping[str, Any]]) -> str:
@@ -173,17 +197,23 @@ def table(runs: Sequence[Mapping[str, Any]]) -> str:
     by_search = {name: {run["run"]: run["steps"] for run in runs if run["search"] == name} for name in SEARCHES}
     by_search = {name: found for name, found in by_search.items() if found}
     common = sorted(set.intersection(*map(set, by_search.values()))) if by_search else []
-    heads = [f"{share:.0%}: passes, ours ÷ this" for share in SHARES]
+    heads = [f"{share:.0%}: passes, runs that get there, ours ÷ this" for share in SHARES]
     lines = [f"{len(common)} paired runs.", "", f"| search | {' | '.join(heads)} | mean share |", "|---|---|---|---|"]
+    ranges = {run: common_passes([found[run] for found in by_search.values()]) for run in common}
     for name, found in by_search.items():
         cells = []
         for share in SHARES:
             theirs = [passes_to(found[run], share) for run in common]
             ours = [passes_to(by_search["front"][run], share) for run in common]
-            middle, low, high = ratio_interval(ours, theirs)
-            beside = "" if name == "front" else f", {middle:.2f} ({low:.2f}–{high:.2f})"
-            cells.append(f"{np.median(theirs):,.0f}{beside}")
-        lines.append(f"| {name} | {' | '.join(cells)} | {np.mean([mean_share(found[run]) for run in common]):.3f} |")
+            reached = f"{sum(map(math.isfinite, theirs))} of {len(common)}"
+            ratio = None if name == "front" else ratio_interval(ours, theirs)
+            middle = np.median(theirs)
+            cells.append(
+                (f"{middle:,.0f}, {reached}" if np.isfinite(middle) else reached)
+                + ("" if ratio is None else f", {ratio[0]:.2f} ({ratio[1]:.2f}–{ratio[2]:.2f})")
+            )
+        shares = [mean_share(found[run], *ranges[run]) for run in common]
+        lines.append(f"| {name} | {' | '.join(cells)} | {np.mean(shares):.3f} |")
     return "\n".join(lines)
 
 
@@ -192,24 +222,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=64)
     parser.add_argument("--searches", nargs="+", default=list(SEARCHES), choices=list(SEARCHES))
-    parser.add_argument("--trials", type=int, default=60)
+    parser.add_argument("--passes", type=int, default=1_500_000, help="crop passes of a search, without its finalists'")
     parser.add_argument("--width", type=int, default=8)
-    parser.add_argument("--untrained", type=float, default=0.3, help="clean accuracy of an untrained encoder (0.3)")
+    parser.add_argument("--untrained", type=float, help="clean accuracy of an untrained encoder")
     add_sitting_options(parser)
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     if options.table:
-        print(table(read(RUNS)))
+        for of in {json.dumps(run["of"]): run["of"] for run in read(RUNS)}.values():
+            print(f"{of}\n\n{table([run for run in read(RUNS) if run['of'] == of])}\n")
         return
+    if options.untrained is None:
+        parser.error("--untrained: give the clean accuracy that python -m benchmarks.sobol_table --untrained prints")
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore")
     truth = Truth(options.width, options.untrained)
-    known = {(run["search"], run["run"]) for run in read(RUNS)}
+    recorded = digest_of([{**cell, "rows": cell["rows"][-1:]} for cell in read(TABLE)])
+    of = {"table": recorded, "width": options.width, "untrained": options.untrained, "passes": options.passes}
+    known = {(run["search"], run["run"]) for run in read(RUNS) if run["of"] == of}
     wanted = [(name, number) for number in range(options.runs) for name in options.searches]
     for name, number in missing(wanted, known.__contains__, options):
-        steps = list(race(name, number, truth, trials=options.trials))
-        append(RUNS, {"search": name, "run": number, "steps": steps})
+        steps = list(race(name, number, truth, passes=options.passes))
+        append(RUNS, {"of": of, "search": name, "run": number, "steps": steps})
         print(f"{name} {number}: {steps[-1]}", flush=True)
 
 

@@ -6,8 +6,11 @@ Every search is the package's own code, with Optuna's storage in memory; a trial
 search_table.py recorded (136 points, 2 seeds, real CIFAR-10) instead of from training. Of each run the crop passes are
 counted until the hypervolume of the finished points reaches 95 % of that of the whole table. Run i sees the curves of
 seed i mod 2, but its points count with their means over both seeds: a lucky value is no find. The hypervolume's
-reference is the worst value in the table, so that it measures what a search decides. `asha` is TPE with Ray Tune's
-own single-objective rule on robust accuracy, `foreknown` what no search can be expected to beat.
+reference is the worst value in the table, so that it measures what a search decides. `random_at_cap` draws among the
+points that take all 32,000 crop passes alone, which hold all of that volume. `asha` is TPE with Ray Tune's own
+single-objective rule on robust accuracy, `foreknown` what no search can be expected to beat.
+
+With `--only`, the runs of other searches are those of the file that `--json` names, if it exists.
 """
 
 import argparse
@@ -50,6 +53,7 @@ RESAMPLES = 2000
 SEARCHES: dict[str, dict[str, Any]] = {
     "default": {},
     "random": {"sampler": "random"},
+    "random_at_cap": {"sampler": "random"},
     "tpe": {"sampler": "tpe", "startup_trials": 10},
     "nsga2": {"sampler": "nsga2", "startup_trials": 10},
     "asha": {"sampler": "tpe", "startup_trials": 10},
@@ -57,6 +61,8 @@ SEARCHES: dict[str, dict[str, Any]] = {
     "tpe_mo_asha": {"sampler": "tpe", "startup_trials": 10, "mo_asha": {"rungs": [0.5], "keep": 0.67}},
 }
 """What differs from a study's defaults; TPE starts with as many random points as Optuna's default."""
+AT_CAP = "crops.views * pretraining.replays * pretraining.epochs == 32"
+"""Constraint of `random_at_cap`."""
 
 
 @cache
@@ -87,7 +93,10 @@ def config_of(name: str, run: int) -> StudyConfig:
     """The table's space, searched by one of `SEARCHES`."""
     study = table_study()
     search = type(study.search).model_validate({**SEARCHES[name], "seed": run})
-    return study.model_copy(update={"search": search})
+    if name != "random_at_cap":
+        return study.model_copy(update={"search": search})
+    tree = study.model_dump(mode="json") | {"search": search.model_dump(mode="json")}
+    return StudyConfig.model_validate({**tree, "constraints": [*tree["constraints"], AT_CAP]})
 
 
 def simulate(
@@ -243,6 +252,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     runs: dict[str, list[float]] = {}
+    if arguments.json and arguments.json.exists():
+        known = json.loads(arguments.json.read_text())["searches"]
+        runs = {name: [math.inf if passes is None else passes for passes in of["runs"]] for name, of in known.items()}
     with ProcessPoolExecutor(arguments.processes) as pool:
         for name in arguments.only:
             runs[name] = list(pool.map(partial(passes_to_target, name), range(arguments.runs)))

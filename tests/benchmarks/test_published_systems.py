@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import published_systems
-from benchmarks.published_systems import CURVES, accuracy, finished, verdict
+from benchmarks.published_systems import CURVES, accuracy, at_the_end, finished, verdict
 
 BEST_CLEAN, BEST_ROBUST = CURVES
 
@@ -17,15 +17,28 @@ def cell(name: str, seed: int, clean: int, *curve: tuple[float, float]) -> dict[
     return {"name": name, "seed": seed, "measured": measured} | ({"curve": points} if points else {})
 
 
-def test_the_last_cell_of_a_name_and_seed_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_measured_cell_counts_and_of_a_system_with_curves_only_those(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "cells.jsonl"
-    cells = [cell("a", 0, 40), cell("a", 1, 41), cell("a", 0, 42, (0.4, 0.1))]
-    file.write_text("".join(f"{json.dumps(each)}\n" for each in cells))
+    cells = [cell("a", 0, 40), cell("a", 1, 41), cell("a", 0, 42, (0.4, 0.1)), cell("b", 0, 30), cell("b", 1, 31)]
+    failed = {"name": "a", "seed": 0, "failure": "diverged"}
+    file.write_text("".join(f"{json.dumps(each)}\n" for each in [*cells, failed]))
     monkeypatch.setattr(published_systems, "RESULTS", file)
-    assert [(each["seed"], accuracy(each, "clean"), "curve" in each) for each in finished()] == [
-        (0, 42.0, True),
-        (1, 41.0, False),
+    assert [(each["name"], each["seed"], accuracy(each, "clean"), "curve" in each) for each in finished()] == [
+        ("a", 0, 42.0, True),
+        ("b", 0, 30.0, False),
+        ("b", 1, 31.0, False),
     ]
+    assert verdict(finished(), "clean", "a", "b") == "measured differently | –"
+
+
+def test_a_best_value_at_the_end_of_a_curve_is_a_lower_bound() -> None:
+    grown, bent = cell("a", 0, 40, (0.4, 0.1), (0.3, 0.2)), cell("a", 1, 40, (0.4, 0.1), (0.3, 0.2), (0.2, 0.15))
+    assert at_the_end([grown, bent], BEST_ROBUST)
+    assert not at_the_end([bent], BEST_ROBUST)
+    assert not at_the_end([grown, bent], BEST_CLEAN)
+    assert not at_the_end([grown], "clean")
 
 
 def test_each_accuracy_of_a_curve_is_that_of_its_best_strength() -> None:

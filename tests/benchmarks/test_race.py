@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import race as racing
-from benchmarks.race import Truth, mean_share, passes_to, race, ratio_interval, record_of, table
+from benchmarks.race import Truth, common_passes, mean_share, passes_to, race, ratio_interval, record_of, table
 from benchmarks.recorded import append
 from benchmarks.sobol_table import cells, sobol_study
 from benchmarks.surrogate import Recorded, Surrogate, check, read_recorded, seed_covariance
@@ -83,8 +83,7 @@ def test_all_of_the_true_front_is_a_share_of_one_and_a_single_trial_less(truth: 
     source = np.random.default_rng(0)
     points = [{**recorded(1).points[0], "perturbation.epsilon": epsilon} for epsilon in np.geomspace(1, 16, 40) / 255]
     trials = [
-        record_of(number, point, truth.surrogate.measured(point, source), truth, fixed=False)
-        for number, point in enumerate(points)
+        record_of(number, point, truth.surrogate.measured(point, source), truth) for number, point in enumerate(points)
     ]
     each = [one for trial in trials for one in trial.each_point(["clean_accuracy"])]
     assert truth.share(each) == pytest.approx(1, abs=0.03)
@@ -92,14 +91,24 @@ def test_all_of_the_true_front_is_a_share_of_one_and_a_single_trial_less(truth: 
     assert truth.share([]) == 0
 
 
-@pytest.mark.parametrize("name", ["random", "random at the cap", "fixed probe"])
+@pytest.mark.parametrize("name", ["random", "random at the cap", "fixed probe", "best fixed probe"])
 def test_a_run_is_the_same_again_and_pays_for_its_finalists(truth: Truth, name: str) -> None:
-    steps = list(race(name, 0, truth, trials=6))
-    assert steps == list(race(name, 0, truth, trials=6))
-    assert len(steps) == 2
+    steps = list(race(name, 0, truth, passes=180_000))
+    assert steps == list(race(name, 0, truth, passes=180_000))
+    assert len(steps) >= 2
     assert all(0 < share <= 1 for _, share in steps)
     if name == "random at the cap":
         assert all(passes >= 24_000 * (3 + racing.SEEDS) for passes, _ in steps[:1])
+        assert len(steps) < len(list(race("random", 0, truth, passes=180_000))), "its trials cost more"
+
+
+def test_a_fixed_probe_is_judged_at_its_own_strength(truth: Truth) -> None:
+    point = recorded(1).points[0]
+    curve = true_curve(point)
+    for fixed, place in ((0.01, 0), (0.1, 1)):
+        (point_of,) = record_of(0, point, curve, truth, fixed=fixed).each_point(["clean_accuracy", "robust_accuracy"])
+        assert point_of.l2 == fixed
+        assert point_of.values(["clean_accuracy", "robust_accuracy"]) == pytest.approx(curve[place].tolist())
 
 
 def test_a_share_counts_from_where_it_stays() -> None:
@@ -109,19 +118,25 @@ def test_a_share_counts_from_where_it_stays() -> None:
     assert passes_to(steps, 0.99) == math.inf
 
 
-def test_the_mean_share_is_over_the_logarithm() -> None:
-    assert mean_share([(10, 0.0), (100, 1.0), (1000, 1.0)]) == pytest.approx(0.75)
+def test_the_mean_share_is_over_the_logarithm_of_what_all_have_spent() -> None:
+    steps = [(10, 0.0), (100, 1.0), (1000, 1.0)]
+    assert mean_share(steps, 10, 1000) == pytest.approx(0.75, abs=0.01)
+    assert common_passes([steps, [(50, 0.2), (400, 0.9)]]) == (50, 400)
+    same = [mean_share(each, 50, 400) for each in (steps, [*steps, (10_000, 1.0)])]
+    assert same[0] == same[1], "what a search spends beyond the others changes nothing"
 
 
-def test_ratios_are_those_of_paired_runs() -> None:
-    middle, low, high = ratio_interval([10.0, 20.0, 30.0] * 10, [20.0, 40.0, 60.0] * 10)
-    assert (middle, low, high) == (0.5, 0.5, 0.5)
-    assert ratio_interval([10.0, 20.0], [math.inf, math.inf])[0] == 0
+def test_ratios_are_those_of_paired_runs_where_most_get_there() -> None:
+    assert ratio_interval([10.0, 20.0, 30.0] * 10, [20.0, 40.0, 60.0] * 10) == (0.5, 0.5, 0.5)
+    assert ratio_interval([10.0, 20.0], [math.inf, math.inf]) is None
+    assert ratio_interval([math.inf] * 3, [10.0, 20.0, 30.0]) is None
 
 
 def test_the_table_compares_the_runs_that_all_searches_have() -> None:
     steps = [(100, 0.5), (1000, 0.97)]
     runs = [{"search": name, "run": run, "steps": steps} for name in ("front", "random") for run in range(3)]
-    text = table([*runs, {"search": "front", "run": 3, "steps": steps}])
+    never = [{"search": "tpe", "run": run, "steps": [(100, 0.5), (1000, 0.6)]} for run in range(3)]
+    text = table([*runs, *never, {"search": "front", "run": 3, "steps": steps}])
     assert text.startswith("3 paired runs.")
-    assert "| random | 1,000, 1.00 (1.00–1.00) | 1,000, 1.00 (1.00–1.00) | 0.735 |" in text
+    assert "| random | 1,000, 3 of 3, 1.00 (1.00–1.00) | 1,000, 3 of 3, 1.00 (1.00–1.00) | 0.735 |" in text
+    assert "| tpe | 0 of 3 | 0 of 3 | 0.550 |" in text
