@@ -123,7 +123,7 @@ def test_the_report_speaks_of_it(folder: Path) -> None:
 
 
 def test_tensorboard_shows_it(tmp_path: Path) -> None:
-    events = TrialEvents(tmp_path, {}, first_epoch=1, loss_terms=["spread", "rate"])
+    events = TrialEvents(tmp_path, {}, earlier=[], loss_terms=["spread", "rate"])
     events.write({"epoch": 1, "done": True, "spread": 2.0, "rate": 3.0, "fooled": None})
     events.close()
     accumulator = EventAccumulator(str(tmp_path))

@@ -61,7 +61,7 @@ class Component(Strict):
     def _dump(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> Any:
         """Write a component without keys of its own as its name; the name is written even if defaults are left out."""
         tree = handler(self)
-        if self.unnamed:
+        if vars(type(self)).get("unnamed"):  # not inherited
             return {key: value for key, value in tree.items() if key != self.component_key()}
         return {self.component_key(): self.component_name(), **tree} if self.own_keys() else self.component_name()
 
@@ -222,7 +222,8 @@ def field_of(model: Any, key: str) -> FieldInfo | None:
 def lay(model: Any, under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Merge two trees of keys section by section; `over` wins where both have a key.
 
-    If `over` names another component than `under`, keys of the old one that the new one does not have are dropped.
+    If `over` names another component than `under`, keys of the old one that the new one does not have are dropped, and
+    so are those with the old one's default: in a config that is written out nobody has asked for them.
 
     Args:
         model: config class of both trees; anything without fields merges them as plain mappings.
@@ -239,10 +240,26 @@ def lay(model: Any, under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[s
         if not isinstance(low, Mapping) or not isinstance(high, Mapping):
             continue
         if mark is not None:
-            section = mark.registry.classes.get({name: mark.default.component_name(), **low, **high}[name])
+            before, section = (
+                _class_of(mark, {name: mark.default.component_name(), **tree}[name]) for tree in (low, {**low, **high})
+            )
             low = {own: value for own, value in low.items() if section is None or own in section.model_fields}
+            if before is not section and before is not None:
+                low = {own: value for own, value in low.items() if own == name or not _is_default(before, own, value)}
         laid[key] = lay(section, low, high)
     return laid
+
+
+def _class_of(mark: ComponentField, name: object) -> type[Component] | None:
+    """The class of a component; None if there is none, which validation refuses."""
+    return mark.registry.classes.get(name) if isinstance(name, str) else None
+
+
+def _is_default(component: type[Component], key: str, value: object) -> bool:
+    """Whether a key has the component's default, as Python or as YAML writes it."""
+    field = component.model_fields.get(key)
+    plain_value = tuple(value) if isinstance(value, list) else value
+    return field is not None and plain_value == field.default
 
 
 @cache  # a search asks this for thousands of points

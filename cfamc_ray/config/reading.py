@@ -218,7 +218,7 @@ def _override(tree: dict[str, Any], override: str, model: type[Strict]) -> None:
         if not isinstance(child, dict):
             raise InputError(f"--set {override}: {name} holds the value {child!r}, so it has no keys")
         section = child
-    if first == "trial" and not isinstance(value, Mapping):
+    if first == "trial" and rest and not isinstance(value, Mapping):
         tree["trial"] = lay_trials(tree["trial"], branch(".".join(rest), value))
     else:
         section[[first, *rest][-1]] = value

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cfamc_ray.config.data import Cifar10Config, Cifar100Config, DataConfig, DigitsConfig, NpzConfig
+from cfamc_ray.config.data import Cifar10Config, Cifar100Config, DataConfig, DigitsConfig, ImageFolderConfig, NpzConfig
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.data.folders import list_images
 from cfamc_ray.data.images import UNLABELLED, LabelledImages, Source, uniformity
@@ -102,7 +102,10 @@ def _state(config: DataConfig, path: Path) -> int:
     """A number that changes with a file's time of modification, or with names, sizes and times of a folder's files."""
     if not config.is_folder:
         return path.stat().st_mtime_ns
-    return hash(tuple((split, *files) for split, files in list_images(path).splits.items()))
+    if isinstance(config, ImageFolderConfig):
+        return hash(tuple((split, *files) for split, files in list_images(path).splits.items()))
+    every = sorted(file for file in path.rglob("*") if file.is_file())
+    return hash(tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in every))
 
 
 @lru_cache(maxsize=2)  # the data sets of pretraining and of a transfer

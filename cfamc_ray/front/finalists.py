@@ -6,8 +6,10 @@ from collections.abc import Hashable, Iterable, Sequence
 from itertools import count, islice
 from pathlib import Path
 
+from cfamc_ray.config.components import branch
 from cfamc_ray.config.ranges import Choice
 from cfamc_ray.config.study import StudyConfig
+from cfamc_ray.config.trial import lay_trials
 from cfamc_ray.front.candidates import Candidates, candidates, without_seed
 from cfamc_ray.front.confirmation import TESTED, Confirmation, FreshRun, Key, attainment, confirm, confirmation_table
 from cfamc_ray.front.expectation import as_measured, expected
@@ -64,7 +66,8 @@ def confirming_study(
     }
     tree["space"] = tree["space"] | {"seed": Choice(choice=seeds)}
     tree["resources"]["minutes_per_trial"] = None
-    tree["trial"]["evaluation"]["every_epochs"] = max(config.trial_at(point).pretraining.epochs for point in points)
+    longest = max(config.trial_at(point).pretraining.epochs for point in points)
+    tree["trial"] = lay_trials(tree["trial"], branch("evaluation.every_epochs", longest))
     return StudyConfig.model_validate(tree)
 
 

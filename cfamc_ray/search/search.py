@@ -133,16 +133,22 @@ class Search:
 
     def _next(self) -> Proposal | None:
         """The next trial, interrupted ones first; None if no point is left."""
-        if self._unfinished:
-            number = self._unfinished.pop(0)
-            trial = optuna.Trial(self.study, self.study.get_trials(deepcopy=False)[number]._trial_id)
-        else:
-            trial = self.study.ask()
+        trial = self._interrupted() or self.study.ask()
         try:
             return Proposal(trial.number, suggest_point(trial, self.config.space))
         except NoPointLeftError:
             self.study.tell(trial, state=TrialState.FAIL)  # otherwise it would be resumed
             return None
+
+    def _interrupted(self) -> optuna.Trial | None:
+        """The first interrupted trial, if any. One of whose point only a part was stored is given up."""
+        while self._unfinished:
+            stored = self.study.get_trials(deepcopy=False)[self._unfinished.pop(0)]
+            trial = optuna.Trial(self.study, stored._trial_id)
+            if not 0 < len(stored.params) < len(self.sampler.distributions):
+                return trial
+            self.study.tell(trial, state=TrialState.FAIL)
+        return None
 
     def observe(self, record: TrialRecord) -> StopReason | None:
         """Process a trial's new row; return the reason to stop the trial, or None."""

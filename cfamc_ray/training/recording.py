@@ -159,7 +159,7 @@ class RecordedTrial:
             self.events = TrialEvents(
                 folder.path,
                 point,
-                first_epoch=self.trial.epoch + 1,
+                earlier=[row.row() for row in self.trial.rows],
                 loss_terms=config.loss.terms,
                 measures=[measure.component_name() for measure in config.evaluation.measures],
             )

@@ -28,7 +28,8 @@ class TrialEvents:
     Args:
         folder: folder of the trial.
         point: the searched keys and their values.
-        first_epoch: next epoch to write; events of an interrupted run from this epoch on are hidden.
+        earlier: rows of the epochs before the next one. They are written where the folder has no events, as that of a
+            fork has none of its trunk's epochs; events of an interrupted run from the next epoch on are hidden.
         loss_terms: columns of the rows that are terms of the loss; shown as ``loss/TERM`` unless they are metrics.
         measures: names of the measures that the trial reports.
     """
@@ -38,7 +39,7 @@ class TrialEvents:
         folder: Path,
         point: Mapping[str, Any],
         *,
-        first_epoch: int,
+        earlier: Sequence[Mapping[str, Any]],
         loss_terms: Sequence[str] = (),
         measures: Sequence[str] = (),
     ) -> None:
@@ -47,13 +48,16 @@ class TrialEvents:
         self.point = {
             key: value if isinstance(value, bool | int | float) else str(value) for key, value in point.items()
         }
-        self.writer = SummaryWriter(str(folder), purge_step=first_epoch)
+        begins = not any(folder.glob("events.out.tfevents.*"))
+        self.writer = SummaryWriter(str(folder), purge_step=1 if begins else len(earlier) + 1)
         unreported = MEASURES.classes.keys() - set(measures)
         objectives = (metric for metric in METRICS.values() if metric.objective and metric.name not in unreported)
         compared = {metric.scalar: 0.0 for metric in objectives if metric.scalar}
         self._described, self._begun, self._ended = hparams(self.point, compared)
-        if first_epoch == 1:
+        if begins:
             self._add(self._described, self._begun)
+            for row in earlier:
+                self.write(row)
 
     def write(
         self, row: Mapping[str, Any], crops: tuple[Tensor, Tensor] | None = None, *, epsilon: float | None = 1.0

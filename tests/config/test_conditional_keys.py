@@ -6,6 +6,7 @@ import pytest
 
 from cfamc_ray.config.active_keys import active, component_sections
 from cfamc_ray.config.encoder import BACKBONES, BackboneConfig
+from cfamc_ray.config.optimizers import OPTIMIZERS, AdamWConfig, LarsConfig
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.space.search_space import SearchSpace
@@ -57,6 +58,36 @@ def test_keys_of_the_shared_trial_give_way_with_their_component() -> None:
     for name, weight in (("emp_ssl", 50.0), ("nt_xent", None)):
         trial = config.trial_at({"loss.name": name, "loss.temperature": 0.3, "crops.views": 2})
         assert trial.value_of("loss.invariance_weight") == weight
+
+
+def test_a_component_has_its_own_defaults_also_once_the_study_is_written_out() -> None:
+    """study.yaml has all keys; those that nobody has given are not those of another component."""
+    space = {"loss.name": LOSSES, "optimizer.name": {"choice": ["lars", "adamw"]}}
+    config = study(space=space, trial={"loss": "nt_xent", "optimizer": {"weight_decay": 0.01}, "crops": {"views": 2}})
+    point: dict[str, Any] = {"loss.name": "sup_con", "optimizer.name": "adamw"}
+    trial = config.trial_at(point)
+    assert trial.value_of("loss.temperature") == 0.1
+    assert [trial.value_of(f"optimizer.{key}") for key in ("lr", "weight_decay")] == [1e-3, 0.01]
+    again = StudyConfig.model_validate(config.model_dump(mode="json"))
+    assert again.trial_at(point) == trial
+    assert trial.with_values({"optimizer.name": "lars"}).value_of("optimizer.lr") == 0.3
+    assert TrialConfig().with_values({"optimizer.name": "adamw"}).optimizer == AdamWConfig()
+
+
+def test_a_component_that_is_derived_from_the_unnamed_one_has_its_name() -> None:
+    class LarcConfig(LarsConfig):
+        """LARS by another name."""
+
+        name: Literal["larc"] = "larc"  # type: ignore[assignment]
+
+    OPTIMIZERS.register(LarcConfig)
+    try:
+        trial = TrialConfig.model_validate({"optimizer": {"name": "larc", "lr": 0.1}})
+        assert TrialConfig.model_validate(trial.model_dump(mode="json")) == trial
+        assert isinstance(trial.optimizer, LarcConfig)
+        assert trial.fingerprint != TrialConfig().with_values({"optimizer.lr": 0.1}).fingerprint
+    finally:
+        del OPTIMIZERS.classes["larc"]
 
 
 def test_a_fixed_component_or_a_searched_recipe_may_have_the_key() -> None:

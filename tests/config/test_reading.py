@@ -277,6 +277,10 @@ class TestOverrides:
             ("space={a: 1, a: 2}", "in its value, line 1, column 8: not valid YAML: the key 'a' occurs twice"),
             (f"trial={'[' * 9999}", "nested more than 32 levels deep"),
             ("name.first=3", "name holds the value 'a', so it has no keys"),
+            ("trial=5", "trial: "),
+            ("trial=null", "trial: "),
+            ("optimizer.name=[adamw]", "trial.optimizer: there is no optimizer ['adamw']"),
+            ("loss.name={a: b}", "trial.loss: there is no loss {'a': 'b'}"),
             ("space.crops.views.int=3", "space.crops.views.int: no such key"),
         ],
     )

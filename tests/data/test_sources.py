@@ -2,7 +2,7 @@ import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 from urllib.error import URLError
 
 import numpy as np
@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10
 
-from cfamc_ray.config.data import DataConfig, parse_data
+from cfamc_ray.config.data import DATA_SETS, DataConfig, parse_data
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.data import sources
-from cfamc_ray.data.images import UNLABELLED
+from cfamc_ray.data.images import UNLABELLED, LabelledImages, Source
 from cfamc_ray.data.sources import hold_source, read_source
 from cfamc_ray.data.stratification import stratified_order
 
@@ -342,3 +342,32 @@ def test_a_source_that_is_held_is_given_whatever_lies_on_the_disk(
     assert read_source(config.model_copy(update={"pretrain_images": 7}), folder=tmp_path) is digits
     with pytest.raises(InputError, match="no such file"):
         read_source(parse_data(name="npz", path="other.npz"), folder=tmp_path)
+
+
+def test_a_data_set_of_one_s_own_may_be_a_folder_of_any_files(tmp_path: Path) -> None:
+    class ShardsConfig(DataConfig):
+        """Shards of tensors."""
+
+        is_folder: ClassVar[bool] = True
+
+        name: Literal["shards"] = "shards"
+        path: str
+
+        @property
+        def side(self) -> int:
+            return 4
+
+        def build(self, path: Path, folder: Path) -> Source:
+            pixels = torch.cat([torch.load(file) for file in sorted(path.glob("*.pt"))])
+            images = LabelledImages(pixels, torch.arange(len(pixels)) % 2)
+            return Source(images, images, ("a", "b"))
+
+    DATA_SETS.register(ShardsConfig)
+    try:
+        torch.save(torch.zeros(4, 3, 4, 4, dtype=torch.uint8), tmp_path / "0.pt")
+        config = parse_data(name="shards", path=str(tmp_path))
+        assert len(read_source(config).train) == 4
+        torch.save(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), tmp_path / "1.pt")
+        assert len(read_source(config).train) == 6, "a new file is seen"
+    finally:
+        del DATA_SETS.classes["shards"]

@@ -8,7 +8,7 @@ from made_by_hand import operating_point, row, study
 
 from cfamc_ray.front.finalists import confirmed_front, confirming_study, untested_strengths, write_confirmation
 from cfamc_ray.space.search_space import SearchSpace
-from cfamc_ray.store.records import TrialFolder, read_trials, write_config
+from cfamc_ray.store.records import TrialFolder, TrialRecord, read_trials, write_config
 from cfamc_ray.store.tested import PointTest
 
 CONFIG = study(confirm={"seeds": 2, "attacks": ["pgd20"], "tolerance": 0})
@@ -127,3 +127,12 @@ def test_trials_without_operating_points_are_confirmed_as_before(folder: Path) -
     (one,) = confirmed_front(CONFIG, folder)
     assert one.tested["robust_accuracy"].values == (0.2, 0.2)
     assert one.selection == pytest.approx({"clean_accuracy": 0.05, "robust_accuracy": 0.0})
+
+
+def test_a_study_that_searches_recipes_is_confirmed_with_one_evaluation() -> None:
+    config = study(space={"base": {"choice": ["cf-amc-ssl", "emp-ssl-crops"]}}, confirm={"seeds": 1})
+    record = TrialRecord(0, {"base": "emp-ssl-crops"}, rows(CURVE), "finished")
+    fresh = confirming_study(config, [record], [])
+    assert fresh is not None
+    trial = fresh.trial_at({"base": "emp-ssl-crops", "seed": 1})
+    assert trial.evaluation.every_epochs == trial.pretraining.epochs

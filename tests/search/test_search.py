@@ -13,6 +13,7 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
 from cfamc_ray.search.search import REFUSALS, Proposal, Search
+from cfamc_ray.space.encoding import distributions
 from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.store.records import TrialRecord
 from cfamc_ray.store.stop_reason import StopReason
@@ -190,6 +191,22 @@ def test_three_failures_of_one_cause_in_a_row_end_the_study_and_nothing_less(cau
     if begun < 8:
         assert "fix the cause" in search.over.text
         assert search.suggest() is None
+
+
+def test_a_point_that_was_stored_in_part_is_given_up_for_another() -> None:
+    """Of a driver that was killed between two keys: the rest would be of another proposal."""
+    config = study_of(**{**VIEWS, "constraints": ["crops.views <= 20"]}, budget={"trials": 6})
+    storage = InMemoryStorage()
+    first = search_of(config, storage)
+    begun = drive(first, trials=3)
+    half = first.study.ask()
+    half._suggest("crops.views", distributions(config.space)["crops.views"])
+    again = search_of(config, storage, list(first.records.values()))
+    rest = drive(again)
+    assert len(begun) + len(rest) == 6
+    assert again.study.trials[half.number].state is TrialState.FAIL
+    assert half.number not in again.records
+    assert all(SearchSpace(config).admits(record.point) for record in again.records.values())
 
 
 def test_a_study_that_failed_alike_may_be_tried_again() -> None:

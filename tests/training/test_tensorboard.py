@@ -1,5 +1,5 @@
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,10 @@ def unmeasured(epoch: int, *, done: bool = False) -> dict[str, Any]:
     return row(epoch, done=done, **dict.fromkeys(ACCURACIES, math.nan))
 
 
-def write(folder: Path, *rows: Mapping[str, Any], point: Mapping[str, Any] = POINT, first_epoch: int = 1) -> None:
-    events = TrialEvents(folder, point, first_epoch=first_epoch)
+def write(
+    folder: Path, *rows: Mapping[str, Any], point: Mapping[str, Any] = POINT, earlier: Sequence[Mapping[str, Any]] = ()
+) -> None:
+    events = TrialEvents(folder, point, earlier=earlier)
     for values in rows:
         events.write(values)
     events.close()
@@ -113,13 +115,19 @@ def test_a_trial_without_searched_keys_has_an_empty_point(tmp_path: Path, values
 
 def test_what_an_interrupted_run_wrote_from_the_next_epoch_on_is_hidden(tmp_path: Path) -> None:
     write(tmp_path, row(1), row(2, loss=99.0))
-    write(tmp_path, row(2), row(3), first_epoch=2)
+    write(tmp_path, row(2), row(3), earlier=[row(1)])
     assert series(tmp_path, "loss/total") == [(epoch, row(epoch)["loss"]) for epoch in (1, 2, 3)]
+
+
+def test_a_fork_has_the_epochs_of_its_trunk_and_its_own_point(tmp_path: Path) -> None:
+    write(tmp_path, row(3), row(4, done=True), earlier=[row(1), row(2)])
+    assert series(tmp_path, "loss/total") == [(epoch, row(epoch)["loss"]) for epoch in (1, 2, 3, 4)]
+    assert hyperparameters(tmp_path) == {**POINT, "data.path": "None"}
 
 
 def test_crops_perturbed_crops_and_the_magnified_perturbation_are_pictures(tmp_path: Path) -> None:
     crops_VbCHW = torch.rand(10, 3, 3, 8, 8)
-    events = TrialEvents(tmp_path, POINT, first_epoch=1)
+    events = TrialEvents(tmp_path, POINT, earlier=[])
     events.write(row(1), (crops_VbCHW, torch.zeros_like(crops_VbCHW)), epsilon=0.1)
     events.close()
     names = ["crops/perturbation, ε from black to white", "crops/perturbed", "crops/plain"]
