@@ -142,9 +142,8 @@ def find_run(name: str, *, untrained: bool) -> Run:
         return Run(f"{name}, untrained", Path("runs") / f"{name}-untrained", recipe.trial(), name, None)
     if between := read_interpolation(path):
         path = path.resolve()
-        second = find_run(
-            str(path.parent / trial_name(between.second)), untrained=True
-        )  # whose own encoder is not needed
+        # Of the second trial, whose config an interpolation has, no encoder is needed.
+        second = find_run(str(path.parent / trial_name(between.second)), untrained=True)
         return second if untrained else replace(second, name=path.name, folder=path, encoder=path / ENCODER)
     trial_folder = _find_trial(path, with_encoder=not untrained)
     study = read_config(trial_folder.path.parent)

@@ -364,10 +364,10 @@ def test_a_data_set_of_one_s_own_may_be_a_folder_of_any_files(tmp_path: Path) ->
 
     DATA_SETS.register(ShardsConfig)
     try:
-        torch.save(torch.zeros(4, 3, 4, 4, dtype=torch.uint8), tmp_path / "0.pt")
+        torch.save(torch.randint(0, 256, (4, 3, 4, 4), dtype=torch.uint8), tmp_path / "0.pt")
         config = parse_data(name="shards", path=str(tmp_path))
         assert len(read_source(config).train) == 4
-        torch.save(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), tmp_path / "1.pt")
+        torch.save(torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8), tmp_path / "1.pt")
         assert len(read_source(config).train) == 6, "a new file is seen"
     finally:
         del DATA_SETS.classes["shards"]
