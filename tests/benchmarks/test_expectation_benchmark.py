@@ -32,3 +32,4 @@ def test_differences_are_paired() -> None:
     found = summary(pairs)["error"]
     assert (found["measured"], found["expected"]) == (2.0, 1.5)
     assert found["change"] == pytest.approx([-0.5] * 3)
+    assert found["by_seen_seed"] == {"measured": [2.0, 2.0], "expected": [1.5, 1.5]}
