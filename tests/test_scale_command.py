@@ -119,6 +119,7 @@ def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
 QUICK = pytest.mark.usefixtures("few_resamples", "nothing_is_drawn", "few_points_are_checked")
 
 
+@pytest.mark.long
 def test_it_writes_table_fits_and_figures_and_says_what_they_show(
     space: Path, tmp_path: Path, trained: list[int]
 ) -> None:

@@ -410,6 +410,7 @@ def test_a_trial_over_its_time_limit_is_stopped_with_its_reason(space: Path) -> 
     assert "time limit of 0.0001 minutes" in record.reason
 
 
+@pytest.mark.long
 def test_more_workers_than_the_cluster_has_are_refused(space: Path) -> None:
     code, output = run(space, "--set", "resources.workers_per_trial=20", "--set", "resources.cpus_per_worker=50")
     assert code == 2

@@ -145,6 +145,7 @@ def resume_together(rank: int, folder: Path) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.long
 def test_two_workers_resume_bit_for_bit_whatever_statistics_each_had(tmp_path: Path) -> None:
     spawn(resume_together, (tmp_path,), nprocs=2)
     for rank in range(2):

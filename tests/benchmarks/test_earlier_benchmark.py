@@ -28,7 +28,7 @@ def test_an_earlier_study_is_lower_and_spread_less() -> None:
     assert max(robust for _, robust in values) < 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_search_that_knows_it_holds_more_of_the_front_early() -> None:
     without, knowing = (shares(known, "trade_off", 0.03, 0) for known in (False, True))
     assert knowing[5] > without[5]

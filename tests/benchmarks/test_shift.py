@@ -45,7 +45,7 @@ def test_the_mean_over_corruptions_weighs_each_kind_alike() -> None:
     assert accuracies(means_of(measured)) == pytest.approx({"clean": 0.5, "fog": 0.3, "snow": 0.1, "corrupted": 0.2})
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_encoder_is_trained_and_judged_by_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     widths = {"width": 8, "prefeature_width": 8, "hidden_width": 8, "embedding_width": 8}
     digits = DigitsConfig(image_size=32, **FEW)

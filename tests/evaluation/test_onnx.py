@@ -35,7 +35,11 @@ def close(actual: Tensor, expected: Tensor) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"architecture": "resnet50", "norm": "group"}, {"architecture": "vit"}],
+    [
+        {},
+        pytest.param({"architecture": "resnet50", "norm": "group"}, marks=pytest.mark.long),
+        {"architecture": "vit"},
+    ],
     ids=["resnet18", "resnet50 group", "vit"],
 )
 def test_features_of_an_encoder_are_those_of_torch(changes: dict[str, Any], tmp_path: Path) -> None:

@@ -191,6 +191,7 @@ def test_every_figure_and_table_is_a_file_beside_the_page(study: Path) -> None:
     assert r"\begin{tabular}" in (folder / "front.tex").read_text()
 
 
+@pytest.mark.long
 def test_figures_for_a_paper_are_as_wide_as_its_columns(study: Path) -> None:
     folder = write_report(study, paper=True).parent
     for name in ("front", "curves", "parallel"):
