@@ -34,9 +34,11 @@ from cfamc_ray.config.protocol import PGD_20, PROTOCOLS
 from cfamc_ray.config.recipes import Variant, read_recipe
 from cfamc_ray.config.trial import TrialConfig, lay_trials
 from cfamc_ray.cost.work import training_flops
-from cfamc_ray.data.splits import load_splits, load_test
+from cfamc_ray.data.images import LabelledImages
+from cfamc_ray.data.splits import Splits, load_splits, load_test
 from cfamc_ray.evaluation.protocols import run_protocol
 from cfamc_ray.evaluation.scores import search_scores
+from cfamc_ray.method.encoder import SelfSupervisedEncoder
 from cfamc_ray.store.environment import environment
 from cfamc_ray.training.generators import ATTACK, make_generator
 from cfamc_ray.training.trial import Trial, TrialFailed
@@ -177,20 +179,19 @@ def run_cell(config: TrialConfig, group: str) -> dict[str, Any]:
         {"attack": found.attack, "epsilon": found.epsilon, "images": found.images, "right": found.right}
         for found in measured
     ]
-    scores = search_scores(
-        trial.trainer.encoder,
-        splits.probe,
-        test,
-        classes=splits.classes,
-        config=CURVE,
-        generator=make_generator(config.seed, ATTACK, 0),
-    )
-    record["curve"] = [
-        {"l2": point.l2, "clean_accuracy": point.clean_accuracy, "robust_accuracy": point.robust_accuracy}
-        for point in scores.points
-    ]
+    record["curve"] = measured_curve(trial.trainer.encoder, splits, test, config=CURVE, seed=config.seed)
     record["eval_seconds"] = round(time.perf_counter() - started, 1)
     return record
+
+
+def measured_curve(
+    encoder: SelfSupervisedEncoder, splits: Splits, images: LabelledImages, *, config: EvaluationConfig, seed: int
+) -> list[dict[str, float]]:
+    """Accuracies of a frozen encoder on images for each L2 strength of its probes, attacked as in a search."""
+    generator = make_generator(seed, ATTACK, 0)
+    scores = search_scores(encoder, splits.probe, images, classes=splits.classes, config=config, generator=generator)
+    keys = ("l2", "clean_accuracy", "robust_accuracy")
+    return [{key: getattr(point, key) for key in keys} for point in scores.points]
 
 
 def finished() -> list[dict[str, Any]]:

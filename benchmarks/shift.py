@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 import torch
 
-from benchmarks.published_systems import emp, mean_and_spread, paired
+from benchmarks.published_systems import emp, mean_and_spread, measured_curve, paired
 from benchmarks.recorded import add_sitting_options, append, missing, read
 from cfamc_ray.config.attacks import MarginsConfig
 from cfamc_ray.config.corruptions import CORRUPTIONS
@@ -38,10 +38,8 @@ from cfamc_ray.config.trial import TrialConfig
 from cfamc_ray.data.splits import load_splits, load_test
 from cfamc_ray.evaluation.measurement import CLEAN, MeanAccuracy, means_of
 from cfamc_ray.evaluation.protocols import measure_on
-from cfamc_ray.evaluation.scores import search_scores
 from cfamc_ray.method.encoder import SelfSupervisedEncoder
 from cfamc_ray.store.environment import environment
-from cfamc_ray.training.generators import ATTACK, make_generator
 from cfamc_ray.training.trial import Trial
 
 RESULTS = Path(__file__).parent / "results" / "shift.jsonl"
@@ -112,16 +110,7 @@ DIFFERENCES = [(f"cf-amc-ssl, {source}", f"emp-ssl-crops, {source}") for source 
 def curve_on(name: str, encoder: SelfSupervisedEncoder, seed: int) -> list[dict[str, float]]:
     """The operating points of a frozen encoder on a data set's test images."""
     data = DATA[name]
-    splits = load_splits(data)
-    points = search_scores(
-        encoder,
-        splits.probe,
-        load_test(data, images=2000),
-        classes=splits.classes,
-        config=CURVE,
-        generator=make_generator(seed, ATTACK, 0),
-    ).points
-    return [{key: getattr(point, key) for key in ("l2", "clean_accuracy", "robust_accuracy")} for point in points]
+    return measured_curve(encoder, load_splits(data), load_test(data, images=2000), config=CURVE, seed=seed)
 
 
 def accuracies(means: Sequence[MeanAccuracy]) -> dict[str, float]:

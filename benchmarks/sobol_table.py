@@ -23,16 +23,15 @@ import optuna
 import torch
 from optuna.exceptions import ExperimentalWarning
 
+from benchmarks.published_systems import measured_curve
 from benchmarks.recorded import add_sitting_options, append, missing, read
 from cfamc_ray.config.study import Point, StudyConfig
 from cfamc_ray.data.splits import Splits, load_splits
-from cfamc_ray.evaluation.scores import search_scores
 from cfamc_ray.space.encoding import distributions
 from cfamc_ray.space.reading import read_study
 from cfamc_ray.space.search_space import SearchSpace
 from cfamc_ray.training.allocator import keep_freed_memory
 from cfamc_ray.training.epoch_metrics import TrialMetrics
-from cfamc_ray.training.generators import ATTACK, make_generator
 from cfamc_ray.training.trainer import initial_encoder
 from cfamc_ray.training.trial import Trial
 
@@ -80,15 +79,9 @@ def measured(row: TrialMetrics) -> dict[str, Any]:
 def untrained(study: StudyConfig, seed: int, splits: Splits) -> list[dict[str, float]]:
     """Accuracies of an encoder with its initial weights and statistics."""
     config = study.trial_at({**next(sobol_points(study, 0)), "seed": seed})
-    points = search_scores(
-        initial_encoder(config).eval(),
-        splits.probe,
-        splits.validation,
-        classes=splits.classes,
-        config=config.evaluation,
-        generator=make_generator(seed, ATTACK, 0),
-    ).points
-    return [{name: round(getattr(point, name), 4) for name in ACCURACIES} for point in points]
+    encoder = initial_encoder(config).eval()
+    curve = measured_curve(encoder, splits, splits.validation, config=config.evaluation, seed=seed)
+    return [{name: round(value, 4) for name, value in point.items()} for point in curve]
 
 
 def key_of(cell: dict[str, Any]) -> tuple[Any, ...]:

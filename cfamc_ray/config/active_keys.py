@@ -1,12 +1,12 @@
 """Conditional keys: a key of a component, such as ``loss.temperature``, counts only where that component is chosen."""
 
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
 
-from cfamc_ray.config.components import ComponentField, component_field
+from cfamc_ray.config.components import ComponentField, component_field, section_and_mark
 from cfamc_ray.config.types import Scalar
 
 
@@ -41,27 +41,28 @@ def _sections_with_components(model: Any) -> dict[str, tuple[Any, ComponentField
     return {name: (model.model_fields[name].annotation, marks.get(name)) for name in names}
 
 
-def conditional_keys(model: type[BaseModel], keys: Iterable[str]) -> set[str]:
-    """The keys that belong to components, which not every trial may have."""
-    sections = tuple(f"{section}." for section in component_sections(model))
-    return {key for key in keys if key.startswith(sections)}
+@cache  # a report asks this for each key of each trial
+def _is_conditional(model: Any, key: str) -> bool:
+    """Whether a key belongs to a component, so that not every trial may have it."""
+    name, _, rest = key.partition(".")
+    section, mark = section_and_mark(model, name)
+    return bool(rest) and (mark is not None or _is_conditional(section, rest))
 
 
 def active_part(
+    model: type[BaseModel],
     point: Mapping[str, Scalar],
-    conditional: Set[str],
     tree_at: Callable[[Mapping[str, Scalar]], Mapping[str, Any]],
 ) -> dict[str, Scalar]:
     """The part of a point that determines its trial, without keys that the trial's components do not have.
 
     Args:
+        model: config class of a trial.
         point: searched keys and their values.
-        conditional: of `conditional_keys`.
         tree_at: gives the set keys of a point's trial.
     """
-    if not conditional:
-        return dict(point)
-    tree = tree_at(point)
+    conditional = {key for key in point if _is_conditional(model, key)}
+    tree = tree_at(point) if conditional else {}
     return {key: value for key, value in point.items() if key not in conditional or has_key(tree, key)}
 
 

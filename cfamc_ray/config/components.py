@@ -233,7 +233,7 @@ def lay(model: Any, under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[s
     laid = {**under, **over}
     for key in under.keys() & over.keys():
         low, high = under[key], over[key]
-        section, mark = _section_and_mark(model, key)
+        section, mark = section_and_mark(model, key)
         if mark is not None:
             name = mark.default.component_key()
             low, high = ({name: tree} if isinstance(tree, str) else tree for tree in (low, high))
@@ -263,7 +263,7 @@ def _is_default(component: type[Component], key: str, value: object) -> bool:
 
 
 @cache  # a search asks this for thousands of points
-def _section_and_mark(model: Any, key: str) -> tuple[Any, ComponentField | None]:
+def section_and_mark(model: Any, key: str) -> tuple[Any, ComponentField | None]:
     """The type of a config's field, and its mark if it holds a component."""
     field = getattr(model, "model_fields", {}).get(key)
     return (field.annotation, component_field(field)) if field else (None, None)

@@ -1,6 +1,6 @@
 """A scaling study: how the cost of training steps grows with its factors, and how accuracy grows with the budget."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import product
 from typing import Annotated, Any, NamedTuple
@@ -13,7 +13,7 @@ from cfamc_ray.config.resources import ResourceConfig
 from cfamc_ray.config.search import ListedConfig, SearchConfig
 from cfamc_ray.config.study import StudyConfig
 from cfamc_ray.config.trial import TrialConfig, trial_keys
-from cfamc_ray.config.types import Real, Scalar, Strict, plain
+from cfamc_ray.config.types import Real, Scalar, Strict, is_number, plain
 
 EPOCHS = "pretraining.epochs"
 WORKERS = "workers"
@@ -51,7 +51,7 @@ class LearningConfig(Strict):
             if key not in trial_keys() or key in (EPOCHS, "seed"):
                 raise ValueError(f"{key}: no key of a trial that can be varied; epochs and seeds are set automatically")
         for key, values in (*self.split.items(), *self.vary.items()):
-            if any(isinstance(value, int | float) and not isinstance(value, bool) and value <= 0 for value in values):
+            if any(is_number(value) and value <= 0 for value in values):
                 raise ValueError(
                     f"{key}: sizes must be above 0, since the laws are of their powers, not {list(values)}"
                 )
@@ -187,10 +187,14 @@ class ScalingConfig(Strict):
             all_points += [{**point, "seed": seed} for seed in range(seeds) for point in points]
         return all_points
 
+    def in_trial(self, keys: Iterable[str]) -> dict[str, Scalar]:
+        """The values that `trial` has of some keys."""
+        return {key: self.trial.value_of(key) for key in keys}
+
     def _points(self, passes: int) -> Iterator[dict[str, Scalar]]:
         """Points of a budget, with a value for every key, including epochs."""
         keys = (*self.learning.split, *self.learning.vary)
-        shared = {key: self.trial.value_of(key) for key in keys}
+        shared = self.in_trial(keys)
         rows: list[Mapping[str, Scalar]] = [
             dict(zip(self.learning.split, values, strict=True)) for values in product(*self.learning.split.values())
         ]

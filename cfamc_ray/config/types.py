@@ -2,7 +2,7 @@
 
 import re
 from fractions import Fraction
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeGuard
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
@@ -30,6 +30,11 @@ def parse_fraction(value: object) -> object:
 def plain(value: object) -> Any:
     """Turn a fraction such as ``8/255``, which YAML reads as text, into a number; return anything else unchanged."""
     return parse_fraction(value) if isinstance(value, str) and FRACTION.fullmatch(value) else value
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a value is a number; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 Real = Annotated[float, BeforeValidator(parse_fraction), Field(allow_inf_nan=False)]

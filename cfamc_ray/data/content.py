@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cfamc_ray.config.data import DataConfig, ImageFolderConfig
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.data.folders import list_images
+from cfamc_ray.data.folders import files_in, list_images
 from cfamc_ray.data.sources import locate
 
 
@@ -35,8 +35,8 @@ def content_digest(config: DataConfig, *, folder: Path | None = None) -> str:
         files = [file for split in list_images(path).splits.values() for file in split]
         content = [*resized, sorted((file.name, file.size) for file in files)]
     elif config.is_folder:
-        every = (file for file in path.rglob("*") if file.is_file())
-        content = [*resized, sorted((file.relative_to(path).as_posix(), file.stat().st_size) for file in every)]
+        every = ((file.relative_to(path).as_posix(), file.stat().st_size) for file in files_in(path))
+        content = [*resized, sorted(every)]
     else:
         stat = path.stat()
         return _file_digest(path.resolve(), stat.st_size, stat.st_mtime_ns)[:16]

@@ -58,6 +58,11 @@ class _Layout:
     unlabelled: Sequence[Path]
 
 
+def files_in(folder: Path) -> list[Path]:
+    """All files of a folder and of its folders, in the order of their paths."""
+    return sorted(file for file in folder.rglob("*") if file.is_file())
+
+
 def list_images(folder: Path) -> ImageFiles:
     """Find the images of each split and class.
 

@@ -16,7 +16,7 @@ import torch
 
 from cfamc_ray.config.data import Cifar10Config, Cifar100Config, DataConfig, DigitsConfig, ImageFolderConfig, NpzConfig
 from cfamc_ray.config.errors import InputError
-from cfamc_ray.data.folders import list_images
+from cfamc_ray.data.folders import files_in, list_images
 from cfamc_ray.data.images import UNLABELLED, LabelledImages, Source, uniformity
 from cfamc_ray.data.stratification import stratified_order
 
@@ -104,8 +104,7 @@ def _state(config: DataConfig, path: Path) -> int:
         return path.stat().st_mtime_ns
     if isinstance(config, ImageFolderConfig):
         return hash(tuple((split, *files) for split, files in list_images(path).splits.items()))
-    every = sorted(file for file in path.rglob("*") if file.is_file())
-    return hash(tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in every))
+    return hash(tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files_in(path)))
 
 
 @lru_cache(maxsize=2)  # the data sets of pretraining and of a transfer

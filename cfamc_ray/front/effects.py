@@ -75,12 +75,12 @@ def find_effects(
     """
     effects: list[Effect] = []
     searched = list(distributions(config.space))
+    finished = [record for record in records if record.status == "finished" and not trunk_part(record.point)]
+    applied = [applied_part(config, record.point) for record in finished]
     for metric, direction in (metrics or config.objectives).items():
-        whole = (r for r in records if r.status == "finished" and not trunk_part(r.point))
-        finished = [r for r in whole if math.isfinite(r.value(metric))]
-        applied = [applied_part(config, record.point) for record in finished]
+        measured = [n for n, record in enumerate(finished) if math.isfinite(record.value(metric))]
         # The trials whose components have a key: all of them for most keys.
-        having = {key: tuple(n for n, point in enumerate(applied) if key in point) for key in searched}
+        having = {key: tuple(n for n in measured if key in applied[n]) for key in searched}
         found: dict[str, Effect] = {}
         for places in dict.fromkeys(having.values()):
             alike = [finished[n] for n in places]

@@ -69,20 +69,20 @@ def export_study(study: Path, out: Path, *, encoders: Encoders = "front", onnx: 
     if onnx and encoders == "none":
         raise InputError("--onnx converts copied encoders; use it with --encoders front or all")
     config, records = read_config(study), read_trials(study)
-    front = find_front(config, records)
+    front, interpolations = find_front(config, records), read_interpolations(study)
+    between = [one for one, _ in extend_front(config, records, interpolations).members]
     if out.exists():
         raise InputError(f"{out}: exists already; name another place with --out")
     chosen = {"front": front.members, "all": records, "none": []}[encoders]
+    chosen_between = {"front": between, "all": interpolations, "none": []}[encoders]
     out.parent.mkdir(parents=True, exist_ok=True)
     # Beside its place, so that it appears whole or not at all.
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
         draft = Path(scratch) / config.name
-        _copy(study, draft, {record.number for record in chosen})
-        _copy_interpolations(study, draft, encoders)
+        _copy(study, draft, {record.number for record in chosen}, {one.name for one in chosen_between})
         for inner in (study / CONFIRM, *sorted((study / PRIOR).glob("*"))):
             if (inner / STUDY).is_file():
                 _copy(inner, draft / inner.relative_to(study))
-                _copy_interpolations(inner, draft / inner.relative_to(study), "none")
         if onnx:
             _write_onnx(study, draft, front)
         for name in TABLES:
@@ -100,25 +100,26 @@ def export_study(study: Path, out: Path, *, encoders: Encoders = "front", onnx: 
     return files
 
 
-def _copy(study: Path, target: Path, weights_of: Collection[int] = ()) -> None:
-    """Copy the records of a study, without the paths of its images, and the weights of some trials."""
+def _copy(study: Path, target: Path, trials: Collection[int] = (), interpolations: Collection[str] = ()) -> None:
+    """Copy the records of a study without the paths of its images.
+
+    Args:
+        study: its folder.
+        target: the new folder.
+        trials: numbers of the trials whose weights are copied, too.
+        interpolations: names of the interpolations whose weights are copied, too.
+    """
     config = read_config(study)
     unplaced = with_paths(config, {key: Path(path.name) for key, path in paths_of(config).items()})
-    copy_records(study, target, unplaced, weights_of=weights_of)
+    copy_records(study, target, unplaced, weights_of=trials)
+    for one in read_interpolations(study):
+        weights = (ENCODER, HEADS) if one.name in interpolations else ()
+        (target / one.name).mkdir()
+        for name in (INTERPOLATION, *weights):
+            shutil.copyfile(study / one.name / name, target / one.name / name)
     if noted := content_of(study / IMAGES, noted_images):
         digests = {key: {**images, "path": ""} for key, images in noted.items()}
         write_text(target / IMAGES, json.dumps(digests, indent=1) + "\n")
-
-
-def _copy_interpolations(study: Path, draft: Path, encoders: Encoders) -> None:
-    """Copy a study's interpolations, and the weights of those on the front, of all, or of none."""
-    made = read_interpolations(study)
-    on_front = {one.name for one, _ in extend_front(read_config(study), read_trials(study), made).members}
-    for one in made:
-        weights = encoders == "all" or (encoders == "front" and one.name in on_front)
-        (draft / one.name).mkdir()
-        for name in (INTERPOLATION, *((ENCODER, HEADS) if weights else ())):
-            shutil.copyfile(study / one.name / name, draft / one.name / name)
 
 
 def _write_onnx(study: Path, draft: Path, front: Front) -> None:

@@ -19,6 +19,7 @@ from ray.tune.experiment import Trial as TuneTrial
 
 from cfamc_ray.config.errors import first_line
 from cfamc_ray.config.study import LoggerName, StudyConfig
+from cfamc_ray.config.types import is_number
 from cfamc_ray.host.files import write_text
 from cfamc_ray.orchestration.callback import record_of
 from cfamc_ray.store.content import content_of, json_object
@@ -184,15 +185,15 @@ def metrics_of(row: Mapping[str, Any]) -> dict[str, float]:
     Those of an operating point have its L2 strength in their name: ``clean_accuracy/l2_0.01``. What is missing or no
     number is left out.
     """
-    metrics = {name: value for name, value in row.items() if _is_number(value)}
+    metrics = {name: value for name, value in row.items() if _is_finite(value)}
     for point in row.get("operating_points") or ():
         at = f"l2_{point['l2']:.4g}"
-        metrics |= {f"{name}/{at}": value for name, value in point.items() if name != "l2" and _is_number(value)}
+        metrics |= {f"{name}/{at}": value for name, value in point.items() if name != "l2" and _is_finite(value)}
     return metrics
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _is_finite(value: object) -> bool:
+    return is_number(value) and math.isfinite(value)
 
 
 def study_id(folder: Path) -> str:

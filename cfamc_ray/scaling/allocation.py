@@ -122,12 +122,12 @@ def allocation_curves(
         metric: an accuracy.
         fitted: the law that predicts; None: there is none.
     """
-    measured = trials.measured(metric)
-    shared = {key: config.trial.value_of(key) for key in config.learning.vary}
+    shared = config.in_trial(config.learning.vary)
+    measured = trials.measured(metric).at(shared)
     others = [key for key in config.learning.split if key != VIEWS]
     values: dict[tuple[Any, ...], dict[float, dict[float, list[float]]]] = {}
     for budget, point, value in zip(measured.budgets, measured.points, measured.accuracies[metric], strict=True):
-        if VIEWS in point and shared.items() <= point.items():
+        if VIEWS in point:
             curves = values.setdefault(tuple(point[key] for key in others), {})
             curves.setdefault(float(budget), {}).setdefault(float(point[VIEWS]), []).append(float(value))
     every = []
@@ -164,8 +164,7 @@ def best_allocations(config: ScalingConfig, trials: TrialTable, metric: str, fit
         fitted: the law that predicts.
     """
     measured = trials.measured(metric)
-    shared = {key: config.trial.value_of(key) for key in config.learning.vary}
-    plain = measured.take(np.array([shared.items() <= point.items() for point in measured.points], dtype=bool))
+    plain = measured.at(config.in_trial(config.learning.vary))
     allocations = []
     for budget in np.unique(plain.budgets):
         here = plain.take(plain.budgets == budget)
@@ -205,7 +204,7 @@ def _candidates(
         values = sorted({point[key] for point in trials.points})
         whole = all(isinstance(value, int) for value in values)
         ranges[key] = range(values[0], values[-1] + 1) if whole else values
-    held = {key: config.trial.value_of(key) for key in learning.vary if key in factors}
+    held = config.in_trial(key for key in learning.vary if key in factors)
     most = max(int(point[EPOCHS]) for point in trials.points)
     points = []
     for combination in product(*ranges.values()):

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cfamc_ray.config.scaling import EPOCHS, ScalingConfig
+from cfamc_ray.config.types import is_number
 from cfamc_ray.metrics import accuracies, costs
 from cfamc_ray.store.records import TrialRecord
 from cfamc_ray.store.tables import Column, Table, metric_column, setting_column
@@ -43,6 +44,10 @@ class TrialTable(NamedTuple):
         wanted = {key: value for key, value in point.items() if key not in ("seed", EPOCHS)}
         alike = [n for n, other in enumerate(self.points) if wanted.items() <= other.items()]
         return float(self.accuracies[metric][alike or slice(None)].mean())
+
+    def at(self, values: Mapping[str, Any]) -> "TrialTable":
+        """The trials whose points have some values."""
+        return self.take(np.array([values.items() <= point.items() for point in self.points], dtype=bool))
 
     def take(self, places: Any) -> "TrialTable":
         """Some of the trials, by mask or by index."""
@@ -84,7 +89,7 @@ def trial_table(config: ScalingConfig, records: Sequence[TrialRecord]) -> TrialT
 def factors(trials: TrialTable) -> list[str]:
     """Numeric keys that vary between the trials, without the seed."""
     keys = [key for key in (trials.points[0] if trials.points else {}) if key != "seed"]
-    numbers = [key for key in keys if all(_is_number(point[key]) for point in trials.points)]
+    numbers = [key for key in keys if all(is_number(point[key]) for point in trials.points)]
     return [key for key in numbers if len({point[key] for point in trials.points}) > 1]
 
 
@@ -93,19 +98,15 @@ def alike(config: ScalingConfig, trials: TrialTable) -> TrialTable:
 
     If `trial` has none of the values of `learning.split`, such a key is the first of them.
     """
-    shared = {key: config.trial.value_of(key) for key in config.learning.vary}
+    shared = config.in_trial(config.learning.vary)
     for key, values in config.learning.split.items():
         own = config.trial.value_of(key)
         shared[key] = own if own in values else values[0]
-    names = {key: value for key, value in shared.items() if not all(_is_number(point[key]) for point in trials.points)}
-    return trials.take(np.array([names.items() <= point.items() for point in trials.points], dtype=bool))
+    names = {key: value for key, value in shared.items() if not all(is_number(point[key]) for point in trials.points)}
+    return trials.at(names)
 
 
 def _budget(config: ScalingConfig, record: TrialRecord) -> int:
     """The planned budget that is nearest to the crop passes of the trial."""
     trial = config.trial.with_values(dict(record.point))
     return min(config.learning.crop_passes, key=lambda passes: abs(math.log(trial.crop_passes / passes)))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

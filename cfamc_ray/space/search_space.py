@@ -8,7 +8,7 @@ from itertools import count, islice, product, takewhile
 
 from pydantic import ValidationError
 
-from cfamc_ray.config.active_keys import active_part, conditional_keys
+from cfamc_ray.config.active_keys import active_part
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.radii import check_radii
 from cfamc_ray.config.ranges import Choice, Constant, FloatRange, IntRange, Range, dump_range
@@ -221,15 +221,11 @@ class SearchSpace:
 
     def active(self, point: Point) -> dict[str, Scalar]:
         """The part of a point that determines its trial, without keys that its components do not have."""
-        return active_part(point, self._conditional, self.config.tree_at)
+        return active_part(TrialConfig, point, self.config.tree_at)
 
     def identity(self, point: Point) -> frozenset[tuple[str, Scalar]]:
         """A value that is equal for points that give the same trial."""
         return frozenset(self.active(point).items())
-
-    @cached_property
-    def _conditional(self) -> set[str]:
-        return conditional_keys(TrialConfig, self.ranges)
 
 
 def constant_of(written: Range) -> Scalar:

@@ -48,9 +48,8 @@ def found_from(config: Config, folder: Path) -> Config:
     Raises:
         InputError: where a path cannot be written down.
     """
-    places = {key: (path.expanduser(), folder / path) for key, path in paths_of(config).items()}
-    existing = {key: next((path for path in both if path.exists()), None) for key, both in places.items()}
-    absolute = {key: path.resolve() for key, path in existing.items() if path}
+    found = {key: _existing(path.expanduser(), folder / path) for key, path in paths_of(config).items()}
+    absolute = {key: path for key, path in found.items() if path}
     for key, path in absolute.items():
         if not is_text(str(path)):
             raise InputError(f"{key} {path}: its name is not valid UTF-8; rename it, or name a link to it")
@@ -59,8 +58,12 @@ def found_from(config: Config, folder: Path) -> Config:
 
 def at_place(data: DataConfig, path: Path) -> DataConfig:
     """A data set whose images are now elsewhere, by an absolute path if it exists from the working directory on."""
-    there = path.expanduser()
-    return data.model_copy(update={"path": str(there.resolve() if there.exists() else path)})
+    return data.model_copy(update={"path": str(_existing(path.expanduser()) or path)})
+
+
+def _existing(*places: Path) -> Path | None:
+    """The absolute path of the first place that exists."""
+    return next((place.resolve() for place in places if place.exists()), None)
 
 
 def portable(config: Config, study: Path) -> Config:
@@ -87,7 +90,7 @@ def _place(study: Path, key: str, path: Path) -> Path:
     if folder := os.environ.get("CFAMC_DATA"):
         places += [Path(folder) / path, Path(folder) / path.name]
     expected = study / path if ".." in path.parts else path
-    return next((place.resolve() for place in places if place.exists()), Path(os.path.normpath(expected)))
+    return _existing(*places) or Path(os.path.normpath(expected))
 
 
 def _noted(study: Path) -> Mapping[str, Mapping[str, str]]:

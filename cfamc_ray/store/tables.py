@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from cfamc_ray.config.types import Norm
+from cfamc_ray.config.types import Norm, is_number
 from cfamc_ray.formatting import IN_LINF, MISSING, Norms, format_quantity, format_setting, short_names
 from cfamc_ray.metrics import Unit, find_metric
 from cfamc_ray.store.csv_files import csv_text
@@ -122,5 +122,4 @@ class Table(NamedTuple):
 
 
 def _finite(value: object) -> float | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if is_number and math.isfinite(value) else None  # type: ignore[return-value, arg-type]
+    return value if is_number(value) and math.isfinite(value) else None

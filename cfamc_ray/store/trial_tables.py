@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cfamc_ray.config.active_keys import active_part, conditional_keys
+from cfamc_ray.config.active_keys import active_part
 from cfamc_ray.config.errors import InputError
 from cfamc_ray.config.radii import norms_of
 from cfamc_ray.config.stages import TRUNK, TRUNK_EPOCHS, trunk_part
@@ -60,7 +60,7 @@ def settings_of(config: StudyConfig, record: TrialRecord) -> dict[str, Any]:
 
 def applied_part(config: StudyConfig, point: Point) -> dict[str, Scalar]:
     """The part of a point that its trial applies: without keys of components that the trial does not have."""
-    return active_part(point, conditional_keys(TrialConfig, config.space), config.tree_at)
+    return active_part(TrialConfig, point, config.tree_at)
 
 
 def with_cost(objectives: Iterable[str]) -> list[str]:
